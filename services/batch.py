@@ -1,0 +1,134 @@
+"""The wire and disk form of a batch of messages: encoded once by the producer, opaque bytes from there to the consumer.
+
+Layout, big-endian::
+
+    magic u16 = 0x5374 | version u8 = 1 | flags u8 | length u32 | crc32c u32 | record_count u32 |
+    producer_id u64 | base_sequence u64 | timestamp_ms u64 | records
+
+``length`` counts every byte of the batch, header included; ``crc32c`` covers everything after itself.  ``records`` is, per record,
+``timestamp_delta_ms u32 | key_length i32 (-1: none) | value_length u32 | header_count u16 | key | value | headers``, a header being
+``name_length u16 | name (UTF-8) | value_length u32 | value``.  ``producer_id`` 0 means: not idempotent, never checked for duplicates.
+
+Brokers and datanodes call :func:`read_header` and never decode records.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from crc32c import crc32c
+
+from services.errors import BatchCorrupt
+
+MAGIC = 0x5374
+VERSION = 1
+_HEADER = struct.Struct(">HBBIIIQQQ")
+_CRC_COVERS_FROM = 12
+HEADER_BYTES = _HEADER.size
+_RECORD = struct.Struct(">IiIH")
+_NAME = struct.Struct(">H")
+_VALUE = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message as the producer gave it."""
+
+    value: bytes
+    key: bytes | None = None
+    headers: dict[str, bytes] = field(default_factory=dict)
+    timestamp_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What brokers and datanodes may know of a batch."""
+
+    length: int
+    record_count: int
+    producer_id: int
+    base_sequence: int
+    timestamp_ms: int
+
+    @property
+    def last_sequence(self) -> int:
+        return self.base_sequence + self.record_count - 1
+
+
+def encode(records: Sequence[Record], producer_id: int = 0, base_sequence: int = 0) -> bytes:
+    """The bytes of a batch holding ``records``, at least one."""
+    if not records:
+        raise ValueError("a batch holds at least one record")
+    first_ms = min(r.timestamp_ms for r in records)
+    parts: list[bytes] = []
+    for r in records:
+        key = r.key if r.key is not None else b""
+        parts.append(
+            _RECORD.pack(r.timestamp_ms - first_ms, len(key) if r.key is not None else -1, len(r.value), len(r.headers))
+        )
+        parts.append(key)
+        parts.append(r.value)
+        for name, value in r.headers.items():
+            encoded = name.encode()
+            parts += (_NAME.pack(len(encoded)), encoded, _VALUE.pack(len(value)), value)
+    body = b"".join(parts)
+    length = HEADER_BYTES + len(body)
+    head = _HEADER.pack(MAGIC, VERSION, 0, length, 0, len(records), producer_id, base_sequence, first_ms)
+    crc = crc32c(body, crc32c(head[_CRC_COVERS_FROM:]))
+    return _HEADER.pack(MAGIC, VERSION, 0, length, crc, len(records), producer_id, base_sequence, first_ms) + body
+
+
+def read_header(batch: bytes | memoryview, *, verify: bool = True) -> Header:
+    """The header of a whole batch; ``verify`` also checks the checksum.  Raises BatchCorrupt."""
+    if len(batch) < HEADER_BYTES:
+        raise BatchCorrupt(f"a batch has at least {HEADER_BYTES} bytes, this one {len(batch)}")
+    magic, version, flags, length, crc, count, producer_id, sequence, timestamp_ms = _HEADER.unpack_from(batch)
+    if magic != MAGIC:
+        raise BatchCorrupt(f"a batch starts with {MAGIC:#06x}, this one with {magic:#06x}")
+    if version != VERSION or flags:
+        raise BatchCorrupt(f"batch version {version} with flags {flags} is not known; accepted: version {VERSION}, flags 0")
+    if length != len(batch):
+        raise BatchCorrupt(f"the batch says it has {length} bytes and has {len(batch)}")
+    if count == 0:
+        raise BatchCorrupt("a batch holds at least one record")
+    if verify and crc32c(memoryview(batch)[_CRC_COVERS_FROM:].toreadonly()) != crc:
+        raise BatchCorrupt("the batch's checksum does not fit its bytes")
+    return Header(length, count, producer_id, sequence, timestamp_ms)
+
+
+def decode(batch: bytes) -> list[Record]:
+    """The records of a batch.  Raises BatchCorrupt for anything but what :func:`encode` makes."""
+    header = read_header(batch)
+    return list(_records(batch, header))
+
+
+def _records(batch: bytes, header: Header) -> Iterator[Record]:
+    at = HEADER_BYTES
+    try:
+        for _ in range(header.record_count):
+            delta_ms, key_length, value_length, header_count = _RECORD.unpack_from(batch, at)
+            at += _RECORD.size
+            key = None
+            if key_length >= 0:
+                key, at = _take(batch, at, key_length)
+            value, at = _take(batch, at, value_length)
+            headers: dict[str, bytes] = {}
+            for _ in range(header_count):
+                (length,) = _NAME.unpack_from(batch, at)
+                name, at = _take(batch, at + _NAME.size, length)
+                (length,) = _VALUE.unpack_from(batch, at)
+                headers[name.decode()], at = _take(batch, at + _VALUE.size, length)
+            yield Record(value, key, headers, header.timestamp_ms + delta_ms)
+    except (struct.error, UnicodeDecodeError) as e:
+        raise BatchCorrupt(f"a record does not fit the batch: {e}") from None
+    if at != len(batch):
+        raise BatchCorrupt(f"{len(batch) - at} bytes follow the last record")
+
+
+def _take(batch: bytes, at: int, length: int) -> tuple[bytes, int]:
+    end = at + length
+    if end > len(batch):
+        raise BatchCorrupt("a record reaches beyond the batch")
+    return bytes(batch[at:end]), end

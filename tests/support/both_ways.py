@@ -1,0 +1,22 @@
+"""Every rule of FAILURES.md is tested twice: the product holds, a deliberately wrong variant from lab/variants fails the same scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+
+async def holds_and_variant_fails(
+    scenario: Callable[[T], Awaitable[None]],
+    product: T,
+    variant: T,
+    fails_with: type[BaseException] | tuple[type[BaseException], ...] = AssertionError,
+) -> None:
+    """Runs ``scenario`` with the product, which must pass, then with the wrong variant, which must raise ``fails_with``."""
+    await scenario(product)
+    with pytest.raises(fails_with):
+        await scenario(variant)
