@@ -1,0 +1,102 @@
+# Everything a fresh checkout needs, in one place.  `make help` lists the targets.
+#
+# Stamps in .venv remember what is set up; a second run does it again only when pyproject.toml or constraints.txt changed.
+
+SHELL := /bin/bash
+PY := .venv/bin/python
+ARGS ?=
+PYTEST := $(PY) -m pytest
+PYTEST_JOBS ?= 2
+VENV_READY := .venv/.ready
+ZOOKEEPER_READY := .venv/.zookeeper
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+##@ Start here
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: $(VENV_READY) $(ZOOKEEPER_READY) ## set up, start a cluster, kill its parts under load, prove nothing was lost
+	@$(PY) -m lab.demo $(ARGS)
+
+.PHONY: test
+test: lint type ## set up, lint, type check, every test; the container tests where a Docker engine answers
+	@$(MAKE) --no-print-directory test-processes
+	@$(MAKE) --no-print-directory test-e2e
+
+.PHONY: up
+up: $(VENV_READY) $(ZOOKEEPER_READY) ## start a cluster of real processes under .stele/
+	@.venv/bin/stele cluster up $(ARGS)
+
+.PHONY: down
+down: $(VENV_READY) ## stop that cluster; its data stays
+	@.venv/bin/stele cluster down $(ARGS)
+
+##@ Working on it
+.PHONY: setup
+setup: $(VENV_READY) $(ZOOKEEPER_READY) ## virtual environment, dependencies, ZooKeeper
+
+.PHONY: proto
+proto: $(VENV_READY) ## generate services/pb from proto/
+	@PYTHON=$(PY) proto/generate
+
+.PHONY: lint
+lint: $(VENV_READY) ## ruff: rules and format
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet . || { echo "not formatted; run: $(PY) -m ruff format ."; exit 1; }
+
+.PHONY: type
+type: $(VENV_READY) ## mypy, strict
+	@$(PY) -m mypy
+
+.PHONY: test-processes
+test-processes: $(VENV_READY) $(ZOOKEEPER_READY) ## every test that needs no Docker engine
+	@$(PYTEST) tests --ignore=tests/e2e -n $(PYTEST_JOBS) --dist loadfile $(ARGS)
+
+.PHONY: test-unit
+test-unit: $(VENV_READY) ## pure cores, storage, layout
+	@$(PYTEST) tests/unit $(ARGS)
+
+.PHONY: test-integration
+test-integration: $(VENV_READY) $(ZOOKEEPER_READY) ## parts against a real ZooKeeper
+	@$(PYTEST) tests/integration $(ARGS)
+
+.PHONY: test-fault
+test-fault: $(VENV_READY) $(ZOOKEEPER_READY) ## whole clusters, killed and paused
+	@$(PYTEST) tests/fault $(ARGS)
+
+.PHONY: test-e2e
+test-e2e: $(VENV_READY) ## the compose file, where a Docker engine answers
+	@if deploy/setup/engine; then \
+		deploy/setup/compose && $(PYTEST) tests/e2e $(ARGS); \
+	else \
+		deploy/setup/engine --banner; \
+	fi
+
+.PHONY: sim
+sim: $(VENV_READY) ## the protocol under virtual time
+	@$(PYTEST) tests/simulation $(ARGS)
+
+.PHONY: bench
+bench: $(VENV_READY) $(ZOOKEEPER_READY) ## throughput and latency on this machine
+	@$(PY) -m benchmarks $(ARGS)
+
+.PHONY: clean
+clean: ## remove the environment and everything generated; a running cluster's data stays
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- stamps ---------------------------------------------------------------------------------------------------------
+
+$(VENV_READY): pyproject.toml constraints.txt
+	@deploy/setup/venv .venv $(PYTHON)
+	@touch $@
+
+$(ZOOKEEPER_READY): | $(VENV_READY)
+	@$(PY) -m stele.local.zookeeper --ensure
+	@touch $@
