@@ -326,3 +326,15 @@ class ToolMissing(SteleError):
     """Something the command needs is not installed; the message says what to install.  Definite, terminal."""
 
     code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, False
+
+
+class InternalError(SteleError):
+    """The peer met a fault of its own; its log says more under fact ``incident``.  Indefinite, terminal."""
+
+    code, definite, retryable = StatusCode.INTERNAL, False, False
+
+
+class Unimplemented(SteleError):
+    """The peer does not know the call: it is of another version or role.  Definite, terminal."""
+
+    code, definite, retryable = StatusCode.UNIMPLEMENTED, True, False

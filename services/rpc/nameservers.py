@@ -1,0 +1,189 @@
+"""The way to the nameservers, for datanodes, brokers and clients.
+
+Guarantee: ``call`` ends within its timeout, with the answer or an error of the tree; it goes on to another nameserver after every
+error that says "not here" or "not now", and repeats a call whose outcome is not known only if the call is idempotent.
+``watch_routing`` never ends: a nameserver that dies, freezes or is cut off is left for the next one within ``SILENCE_MAX_S``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import structlog
+
+from services.errors import (
+    ConnectionBroken,
+    CoordinationUnknown,
+    Draining,
+    LeadershipLost,
+    NoLeader,
+    NotLeader,
+    NotReady,
+    Overloaded,
+    SteleError,
+    Timeout,
+    Unimplemented,
+    Unreachable,
+)
+from services.pb import nameserver_pb2, nameserver_pb2_grpc
+from services.rpc.channels import Channels, call
+from services.rpc.resolver import StoreAddress
+from services.rpc.status import typed_errors
+
+SILENCE_MAX_S = 8.0  # a nameserver says something at least every 5 s
+CONNECT_TIMEOUT_S = 2.0
+READ_ATTEMPT_S = 2.0  # of one attempt: a frozen nameserver must not use up the deadline
+BACKOFF_FIRST_S = 0.05
+BACKOFF_MAX_S = 1.0
+TIMEOUT_S = 10.0
+
+READS = frozenset(
+    {
+        "GetCluster",
+        "ListNamespaces",
+        "ListTopics",
+        "Lookup",
+        "ResolveStore",
+        "ListStores",
+        "ListBrokers",
+        "ListNameservers",
+        "ListPartitions",
+    }
+)
+_IDEMPOTENT = READS | {"RegisterStore"}
+_ELSEWHERE = (NotLeader, NoLeader, LeadershipLost, Unreachable, NotReady, Draining, Overloaded, Unimplemented)
+_UNKNOWN_OUTCOME = (ConnectionBroken, Timeout, CoordinationUnknown)
+
+Endpoints = list[str] | Callable[[], Awaitable[list[str]]]
+
+
+class NameserverClient:
+    """``await client.call("Lookup", LookupRequest(topic="a/b"), timeout_s=5)``; ``async for routing in client.watch_routing()``.
+
+    ``endpoints`` is a list, or is asked anew before each round over the nameservers.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        endpoints: Endpoints,
+        *,
+        rng: random.Random | None = None,
+        silence_max_s: float = SILENCE_MAX_S,
+    ) -> None:
+        self._channels, self._endpoints = channels, endpoints
+        self._rng = rng or random.Random()
+        self._silence_max_s = silence_max_s
+        self._preferred = ""
+        self._log = structlog.get_logger()
+
+    async def call(self, method: str, request: Any, timeout_s: float = TIMEOUT_S) -> Any:
+        """The answer to ``request``.  Raises SteleError: what the nameserver said, or past the deadline what stood in the way,
+        the indefinite before the definite."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        idempotent = method in _IDEMPOTENT or bool(getattr(request, "if_absent", False))
+        trouble: SteleError | None = None
+        rounds = 0
+        while True:
+            for endpoint in await self._round(deadline):
+                left_s = deadline - loop.time()
+                if left_s <= 0:
+                    break
+                try:
+                    return await self._attempt(
+                        endpoint, method, request, min(left_s, READ_ATTEMPT_S) if method in READS else left_s
+                    )
+                except _ELSEWHERE as e:
+                    trouble = e if trouble is None or trouble.definite else trouble
+                except _UNKNOWN_OUTCOME as e:
+                    if not idempotent:
+                        raise
+                    trouble = e
+            backoff_s = self._backoff_s(rounds)
+            rounds += 1
+            if loop.time() + backoff_s >= deadline:
+                raise trouble or Unreachable("no nameserver is known", timeout_s=timeout_s)
+            await asyncio.sleep(backoff_s)
+
+    async def lookup_store(self, store_id: int) -> StoreAddress:
+        """For ``Resolver(lookup=client.lookup_store)``.  Raises StoreTombstone or StoreUnknown, typed (R2.1)."""
+        answer = await self.call(
+            "ResolveStore", nameserver_pb2.ResolveStoreRequest(store_id=store_id), READ_ATTEMPT_S * 2
+        )
+        return StoreAddress(endpoint=answer.endpoint, raft_endpoint=answer.raft_endpoint)
+
+    async def watch_routing(self) -> AsyncIterator[nameserver_pb2.Routing]:
+        """The routing facts, whole, again after each change; for ever.  ``revision`` grows within one answering nameserver."""
+        failures = 0
+        watched = ""
+        while True:
+            for endpoint in await self._round(asyncio.get_running_loop().time() + CONNECT_TIMEOUT_S):
+                try:
+                    async for routing in self._watch(endpoint):
+                        if watched != endpoint:
+                            self._log.info("routing_watched", nameserver=endpoint)
+                            watched = endpoint
+                        failures, self._preferred = 0, endpoint
+                        yield routing
+                except SteleError as e:
+                    if watched == endpoint:
+                        self._log.warning("routing_watch_broken", nameserver=endpoint, reason=e.reason, error=e.message)
+                        watched = ""
+                if self._preferred == endpoint:
+                    self._preferred = ""
+                await asyncio.sleep(self._backoff_s(failures))
+                failures += 1
+            if not failures:
+                failures = 1
+            await asyncio.sleep(self._backoff_s(failures))
+
+    async def _watch(self, endpoint: str) -> AsyncIterator[nameserver_pb2.Routing]:
+        channel = await self._channels.connected(endpoint, CONNECT_TIMEOUT_S)
+        stream: Any = nameserver_pb2_grpc.NameserverStub(channel).WatchRouting(nameserver_pb2.WatchRoutingRequest())  # type: ignore[no-untyped-call]
+        try:
+            while True:
+                try:
+                    with typed_errors():
+                        async with asyncio.timeout(self._silence_max_s):
+                            routing = await stream.read()
+                except TimeoutError:
+                    raise Timeout(f"{endpoint} was silent", timeout_s=self._silence_max_s) from None
+                if routing is grpc.aio.EOF:
+                    raise ConnectionBroken(f"{endpoint} ended the watch")
+                yield routing
+        finally:
+            stream.cancel()
+
+    async def _attempt(self, endpoint: str, method: str, request: Any, timeout_s: float) -> Any:
+        stub = nameserver_pb2_grpc.NameserverStub(self._channels.get(endpoint))  # type: ignore[no-untyped-call]
+        try:
+            answer = await call(getattr(stub, method), request, timeout_s)
+        except SteleError as e:
+            if isinstance(e, NotLeader | Unreachable | ConnectionBroken | Timeout) and self._preferred == endpoint:
+                self._preferred = ""
+            if isinstance(e, NotLeader):
+                self._preferred = e.facts.get("leader", "")
+            raise
+        self._preferred = endpoint
+        return answer
+
+    async def _round(self, deadline: float) -> list[str]:
+        """The nameservers in the order to try them: the one that served last, then the others at random."""
+        known = self._endpoints
+        if not isinstance(known, list):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    known = await known()
+            except (SteleError, TimeoutError):
+                known = []
+        others = [e for e in known if e != self._preferred]
+        self._rng.shuffle(others)
+        return [self._preferred, *others] if self._preferred in known else others
+
+    def _backoff_s(self, failures: int) -> float:
+        return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 16)) * self._rng.uniform(0.5, 1.0)

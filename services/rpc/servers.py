@@ -1,0 +1,216 @@
+"""gRPC servers: one per port, with health, reflection, limits and typed errors.
+
+Guarantee: the port is this process's alone (PortTaken otherwise); it opens in ``start`` and not before; an error of the tree that a
+handler raises reaches the caller typed (services/rpc/status.py), any other exception reaches it as InternalError with an incident
+number and without its text, which goes to the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.config import MESSAGE_BYTES_MAX, join_address
+from services.errors import InternalError, SteleError
+from services.ports import bind
+from services.rpc.status import to_status
+
+CLIENT_PING_INTERVAL_MIN_MS = 500
+SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
+    ("grpc.so_reuseport", 0),  # else two processes share one port, each seeing half of the connections
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", CLIENT_PING_INTERVAL_MIN_MS),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 5_000),  # a client that is cut off must not hold its streams for hours
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+_log = structlog.get_logger()
+
+
+class Server:
+    """``server.add(adder, servicer, name)`` for each service, ``await server.start()``, ``await server.stop(grace_s)``.
+
+    ``credentials`` is where TLS goes in; without it connections are plain.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (),
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        self._host, self._port = host, port
+        self._interceptors = [*interceptors, TypedErrors()]
+        self._credentials = credentials
+        self._services: list[tuple[Callable[[Any, Any], None], Any, str]] = []
+        self._server: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+        self._serving = True
+        self._telling: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    def add(self, adder: Callable[[Any, Any], None], servicer: Any, full_service_name: str) -> None:
+        """Adds a service, e.g. ``add(broker_pb2_grpc.add_BrokerServicer_to_server, self, "stele.v1.Broker")``; before ``start``."""
+        if self._server is not None:
+            raise RuntimeError(f"{full_service_name} is added to a server that has started")
+        self._services.append((adder, servicer, full_service_name))
+
+    async def start(self) -> int:
+        """Opens the port and serves; the bound port.  Raises PortTaken."""
+        server = grpc.aio.server(interceptors=self._interceptors, options=SERVER_OPTIONS)
+        for adder, servicer, _ in self._services:
+            adder(servicer, server)
+        names = [name for _, _, name in self._services]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        self.port = self._bind(server)
+        self._server = server
+        await self._tell_health()
+        await server.start()
+        return self.port
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Takes nothing new, lets calls in flight finish for ``grace_s``, then ends them.  Harmless if not started or stopped."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        await self._health.enter_graceful_shutdown()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(server.stop(grace_s), grace_s + 2.0)
+
+    def set_serving(self, serving: bool) -> None:
+        """What the health service answers, for the whole process and for each service."""
+        self._serving = serving
+        if self._server is not None:
+            task = asyncio.get_running_loop().create_task(self._tell_health())
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _tell_health(self) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if self._serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *(name for _, _, name in self._services)):
+            await self._health.set(name, status)
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        address = join_address(self._host, self._port)
+        try:
+            bound = (
+                server.add_insecure_port(address)
+                if self._credentials is None
+                else server.add_secure_port(address, self._credentials)
+            )
+        except RuntimeError:
+            bind(self._host, self._port).close()  # gRPC does not say why; asking the system does
+            raise
+        if not bound:
+            bind(self._host, self._port).close()
+            raise RuntimeError(f"gRPC could not open {address}")
+        return bound
+
+
+class TypedErrors(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Maps what any handler raises, in all four shapes of a call, as coroutine, generator or plain function.
+
+    It sets the status instead of aborting: an aborted handler keeps a graceful stop from ending.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method  # type: ignore[attr-defined]
+        behaviour, attribute = _behaviour(handler)
+        return _Handler(handler, attribute, _guarded(behaviour, handler.response_streaming, method))
+
+
+class _Handler(grpc.RpcMethodHandler):
+    """A method handler with its behaviour replaced."""
+
+    def __init__(self, handler: Any, attribute: str, behaviour: Callable[..., Any]) -> None:
+        self.request_streaming = handler.request_streaming
+        self.response_streaming = handler.response_streaming
+        self.request_deserializer = handler.request_deserializer
+        self.response_serializer = handler.response_serializer
+        self.unary_unary = self.unary_stream = self.stream_unary = self.stream_stream = None
+        setattr(self, attribute, behaviour)
+
+
+def _behaviour(handler: Any) -> tuple[Callable[..., Any], str]:
+    request = "stream" if handler.request_streaming else "unary"
+    response = "stream" if handler.response_streaming else "unary"
+    attribute = f"{request}_{response}"
+    return getattr(handler, attribute), attribute
+
+
+def _guarded(behaviour: Callable[..., Any], response_streaming: bool, method: str) -> Callable[..., Any]:
+    if inspect.isasyncgenfunction(behaviour):
+
+        async def generate(request: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                async with contextlib.aclosing(behaviour(request, context)) as answers:
+                    async for answer in answers:
+                        yield answer
+            except Exception as e:
+                _end(context, e, method)
+
+        return generate
+    if inspect.iscoroutinefunction(behaviour):
+
+        async def answer(request: Any, context: Any) -> Any:
+            try:
+                return await behaviour(request, context)
+            except Exception as e:
+                return _end(context, e, method)
+
+        return answer
+    if response_streaming:
+
+        def generate_in_thread(request: Any, context: Any) -> Iterator[Any]:
+            try:
+                yield from behaviour(request, context)
+            except Exception as e:
+                _end(context, e, method)
+
+        return generate_in_thread
+
+    def answer_in_thread(request: Any, context: Any) -> Any:
+        try:
+            return behaviour(request, context)
+        except Exception as e:
+            return _end(context, e, method)
+
+    return answer_in_thread
+
+
+def _end(context: Any, error: Exception, method: str) -> None:
+    """Ends the call with ``error`` as its status; an abort that the handler asked for stays what it is."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, SteleError):
+        incident = secrets.token_hex(4)
+        _log.error("rpc_failed", method=method, incident=incident, exc_info=error)
+        error = InternalError(f"internal error, see incident {incident} in the peer's log", incident=incident)
+    status = to_status(error)
+    context.set_code(status.code)
+    context.set_details(status.details)
+    context.set_trailing_metadata((*(context.trailing_metadata() or ()), *status.trailing_metadata))

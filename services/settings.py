@@ -1,0 +1,151 @@
+"""Reading settings from flags, environment and file, in this order of strength (see services/config.py)."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from services.config import ROLES, NodeConfig, fields_of
+from services.errors import InvalidConfig
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
+_SIZE = re.compile(r"(\d+)\s*([a-zA-Z]*)")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InvalidConfig(message.replace("\n", " "))
+
+
+def read_settings(config_type: type[NodeConfig], argv: Sequence[str], env: Mapping[str, str]) -> dict[str, Any]:
+    """The values of every setting that some source gives.  Raises InvalidConfig."""
+    role = next((name for name, known in ROLES.items() if config_type is known), config_type.__name__.lower())
+    flags = vars(_parser(role, config_type).parse_args(list(argv)))
+    path = flags.pop("config") or env.get("STELE_CONFIG") or ""
+    settings: dict[str, Any] = _read_file(path, role, config_type) if path else {}
+    for f, kind in fields_of(config_type):
+        variable = f"STELE_{f.name.upper()}"
+        if flags[f.name] is not None:
+            settings[f.name] = _parse(_flag(f.name), f.name, kind, flags[f.name])
+        elif env.get(variable):
+            settings[f.name] = _parse(variable, f.name, kind, env[variable])
+        elif f.name not in settings and f.default is dataclasses.MISSING:
+            example = f.metadata["example"]
+            raise InvalidConfig(
+                f"{f.name} is missing: give {_flag(f.name)} or {variable}, for example {_flag(f.name)} {example}"
+            )
+    return settings
+
+
+def _parser(role: str, config_type: type[NodeConfig]) -> argparse.ArgumentParser:
+    required = [f for f, _ in fields_of(config_type) if f.default is dataclasses.MISSING]
+    given = " ".join(f"{_flag(f.name)} {f.metadata['example']}" for f in required)
+    parser = _Parser(
+        prog=f"python -m {role}",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"Runs one {role} of a Stele cluster until it is told to stop (SIGTERM; twice: at once).",
+        epilog=(
+            "Every setting can also be given as environment variable STELE_<SETTING> or in a TOML file;\n"
+            "a flag wins over the environment, the environment over the file.  Sizes take KiB, MiB or GiB.\n\n"
+            "examples:\n"
+            f"  python -m {role} {given}\n"
+            f"  python -m {role} {given} --zookeeper zk1:2181,zk2:2181 --port 7000 --host 0.0.0.0 --advertised-host {role}1\n"
+            f"  STELE_LOG_LEVEL=debug python -m {role} --config stele.toml\n\n"
+            "stele.toml:\n"
+            '  zookeeper = "zk1:2181,zk2:2181"\n'
+            f"  [{role}]\n"
+            "  admin_port = 9090\n"
+        ),
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
+    for f, kind in fields_of(config_type):
+        default = "required" if f.default is dataclasses.MISSING else f"default {f.default!r}"
+        if kind is not str and f.metadata["low"] is not None:
+            default += f", {f.metadata['low']:g} to {f.metadata['high']:g}"
+        parser.add_argument(
+            _flag(f.name),
+            dest=f.name,
+            metavar=_unit(f.name, kind),
+            help=f"{f.metadata['help']} ({default})".replace("%", "%%"),
+        )
+    return parser
+
+
+def _read_file(path: str, role: str, config_type: type[NodeConfig]) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except OSError as e:
+        raise InvalidConfig(f"the settings file {path} cannot be read: {e.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise InvalidConfig(f"the settings file {path} is not TOML: {e}") from None
+    tables = {key: content.pop(key) for key in ROLES if isinstance(content.get(key), dict)}
+    merged: dict[str, Any] = {}
+    for name, table in tables.items():
+        values = _check_table(path, f"[{name}] ", table, ROLES[name])
+        if name == role:
+            merged = values
+    return {**_check_table(path, "", content, config_type), **merged}
+
+
+def _check_table(path: str, where: str, table: dict[str, Any], config_type: type[NodeConfig]) -> dict[str, Any]:
+    kinds = {f.name: kind for f, kind in fields_of(config_type)}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in kinds:
+            others = [role for role, other in ROLES.items() if key in {f.name for f, _ in fields_of(other)}]
+            hint = f"it belongs in the table [{others[0]}]" if others else f"known are {', '.join(sorted(kinds))}"
+            raise InvalidConfig(f"the settings file {path} has an unknown setting {where}{key}: {hint}")
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, str) or not (numeric and kinds[key] is not str):
+            if not isinstance(value, str):
+                raise InvalidConfig(f"{where}{key} in {path}: {value!r} is not accepted: {_accepted(key, kinds[key])}")
+            value = _parse(f"{where}{key} in {path}:", key, kinds[key], value)
+        elif kinds[key] is int and isinstance(value, float):
+            raise InvalidConfig(f"{where}{key} in {path}: {value!r} is not accepted: {_accepted(key, int)}")
+        values[key] = value
+    return values
+
+
+def _parse(source: str, name: str, kind: type[Any], text: str) -> Any:
+    if kind is str:
+        return text
+    try:
+        if kind is float:
+            value = float(text)
+            if value != value or value in (float("inf"), float("-inf")):
+                raise ValueError
+            return value
+        if "bytes" in name.split("_"):
+            match = _SIZE.fullmatch(text.strip())
+            if match is None:
+                raise ValueError
+            return int(match[1]) * _UNITS[match[2].lower()]
+        return int(text)
+    except (ValueError, KeyError):
+        raise InvalidConfig(f"{source} {text!r} is not accepted: {_accepted(name, kind)}") from None
+
+
+def _accepted(name: str, kind: type[Any]) -> str:
+    if kind is str:
+        return "text"
+    if kind is float:
+        return "a number of seconds" if name.endswith("_s") else "a number"
+    return "a number of bytes, or e.g. 64MiB" if "bytes" in name.split("_") else "a whole number"
+
+
+def _unit(name: str, kind: type[Any]) -> str:
+    if kind is str:
+        return "TEXT"
+    if "bytes" in name.split("_"):
+        return "BYTES"
+    return "SECONDS" if name.endswith("_s") else "NUMBER"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
