@@ -1,0 +1,207 @@
+"""The commands of a partition's log and their bytes.
+
+A regular log entry holds one command, big-endian: ``command u8 | owner_epoch u64 | ...``, where the rest is
+
+* append: batches back to back, each as long as its own header says (services/batch.py);
+* fence, and nothing more;
+* create cursor: ``name | start u8 | value u64``;
+* ack: ``name | generation u64 | count u32 | count × (first u64, last u64)``, both ends included;
+* reset cursor: like create; ``start`` may also be a timestamp;
+* delete cursor: ``name``;
+
+and ``name`` is ``length u8 | UTF-8``.  :func:`decode` raises CommandDamaged or BatchCorrupt for anything else, the same
+on every replica.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from services import batch
+from services.errors import BatchCorrupt
+
+NAME_BYTES_MAX = 128
+ACK_RANGES_MAX = 10_000
+
+_HEAD = struct.Struct(">BQ")
+_START = struct.Struct(">BQ")
+_ACK = struct.Struct(">QI")
+_RANGE = struct.Struct(">QQ")
+_BATCH_LENGTH = struct.Struct(">I")
+_BATCH_LENGTH_AT = 4
+APPEND_HEAD_BYTES = _HEAD.size
+
+
+class CommandDamaged(ValueError):
+    """The bytes are not a command of this version."""
+
+
+class Kind(IntEnum):
+    APPEND = 1
+    FENCE = 2
+    CREATE_CURSOR = 3
+    ACK = 4
+    RESET_CURSOR = 5
+    DELETE_CURSOR = 6
+
+
+class Start(IntEnum):
+    """Where a cursor begins."""
+
+    EARLIEST = 0
+    LATEST = 1
+    OFFSET = 2
+    TIMESTAMP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    start: Start
+    value: int = 0  # OFFSET: the offset; TIMESTAMP: unix milliseconds; else 0
+
+
+EARLIEST = Position(Start.EARLIEST)
+LATEST = Position(Start.LATEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    owner_epoch: int
+    headers: tuple[batch.Header, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    owner_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreateCursor:
+    owner_epoch: int
+    subscription: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    owner_epoch: int
+    subscription: str
+    generation: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResetCursor:
+    owner_epoch: int
+    subscription: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteCursor:
+    owner_epoch: int
+    subscription: str
+
+
+Command = Append | Fence | CreateCursor | Ack | ResetCursor | DeleteCursor
+
+
+def encode_append(owner_epoch: int, batches: Sequence[bytes]) -> bytes:
+    """The entry for ``batches``, whose headers and checksums the caller has checked."""
+    return _HEAD.pack(Kind.APPEND, owner_epoch) + b"".join(batches)
+
+
+def encode(command: Fence | CreateCursor | Ack | ResetCursor | DeleteCursor) -> bytes:
+    match command:
+        case Fence(epoch):
+            return _HEAD.pack(Kind.FENCE, epoch)
+        case CreateCursor(epoch, name, position):
+            return _HEAD.pack(Kind.CREATE_CURSOR, epoch) + _name(name) + _START.pack(position.start, position.value)
+        case ResetCursor(epoch, name, position):
+            return _HEAD.pack(Kind.RESET_CURSOR, epoch) + _name(name) + _START.pack(position.start, position.value)
+        case Ack(epoch, name, generation, ranges):
+            head = _HEAD.pack(Kind.ACK, epoch) + _name(name) + _ACK.pack(generation, len(ranges))
+            return head + b"".join(_RANGE.pack(first, last) for first, last in ranges)
+        case DeleteCursor(epoch, name):
+            return _HEAD.pack(Kind.DELETE_CURSOR, epoch) + _name(name)
+
+
+def _name(name: str) -> bytes:
+    encoded = name.encode()
+    if not 0 < len(encoded) <= NAME_BYTES_MAX:
+        raise ValueError(f"a subscription's name has 1 to {NAME_BYTES_MAX} bytes, this one {len(encoded)}")
+    return bytes((len(encoded),)) + encoded
+
+
+def decode(payload: bytes) -> Command:
+    """The command that ``payload`` holds.  Raises CommandDamaged or BatchCorrupt, and nothing else."""
+    try:
+        number, epoch = _HEAD.unpack_from(payload)
+        kind = Kind(number)
+        if kind is Kind.APPEND:
+            headers = tuple(header for _, _, header in batches_of(payload))
+            if not headers:
+                raise CommandDamaged("an append without a batch")
+            return Append(epoch, headers)
+        return _decode_small(kind, epoch, payload)
+    except struct.error:
+        raise CommandDamaged(f"a command is cut off after {len(payload)} bytes") from None
+    except CommandDamaged:
+        raise
+    except (ValueError, IndexError) as e:
+        raise CommandDamaged(f"not a command: {e}") from None
+
+
+def batches_of(payload: bytes) -> Iterator[tuple[int, int, batch.Header]]:
+    """``(start, end, header)`` of each batch of an append's payload.  Headers only: checksums were checked before the
+    entry was proposed, and the log checks its own frames.  Raises BatchCorrupt."""
+    view = memoryview(payload)
+    at, size = APPEND_HEAD_BYTES, len(payload)
+    while at < size:
+        if size - at < batch.HEADER_BYTES:
+            raise BatchCorrupt(f"{size - at} bytes follow the last batch")
+        (length,) = _BATCH_LENGTH.unpack_from(payload, at + _BATCH_LENGTH_AT)
+        end = at + length
+        if length < batch.HEADER_BYTES or end > size:
+            raise BatchCorrupt(f"a batch says it has {length} bytes where {size - at} are left")
+        yield at, end, batch.read_header(view[at:end], verify=False)
+        at = end
+
+
+def _decode_small(kind: Kind, epoch: int, payload: bytes) -> Command:
+    at = _HEAD.size
+    command: Command
+    if kind is Kind.FENCE:
+        command = Fence(epoch)
+    else:
+        length = payload[at]
+        name_bytes = payload[at + 1 : at + 1 + length]
+        if not 0 < length <= NAME_BYTES_MAX or len(name_bytes) != length:
+            raise CommandDamaged(f"a subscription's name of {length} bytes")
+        name = name_bytes.decode()
+        at += 1 + length
+        if kind is Kind.DELETE_CURSOR:
+            command = DeleteCursor(epoch, name)
+        elif kind is Kind.ACK:
+            generation, count = _ACK.unpack_from(payload, at)
+            at += _ACK.size
+            if count > ACK_RANGES_MAX or len(payload) - at != count * _RANGE.size:
+                raise CommandDamaged(f"{count} ranges in {len(payload) - at} bytes")
+            command = Ack(epoch, name, generation, tuple(_RANGE.iter_unpack(payload[at:])))
+            at = len(payload)
+        else:
+            start, value = _START.unpack_from(payload, at)
+            at += _START.size
+            position = Position(Start(start), value)
+            if kind is Kind.RESET_CURSOR:
+                command = ResetCursor(epoch, name, position)
+            elif position.start is Start.TIMESTAMP:
+                raise CommandDamaged("a cursor is not created at a timestamp")
+            else:
+                command = CreateCursor(epoch, name, position)
+    if at != len(payload):
+        raise CommandDamaged(f"{len(payload) - at} bytes follow the command")
+    return command

@@ -1,0 +1,91 @@
+"""One subscription's cursor: a floor and the ranges above it.
+
+Guarantee: an offset is acknowledged for good once :meth:`Cursor.ack` has taken it, until a reset; the acknowledged set
+is the same whatever the order and grouping of the acknowledgements.  Its size is bounded by ``ranges_max``: an
+acknowledgement that would need more is refused whole.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+
+from datanode.packing import Packer, Unpacker
+
+RANGES_MAX = 10_000
+
+
+class Cursor:
+    """Offsets below ``ack_floor`` are acknowledged, and so are the ranges; a range never touches the floor or another
+    range."""
+
+    __slots__ = ("_firsts", "_lasts", "ack_floor", "generation")
+
+    def __init__(self, ack_floor: int, generation: int) -> None:
+        self.ack_floor = ack_floor
+        self.generation = generation
+        self._firsts = array("Q")
+        self._lasts = array("Q")
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        return list(zip(self._firsts, self._lasts, strict=True))
+
+    @property
+    def range_count(self) -> int:
+        return len(self._firsts)
+
+    def is_acked(self, offset: int) -> bool:
+        at = bisect_right(self._firsts, offset) - 1
+        return offset < self.ack_floor or (at >= 0 and offset <= self._lasts[at])
+
+    def ack(self, ranges: Sequence[tuple[int, int]], ranges_max: int = RANGES_MAX) -> bool:
+        """Adds ``ranges`` (first ≤ last).  False: nothing was changed, since more than ``ranges_max`` ranges would be
+        left."""
+        may_overflow = len(self._firsts) + len(ranges) > ranges_max
+        before = (self.ack_floor, self._firsts[:], self._lasts[:]) if may_overflow else None
+        for first, last in ranges:
+            self._add(first, last)
+        if before is not None and len(self._firsts) > ranges_max:
+            self.ack_floor, self._firsts, self._lasts = before
+            return False
+        return True
+
+    def _add(self, first: int, last: int) -> None:
+        if last < self.ack_floor:
+            return
+        # Every range that overlaps or touches first..last melts into it.
+        lo = bisect_left(self._lasts, first - 1) if first > 0 else 0
+        hi = bisect_right(self._firsts, last + 1)
+        if lo < hi:
+            first, last = min(first, self._firsts[lo]), max(last, self._lasts[hi - 1])
+        if first <= self.ack_floor:
+            self.ack_floor = last + 1
+            del self._firsts[:hi], self._lasts[:hi]
+        else:
+            self._firsts[lo:hi] = array("Q", (first,))
+            self._lasts[lo:hi] = array("Q", (last,))
+
+    def reset(self, ack_floor: int, generation: int) -> None:
+        self.ack_floor, self.generation = ack_floor, generation
+        self._firsts, self._lasts = array("Q"), array("Q")
+
+    def validate(self, high_watermark: int, ranges_max: int = RANGES_MAX) -> None:
+        assert self.ack_floor <= high_watermark
+        assert len(self._firsts) == len(self._lasts) <= ranges_max
+        previous = self.ack_floor - 1
+        for first, last in self.ranges:
+            assert previous + 1 < first <= last < high_watermark
+            previous = last
+
+    def pack(self, out: Packer) -> None:
+        out.u64(self.ack_floor, self.generation)
+        out.column(self._firsts)
+        out.column(self._lasts)
+
+    @staticmethod
+    def unpack(source: Unpacker) -> Cursor:
+        cursor = Cursor(source.u64(), source.u64())
+        cursor._firsts, cursor._lasts = source.column(), source.column()
+        return cursor

@@ -1,0 +1,143 @@
+"""Where in the log an offset is, and which offset a time is, in memory that does not grow with the log.
+
+Both indexes are sparse: a bounded list of points; when it is full every second point goes and the spacing doubles.
+Which points remain depends on the log alone, so equal logs have equal indexes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+
+from datanode.packing import Packer, Unpacker
+
+POINTS_MAX = 65_536
+INDEX_SPACING = 64  # log entries between two points, at first; 16 KiB count as one entry more
+TIME_POINTS_MAX = 4_096
+TIME_SPACING_MS = 1_000  # milliseconds between two points, at first
+
+
+class _Points:
+    """Pairs that grow in both columns."""
+
+    __slots__ = ("_max", "keys", "spacing", "values")
+
+    def __init__(self, points_max: int, spacing: int) -> None:
+        self._max = points_max
+        self.spacing = spacing
+        self.keys = array("Q")
+        self.values = array("Q")
+
+    def add(self, key: int, value: int) -> None:
+        if len(self.keys) >= self._max:
+            self.keys, self.values = self.keys[::2], self.values[::2]
+            self.spacing *= 2
+        self.keys.append(key)
+        self.values.append(value)
+
+    def validate(self) -> None:
+        assert len(self.keys) == len(self.values) <= self._max
+        assert all(a < b for a, b in zip(self.keys, self.keys[1:], strict=False))
+        assert all(a <= b for a, b in zip(self.values, self.values[1:], strict=False))
+
+    def pack(self, out: Packer) -> None:
+        out.u64(self.spacing)
+        out.column(self.keys)
+        out.column(self.values)
+
+    def unpack(self, source: Unpacker) -> None:
+        self.spacing = source.u64()
+        self.keys, self.values = source.column(), source.column()
+
+
+class OffsetIndex:
+    """From an offset to a log index at or before the entry that stores it.
+
+    The reader walks on from there: an append entry stores all its batches one after the other, except for the entries
+    in ``partial``, of which only some batches (duplicates, refusals) or none were stored.
+    """
+
+    def __init__(self, points_max: int = POINTS_MAX, spacing: int = INDEX_SPACING) -> None:
+        self._points = _Points(points_max, spacing)  # base offset → log index
+        self._partial: dict[int, int] = {}  # log index → bit i set: batch i was stored
+        self._bytes_since = 0  # bytes appended since the last point
+
+    def stored(self, index: int, base_offset: int, size: int) -> None:
+        """The entry at ``index`` stores messages from ``base_offset`` on, ``size`` bytes of them."""
+        indexes = self._points.values
+        if not indexes or index - indexes[-1] + (self._bytes_since >> 14) >= self._points.spacing:
+            self._points.add(base_offset, index)
+            self._bytes_since = 0
+        self._bytes_since += size
+
+    def stored_only(self, index: int, mask: int) -> None:
+        """Of the append entry at ``index`` only the batches in ``mask`` were stored."""
+        self._partial[index] = mask
+
+    def locate(self, offset: int) -> tuple[int, int] | None:
+        """``(index, base_offset)`` of the last known entry that begins at or before ``offset``; None: no such entry."""
+        at = bisect_right(self._points.keys, offset) - 1
+        return (self._points.values[at], self._points.keys[at]) if at >= 0 else None
+
+    def mask(self, index: int) -> int | None:
+        """None: every batch of the append entry at ``index`` was stored."""
+        return self._partial.get(index)
+
+    def validate(self, applied_index: int, high_watermark: int) -> None:
+        self._points.validate()
+        if self._points.keys:
+            assert self._points.keys[-1] < high_watermark
+            assert self._points.values[-1] <= applied_index
+        assert all(0 < index <= applied_index for index in self._partial)
+
+    def pack(self, out: Packer) -> None:
+        self._points.pack(out)
+        out.u64(self._bytes_since, len(self._partial))
+        for index, mask in self._partial.items():
+            out.u64(index)
+            out.blob(mask.to_bytes((mask.bit_length() + 7) // 8, "big"))
+
+    def unpack(self, source: Unpacker) -> None:
+        self._points.unpack(source)
+        self._bytes_since = source.u64()
+        for _ in range(source.u64()):
+            index = source.u64()
+            self._partial[index] = int.from_bytes(source.blob(), "big")
+
+
+class TimeIndex:
+    """From a time to an offset before which every batch is older.
+
+    Times are those of batches (their oldest message), given by producers' clocks: they need not grow.  The position
+    found may be early by the spacing of the points, never late.
+    """
+
+    def __init__(self, points_max: int = TIME_POINTS_MAX, spacing_ms: int = TIME_SPACING_MS) -> None:
+        self._points = _Points(points_max, spacing_ms)  # time → offset
+        self.latest_ms = 0  # the highest time of any batch
+
+    def stored(self, timestamp_ms: int, base_offset: int) -> None:
+        times = self._points.keys
+        self.latest_ms = max(self.latest_ms, timestamp_ms)
+        # All batches before a point are older than it: one that was not would have been a point itself.
+        if not times or timestamp_ms >= times[-1] + self._points.spacing:
+            self._points.add(timestamp_ms, base_offset)
+
+    def locate(self, timestamp_ms: int) -> int | None:
+        """The offset to start from for everything at or after ``timestamp_ms``; None: from the beginning."""
+        at = bisect_right(self._points.keys, timestamp_ms) - 1
+        return self._points.values[at] if at >= 0 else None
+
+    def validate(self, high_watermark: int) -> None:
+        self._points.validate()
+        if self._points.keys:
+            assert self._points.keys[-1] <= self.latest_ms
+            assert self._points.values[-1] < high_watermark
+
+    def pack(self, out: Packer) -> None:
+        out.u64(self.latest_ms)
+        self._points.pack(out)
+
+    def unpack(self, source: Unpacker) -> None:
+        self.latest_ms = source.u64()
+        self._points.unpack(source)

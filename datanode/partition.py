@@ -1,0 +1,258 @@
+"""One partition as a pure state machine over its Raft log: offsets, producers, owner epoch, cursors.
+
+Guarantee: every replica that applied the same entries holds the same state and gave the same outcomes.  Offsets are
+assigned here, without gaps, and never change.  A batch is stored at most once per producer and sequence.  Nothing is
+stored under an owner epoch lower than the highest one seen (R5.10).  An acknowledged offset stays acknowledged until
+its cursor is reset or deleted.
+
+:meth:`Partition.apply` never raises for what an entry holds: a damaged or refused command is an outcome like any other
+(H11).  Messages are not kept here: the log is the message log, and :mod:`datanode.reading` finds them in it again.  No
+clock, no I/O.
+"""
+
+from __future__ import annotations
+
+from datanode import commands
+from datanode.commands import (
+    Ack,
+    Append,
+    Command,
+    CreateCursor,
+    DeleteCursor,
+    Fence,
+    Kind,
+    Position,
+    ResetCursor,
+    Start,
+)
+from datanode.cursor import RANGES_MAX, Cursor
+from datanode.offsets import OffsetIndex, TimeIndex
+from datanode.outcomes import Appended, AppendOutcome, CursorOutcome, DeleteOutcome, FenceOutcome, Outcome, Refused
+from datanode.packing import Packer, SnapshotDamaged, Unpacker
+from datanode.producers import PRODUCERS_MAX, Producers
+from services.batch import Header
+from services.errors import (
+    BatchCorrupt,
+    Fenced,
+    InvalidArgument,
+    Overloaded,
+    SteleError,
+    SubscriptionNotFound,
+)
+
+SUBSCRIPTIONS_MAX = 1_000
+_SNAPSHOT_MAGIC = 0x5374_656C_6550_0001  # "StelP", format 1
+_OFFSET_END = 1 << 63
+
+
+class Partition:
+    """The state after the entries applied so far."""
+
+    def __init__(
+        self,
+        *,
+        producers_max: int = PRODUCERS_MAX,
+        subscriptions_max: int = SUBSCRIPTIONS_MAX,
+        ranges_max: int = RANGES_MAX,
+    ) -> None:
+        self.applied_index = 0
+        self.owner_epoch = 0
+        self.log_start = 0  # first offset that is kept
+        self.high_watermark = 0  # offset after the last one stored
+        self.offsets = OffsetIndex()
+        self.times = TimeIndex()
+        self.producers = Producers(producers_max)
+        self._subscriptions_max = subscriptions_max
+        self._ranges_max = ranges_max
+        self._cursors: dict[str, Cursor] = {}
+        self._last_generation = 0  # one counter for all cursors: a name used again never repeats a generation
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def cursor(self, subscription: str) -> Cursor | None:
+        return self._cursors.get(subscription)
+
+    @property
+    def cursors(self) -> dict[str, Cursor]:
+        """By subscription; not to be changed by the caller."""
+        return self._cursors
+
+    # --- applying -------------------------------------------------------------------------------------------------
+
+    def apply(self, index: int, term: int, payload: bytes) -> Outcome:
+        """The outcome of the regular entry at ``index``.  Indexes only grow; a repeated one is a fault of the caller
+        and raises."""
+        if index <= self.applied_index:
+            raise ValueError(f"entry {index} is applied after entry {self.applied_index}")
+        self.applied_index = index
+        outcome = self._apply(index, payload)
+        if isinstance(outcome, Refused) and payload[:1] == bytes((Kind.APPEND,)):
+            self.offsets.stored_only(index, 0)
+        return outcome
+
+    def _apply(self, index: int, payload: bytes) -> Outcome:
+        try:
+            command = commands.decode(payload)
+        except BatchCorrupt as e:
+            return Refused.of(e)
+        except commands.CommandDamaged as e:
+            return Refused.of(InvalidArgument(f"entry {index}: {e}"))
+        if command.owner_epoch < self.owner_epoch:
+            return Refused.of(fenced(command.owner_epoch, self.owner_epoch))
+        self.owner_epoch = command.owner_epoch
+        return self._carry_out(index, command)
+
+    def _carry_out(self, index: int, command: Command) -> Outcome:
+        match command:
+            case Append(headers=headers):
+                return self._append(index, headers)
+            case Fence(owner_epoch=epoch):
+                return FenceOutcome(epoch, self.high_watermark, self.log_start)
+            case CreateCursor(subscription=name, position=position):
+                return self._create_cursor(name, position)
+            case Ack():
+                return self._ack(command)
+            case ResetCursor(subscription=name, position=position):
+                return self._reset_cursor(name, position)
+            case DeleteCursor(subscription=name):
+                return DeleteOutcome(self._cursors.pop(name, None) is not None)
+
+    def _append(self, index: int, headers: tuple[Header, ...]) -> Outcome:
+        results: list[Appended | Refused] = []
+        first_stored, mask = self.high_watermark, 0
+        for i, header in enumerate(headers):
+            refusal = self.producers.check(header)
+            if refusal is None and self.high_watermark + header.record_count > _OFFSET_END:
+                refusal = Refused.of(InvalidArgument("the partition has no offsets left"))
+            if refusal is not None:
+                results.append(refusal)
+                continue
+            offset = self.high_watermark
+            self.producers.stored(header, offset)
+            self.times.stored(header.timestamp_ms, offset)
+            self.high_watermark += header.record_count
+            mask |= 1 << i
+            results.append(Appended(offset))
+        if mask:
+            self.offsets.stored(index, first_stored, sum(header.length for header in headers))
+        if mask != (1 << len(headers)) - 1:
+            self.offsets.stored_only(index, mask)
+        return AppendOutcome(tuple(results))
+
+    def _create_cursor(self, name: str, position: Position) -> Outcome:
+        cursor = self._cursors.get(name)
+        if cursor is not None:
+            return CursorOutcome(name, cursor.ack_floor, cursor.generation)
+        if len(self._cursors) >= self._subscriptions_max:
+            limit = self._subscriptions_max
+            return Refused.of(Overloaded(f"the partition has {limit} subscriptions, the most it may", limit=limit))
+        cursor = self._cursors[name] = Cursor(self._offset_of(position), self._next_generation())
+        return CursorOutcome(name, cursor.ack_floor, cursor.generation, created=True)
+
+    def _ack(self, command: Ack) -> Outcome:
+        cursor = self._cursors.get(command.subscription)
+        if cursor is None:
+            return Refused.of(_no_such(command.subscription))
+        for first, last in command.ranges:
+            # An offset that does not exist yet must not be acknowledged: its message would never be delivered.
+            if first > last or last >= self.high_watermark:
+                return Refused.of(
+                    InvalidArgument(
+                        f"offsets {first}..{last} cannot be acknowledged: the partition ends at {self.high_watermark}",
+                        high_watermark=self.high_watermark,
+                    )
+                )
+        if command.generation == cursor.generation and not cursor.ack(command.ranges, self._ranges_max):
+            return Refused.of(
+                Overloaded(
+                    f"subscription {command.subscription} would have more than {self._ranges_max} ranges of "
+                    f"acknowledged offsets above {cursor.ack_floor}",
+                    limit=self._ranges_max,
+                )
+            )
+        return CursorOutcome(command.subscription, cursor.ack_floor, cursor.generation)
+
+    def _reset_cursor(self, name: str, position: Position) -> Outcome:
+        cursor = self._cursors.get(name)
+        if cursor is None:
+            return Refused.of(_no_such(name))
+        cursor.reset(self._offset_of(position), self._next_generation())
+        return CursorOutcome(name, cursor.ack_floor, cursor.generation)
+
+    def _next_generation(self) -> int:
+        self._last_generation += 1
+        return self._last_generation
+
+    def _offset_of(self, position: Position) -> int:
+        match position.start:
+            case Start.EARLIEST:
+                return self.log_start
+            case Start.LATEST:
+                return self.high_watermark
+            case Start.OFFSET:
+                return min(max(position.value, self.log_start), self.high_watermark)
+            case Start.TIMESTAMP:
+                if position.value > self.times.latest_ms:
+                    return self.high_watermark
+                return max(self.times.locate(position.value) or 0, self.log_start)
+
+    # --- the whole state ------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """The invariants; AssertionError where one is broken."""
+        assert 0 <= self.log_start <= self.high_watermark <= _OFFSET_END
+        assert len(self._cursors) <= self._subscriptions_max
+        generations = {cursor.generation for cursor in self._cursors.values()}
+        assert len(generations) == len(self._cursors)
+        assert all(0 < g <= self._last_generation for g in generations)
+        for cursor in self._cursors.values():
+            cursor.validate(self.high_watermark, self._ranges_max)
+        self.producers.validate(self.high_watermark)
+        self.offsets.validate(self.applied_index, self.high_watermark)
+        self.times.validate(self.high_watermark)
+
+    def encode_snapshot(self) -> bytes:
+        """The whole state; equal states have equal bytes."""
+        out = Packer()
+        out.u64(_SNAPSHOT_MAGIC, self.applied_index, self.owner_epoch, self.log_start, self.high_watermark)
+        out.u64(self._last_generation, len(self._cursors))
+        for name in sorted(self._cursors):
+            out.blob(name.encode())
+            self._cursors[name].pack(out)
+        self.producers.pack(out)
+        self.offsets.pack(out)
+        self.times.pack(out)
+        return out.bytes()
+
+    def restore(self, snapshot: bytes) -> None:
+        """Becomes the state that ``snapshot`` holds, whatever it was.  Raises SnapshotDamaged, and then it is
+        unchanged."""
+        source = Unpacker(snapshot)
+        if source.u64() != _SNAPSHOT_MAGIC:
+            raise SnapshotDamaged("not a partition's snapshot")
+        fresh = Partition(
+            producers_max=self.producers.limit, subscriptions_max=self._subscriptions_max, ranges_max=self._ranges_max
+        )
+        fresh.applied_index, fresh.owner_epoch = source.u64(), source.u64()
+        fresh.log_start, fresh.high_watermark = source.u64(), source.u64()
+        fresh._last_generation = source.u64()
+        for _ in range(source.u64()):
+            name = source.blob().decode(errors="replace")
+            fresh._cursors[name] = Cursor.unpack(source)
+        fresh.producers.unpack(source)
+        fresh.offsets.unpack(source)
+        fresh.times.unpack(source)
+        source.end()
+        try:
+            fresh.validate()
+        except (AssertionError, ValueError, IndexError) as e:
+            raise SnapshotDamaged(f"the snapshot breaks an invariant: {e}") from None
+        self.__dict__.update(fresh.__dict__)
+
+
+def fenced(epoch: int, seen: int) -> Fenced:
+    return Fenced(f"owner epoch {epoch} was overtaken by {seen}", epoch=epoch, seen=seen)
+
+
+def _no_such(subscription: str) -> SteleError:
+    return SubscriptionNotFound(f"no subscription {subscription} on this partition", subscription=subscription)

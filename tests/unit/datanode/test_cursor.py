@@ -1,0 +1,82 @@
+"""A cursor against a plain set of offsets."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datanode.cursor import Cursor
+from datanode.packing import Packer, Unpacker
+
+END = 60
+one_range = st.tuples(st.integers(0, END - 1), st.integers(0, END - 1)).map(lambda r: (min(r), max(r)))
+acks = st.lists(st.lists(one_range, max_size=6), max_size=15)
+
+
+def shape_of(acked: set[int]) -> tuple[int, list[tuple[int, int]]]:
+    """Floor and ranges of a set of offsets that holds everything below the floor."""
+    floor = 0
+    while floor in acked:
+        floor += 1
+    ranges: list[tuple[int, int]] = []
+    for offset in sorted(o for o in acked if o >= floor):
+        if ranges and ranges[-1][1] == offset - 1:
+            ranges[-1] = (ranges[-1][0], offset)
+        else:
+            ranges.append((offset, offset))
+    return floor, ranges
+
+
+@given(st.integers(0, END), acks)
+def test_acks_make_the_union_of_their_offsets(floor, requests):
+    cursor, acked = Cursor(floor, 1), set(range(floor))
+    for ranges in requests:
+        assert cursor.ack(ranges)
+        acked |= {offset for first, last in ranges for offset in range(first, last + 1)}
+        cursor.validate(END)
+        assert (cursor.ack_floor, cursor.ranges) == shape_of(acked)
+    assert [cursor.is_acked(o) for o in range(END)] == [o in acked for o in range(END)]
+
+
+@given(st.lists(one_range, max_size=12), st.randoms(use_true_random=False))
+def test_order_and_grouping_of_acks_do_not_matter(ranges, random):
+    together = Cursor(0, 1)
+    together.ack(ranges)
+    shuffled = list(ranges)
+    random.shuffle(shuffled)
+    one_by_one = Cursor(0, 1)
+    for r in shuffled:
+        one_by_one.ack([r])
+    assert (together.ack_floor, together.ranges) == (one_by_one.ack_floor, one_by_one.ranges)
+
+
+@given(acks, st.integers(1, 4))
+def test_an_ack_beyond_the_bound_changes_nothing(requests, ranges_max):
+    cursor = Cursor(0, 1)
+    acked: set[int] = set()
+    for ranges in requests:
+        wanted = acked | {offset for first, last in ranges for offset in range(first, last + 1)}
+        accepted = cursor.ack(ranges, ranges_max)
+        assert accepted == (len(shape_of(wanted)[1]) <= ranges_max)
+        acked = wanted if accepted else acked
+        cursor.validate(END, ranges_max)
+        assert (cursor.ack_floor, cursor.ranges) == shape_of(acked)
+
+
+def test_a_full_cursor_still_takes_the_ack_that_shrinks_it():
+    cursor = Cursor(0, 1)
+    assert cursor.ack([(2, 2), (4, 4), (6, 6)], ranges_max=3)
+    assert not cursor.ack([(8, 8)], ranges_max=3)
+    assert cursor.ack([(0, 1)], ranges_max=3)
+    assert (cursor.ack_floor, cursor.ranges) == (3, [(4, 4), (6, 6)])
+
+
+@given(acks)
+def test_a_cursor_survives_its_bytes(requests):
+    cursor = Cursor(3, 9)
+    for ranges in requests:
+        cursor.ack(ranges)
+    out = Packer()
+    cursor.pack(out)
+    again = Cursor.unpack(Unpacker(out.bytes()))
+    assert (again.ack_floor, again.ranges, again.generation) == (cursor.ack_floor, cursor.ranges, 9)

@@ -1,0 +1,348 @@
+"""What each command does to a partition, one rule at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from datanode import commands
+from datanode.commands import EARLIEST, LATEST, Ack, CreateCursor, DeleteCursor, Fence, Position, ResetCursor, Start
+from datanode.outcomes import Appended, AppendOutcome, CursorOutcome, DeleteOutcome, FenceOutcome, Outcome, Refused
+from datanode.packing import SnapshotDamaged
+from datanode.partition import Partition
+from services.errors import (
+    Fenced,
+    InvalidArgument,
+    OutOfOrderSequence,
+    Overloaded,
+    SubscriptionNotFound,
+)
+from tests.unit.datanode.entries import make_batch
+
+
+class Log:
+    """A partition fed one entry after the other; invariants are checked after each."""
+
+    def __init__(self, **bounds: int) -> None:
+        self.partition = Partition(**bounds)
+        self.index = 0
+
+    def raw(self, payload: bytes) -> Outcome:
+        self.index += 1
+        outcome = self.partition.apply(self.index, 1, payload)
+        self.partition.validate()
+        return outcome
+
+    def do(self, command) -> Outcome:
+        return self.raw(commands.encode(command))
+
+    def append(self, *batches: bytes, epoch: int = 1) -> tuple[Appended | Refused, ...]:
+        outcome = self.raw(commands.encode_append(epoch, batches))
+        assert isinstance(outcome, AppendOutcome), outcome
+        return outcome.results
+
+    def offset_of(self, position: Position) -> int:
+        outcome = self.do(ResetCursor(1, "s", position))
+        assert isinstance(outcome, CursorOutcome), outcome
+        return outcome.ack_floor
+
+
+def refused(outcome: object, error: type) -> dict[str, str]:
+    assert isinstance(outcome, Refused), outcome
+    assert isinstance(outcome.error(), error), outcome
+    assert type(outcome.error()) is error
+    return dict(outcome.facts)
+
+
+# --- offsets ----------------------------------------------------------------------------------------------------------
+
+
+def test_offsets_have_no_gaps():
+    log = Log()
+    assert log.append(make_batch(3), make_batch(2)) == (Appended(0), Appended(3))
+    assert log.append(make_batch(1)) == (Appended(5),)
+    assert log.partition.high_watermark == 6
+
+
+def test_a_refused_batch_takes_no_offset_and_the_rest_of_the_entry_is_stored():
+    log = Log()
+    results = log.append(make_batch(2), make_batch(1, producer_id=7, sequence=5), make_batch(2))
+    assert results[0] == Appended(0)
+    refused(results[1], OutOfOrderSequence)
+    assert results[2] == Appended(2)
+
+
+def test_an_index_is_applied_once():
+    log = Log()
+    log.append(make_batch())
+    with pytest.raises(ValueError, match="applied after"):
+        log.partition.apply(1, 1, b"")
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x00", b"\x01", b"\x01" + bytes(30), b"\x02", b"\x63" + bytes(20), b"\x04" + bytes(9)]
+)
+def test_h11_a_damaged_command_is_an_outcome(payload):
+    log = Log()
+    log.append(make_batch(2))
+    before = log.partition.encode_snapshot()
+    first, second = log.raw(payload), log.raw(payload)
+    assert isinstance(first, Refused)
+    assert isinstance(second, Refused)
+    assert isinstance(first.error(), InvalidArgument)
+    assert log.partition.high_watermark == 2
+    again = Partition()
+    again.restore(before)
+    assert again.apply(2, 1, payload) == first
+
+
+def test_damage_after_a_good_batch_stores_nothing_of_the_entry():
+    log = Log()
+    outcome = log.raw(commands.encode_append(1, [make_batch(2)]) + b"tail")
+    assert isinstance(outcome, Refused)
+    assert log.partition.high_watermark == 0
+
+
+# --- producers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_retried_batch_is_stored_once():
+    log = Log()
+    first = make_batch(3, producer_id=7)
+    assert log.append(first) == (Appended(0),)
+    assert log.append(make_batch(1)) == (Appended(3),)
+    assert log.append(first) == (Appended(0, duplicate=True),)
+    assert log.append(first, first) == (Appended(0, duplicate=True), Appended(0, duplicate=True))
+    assert log.partition.high_watermark == 4
+
+
+def test_a_retry_inside_one_entry_is_stored_once():
+    log = Log()
+    first = make_batch(3, producer_id=7)
+    assert log.append(first, first) == (Appended(0), Appended(0, duplicate=True))
+
+
+def test_a_retry_of_a_part_of_a_batch_is_a_duplicate_at_its_own_offset():
+    log = Log()
+    log.append(make_batch(10), make_batch(10, producer_id=7))
+    assert log.append(make_batch(4, producer_id=7, sequence=3)) == (Appended(13, duplicate=True),)
+
+
+@pytest.mark.parametrize(("sequence", "count", "expected"), [(5, 1, 3), (2, 2, 3), (0, 4, 3), (3 + 2**40, 1, 3)])
+def test_a_gap_or_overlap_is_refused_with_the_expected_sequence(sequence, count, expected):
+    log = Log()
+    log.append(make_batch(3, producer_id=7))
+    facts = refused(log.append(make_batch(count, producer_id=7, sequence=sequence))[0], OutOfOrderSequence)
+    assert facts["expected"] == str(expected)
+    assert facts["got"] == str(sequence)
+    assert log.append(make_batch(1, producer_id=7, sequence=3)) == (Appended(3),)
+
+
+def test_an_unknown_producer_begins_at_0():
+    log = Log()
+    facts = refused(log.append(make_batch(1, producer_id=7, sequence=1))[0], OutOfOrderSequence)
+    assert facts == {"expected": "0", "got": "1", "producer": "unknown"}
+
+
+def test_producer_0_is_never_checked():
+    log = Log()
+    same = make_batch(1, producer_id=0, sequence=9)
+    assert log.append(same, same) == (Appended(0), Appended(1))
+
+
+def test_a_sequence_that_leaves_64_bits_is_refused():
+    log = Log()
+    refused(log.append(make_batch(2, producer_id=7, sequence=2**64 - 1))[0], InvalidArgument)
+
+
+def test_a_duplicate_older_than_the_window_is_refused_not_stored_again():
+    log = Log()
+    for sequence in range(70):
+        log.append(make_batch(1, producer_id=7, sequence=sequence))
+    assert log.append(make_batch(1, producer_id=7, sequence=6)) == (Appended(6, duplicate=True),)
+    facts = refused(log.append(make_batch(1, producer_id=7, sequence=5))[0], OutOfOrderSequence)
+    assert facts["expected"] == "70"
+    assert log.partition.high_watermark == 70
+
+
+def test_the_producer_that_wrote_longest_ago_is_forgotten():
+    log = Log(producers_max=2)
+    log.append(make_batch(1, producer_id=1))
+    log.append(make_batch(1, producer_id=2))
+    log.append(make_batch(1, producer_id=1, sequence=1))
+    log.append(make_batch(1, producer_id=3))
+    assert len(log.partition.producers) == 2
+    refused(log.append(make_batch(1, producer_id=2, sequence=1))[0], OutOfOrderSequence)
+    assert log.append(make_batch(1, producer_id=1, sequence=2)) == (Appended(4),)
+
+
+def test_a_refused_batch_forgets_nobody():
+    log = Log(producers_max=1)
+    log.append(make_batch(1, producer_id=1))
+    refused(log.append(make_batch(1, producer_id=2, sequence=4))[0], OutOfOrderSequence)
+    assert log.append(make_batch(1, producer_id=1, sequence=1)) == (Appended(1),)
+
+
+# --- owner epoch (R5.10) ----------------------------------------------------------------------------------------------
+
+
+def test_r5_10_a_fence_refuses_every_lower_epoch():
+    log = Log()
+    log.append(make_batch(2), epoch=3)
+    assert log.do(Fence(5)) == FenceOutcome(5, high_watermark=2, log_start=0)
+    for outcome in (
+        log.raw(commands.encode_append(4, [make_batch()])),
+        log.do(Fence(4)),
+        log.do(CreateCursor(4, "s", LATEST)),
+        log.do(Ack(4, "s", 1, ((0, 0),))),
+        log.do(ResetCursor(4, "s", LATEST)),
+        log.do(DeleteCursor(4, "s")),
+    ):
+        assert refused(outcome, Fenced) == {"epoch": "4", "seen": "5"}
+    assert log.partition.high_watermark == 2
+    assert log.append(make_batch(), epoch=5) == (Appended(2),)
+
+
+def test_r5_10_an_append_of_a_higher_epoch_fences_the_lower():
+    log = Log()
+    log.append(make_batch(), epoch=7)
+    refused(log.raw(commands.encode_append(6, [make_batch()])), Fenced)
+
+
+# --- cursors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("position", "floor"),
+    [
+        (EARLIEST, 0),
+        (LATEST, 10),
+        (Position(Start.OFFSET, 4), 4),
+        (Position(Start.OFFSET, 10), 10),
+        (Position(Start.OFFSET, 11), 10),
+        (Position(Start.OFFSET, 2**64 - 1), 10),
+    ],
+)
+def test_a_cursor_begins_where_it_is_told(position, floor):
+    log = Log()
+    log.append(make_batch(10))
+    assert log.do(CreateCursor(1, "s", position)) == CursorOutcome("s", floor, 1, created=True)
+
+
+def test_creating_a_cursor_again_changes_nothing():
+    log = Log()
+    log.append(make_batch(10))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    log.do(Ack(1, "s", 1, ((0, 3),)))
+    assert log.do(CreateCursor(1, "s", LATEST)) == CursorOutcome("s", 4, 1, created=False)
+
+
+def test_acks_move_the_floor_and_keep_ranges():
+    log = Log()
+    log.append(make_batch(10))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    assert log.do(Ack(1, "s", 1, ((2, 3), (5, 5)))) == CursorOutcome("s", 0, 1)
+    assert log.partition.cursor("s").ranges == [(2, 3), (5, 5)]
+    assert log.do(Ack(1, "s", 1, ((0, 1),))) == CursorOutcome("s", 4, 1)
+    assert log.do(Ack(1, "s", 1, ((0, 9),))) == CursorOutcome("s", 10, 1)
+
+
+@pytest.mark.parametrize("ranges", [((3, 2),), ((0, 10),), ((10, 10),), ((0, 0), (12, 12))])
+def test_what_does_not_exist_is_not_acknowledged(ranges):
+    log = Log()
+    log.append(make_batch(10))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    assert refused(log.do(Ack(1, "s", 1, ranges)), InvalidArgument) == {"high_watermark": "10"}
+    assert log.partition.cursor("s").ack_floor == 0
+
+
+def test_an_ack_of_an_older_generation_is_dropped():
+    log = Log()
+    log.append(make_batch(10))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    assert log.do(ResetCursor(1, "s", Position(Start.OFFSET, 5))) == CursorOutcome("s", 5, 2)
+    assert log.do(Ack(1, "s", 1, ((5, 9),))) == CursorOutcome("s", 5, 2)
+    assert log.do(Ack(1, "s", 2, ((5, 9),))) == CursorOutcome("s", 10, 2)
+
+
+def test_a_cursor_created_again_under_its_name_does_not_take_acks_of_the_former():
+    log = Log()
+    log.append(make_batch(10))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    assert log.do(DeleteCursor(1, "s")) == DeleteOutcome(True)
+    assert log.do(CreateCursor(1, "s", EARLIEST)) == CursorOutcome("s", 0, 2, created=True)
+    assert log.do(Ack(1, "s", 1, ((0, 9),))) == CursorOutcome("s", 0, 2)
+
+
+def test_a_reset_clears_the_ranges_and_may_go_back():
+    log = Log()
+    log.append(make_batch(10))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    log.do(Ack(1, "s", 1, ((0, 3), (6, 7))))
+    assert log.do(ResetCursor(1, "s", EARLIEST)) == CursorOutcome("s", 0, 2)
+    assert log.partition.cursor("s").ranges == []
+
+
+def test_a_reset_beyond_the_end_is_clamped():
+    log = Log()
+    log.append(make_batch(10))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    assert log.offset_of(Position(Start.OFFSET, 99)) == 10
+    assert log.offset_of(LATEST) == 10
+
+
+def test_a_reset_by_time_never_skips_a_message_at_or_after_it():
+    log = Log()
+    for i in range(10):
+        log.append(make_batch(2, timestamp_ms=10_000 + i * 2_000))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    assert log.offset_of(Position(Start.TIMESTAMP, 0)) == 0
+    assert log.offset_of(Position(Start.TIMESTAMP, 14_000)) == 4
+    assert log.offset_of(Position(Start.TIMESTAMP, 15_999)) == 4
+    assert log.offset_of(Position(Start.TIMESTAMP, 28_000)) == 18
+    assert log.offset_of(Position(Start.TIMESTAMP, 28_001)) == 20
+
+
+@pytest.mark.parametrize("command", [Ack(1, "none", 1, ((0, 0),)), ResetCursor(1, "none", LATEST)])
+def test_a_subscription_that_does_not_exist_is_named(command):
+    log = Log()
+    log.append(make_batch())
+    assert refused(log.do(command), SubscriptionNotFound) == {"subscription": "none"}
+
+
+def test_deleting_a_cursor_twice_is_no_error():
+    log = Log()
+    log.do(CreateCursor(1, "s", EARLIEST))
+    assert log.do(DeleteCursor(1, "s")) == DeleteOutcome(True)
+    assert log.do(DeleteCursor(1, "s")) == DeleteOutcome(False)
+
+
+def test_subscriptions_are_bounded():
+    log = Log(subscriptions_max=2)
+    log.do(CreateCursor(1, "a", EARLIEST))
+    log.do(CreateCursor(1, "b", EARLIEST))
+    assert refused(log.do(CreateCursor(1, "c", EARLIEST)), Overloaded) == {"limit": "2"}
+    assert log.do(CreateCursor(1, "a", EARLIEST)) == CursorOutcome("a", 0, 1)
+
+
+def test_acknowledged_ranges_are_bounded():
+    log = Log(ranges_max=2)
+    log.append(make_batch(20))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    log.do(Ack(1, "s", 1, ((2, 2), (4, 4))))
+    assert refused(log.do(Ack(1, "s", 1, ((6, 6),))), Overloaded) == {"limit": "2"}
+    assert log.partition.cursor("s").ranges == [(2, 2), (4, 4)]
+    assert log.do(Ack(1, "s", 1, ((0, 1),))) == CursorOutcome("s", 3, 1)
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-1], lambda b: b + b"x", lambda b: b"x" + b[1:]])
+def test_a_damaged_snapshot_changes_nothing(damage):
+    log = Log()
+    log.append(make_batch(3, producer_id=1))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    good = log.partition.encode_snapshot()
+    with pytest.raises(SnapshotDamaged):
+        log.partition.restore(damage(good))
+    assert log.partition.encode_snapshot() == good

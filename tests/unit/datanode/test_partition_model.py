@@ -1,0 +1,154 @@
+"""Random logs: the partition against a naive model, replicas against one another, snapshots against replay."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datanode import commands
+from datanode.commands import Ack, CreateCursor, DeleteCursor, Fence, Position, ResetCursor, Start
+from datanode.outcomes import Appended, AppendOutcome, Refused
+from datanode.partition import Partition
+from datanode.reading import Reader
+from services import batch
+from tests.unit.datanode.entries import make_batch
+
+epochs = st.sampled_from([1, 1, 1, 1, 2, 3])
+names = st.sampled_from(["a", "b", "c", "d"])
+offsets = st.integers(0, 60)
+positions = st.builds(Position, st.sampled_from([Start.EARLIEST, Start.LATEST, Start.OFFSET]), offsets)
+resets = st.one_of(positions, st.builds(Position, st.just(Start.TIMESTAMP), st.integers(0, 9_000)))
+batches = st.builds(
+    make_batch,
+    count=st.integers(1, 4),
+    producer_id=st.integers(0, 4),
+    sequence=st.integers(0, 8),
+    timestamp_ms=st.integers(0, 9_000),
+    size=st.sampled_from([1, 1, 300]),
+)
+appends = st.builds(commands.encode_append, epochs, st.lists(batches, min_size=1, max_size=4))
+ranges = st.lists(st.tuples(offsets, offsets).map(sorted).map(tuple), min_size=1, max_size=4).map(tuple)
+small = st.one_of(
+    st.builds(Fence, epochs),
+    st.builds(CreateCursor, epochs, names, positions),
+    st.builds(Ack, epochs, names, st.integers(1, 4), ranges),
+    st.builds(ResetCursor, epochs, names, resets),
+    st.builds(DeleteCursor, epochs, names),
+).map(commands.encode)
+payloads = st.one_of(appends, appends, appends, small, small, st.binary(max_size=60))
+logs = st.lists(st.one_of(payloads, payloads, payloads, st.none()), max_size=60)  # None: an entry that is no command
+
+
+def fresh() -> Partition:
+    return Partition(producers_max=3, subscriptions_max=3, ranges_max=4)
+
+
+def replay(partition: Partition, log: list[bytes | None], start: int = 1) -> list[object]:
+    outcomes = []
+    for index, payload in enumerate(log[start - 1 :], start):
+        if payload is not None:
+            outcomes.append(partition.apply(index, 1, payload))
+            partition.validate()
+    return outcomes
+
+
+@given(logs)
+def test_replicas_agree(log):
+    one, other = fresh(), fresh()
+    assert replay(one, log) == replay(other, log)
+    assert one.encode_snapshot() == other.encode_snapshot()
+
+
+@given(logs, st.integers(1, 60))
+def test_a_replica_from_a_snapshot_goes_on_like_the_one_that_replayed_all(log, cut):
+    cut = min(cut, len(log) + 1)
+    whole, part = fresh(), fresh()
+    replay(part, log[: cut - 1])
+    snapshot = part.encode_snapshot()
+    restored = fresh()
+    replay(restored, log[:3])
+    restored.restore(snapshot)
+    assert restored.encode_snapshot() == snapshot
+    outcomes = replay(whole, log)
+    tail = replay(restored, log, cut)
+    assert tail == outcomes[len(outcomes) - len(tail) :]
+    assert restored.encode_snapshot() == whole.encode_snapshot()
+
+
+def stored_in(log: list[bytes | None]) -> list[tuple[int, bytes]]:
+    """What a partition that kept every batch in a list would hold."""
+    partition, held = fresh(), []
+    for index, payload in enumerate(log, 1):
+        if payload is None:
+            continue
+        outcome = partition.apply(index, 1, payload)
+        if isinstance(outcome, AppendOutcome):
+            at = commands.APPEND_HEAD_BYTES
+            for result in outcome.results:
+                end = at + int.from_bytes(payload[at + 4 : at + 8], "big")
+                if isinstance(result, Appended) and not result.duplicate:
+                    held.append((result.base_offset, payload[at:end]))
+                at = end
+    return held
+
+
+@settings(max_examples=200)
+@given(logs, st.lists(st.tuples(offsets, st.sampled_from([0, 1, 100, 400, 10_000])), min_size=1, max_size=6))
+def test_every_stored_batch_is_read_at_its_offset(log, reads):
+    held = stored_in(log)
+    partition = fresh()
+    replay(partition, log)
+    end = 0
+    for base_offset, stored in held:
+        assert base_offset == end
+        end += batch.read_header(stored).record_count
+    assert partition.high_watermark == end
+    reader = Reader(partition, lambda index: log[index - 1])
+    for offset, bytes_max in [*reads, (0, 10_000)]:
+        found = [(s.base_offset, s.batch) for s in reader.read(offset, bytes_max)]
+        wanted = [(o, b) for o, b in held if o + batch.read_header(b).record_count > offset]
+        assert found == wanted[: len(found)]
+        assert bool(found) == bool(wanted)
+        size = sum(len(b) for _, b in found)
+        assert len(found) <= 1 or size <= bytes_max
+        if len(found) < len(wanted):
+            assert size + len(wanted[len(found)][1]) > bytes_max
+
+
+@given(logs, st.sampled_from([1, 100, 500]))
+def test_reading_on_gives_everything_once(log, bytes_max):
+    partition, offset, read = fresh(), 0, []
+    reader = Reader(partition, lambda index: log[index - 1])
+    for index, payload in enumerate(log, 1):
+        if payload is not None:
+            partition.apply(index, 1, payload)
+        while found := reader.read(offset, bytes_max):
+            read += [(s.base_offset, s.batch) for s in found]
+            offset = found[-1].base_offset + batch.read_header(found[-1].batch).record_count
+    assert read == stored_in(log)
+
+
+@given(logs)
+def test_a_sequence_is_stored_once_and_without_gaps(log):
+    """Per producer, the stored sequences are 0, 1, 2, ... unless it was forgotten in between and began again at 0."""
+    expected: dict[int, int] = {}
+    for _, stored in stored_in(log):
+        header = batch.read_header(stored)
+        if header.producer_id:
+            assert header.base_sequence in (0, expected.get(header.producer_id, 0))
+            expected[header.producer_id] = header.last_sequence + 1
+
+
+@given(logs)
+def test_r5_10_nothing_is_stored_below_the_highest_epoch(log):
+    partition, highest = fresh(), 0
+    for index, payload in enumerate(log, 1):
+        if payload is None:
+            continue
+        outcome = partition.apply(index, 1, payload)
+        assert partition.owner_epoch >= highest
+        if not isinstance(outcome, Refused):
+            epoch = int.from_bytes(payload[1:9], "big")
+            assert epoch >= highest
+            highest = epoch
+        highest = max(highest, partition.owner_epoch)
