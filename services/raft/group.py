@@ -1,0 +1,263 @@
+"""One replica of a group on the event loop: the engine, its journal's flushes and futures for its proposers.
+
+Guarantee: a proposal's future ends with the result of ``apply``, or with an error that says whether the outcome is known.  Everything
+happens on one loop; only :meth:`Flush.run` leaves it, on the flush threads of the ticker.
+
+    group.propose(payload) -> Future     on the leader
+    group.read_payload(index)            a committed entry
+    group.subscribe(callback)            leader or state changed
+
+Failures of storage end the replica, never the process: ENOSPC makes it read-only until space returns, any other error stops it
+(a sync that failed is never taken for done).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from services.errors import DiskFull, GroupStopped, StorageFailed
+from services.pb import raft_pb2 as pb
+from services.raft.engine import Engine, StateMachine, Timing
+from services.raft.journal import Journal
+from services.raft.storage import REGULAR, LogStorage, TermStorage
+from services.raft.ticker import Ticker
+
+log = structlog.get_logger()
+
+DISK_FULL_RETRY_S = 1.0
+
+
+class Group:
+    """A running replica.  Made by the registry (services/raft/registry.py), which owns its storage."""
+
+    def __init__(
+        self,
+        group_id: int,
+        store_id: int,
+        members: Sequence[int],
+        storage: tuple[LogStorage, TermStorage],
+        machine: StateMachine,
+        ticker: Ticker,
+        rng: random.Random,
+        timing: Timing,
+        may_lead: Callable[[], bool],
+        entry_bytes_max: int,
+    ) -> None:
+        self.group_id = group_id
+        self.store_id = store_id
+        self.members = tuple(members)
+        self.machine = machine
+        self.journal = Journal(*storage)
+        self._ticker = ticker
+        self._callbacks: list[Callable[[Group], None]] = []
+        self.engine = Engine(
+            group_id, store_id, members, self.journal, machine, ticker.now, rng, timing, may_lead, entry_bytes_max
+        )
+        self.engine.on_change = self._changed
+        self._retry: asyncio.TimerHandle | None = None
+        self._flushed = asyncio.Event()
+        self._flushed.set()
+        self._stopped = False
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def is_leader(self) -> bool:
+        return self.engine.is_leader
+
+    @property
+    def leader_store_id(self) -> int:
+        return self.engine.leader
+
+    @property
+    def term(self) -> int:
+        return self.engine.term
+
+    @property
+    def state(self) -> str:
+        """``follower``, ``candidate``, ``leader`` or ``failed``."""
+        return self.engine.state
+
+    @property
+    def problem(self) -> str:
+        """One line when the replica has failed, else empty."""
+        return str(self.engine.failed or "")
+
+    @property
+    def commit_index(self) -> int:
+        return self.engine.commit_index
+
+    @property
+    def applied_index(self) -> int:
+        return self.engine.applied_index
+
+    @property
+    def last_index(self) -> int:
+        return self.journal.last_index
+
+    @property
+    def log_bytes(self) -> int:
+        return self.journal.bytes
+
+    @property
+    def disk_full(self) -> bool:
+        return self.journal.disk_full
+
+    @property
+    def settled(self) -> bool:
+        """Loaded and caught up, or no leader anywhere, or failed: it does not hold the ready gate (R4.1, R4.3, R4.5)."""
+        return self.engine.failed is not None or self.engine.caught_up
+
+    def subscribe(self, callback: Callable[[Group], None]) -> None:
+        """``callback(group)`` soon after each change of leader, term or state; on the loop, never nested in the change itself."""
+        self._callbacks.append(callback)
+
+    # --- what can be asked of it --------------------------------------------------------------------------------------
+
+    def propose(self, payload: bytes) -> asyncio.Future[object]:
+        """Replicates ``payload``.  The future ends with the result of ``apply`` on this replica.
+
+        Errors: NotLeader (definite; fact ``leader``), MessageTooLarge, Overloaded, DiskFull (definite); ProposalLost (indefinite);
+        GroupStopped, StorageFailed (indefinite once the proposal was accepted).
+        """
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+        def done(result: object, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        try:
+            self.engine.propose(payload, done)
+        except Exception as e:
+            future.set_exception(e)
+            return future
+        self._ticker.wake(self)
+        return future
+
+    def read_payload(self, index: int) -> bytes:
+        """The payload of a committed entry.  Raises LogDamaged when the stored bytes fail their checks."""
+        entry = self.journal.read(index, index, 1)[0]
+        assert entry.kind == REGULAR
+        return entry.payload
+
+    def transfer_leadership(self) -> bool:
+        """Asks the most caught-up follower to take over at once; True if one was asked."""
+        asked = self.engine.transfer_leadership()
+        self._ticker.wake(self)
+        return asked
+
+    # --- events from the transport and the ticker --------------------------------------------------------------------
+
+    def receive(self, sender: int, message: pb.RaftMessage) -> None:
+        self._guarded(self.engine.receive, sender, message)
+
+    def connected(self, store_id: int) -> None:
+        self._guarded(self.engine.connected, store_id)
+
+    def disconnected(self, store_id: int) -> None:
+        self._guarded(self.engine.disconnected, store_id)
+
+    def peer_gone(self, store_id: int) -> None:
+        self._guarded(self.engine.peer_gone, store_id)
+
+    def step(self) -> float:
+        """One turn: time, messages that may leave, the next flush.  Returns the monotonic second of the next turn."""
+        if self._stopped:
+            return float("inf")
+        try:
+            self.engine.tick()
+        except Exception as e:
+            self._broken(e)
+        self._send_ready()
+        self._start_flush()
+        return self.engine.next_deadline()
+
+    def _guarded(self, event: Callable[..., None], *arguments: Any) -> None:
+        if self._stopped:
+            return
+        try:
+            event(*arguments)
+        except Exception as e:
+            self._broken(e)
+        self._ticker.wake(self)
+
+    def _send_ready(self) -> None:
+        for outgoing in self.engine.take_ready():
+            self._ticker.send(outgoing.to, outgoing.message)
+
+    def _start_flush(self) -> None:
+        if self._retry is not None or self.engine.failed:
+            return
+        flush = self.journal.begin()
+        if flush is None:
+            return
+        self._flushed.clear()
+        loop = asyncio.get_running_loop()
+        running = loop.run_in_executor(self._ticker.flush_threads, flush.run)
+        running.add_done_callback(lambda _: self._flush_done(flush))
+
+    def _flush_done(self, flush: Any) -> None:
+        error = self.journal.finish(flush)
+        self._flushed.set()
+        if self._stopped:
+            return
+        if isinstance(error, DiskFull):
+            log.warning("disk_full", group=self.group_id, store=self.store_id)
+            self._retry = asyncio.get_running_loop().call_later(DISK_FULL_RETRY_S, self._retry_flush)
+        elif error is not None:
+            self._broken(error)
+        else:
+            self.engine.synced()
+        self._ticker.wake(self)
+
+    def _retry_flush(self) -> None:
+        self._retry = None
+        self._ticker.wake(self)
+
+    def _broken(self, error: BaseException) -> None:
+        """The replica cannot go on: no vote, no acknowledgement leaves it any more (R3.8)."""
+        if not self.engine.failed:
+            log.error("replica_failed", group=self.group_id, store=self.store_id, error=repr(error), exc_info=error)
+            self.engine.fail(
+                StorageFailed(f"replica of group {self.group_id} on store {self.store_id} stopped: {error}")
+            )
+
+    def directory_vanished(self) -> None:
+        """Its directory is no longer there: it stops itself and reports once (R3.7)."""
+        if not self.engine.failed:
+            log.error("group_directory_vanished", group=self.group_id, store=self.store_id)
+            self.engine.fail(GroupStopped(f"the directory of group {self.group_id} has vanished", group=self.group_id))
+
+    def _changed(self) -> None:
+        if not self._stopped and self._callbacks:
+            asyncio.get_running_loop().call_soon(self._tell)
+        self._ticker.wake(self)
+
+    def _tell(self) -> None:
+        for callback in list(self._callbacks):
+            try:
+                callback(self)
+            except Exception:
+                log.exception("group_callback_failed", group=self.group_id)
+
+    async def stop(self) -> None:
+        """Ends every task, timer and flush of this replica; afterwards its storage may be closed (R3.4)."""
+        if not self._stopped:
+            self.engine.fail(
+                GroupStopped(f"group {self.group_id} on store {self.store_id} is stopping", group=self.group_id)
+            )
+            self._stopped = True
+            self._callbacks.clear()
+            if self._retry is not None:
+                self._retry.cancel()
+            self._ticker.forget(self)
+        await self._flushed.wait()

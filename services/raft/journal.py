@@ -1,0 +1,286 @@
+"""The engine's view of its log: a tail in memory over the segment files, and the order in which changes become durable (H7).
+
+Guarantee: everything that ``add``, ``deleteEntriesFrom`` and ``setCurrentTerm`` change is visible at once and becomes durable in exactly
+that order.  Each change has a *position*; a message that promises something carries the position it stands for and leaves only
+when :attr:`synced_position` has reached it (PERSIST BEFORE PROMISE).
+
+Use: the driver takes a :class:`Flush`, runs it on a thread, gives it back to :meth:`finish`.  At most one is under way at a time; all that
+gathers meanwhile goes with the next one, so one ``fdatasync`` serves every proposal and message that waits (group commit).
+
+The commit index is not stored: what is committed is learnt again from a majority (H9).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pysyncobj.journal import Journal as EngineJournal
+
+from services.errors import DiskFull
+from services.raft.storage import Entry, LogStorage, TermStorage
+
+TAIL_BYTES_MAX: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Append:
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class _Truncate:
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class _StoreTerm:
+    term: int
+    voted_for: int
+
+
+_Change = _Append | _Truncate | _StoreTerm
+
+
+@dataclass(slots=True)
+class Flush:
+    """A run of changes on their way to the disk.  ``run`` may be called again after DiskFull: what is done is not done twice."""
+
+    log: LogStorage
+    terms: TermStorage
+    changes: deque[_Change]
+    position: int
+    last_index: int
+    log_dirty: bool
+    error: BaseException | None = field(default=None)
+
+    def run(self) -> None:
+        """Carries the changes out and syncs.  Never raises: the outcome is in ``error``."""
+        self.error = None
+        try:
+            while self.changes:
+                change = self.changes[0]
+                if isinstance(change, _Append):
+                    entries = self._leading_appends()
+                    self.log_dirty = True
+                    self.log.append(entries)
+                    for _ in entries:
+                        self.changes.popleft()
+                    continue
+                if isinstance(change, _Truncate):
+                    self.log_dirty = True
+                    self.log.truncate_from(change.index)
+                else:
+                    self.terms.store(change.term, change.voted_for)
+                self.changes.popleft()
+            if self.log_dirty:
+                self.log.sync()
+                self.log_dirty = False
+        except Exception as e:
+            self.error = e
+
+    def _leading_appends(self) -> list[Entry]:
+        entries: list[Entry] = []
+        for change in self.changes:
+            if not isinstance(change, _Append):
+                break
+            entries.append(change.entry)
+        return entries
+
+
+class Journal(EngineJournal):  # type: ignore[misc]
+    """The log of one replica, as the engine and our corrections use it."""
+
+    def __init__(self, log: LogStorage, terms: TermStorage, tail_bytes_max: int = TAIL_BYTES_MAX) -> None:
+        self._log = log
+        self._terms = terms
+        self._term, self._voted_for = terms.load()
+        self._tail: deque[Entry] = deque()  # newest entries; those not yet written are always among them
+        self._tail_bytes = 0
+        self._tail_bytes_max = tail_bytes_max
+        self._last_index = log.last_index
+        self._last_term = log.term_at(log.last_index) if log.last_index >= log.first_index else 0
+        self._changes: deque[_Change] = deque()
+        self._position = 0
+        self._flush: Flush | None = None
+        self.synced_position = 0
+        self.synced_index = log.last_index
+        self._log_dirty = False  # something written by an unfinished flush still waits for its sync
+        self.disk_full = False
+
+    # --- what is in the log ---------------------------------------------------------------------------------------
+
+    @property
+    def first_index(self) -> int:
+        return self._log.first_index if self._log.last_index >= self._log.first_index else self._first_in_tail()
+
+    @property
+    def last_index(self) -> int:
+        return self._last_index
+
+    @property
+    def last_term(self) -> int:
+        return self._last_term
+
+    @property
+    def bytes(self) -> int:
+        return self._log.bytes
+
+    def term_at(self, index: int) -> int:
+        """The term of entry ``index``, which must be in the log."""
+        if index == self._last_index:
+            return self._last_term
+        first = self._first_in_tail()
+        return self._tail[index - first].term if index >= first else self._log.term_at(index)
+
+    def read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
+        """Entries ``first..last`` or fewer: cut off after ``bytes_max`` bytes of payload, at least one if there is any."""
+        last = min(last, self._last_index)
+        if first > last:
+            return []
+        in_memory = self._first_in_tail()
+        if first < in_memory:
+            return self._log.read(first, min(last, in_memory - 1), bytes_max)
+        found: list[Entry] = []
+        size = 0
+        for position in range(first - in_memory, last - in_memory + 1):
+            entry = self._tail[position]
+            found.append(entry)
+            size += len(entry.payload)
+            if size >= bytes_max:
+                break
+        return found
+
+    def _first_in_tail(self) -> int:
+        return self._tail[0].index if self._tail else self._last_index + 1
+
+    # --- changes, in the order in which they become durable -------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """The position of the newest change."""
+        return self._position
+
+    def append(self, entry: Entry) -> None:
+        if entry.index != self._last_index + 1:
+            raise AssertionError(f"entry {entry.index} does not follow {self._last_index}")
+        self._tail.append(entry)
+        self._tail_bytes += len(entry.payload)
+        self._last_index, self._last_term = entry.index, entry.term
+        self._change(_Append(entry))
+
+    def truncate_from(self, index: int) -> None:
+        """Removes entry ``index`` and all after it; they must not be committed."""
+        while self._tail and self._tail[-1].index >= index:
+            self._tail_bytes -= len(self._tail.pop().payload)
+        self._last_index = index - 1
+        self._last_term = self.term_before(index)
+        self.synced_index = min(self.synced_index, index - 1)
+        if self._flush is not None:
+            self._flush.last_index = min(self._flush.last_index, index - 1)
+        self._change(_Truncate(index))
+
+    def term_before(self, index: int) -> int:
+        first = self._first_in_tail()
+        if index - 1 >= first:
+            return self._tail[index - 1 - first].term
+        return self._log.term_at(index - 1) if index - 1 >= self._log.first_index else 0
+
+    def _change(self, change: _Change) -> None:
+        self._changes.append(change)
+        self._position += 1
+
+    def begin(self) -> Flush | None:
+        """What is to be written next; None while nothing is, or while a flush is under way."""
+        if self._flush is not None or not self._changes:
+            return None
+        self._flush = Flush(self._log, self._terms, self._changes, self._position, self._last_index, self._log_dirty)
+        self._changes = deque()
+        return self._flush
+
+    def finish(self, flush: Flush) -> BaseException | None:
+        """Takes note of a flush that has run.  Returns its error; after DiskFull the same changes are tried again by the next one."""
+        assert flush is self._flush
+        self._flush = None
+        if flush.error is None:
+            self.synced_position = flush.position
+            self.synced_index = max(self.synced_index, flush.last_index)
+            self.disk_full = False
+            self._log_dirty = False
+            self._trim()
+            return None
+        if isinstance(flush.error, DiskFull):
+            self.disk_full = True
+            self._log_dirty = flush.log_dirty
+            flush.changes.extend(self._changes)
+            self._changes = flush.changes
+        return flush.error
+
+    def _trim(self) -> None:
+        while self._tail_bytes > self._tail_bytes_max and self._tail[0].index <= self.synced_index:
+            self._tail_bytes -= len(self._tail.popleft().payload)
+
+    # --- the engine's interface: positions count from the first entry, entries are (command, index, term) ----------
+
+    def add(self, command: Any, idx: int, term: int) -> None:
+        entry = command if isinstance(command, Entry) else Entry(idx, term, command[0], bytes(command[1:]))
+        self.append(entry)
+
+    def deleteEntriesFrom(self, entryFrom: int) -> None:
+        self.truncate_from(self.first_index + entryFrom)
+
+    def deleteEntriesTo(self, entryTo: int) -> None:
+        raise AssertionError("the log is shortened by its segments, not by the engine (H8)")
+
+    def clear(self) -> None:
+        raise AssertionError("a log is never cleared (H8)")
+
+    def __len__(self) -> int:
+        return self._last_index - self.first_index + 1
+
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, slice):
+            start, stop, step = item.indices(len(self))
+            assert step == 1
+            return [_as_tuple(e) for e in self._all(self.first_index + start, self.first_index + stop - 1)]
+        if item == -1:
+            return (None, self._last_index, self._last_term)
+        index = self.first_index + (item if item >= 0 else len(self) + item)
+        return _as_tuple(self.read(index, index, 1)[0])
+
+    def _all(self, first: int, last: int) -> Sequence[Entry]:
+        found: list[Entry] = []
+        while first <= last:
+            found += self.read(first, last, TAIL_BYTES_MAX)
+            first = found[-1].index + 1
+        return found
+
+    def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
+        """Nothing: a commit index on disk is no promise (H9)."""
+
+    def getRaftCommitIndex(self) -> int:
+        return 1
+
+    def setCurrentTerm(self, term: int, votedForNodeId: int | None) -> None:
+        voted_for = votedForNodeId or 0
+        if (term, voted_for) != (self._term, self._voted_for):
+            self._term, self._voted_for = term, voted_for
+            self._change(_StoreTerm(term, voted_for))
+
+    def getCurrentTerm(self) -> int:
+        return self._term
+
+    def getVotedForNodeId(self) -> int | None:
+        return self._voted_for or None
+
+    def onOneSecondTimer(self) -> None:
+        """Nothing: durability does not wait for a timer."""
+
+    def _destroy(self) -> None:
+        """Nothing: the storage is closed by whoever opened it (R3.4)."""
+
+
+def _as_tuple(entry: Entry) -> tuple[Entry, int, int]:
+    return (entry, entry.index, entry.term)

@@ -1,0 +1,281 @@
+"""The groups of one store: created once, deleted for good (FAILURES.md, F3).
+
+Guarantee: at any moment a group id has at most one running replica here and its directory at most one opener; concurrent creates of
+one group return the same instance (R3.1, R3.2); a delete joins the same gate (R3.3); once a directory is removed nothing of its group is
+left running (R3.4).  Gates are per group, so a thousand groups are created side by side.
+
+``may_lead`` is the ready gate (R4.2): while it is False the groups vote and follow, and neither campaign nor take over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+
+from services.clock import SYSTEM, Clock
+from services.errors import GroupStopped
+from services.pb import raft_pb2 as pb
+from services.raft.engine import StateMachine, Timing
+from services.raft.group import Group
+from services.raft.storage import LogStorage, TermStorage
+from services.raft.ticker import Ticker
+
+log = structlog.get_logger()
+
+DIRECTORY_CHECK_S = 2.0
+
+
+class OpenStorage(Protocol):
+    """A group's directory, opened under its exclusive lock (R3.5)."""
+
+    log: LogStorage
+    terms: TermStorage
+
+    def close(self) -> None: ...
+
+
+class Links(Protocol):
+    """What the registry needs of the transport."""
+
+    def listen(self, listener: Registry) -> None: ...
+
+    def use(self, store_id: int) -> None: ...
+
+    def release(self, store_id: int) -> None: ...
+
+    def is_connected(self, store_id: int) -> bool: ...
+
+    def send(self, to: int, message: pb.RaftMessage) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class Registry:
+    """``root`` holds one folder per group; ``open_storage(folder)`` runs on a thread and raises GroupDirectoryBusy or LogDamaged."""
+
+    def __init__(
+        self,
+        store_id: int,
+        root: Path,
+        links: Links,
+        open_storage: Callable[[Path], OpenStorage],
+        *,
+        clock: Clock = SYSTEM,
+        rng: random.Random | None = None,
+        timing: Timing | None = None,
+        entry_bytes_max: int = 1 << 20,
+        metrics: CollectorRegistry | None = None,
+    ) -> None:
+        self.store_id = store_id
+        self.root = root
+        self.trash = root.parent / "trash"
+        self._links = links
+        self._open_storage = open_storage
+        self._rng = rng or random.Random()
+        self._timing = timing or Timing()
+        self._entry_bytes_max = entry_bytes_max
+        self._ticker = Ticker(links.send, links.flush, clock)
+        self._groups: dict[int, Group] = {}
+        self._storage: dict[int, OpenStorage] = {}
+        self._by_peer: dict[int, set[Group]] = {}
+        self._gates: dict[int, tuple[asyncio.Lock, int]] = {}
+        self._trash_number = itertools.count(1)
+        self._may_lead = False
+        self._closed = False
+        self._watching: asyncio.Task[None] | None = None
+        self._vanished = Counter(
+            "stele_group_directories_vanished",
+            "Groups whose directory vanished under them",
+            registry=metrics or CollectorRegistry(),
+        )
+        links.listen(self)
+
+    # --- groups -----------------------------------------------------------------------------------------------------
+
+    def get(self, group_id: int) -> Group | None:
+        return self._groups.get(group_id)
+
+    def groups(self) -> list[Group]:
+        return list(self._groups.values())
+
+    def path(self, group_id: int) -> Path:
+        return self.root / str(group_id)
+
+    async def create(self, group_id: int, members: Sequence[int], machine: StateMachine) -> Group:
+        """The running group, opened or created.  A group that runs already is returned as it is, and ``machine`` is not used.
+
+        Errors: GroupDirectoryBusy, LogDamaged, OSError of opening; GroupStopped once the registry is closed.
+        """
+        async with self._gate(group_id):
+            running = self._groups.get(group_id)
+            if running is not None:
+                return running
+            if self._closed:
+                raise GroupStopped(f"store {self.store_id} is stopping", group=group_id)
+            storage = await asyncio.to_thread(self._open, self.path(group_id))
+            if self._closed:
+                await asyncio.to_thread(storage.close)
+                raise GroupStopped(f"store {self.store_id} is stopping", group=group_id)
+            try:
+                group = self._start(group_id, members, machine, storage)
+            except BaseException:
+                await asyncio.to_thread(storage.close)
+                raise
+            self._groups[group_id] = group
+            self._storage[group_id] = storage
+            return group
+
+    def _open(self, path: Path) -> OpenStorage:
+        path.mkdir(parents=True, exist_ok=True)
+        return self._open_storage(path)
+
+    def _start(self, group_id: int, members: Sequence[int], machine: StateMachine, storage: OpenStorage) -> Group:
+        group = Group(
+            group_id,
+            self.store_id,
+            members,
+            (storage.log, storage.terms),
+            machine,
+            self._ticker,
+            random.Random(self._rng.getrandbits(64)),
+            self._timing,
+            lambda: self._may_lead,
+            self._entry_bytes_max,
+        )
+        for peer in self._peers(group):
+            self._by_peer.setdefault(peer, set()).add(group)
+            self._links.use(peer)
+            if self._links.is_connected(peer):
+                group.connected(peer)
+        self._ticker.wake(group)
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().create_task(self._watch_directories(), name="group-directories")
+        return group
+
+    async def delete(self, group_id: int) -> bool:
+        """Stops the group and removes its directory: renamed into the trash, then deleted (R3.4).  False if there was neither."""
+        async with self._gate(group_id):
+            stopped = await self._stop(group_id)
+            return await asyncio.to_thread(self._discard, self.path(group_id)) or stopped
+
+    async def stop_group(self, group_id: int) -> None:
+        """Stops the group and closes its storage; its directory stays (quarantine moves it, R4.5)."""
+        async with self._gate(group_id):
+            await self._stop(group_id)
+
+    async def _stop(self, group_id: int) -> bool:
+        group = self._groups.get(group_id)
+        if group is None:
+            return False
+        for peer in self._peers(group):
+            self._by_peer[peer].discard(group)
+            self._links.release(peer)
+        await group.stop()
+        await asyncio.to_thread(self._storage.pop(group_id).close)
+        if self._groups.get(group_id) is group:  # R3.2: only what we stopped
+            del self._groups[group_id]
+        return True
+
+    def _discard(self, path: Path) -> bool:
+        if not path.exists():
+            return False
+        self.trash.mkdir(parents=True, exist_ok=True)
+        grave = self.trash / f"{path.name}-{os.getpid()}-{next(self._trash_number)}"
+        path.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+        return True
+
+    def _peers(self, group: Group) -> list[int]:
+        return [m for m in group.members if m != self.store_id]
+
+    @asynccontextmanager
+    async def _gate(self, group_id: int) -> AsyncIterator[None]:
+        lock, waiting = self._gates.get(group_id, (asyncio.Lock(), 0))
+        self._gates[group_id] = (lock, waiting + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, waiting = self._gates[group_id]
+            if waiting == 1:
+                del self._gates[group_id]
+            else:
+                self._gates[group_id] = (lock, waiting - 1)
+
+    # --- readiness, draining ------------------------------------------------------------------------------------------
+
+    @property
+    def may_lead(self) -> bool:
+        return self._may_lead
+
+    @may_lead.setter
+    def may_lead(self, open_: bool) -> None:
+        self._may_lead = open_
+        for group in self._groups.values():
+            self._ticker.wake(group)
+
+    def settled(self, group_id: int) -> bool:
+        """Whether the group does not hold the ready gate any more (R4.1, R4.3)."""
+        group = self._groups.get(group_id)
+        return group is not None and group.settled
+
+    async def transfer_all(self, deadline_s: float) -> int:
+        """Hands leadership over, group by group, for at most ``deadline_s`` seconds (R4.8).  Returns how many are still led here."""
+        self._may_lead = False
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + deadline_s
+        while True:
+            led = [g for g in self._groups.values() if g.is_leader and len(g.members) > 1]
+            if not led or loop.time() >= deadline:
+                return len(led)
+            for group in led:
+                group.transfer_leadership()
+            await asyncio.sleep(0.05)
+
+    async def close(self) -> None:
+        """Stops every group and closes its storage."""
+        self._closed = True
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await asyncio.gather(*(self.stop_group(g) for g in list(self._groups)))
+        self._ticker.close()
+
+    async def _watch_directories(self) -> None:
+        while True:
+            await asyncio.sleep(DIRECTORY_CHECK_S)
+            watched = [(g, self.path(g.group_id)) for g in self._groups.values() if not g.engine.failed]
+            gone = await asyncio.to_thread(lambda pairs: [g for g, path in pairs if not path.is_dir()], watched)
+            for group in gone:
+                if self._groups.get(group.group_id) is group and not group.engine.failed:
+                    self._vanished.inc()
+                    group.directory_vanished()
+
+    # --- what arrives from the transport --------------------------------------------------------------------------------
+
+    def deliver(self, sender: int, message: pb.RaftMessage) -> None:
+        group = self._groups.get(message.group)
+        if group is not None:
+            group.receive(sender, message)
+
+    def peer_connected(self, store_id: int) -> None:
+        for group in self._by_peer.get(store_id, ()):
+            group.connected(store_id)
+
+    def peer_disconnected(self, store_id: int) -> None:
+        for group in self._by_peer.get(store_id, ()):
+            group.disconnected(store_id)
+
+    def peer_gone(self, store_id: int) -> None:
+        for group in self._by_peer.get(store_id, ()):
+            group.peer_gone(store_id)
