@@ -1,0 +1,168 @@
+"""What the log asks of a file system, and the operating system's.
+
+Guarantees that the log builds on, and that every implementation owes:
+
+* ``pwrite`` and ``truncate`` are visible to every reader at once and durable after ``fdatasync`` of that file, not before;
+* ``create``, ``rename`` and ``unlink`` are visible at once and durable after ``fsync_dir`` of the folder, not before;
+* ``fdatasync`` that raised says nothing about later calls: what it covered may be lost although the next one succeeds.
+
+Errors are OSError.  A failed ``pwrite`` may have written any part.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+_IOV_MAX = 512
+_JOIN_BELOW_BYTES = 4096
+"""Buffers that are smaller than this on average are joined: copying is cheaper than a long vector."""
+
+
+class File(Protocol):
+    """One open file.  ``pread`` may run in several threads at once, and beside a ``pwrite``."""
+
+    def size(self) -> int: ...
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """``length`` bytes from ``offset``; fewer only where the file ends."""
+        ...
+
+    def pwrite(self, buffers: Sequence[bytes], offset: int) -> None:
+        """All of ``buffers``, one behind the other, from ``offset`` on."""
+        ...
+
+    def truncate(self, size: int) -> None: ...
+
+    def fdatasync(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class FileSystem(Protocol):
+    """Files and folders."""
+
+    def makedirs(self, directory: Path) -> None:
+        """The folder exists, durably, when this returns."""
+        ...
+
+    def listdir(self, directory: Path) -> list[str]: ...
+
+    def create(self, path: Path) -> File:
+        """A new empty file, open for reading and writing; what had that name is emptied."""
+        ...
+
+    def open(self, path: Path) -> File:
+        """An existing file, for reading and writing; FileNotFoundError."""
+        ...
+
+    def rename(self, source: Path, target: Path) -> None: ...
+
+    def unlink(self, path: Path) -> None: ...
+
+    def fsync_dir(self, directory: Path) -> None: ...
+
+    def free_bytes(self, directory: Path) -> int:
+        """What an ordinary user may still write there."""
+        ...
+
+
+class OsFile:
+    """A file of the operating system."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    def pread(self, length: int, offset: int) -> bytes:
+        got = os.pread(self._fd, length, offset)
+        if len(got) == length or not got:
+            return got
+        parts = [got]
+        have = len(got)
+        while have < length:
+            more = os.pread(self._fd, length - have, offset + have)
+            if not more:
+                break
+            parts.append(more)
+            have += len(more)
+        return b"".join(parts)
+
+    def pwrite(self, buffers: Sequence[bytes], offset: int) -> None:
+        total = sum(map(len, buffers))
+        if len(buffers) > _IOV_MAX or total < _JOIN_BELOW_BYTES * len(buffers):
+            buffers = (b"".join(buffers),)
+        written = os.pwritev(self._fd, buffers, offset)
+        if written == total:
+            return
+        left = memoryview(b"".join(buffers))[written:]
+        while left:
+            offset += written
+            written = os.pwrite(self._fd, left, offset)
+            left = left[written:]
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+
+    def fdatasync(self) -> None:
+        _sync_data(self._fd)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class OsFileSystem:
+    """The operating system's files."""
+
+    def makedirs(self, directory: Path) -> None:
+        missing: list[Path] = []
+        path = directory
+        while not path.is_dir():
+            missing.append(path)
+            path = path.parent
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            self.fsync_dir(path.parent)
+
+    def listdir(self, directory: Path) -> list[str]:
+        return os.listdir(directory)
+
+    def create(self, path: Path) -> File:
+        return OsFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644))
+
+    def open(self, path: Path) -> File:
+        return OsFile(os.open(path, os.O_RDWR))
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def fsync_dir(self, directory: Path) -> None:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def free_bytes(self, directory: Path) -> int:
+        stat = os.statvfs(directory)
+        return stat.f_bavail * stat.f_frsize
+
+
+def _sync_data(fd: int) -> None:
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_sync is not None:  # macOS: fsync leaves the bytes in the drive's cache
+        fcntl.fcntl(fd, full_sync)
+    else:
+        os.fdatasync(fd)

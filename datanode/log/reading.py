@@ -1,0 +1,76 @@
+"""Entries from a segment: one ``pread`` for many frames, every frame checked."""
+
+from __future__ import annotations
+
+from datanode.log import frames
+from datanode.log.files import File
+from datanode.log.segments import INDEX_EVERY_BYTES, Segment, SegmentIndex
+from services.errors import LogDamaged
+from services.raft.storage import Entry
+
+_READ_BYTES_MIN = INDEX_EVERY_BYTES
+_READ_BYTES_MAX = 1024 * 1024 + 64 * 1024
+
+
+def read_run(
+    file: File, segment: Segment, span: tuple[int, int, int], first: int, last: int, bytes_max: int, at_least_one: bool
+) -> list[Entry]:
+    """Entries ``first..last`` up to ``bytes_max`` payload bytes.  ``span`` is an index at or before ``first``, the offset of its
+    frame, and an offset behind the frame of ``last``."""
+    expected, position, end = span
+    seed = segment.header.seed
+    entries: list[Entry] = []
+    left = bytes_max
+    buffer, start = b"", position
+    while expected <= last:
+        at = position - start
+        have = len(buffer) - at
+        needed = frames.HEAD_BYTES
+        if have >= needed:
+            length, _, term, index, kind = head = frames.read_head(buffer, at)
+            if index != expected or length > frames.PAYLOAD_BYTES_MAX:
+                raise _damaged(segment, position)
+            needed += length
+            if expected >= first and length > left and (entries or not at_least_one):
+                break
+        if position + needed > end:
+            raise _damaged(segment, position)
+        if have < needed and expected < first and needed > frames.HEAD_BYTES:
+            position += needed
+            expected += 1
+            continue
+        if have < needed:
+            start = position
+            ahead = max(_READ_BYTES_MIN, min(left + _READ_BYTES_MIN, _READ_BYTES_MAX), needed)
+            buffer = file.pread(min(ahead, end - position), position)
+            if len(buffer) < needed:
+                raise _damaged(segment, position)
+            continue
+        if expected >= first:
+            if not frames.fits(buffer, at, head, seed):
+                raise _damaged(segment, position)
+            payload = buffer[at + frames.HEAD_BYTES : at + needed]
+            entries.append(Entry(index, term, kind & ~frames.SYNCED_BEFORE, payload))
+            left -= length
+        position += needed
+        expected += 1
+    return entries
+
+
+def locate(file: File, segment: Segment, sparse: SegmentIndex, index: int) -> int:
+    """The offset of the frame of ``index``.  LogDamaged if the frames before it do not lead there."""
+    expected, position = sparse.floor(index)
+    while expected < index:
+        content = file.pread(frames.HEAD_BYTES, position)
+        if len(content) < frames.HEAD_BYTES:
+            raise _damaged(segment, position)
+        length, _, _, found, _ = frames.read_head(content, 0)
+        if found != expected or position + frames.HEAD_BYTES + length > segment.frames_end:
+            raise _damaged(segment, position)
+        position += frames.HEAD_BYTES + length
+        expected += 1
+    return position
+
+
+def _damaged(segment: Segment, offset: int) -> LogDamaged:
+    return LogDamaged(f"{segment.path}: damaged at byte {offset}", path=segment.path, offset=offset)

@@ -1,0 +1,176 @@
+"""One segment file: a header, frames with consecutive indexes, and, once sealed, a footer.
+
+Header (64 bytes): magic, version, checksum seed, base index, and what it knows of its predecessor: base index, term of its last
+entry, where its frames end, its size.  A header is synced and named (write aside, sync, rename, sync of the folder) before a frame
+is written behind it, and only after the predecessor is sealed and synced.  So:
+
+* a segment that has a successor is complete and durable, and its successor says how long it is;
+* the chain of headers gives every segment's indexes and size without reading any frame;
+* the term of the entry before the first one stays known after retention has dropped it.
+
+Footer: a frame of kind FOOTER that carries the sparse index and the term boundaries.  It saves a scan; if it is damaged the scan is
+made.  It goes when the segment is cut.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from array import array
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crc32c import crc32c
+
+from datanode.log.files import File
+from services.errors import LogDamaged
+
+_MAGIC = b"STLG"
+_VERSION = 1
+_HEADER = struct.Struct(">4sHHIQQQQQ8x")
+_CRC = struct.Struct(">I")
+HEADER_BYTES = _HEADER.size + _CRC.size
+INDEX_EVERY_BYTES = 16 * 1024
+"""Distance of sparse index points: 32 KiB of memory for a segment of 64 MiB."""
+_SEGMENT_NAME = re.compile(r"[0-9]{20}\.seg")
+UNFINISHED_SUFFIX = ".new"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a segment says of itself and of the one before it."""
+
+    base: int
+    seed: int
+    previous_base: int = 0
+    previous_term: int = 0
+    previous_frames_end: int = 0
+    previous_bytes: int = 0
+
+    def to_bytes(self) -> bytes:
+        head = _HEADER.pack(
+            _MAGIC,
+            _VERSION,
+            0,
+            self.seed,
+            self.base,
+            self.previous_base,
+            self.previous_term,
+            self.previous_frames_end,
+            self.previous_bytes,
+        )
+        return head + _CRC.pack(crc32c(head))
+
+
+def read_header(content: bytes, path: Path) -> Header:
+    """The header at the start of ``content``.  LogDamaged unless every byte is as written."""
+    if len(content) < HEADER_BYTES:
+        raise LogDamaged(f"{path}: the segment's header is cut off after {len(content)} bytes", path=path, offset=0)
+    head = content[: _HEADER.size]
+    (crc,) = _CRC.unpack_from(content, _HEADER.size)
+    magic, version, flags, seed, base, previous_base, previous_term, frames_end, size = _HEADER.unpack(head)
+    if crc32c(head) != crc or magic != _MAGIC:
+        raise LogDamaged(f"{path}: the segment's header is damaged", path=path, offset=0)
+    if version != _VERSION or flags:
+        raise LogDamaged(f"{path}: segment version {version} is not known; accepted: {_VERSION}", path=path, offset=0)
+    if segment_name(base) != path.name:
+        raise LogDamaged(f"{path}: the segment's header says it starts at {base}", path=path, offset=0)
+    return Header(base, seed, previous_base, previous_term, frames_end, size)
+
+
+def segment_name(base: int) -> str:
+    return f"{base:020d}.seg"
+
+
+def base_of(name: str) -> int | None:
+    """The base index that a file name gives; None if it does not name a segment."""
+    return int(name[:20]) if _SEGMENT_NAME.fullmatch(name) else None
+
+
+class SegmentIndex:
+    """Where entries stand: a point every INDEX_EVERY_BYTES, and the index at which each term begins."""
+
+    __slots__ = ("_indexes", "_offsets", "_term_starts", "_terms")
+
+    def __init__(self) -> None:
+        self._indexes = array("Q")
+        self._offsets = array("I")
+        self._term_starts = array("Q")
+        self._terms = array("Q")
+
+    def note(self, index: int, term: int, offset: int) -> None:
+        """The next entry: must be called for each, in order."""
+        if not self._offsets or offset - self._offsets[-1] >= INDEX_EVERY_BYTES:
+            self._indexes.append(index)
+            self._offsets.append(offset)
+        if not self._terms or term != self._terms[-1]:
+            self._term_starts.append(index)
+            self._terms.append(term)
+
+    def floor(self, index: int) -> tuple[int, int]:
+        """The last point at or before ``index``: its index and offset."""
+        at = bisect_right(self._indexes, index) - 1
+        return self._indexes[at], self._offsets[at]
+
+    def offset_after(self, index: int, end: int) -> int:
+        """The offset of the first point after ``index``, else ``end``: entries up to ``index`` lie before it."""
+        at = bisect_right(self._indexes, index)
+        return self._offsets[at] if at < len(self._offsets) else end
+
+    def term_at(self, index: int) -> int:
+        return self._terms[bisect_right(self._term_starts, index) - 1]
+
+    def cut(self, index: int) -> None:
+        """Forgets ``index`` and everything after it."""
+        points = bisect_left(self._indexes, index)
+        del self._indexes[points:], self._offsets[points:]
+        terms = bisect_left(self._term_starts, index)
+        del self._term_starts[terms:], self._terms[terms:]
+
+    def to_bytes(self) -> bytes:
+        counts = struct.pack(">II", len(self._indexes), len(self._terms))
+        columns = (self._indexes, self._term_starts, self._terms)
+        longs = b"".join(struct.pack(f">{len(column)}Q", *column) for column in columns)
+        return counts + longs + struct.pack(f">{len(self._offsets)}I", *self._offsets)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> SegmentIndex | None:
+        """None unless ``content`` has the shape that ``to_bytes`` makes."""
+        if len(content) < 8:
+            return None
+        points, terms = struct.unpack_from(">II", content)
+        if len(content) != 8 + 8 * (points + 2 * terms) + 4 * points or not points or not terms:
+            return None
+        numbers = struct.unpack_from(f">{points}Q{terms}Q{terms}Q{points}I", content, 8)
+        index = cls()
+        index._indexes.extend(numbers[:points])
+        index._term_starts.extend(numbers[points : points + terms])
+        index._terms.extend(numbers[points + terms : points + 2 * terms])
+        index._offsets.extend(numbers[points + 2 * terms :])
+        return index
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """A segment as the log holds it.  ``file`` and ``index`` of a sealed one are there while it is in use (log.py)."""
+
+    path: Path
+    header: Header
+    frames_end: int
+    file_bytes: int
+    last_index: int
+    last_term: int
+    file: File | None = None
+    index: SegmentIndex | None = None
+    pins: int = 0
+    retired: bool = False
+    synced_end: int = field(default=HEADER_BYTES)
+
+    @property
+    def base(self) -> int:
+        return self.header.base
+
+    @property
+    def is_empty(self) -> bool:
+        return self.last_index < self.header.base
