@@ -1,0 +1,1 @@
+"""A broker: the stateless front door for producers and consumers of the topics whose bundles it owns."""

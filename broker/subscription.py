@@ -1,0 +1,481 @@
+"""One subscription of one partition: who is given which message, and what is acknowledged.  Pure: no clock, socket or task here.
+
+Guarantee: a message is delivered again until it is acknowledged, and is out with one consumer at a time.  ``exclusive`` and ``failover``
+deliver in the order of offsets; what a consumer leaves behind comes first, lowest offset first.  An acknowledgement is confirmed only after
+``persisted``.
+
+Every offset from ``floor`` up to ``read_position`` is in exactly one place::
+
+                 ┌────────────── nack, ack timeout, consumer gone ─────────────┐
+                 ▼                                                             │
+    unread ──► (credit) ──► pending with a consumer ──► acked ──► below floor  │
+                 ▲                   └─────────────────────────────────────────┤
+                 │                                                             ▼
+              waiting ◄──────────── delay over ──────────────────────────── delayed
+
+The shell calls a method per event and carries out the effects it returns, in order.  Times are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from broker.ranges import RangeMap
+from services.errors import ConsumerBusy, InvalidArgument, SteleError
+
+CREDIT_MESSAGES_MAX = 1_000_000
+TURN_MESSAGES_MAX = 1_000  # SHARED: how much one consumer is given before the next has its turn
+RANGES_MAX = 8_000  # ranges that are out, delayed or acknowledged out of order; past it nothing new is delivered
+CURSOR_RANGES_MAX = (
+    10_000  # what the partition's state takes for one cursor; past it acknowledgements wait for lower ones
+)
+
+Range = tuple[int, int]
+
+
+class Kind(enum.IntEnum):
+    """Numbered as in broker.proto."""
+
+    EXCLUSIVE = 1
+    FAILOVER = 2
+    SHARED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    consumer: int
+    first: int
+    last: int
+    redelivery_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmAcks:
+    """These acknowledgements are durable."""
+
+    consumer: int
+    request_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseAck:
+    consumer: int
+    request_id: int
+    error: SteleError
+
+
+@dataclass(frozen=True, slots=True)
+class PersistAcks:
+    """Write these; answer with ``persisted`` or ``persist_failed``."""
+
+    ranges: tuple[Range, ...]
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetActive:
+    consumer: int
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    consumer: int
+    error: SteleError
+
+
+Effect = Deliver | ConfirmAcks | RefuseAck | PersistAcks | SetActive | Close
+
+
+@dataclass(frozen=True, slots=True)
+class _Out:
+    """A message that is out with a consumer."""
+
+    consumer: int
+    due_s: float
+    redelivery_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """A message that is delivered again, not before ``at_s``."""
+
+    at_s: float
+    redelivery_count: int
+
+
+@dataclass(slots=True)
+class Consumer:
+    id: int
+    name: str
+    credit: int  # messages it may still be sent
+    ack_timeout_s: float  # 0: none
+
+
+@dataclass(slots=True)
+class _AckRequests:
+    """Acknowledgements waiting for one write."""
+
+    of: dict[int, list[int]] = field(default_factory=dict)
+
+    def add(self, consumer: int, request_id: int) -> None:
+        self.of.setdefault(consumer, []).append(request_id)
+
+
+class Subscription:
+    """Delivery state of one subscription; see the module's docstring."""
+
+    def __init__(
+        self, name: str, floor: int, acked: Iterable[Range] = (), generation: int = 0, log_start: int = 0, end: int = 0
+    ) -> None:
+        self.name = name
+        self.type: Kind | None = None
+        self.consumers: dict[int, Consumer] = {}  # in order of arrival
+        self._turn = 0  # SHARED: id of the consumer served last
+        self.end = end  # offset after the last committed message that is known
+        self._begin(floor, acked, generation)
+        if log_start > floor:
+            self.trim(log_start, 0.0)
+
+    def _begin(self, floor: int, acked: Iterable[Range], generation: int) -> None:
+        self.floor = floor  # every offset below it is acknowledged
+        self.generation = generation
+        self.acked: RangeMap[None] = RangeMap((a, b, None) for a, b in acked if b >= floor)
+        self.read_position = floor  # the next offset that was never delivered
+        self.pending: RangeMap[_Out] = RangeMap()
+        self.waiting: RangeMap[int] = RangeMap()  # value: redelivery count
+        self.delayed: RangeMap[_Later] = RangeMap()
+        self._dirty: RangeMap[None] = RangeMap()  # acknowledged, not yet handed out for writing
+        self._writing: RangeMap[None] = RangeMap()
+        self._requests = _AckRequests()
+        self._requests_writing: _AckRequests | None = None
+        self._wake_s = math.inf  # no later than the first ack timeout and the end of the first delay
+        self._raise_floor()
+
+    # --- consumers ------------------------------------------------------------------------------------------------
+
+    def add_consumer(
+        self, consumer: int, name: str, kind: Kind, credit: int, ack_timeout_s: float, now_s: float
+    ) -> list[Effect]:
+        """Raises ConsumerBusy."""
+        if self.consumers and (self.type is not kind or kind is Kind.EXCLUSIVE):
+            assert self.type is not None
+            names = ",".join(c.name for c in self.consumers.values())
+            raise ConsumerBusy(
+                f"subscription {self.name!r} is in use as {self.type.name.lower()} by {names}",
+                type=self.type.name,
+                consumers=names,
+            )
+        self.type = kind
+        self.consumers[consumer] = Consumer(consumer, name, min(credit, CREDIT_MESSAGES_MAX), ack_timeout_s)
+        return self._dispatch(now_s)
+
+    def remove_consumer(self, consumer: int, now_s: float) -> list[Effect]:
+        """What it had not acknowledged is delivered again.  An unknown consumer is no error."""
+        if consumer not in self.consumers:
+            return []
+        was_active = self.is_active(consumer)
+        del self.consumers[consumer]
+        self._requests.of.pop(consumer, None)
+        if self._requests_writing is not None:
+            self._requests_writing.of.pop(consumer, None)
+        for first, last, out in self.pending:
+            if out.consumer == consumer:
+                self._return(first, last, 0.0, now_s)
+        effects: list[Effect] = []
+        if not self.consumers:
+            self.type = None
+        elif was_active and self.type is Kind.FAILOVER:
+            effects.append(SetActive(next(iter(self.consumers)), True))
+        return effects + self._dispatch(now_s)
+
+    def is_active(self, consumer: int) -> bool:
+        """SHARED: everyone is.  Else the one that arrived first."""
+        return consumer in self.consumers and (self.type is Kind.SHARED or next(iter(self.consumers)) == consumer)
+
+    def credit(self, consumer: int, messages: int, now_s: float) -> list[Effect]:
+        if consumer not in self.consumers:
+            return []
+        c = self.consumers[consumer]
+        c.credit = min(c.credit + messages, CREDIT_MESSAGES_MAX)
+        return self._dispatch(now_s)
+
+    # --- the log --------------------------------------------------------------------------------------------------
+
+    def available(self, end: int, now_s: float) -> list[Effect]:
+        """Messages below ``end`` are committed.  A lower value than before (a replica that lags) changes nothing."""
+        if end <= self.end:
+            return []
+        self.end = end
+        return self._dispatch(now_s)
+
+    def trim(self, log_start: int, now_s: float) -> list[Effect]:
+        """Messages below ``log_start`` are gone: they count as acknowledged."""
+        if log_start <= self.floor:
+            return []
+        self._settle(self.floor, log_start - 1)
+        self.floor = log_start
+        self.end = max(self.end, log_start)
+        self._raise_floor()
+        return self._dispatch(now_s)
+
+    # --- acknowledgements -----------------------------------------------------------------------------------------
+
+    def ack(
+        self, consumer: int, request_id: int, ranges: Sequence[Range], cumulative: bool, now_s: float
+    ) -> list[Effect]:
+        """Accepted for every committed offset, also one that this broker has not delivered: its predecessor may have."""
+        if consumer not in self.consumers:
+            return []
+        try:
+            ranges = self._checked(ranges, cumulative)
+        except SteleError as e:
+            return [RefuseAck(consumer, request_id, e)]
+        for first, last in ranges:
+            for a, b in self.acked.gaps(max(first, self.floor), last):
+                self._settle(a, b)
+                self._dirty.set(a, b, None)
+            if last >= self.floor:
+                self.acked.set(max(first, self.floor), last, None)
+        self._raise_floor()
+        self._requests.add(consumer, request_id)
+        return self._dispatch(now_s)
+
+    def _checked(self, ranges: Sequence[Range], cumulative: bool) -> Sequence[Range]:
+        if not ranges:
+            raise InvalidArgument("an acknowledgement names at least one range of offsets")
+        if cumulative:
+            if self.type is Kind.SHARED:
+                raise InvalidArgument(
+                    "cumulative acknowledgement is for exclusive and failover subscriptions, this one is shared"
+                )
+            ranges = [(min(self.floor, ranges[0][1]), ranges[0][1])]
+        for first, last in ranges:
+            if first > last or last >= self.end:
+                raise InvalidArgument(
+                    f"acknowledged offsets run upwards and are below {self.end}, not {first}..{last}", end=self.end
+                )
+        return ranges
+
+    def nack(self, consumer: int, ranges: Sequence[Range], delay_s: float, now_s: float) -> list[Effect]:
+        """Only what is out with this consumer counts; the rest is somebody else's by now."""
+        for first, last in ranges:
+            if first > last:
+                continue
+            for a, b, out in self.pending.within(first, last):
+                if out.consumer == consumer:
+                    self._return(a, b, delay_s, now_s)
+        return self._dispatch(now_s)
+
+    @property
+    def has_acks_to_write(self) -> bool:
+        return bool(len(self._dirty) or self._requests.of)
+
+    def flush_acks(self) -> list[Effect]:
+        """The next write of acknowledgements; nothing while one is under way."""
+        if self._requests_writing is not None or not self.has_acks_to_write or len(self.acked) > CURSOR_RANGES_MAX:
+            return []
+        requests, self._requests = self._requests, _AckRequests()
+        if not len(self._dirty):
+            return _confirmations(requests)  # all of it was durable before
+        self._writing, self._dirty = self._whole_ranges(self._dirty), RangeMap()
+        self._requests_writing = requests
+        return [PersistAcks(tuple((a, b) for a, b, _ in self._writing), self.generation)]
+
+    def _whole_ranges(self, parts: RangeMap[None]) -> RangeMap[None]:
+        """The acknowledged ranges that ``parts`` lie in: no more of them than the cursor holds."""
+        whole: RangeMap[None] = RangeMap()
+        for first, last, _ in parts:
+            if first < self.floor:
+                whole.set(first, self.floor - 1, None)
+            if last >= self.floor:
+                for a, b, _ in self.acked.overlapping(max(first, self.floor), last):
+                    whole.set(a, b, None)
+        return whole
+
+    def persisted(self, generation: int) -> list[Effect]:
+        if self._requests_writing is None or generation != self.generation:
+            return []  # the subscription was reset meanwhile
+        requests, self._requests_writing = self._requests_writing, None
+        self._writing = RangeMap()
+        return _confirmations(requests)
+
+    def persist_failed(self, generation: int) -> None:
+        """The write may or may not have happened: the next flush repeats it, with what has come since."""
+        if self._requests_writing is None or generation != self.generation:
+            return
+        for first, last, _ in self._writing:
+            self._dirty.set(first, last, None)
+        for consumer, request_ids in self._requests.of.items():
+            self._requests_writing.of.setdefault(consumer, []).extend(request_ids)
+        self._requests, self._requests_writing = self._requests_writing, None
+        self._writing = RangeMap()
+
+    # --- time, seek -----------------------------------------------------------------------------------------------
+
+    def next_timer(self) -> float:
+        """When ``timer`` is to be called; infinity: not at all."""
+        return self._wake_s
+
+    def timer(self, now_s: float) -> list[Effect]:
+        if now_s < self._wake_s:
+            return []
+        self._wake_s = math.inf
+        for first, last, out in self.pending:
+            if out.due_s <= now_s:
+                self._return(first, last, 0.0, now_s)
+            else:
+                self._wake_s = min(self._wake_s, out.due_s)
+        for first, last, later in self.delayed:
+            if later.at_s <= now_s:
+                self.delayed.take(first, last)
+                self.waiting.set(first, last, later.redelivery_count)
+            else:
+                self._wake_s = min(self._wake_s, later.at_s)
+        return self._dispatch(now_s)
+
+    def reset(self, floor: int, acked: Iterable[Range], generation: int, error: SteleError) -> list[Effect]:
+        """The cursor was set anew: every consumer is closed with ``error`` and starts over when it comes back."""
+        effects = self.close(error)
+        self.end = max(self.end, floor)
+        self._begin(floor, acked, generation)
+        return effects
+
+    def close(self, error: SteleError) -> list[Effect]:
+        """Closes every consumer; unconfirmed acknowledgements stay unconfirmed, so those messages are delivered again."""
+        closed: list[Effect] = [Close(c, error) for c in self.consumers]
+        self.consumers.clear()
+        self.type = None
+        for first, last, _ in self.pending:
+            self._return(first, last, 0.0, 0.0)
+        self._requests = _AckRequests()
+        if self._requests_writing is not None:
+            self._requests_writing = _AckRequests()
+        return closed
+
+    # --- questions ------------------------------------------------------------------------------------------------
+
+    def held(self, consumer: int, first: int, last: int) -> list[Range]:
+        """Which of these are still out with the consumer."""
+        return [(a, b) for a, b, out in self.pending.within(first, last) if out.consumer == consumer]
+
+    @property
+    def unacked(self) -> int:
+        return self.pending.count
+
+    def backlog(self, end: int) -> int:
+        """Messages below ``end`` that are not acknowledged."""
+        if end <= self.floor:
+            return 0
+        return end - self.floor - sum(b - a + 1 for a, b, _ in self.acked.within(self.floor, end - 1))
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _settle(self, first: int, last: int) -> None:
+        """These are done with, wherever they were."""
+        self.pending.take(first, last)
+        self.waiting.take(first, last)
+        self.delayed.take(first, last)
+
+    def _raise_floor(self) -> None:
+        self.floor = self.acked.next_free(self.floor)
+        self.acked.take(0, self.floor - 1)
+        self.read_position = max(self.read_position, self.floor)
+
+    def _return(self, first: int, last: int, delay_s: float, now_s: float) -> None:
+        for a, b, out in self.pending.take(first, last):
+            if delay_s > 0:
+                self.delayed.set(a, b, _Later(now_s + delay_s, out.redelivery_count + 1))
+                self._wake_s = min(self._wake_s, now_s + delay_s)
+            else:
+                self.waiting.set(a, b, out.redelivery_count + 1)
+
+    def _dispatch(self, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        share = self._share()
+        while (ready := self._next_ready()) is not None:
+            consumer = self._next_consumer()
+            if consumer is None:
+                break
+            first, last, redelivery_count = ready
+            last = min(last, first + min(consumer.credit, share) - 1)
+            due_s = now_s + consumer.ack_timeout_s if consumer.ack_timeout_s > 0 else math.inf
+            self.waiting.take(first, last)
+            self.pending.set(first, last, _Out(consumer.id, due_s, redelivery_count))
+            self.read_position = max(self.read_position, last + 1)
+            self._wake_s = min(self._wake_s, due_s)
+            consumer.credit -= last - first + 1
+            effects.append(Deliver(consumer.id, first, last, redelivery_count))
+        return effects
+
+    def _next_ready(self) -> tuple[int, int, int] | None:
+        """The lowest range that may go out now: what comes again before what is new."""
+        again = self.waiting.head()
+        if again is not None:
+            return again
+        self.read_position = self.acked.next_free(self.read_position)
+        if self.read_position >= self.end or len(self.pending) + len(self.delayed) + len(self.acked) >= RANGES_MAX:
+            return None
+        stop = self.acked.next_taken(self.read_position)
+        return self.read_position, (self.end if stop is None else min(self.end, stop)) - 1, 0
+
+    def _able(self) -> Iterator[Consumer]:
+        for c in self.consumers.values():
+            if c.credit > 0:
+                yield c
+            if self.type is not Kind.SHARED:
+                return
+
+    def _next_consumer(self) -> Consumer | None:
+        able = list(self._able())
+        if not able:
+            return None
+        if self.type is Kind.SHARED:
+            chosen = next((c for c in able if c.id > self._turn), able[0])
+            self._turn = chosen.id
+            return chosen
+        return able[0]
+
+    def _share(self) -> int:
+        """SHARED: an even part of what is ready, so that few messages do not all go to one consumer."""
+        if self.type is not Kind.SHARED:
+            return CREDIT_MESSAGES_MAX
+        ready = self.waiting.count + self.end - self.read_position
+        able = sum(1 for _ in self._able())
+        return max(1, min(TURN_MESSAGES_MAX, math.ceil(ready / max(1, able))))
+
+    def validate(self) -> None:
+        for ranges in (self.acked, self.pending, self.waiting, self.delayed, self._dirty, self._writing):
+            ranges.validate()
+        assert self.floor <= self.read_position <= max(self.end, self.floor), (self.floor, self.read_position, self.end)
+        assert self.floor not in self.acked, "the floor is the lowest offset that is not acknowledged"
+        placed: RangeMap[str] = RangeMap()
+        for place, ranges in (
+            ("acked", self.acked),
+            ("pending", self.pending),
+            ("waiting", self.waiting),
+            ("delayed", self.delayed),
+        ):
+            for first, last, _ in ranges:
+                assert first >= self.floor, f"{place} {first}..{last} is below the floor {self.floor}"
+                assert not placed.within(first, last), f"{first}..{last} is {place} and {placed.within(first, last)}"
+                assert place == "acked" or last < self.read_position, f"{place} {first}..{last} was never read"
+                placed.set(first, last, place)
+        assert not placed.gaps(self.floor, self.read_position - 1), (
+            f"nowhere: {placed.gaps(self.floor, self.read_position - 1)}"
+        )
+        for _, _, out in self.pending:
+            assert out.consumer in self.consumers, f"out with {out.consumer}, who is gone"
+            assert out.due_s >= self._wake_s, "a due time before the next timer"
+            assert self.type is Kind.SHARED or self.is_active(out.consumer), "out with a consumer that is not active"
+        assert all(later.at_s >= self._wake_s for _, _, later in self.delayed)
+        assert all(0 <= c.credit <= CREDIT_MESSAGES_MAX for c in self.consumers.values())
+        assert bool(self.consumers) == (self.type is not None)
+        assert self.type is not Kind.EXCLUSIVE or len(self.consumers) == 1
+
+
+def _confirmations(requests: _AckRequests) -> list[Effect]:
+    return [ConfirmAcks(consumer, tuple(request_ids)) for consumer, request_ids in requests.of.items()]
