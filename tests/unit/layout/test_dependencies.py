@@ -1,0 +1,111 @@
+"""The arrows of docs/design.md, section 3: who may import whom, which library has one door, what a pure core leaves out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.layout.tree import PACKAGES, ROOT, files, imports, modules, pyproject
+
+MAY_IMPORT = {
+    "services": set(),
+    "nameserver": {"services"},
+    "datanode": {"services"},
+    "broker": {"services"},
+    "stele": {"services"},
+    "lab": {"services", "stele"},
+    "console": {"services", "stele"},
+    # Wrong variants subclass the code of the part whose rule they break.
+    "lab.variants": {"services", "stele", "nameserver", "datanode", "broker", "lab"},
+}
+
+# A library that has one door: everything else goes through the package named here.
+DOORS = {
+    "kazoo": ("services.coordination",),
+    "pysyncobj": ("services.raft", "lab.variants"),
+    "uvloop": ("services", "stele", "lab"),
+}
+
+# Decisions without clock, socket, thread or ZooKeeper: events in, effects out.
+PURE = (
+    "services.batch",
+    "services.bundles",
+    "services.topics",
+    "nameserver.catalog",
+    "nameserver.placement",
+    "nameserver.bundles",
+    "nameserver.intervals",
+    "datanode.partition",
+    "broker.subscription",
+    "broker.ranges",
+)
+IMPURE = {"asyncio", "time", "socket", "threading", "subprocess", "random", "uuid", "os", "grpc", "kazoo", "aiohttp"}
+
+
+def refusals(package: str, module: str, imported: set[str]) -> list[str]:
+    """The project's packages that ``module`` of ``package`` imports and may not."""
+    place = "lab.variants" if module.startswith("lab.variants") else package
+    allowed = MAY_IMPORT[place] | {package}
+    tops = {name.split(".")[0] for name in imported} & set(PACKAGES)
+    return [f"{module} imports {top}" for top in sorted(tops - allowed)]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_dependencies_point_one_way(package: str) -> None:
+    wrong = [line for module, path in modules(package) for line in refusals(package, module, imports(path, module))]
+    assert wrong == []
+
+
+def test_a_wrong_arrow_is_seen(tmp_path: Path) -> None:
+    module = tmp_path / "produce.py"
+    module.write_text("def late():\n    from datanode.log import segment\n")
+    assert refusals("broker", "broker.produce", imports(module, "broker.produce")) == [
+        "broker.produce imports datanode"
+    ]
+
+
+def test_relative_imports_are_seen(tmp_path: Path) -> None:
+    module = tmp_path / "server.py"
+    module.write_text("from . import rpc\nfrom ..coordination.session import Session\n")
+    found = imports(module, "services.raft.server")
+    assert {"services.raft.rpc", "services.coordination.session"} <= found
+
+
+@pytest.mark.parametrize("library", sorted(DOORS))
+def test_a_library_has_one_door(library: str) -> None:
+    wrong = [
+        module
+        for package in PACKAGES
+        for module, path in modules(package)
+        if any(name.split(".")[0] == library for name in imports(path, module))
+        and not any(module == door or module.startswith(f"{door}.") for door in DOORS[library])
+    ]
+    assert wrong == []
+
+
+def test_nothing_is_unpickled() -> None:
+    """Nothing that came over the wire or from disk is unpickled: no module of the product imports a pickler."""
+    picklers = {"pickle", "marshal", "shelve", "dill"}
+    wrong = [
+        module
+        for package in PACKAGES
+        for module, path in modules(package)
+        if {name.split(".")[0] for name in imports(path, module)} & picklers
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("core", PURE)
+def test_a_pure_core_has_no_clock_and_no_io(core: str) -> None:
+    path = ROOT / Path(*core.split(".")).with_suffix(".py")
+    assert path.is_file(), f"{core} is gone: take it off the list or give its new name"
+    assert sorted({name.split(".")[0] for name in imports(path, core)} & IMPURE) == []
+
+
+def test_every_package_is_listed() -> None:
+    """The distribution names its packages one by one; a folder that is forgotten works in the tree and is missing once installed."""
+    present = {
+        ".".join(path.parts[:-1]) for path in files() if path.name == "__init__.py" and path.parts[0] in PACKAGES
+    }
+    assert present - set(pyproject()["tool"]["setuptools"]["packages"]) == set()

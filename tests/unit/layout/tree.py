@@ -1,0 +1,59 @@
+"""The source tree as the layout tests see it: its files, its packages, and who imports whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGES = ("services", "nameserver", "datanode", "broker", "stele", "lab", "console")
+
+
+@cache
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@cache
+def files() -> tuple[Path, ...]:
+    """Every file of the project, relative to its root: what git tracks or would; all of it where there is no git."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode == 0:
+        found = [Path(name) for name in listed.stdout.decode().split("\0") if name]
+    else:
+        hidden = (".venv", ".stele", ".git", "__pycache__")
+        found = [p.relative_to(ROOT) for p in ROOT.rglob("*") if not any(part in hidden for part in p.parts)]
+    return tuple(sorted(p for p in set(found) if (ROOT / p).is_file()))
+
+
+def modules(package: str) -> Iterator[tuple[str, Path]]:
+    """Dotted names and files of the package's modules, generated ones left out."""
+    for path in files():
+        if path.suffix == ".py" and path.parts[0] == package and path.parts[:2] != ("services", "pb"):
+            parts = path.with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), ROOT / path
+
+
+def imports(path: Path, module: str) -> set[str]:
+    """Dotted names that a module imports, wherever in it; `from a import b` counts as `a` and `a.b`."""
+    found: set[str] = set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return found
