@@ -294,6 +294,12 @@ class RecordMissing(_NotFound):
     """A metadata record was to be changed and is not there (fact ``path``).  Definite, terminal."""
 
 
+class RecordUnreadable(SteleError):
+    """A metadata record is not of its type, or of a later format than this version knows (fact ``path``).  Definite, terminal."""
+
+    code, definite, retryable = StatusCode.DATA_LOSS, True, False
+
+
 class VersionConflict(SteleError):
     """A metadata record changed since it was read (facts ``path``, ``version``): read again and decide anew.  Definite, retryable."""
 

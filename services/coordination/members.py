@@ -1,0 +1,261 @@
+"""Membership: the ephemeral node by which the cluster knows that a process lives (F5).
+
+Guarantee: when ``register`` returns, ``members/<kind>/<name>`` holds our record and was read back as owned by our session (R5.2).  It is
+put back under every new session and whenever somebody deletes it, until ``unregister`` (R5.7).  A persistent leftover and a node of
+our own previous session are replaced, never adopted, since a ``set`` does not change the owner (R5.3, R5.4); the node of another live
+process is ``NameTaken`` (R5.5).  After a crash the node is gone with the session, and ``live`` counts ephemeral nodes only (R5.9).
+
+Usage: ``member = Membership(session, "brokers", "br1", MemberRecord(endpoint=...)); await member.register()``, after the name (R1.8).
+
+Where the process holds the name of the same spelling, every write is checked against that record's version: a process that has lost
+its name cannot touch its successor's node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import structlog
+
+from services.coordination import incarnation
+from services.coordination.incarnation import Fate
+from services.coordination.keeper import Keeper
+from services.coordination.metadata import MetadataStore
+from services.coordination.mirror import Mirror
+from services.coordination.names import WAIT_MARGIN_S, WAIT_STEP_S, name_path, owner_is
+from services.coordination.nodes import Check, Create, Delete, Op, Set
+from services.coordination.records import MemberRecord, NameRecord, decode, encode
+from services.coordination.session import Session
+from services.errors import (
+    CoordinationUnknown,
+    NameTaken,
+    RecordExists,
+    RecordMissing,
+    RecordUnreadable,
+    SteleError,
+    VersionConflict,
+)
+
+ROUNDS_MAX = 32
+
+log = structlog.get_logger()
+
+
+class Holder(Enum):
+    """Whose the node at our path is."""
+
+    NOBODY = "nobody"
+    US = "us"  # our session's
+    LEFTOVER = "leftover"  # persistent: an older version's fault
+    PAST = "past"  # of a session whose process is proven to be over, or to be this one
+    OTHER = "other"  # of another live process
+    UNPROVEN = "unproven"
+
+
+class Decision(Enum):
+    CREATE = "create"
+    KEEP = "keep"
+    SET = "set"
+    REPLACE = "replace"
+    WAIT = "wait"
+    REFUSE = "refuse"
+
+
+def decide(holder: Holder, up_to_date: bool) -> Decision:
+    """What registering should do about the node at our path.  Pure (R5.2–R5.5)."""
+    if holder is Holder.US:
+        return Decision.KEEP if up_to_date else Decision.SET
+    return {
+        Holder.NOBODY: Decision.CREATE,
+        Holder.LEFTOVER: Decision.REPLACE,
+        Holder.PAST: Decision.REPLACE,
+        Holder.OTHER: Decision.REFUSE,
+        Holder.UNPROVEN: Decision.WAIT,
+    }[holder]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    record: MemberRecord | None  # None: no node, or one that is no member record
+    present: bool
+    owner: int
+    version: int
+    name_version: int | None  # of the name's record where it is ours
+
+
+def member_path(kind: str, name: str) -> str:
+    return f"members/{kind}/{name}"
+
+
+class Membership:
+    """``kind`` is nameservers, datanodes or brokers.  ``on_taken`` is called on the loop if another process has the node after this one
+    was cut off for longer than its session."""
+
+    def __init__(
+        self,
+        session: Session,
+        kind: str,
+        name: str,
+        record: MemberRecord,
+        *,
+        on_taken: Callable[[SteleError], None] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.record = record
+        self.path = member_path(kind, name)
+        self._session = session
+        self._keeper = Keeper(session, f"member {kind}/{name}", self.settle, on_taken)
+        self._relay = session.relay(self._keeper.on_watch)
+        self._turn = asyncio.Lock()
+        self._leaving = False
+
+    async def register(self) -> None:
+        """NameTaken; CoordinationUnknown: whatever was written goes with the session."""
+        self._leaving = False
+        await self.settle()
+        self._keeper.start()
+
+    async def update(self, **changes: Any) -> None:
+        """Changes fields of the record (``state="ready"``).  If ZooKeeper gives no answer the change is kept and written later."""
+        self.record = dataclasses.replace(self.record, **changes)
+        try:
+            await self.settle()
+        except CoordinationUnknown:
+            self._keeper.poke()
+            raise
+
+    async def unregister(self) -> None:
+        """The node is gone, unless ZooKeeper gives no answer: then it goes with the session.  Idempotent."""
+        self._leaving = True  # before the deletion: the watch on it must not bring it back
+        await self._keeper.stop()
+        async with self._turn:
+            try:
+                seen = await self.read()
+                if seen.present and seen.owner == self._session.session_id:
+                    await self._session.commit([*self._checks(seen), Delete(self.path, seen.version)])
+                    log.info("member_unregistered", kind=self.kind, name=self.name)
+            except (RecordMissing, VersionConflict):
+                pass
+            except CoordinationUnknown as error:
+                log.warning("member_unregister_unknown", kind=self.kind, name=self.name, error=str(error))
+
+    async def settle(self) -> None:
+        """Reads, decides, writes, and goes round again; the one way out is to have read back that the node is ours (R5.2, R5.6)."""
+        async with self._turn:
+            waited_for, deadline, rounds = 0, 0.0, 0
+            while rounds < ROUNDS_MAX and not self._leaving:
+                seen = await self.read()
+                mine = self.mine()
+                holder = self.judge(seen)
+                decision = decide(holder, seen.record == mine)
+                if decision is Decision.KEEP:
+                    return
+                if decision is Decision.WAIT:
+                    now = asyncio.get_running_loop().time()
+                    if seen.owner != waited_for:
+                        waited_for, deadline = seen.owner, now + self._owner_timeout_s(seen) + WAIT_MARGIN_S
+                        log.info("member_waits_for_session", kind=self.kind, name=self.name, session=f"{waited_for:#x}")
+                    if now < deadline:
+                        await asyncio.sleep(WAIT_STEP_S)
+                        continue
+                if decision in (Decision.REFUSE, Decision.WAIT):
+                    raise self._taken(seen)
+                rounds += 1
+                await self._carry_out(decision, seen, mine)
+            if not self._leaving:
+                raise CoordinationUnknown(f"member {self.path}: not settled in {ROUNDS_MAX} rounds", path=self.path)
+
+    async def _carry_out(self, decision: Decision, seen: Seen, mine: MemberRecord) -> None:
+        try:
+            await self._session.commit([*self._checks(seen), *self.writes(decision, seen, mine)])
+            log.info("member_registered", kind=self.kind, name=self.name, state=mine.state, how=decision.value)
+        except (RecordExists, RecordMissing, VersionConflict):
+            return  # somebody was faster: decide anew
+        except CoordinationUnknown as error:
+            log.info("member_write_unknown", kind=self.kind, name=self.name, error=str(error))
+
+    async def read(self) -> Seen:
+        named = await self._session.get(name_path(self.name))
+        held = named is not None and owner_is(
+            decode(named.value, NameRecord, name_path(self.name)), self._session.incarnation
+        )
+        name_version = named.stat.version if named is not None and held else None
+        node = await self._session.get(self.path, watch=self._relay)
+        if node is None:
+            await self._session.exists(self.path, watch=self._relay)
+            return Seen(None, False, 0, -1, name_version)
+        try:
+            record = decode(node.value, MemberRecord, self.path)
+        except RecordUnreadable:
+            record = None
+        return Seen(record, True, node.stat.ephemeral_owner, node.stat.version, name_version)
+
+    def mine(self) -> MemberRecord:
+        return dataclasses.replace(
+            self.record,
+            owner=self._session.incarnation,
+            session_timeout_ms=round(self._session.negotiated_timeout_s * 1000),
+        )
+
+    def judge(self, seen: Seen) -> Holder:
+        if not seen.present:
+            return Holder.NOBODY
+        if seen.owner == self._session.session_id:
+            return Holder.US
+        if seen.owner == 0:
+            return Holder.LEFTOVER
+        if seen.record is None:
+            return Holder.UNPROVEN
+        proven = incarnation.fate(
+            seen.record.owner, seen.record.endpoint, self._session.incarnation, self.record.endpoint
+        )
+        if proven in (Fate.OWN, Fate.DEAD):
+            return Holder.PAST
+        if proven is Fate.ALIVE:
+            return Holder.OTHER
+        # Nothing is proven about its process, but the name is ours: it lost the name, and may write nothing any more.
+        return Holder.UNPROVEN if seen.name_version is None else Holder.PAST
+
+    def writes(self, decision: Decision, seen: Seen, mine: MemberRecord) -> list[Op]:
+        if decision is Decision.SET:
+            return [Set(self.path, encode(mine), seen.version)]
+        create = Create(self.path, encode(mine), ephemeral=True)
+        return [Delete(self.path, seen.version), create] if decision is Decision.REPLACE else [create]
+
+    def _checks(self, seen: Seen) -> list[Op]:
+        return [] if seen.name_version is None else [Check(name_path(self.name), seen.name_version)]
+
+    def _owner_timeout_s(self, seen: Seen) -> float:
+        recorded_ms = seen.record.session_timeout_ms if seen.record else 0
+        return max(recorded_ms / 1000.0, self._session.negotiated_timeout_s)
+
+    def _taken(self, seen: Seen) -> NameTaken:
+        endpoint = seen.record.endpoint if seen.record else ""
+        return NameTaken(
+            f"{self.path} belongs to the live process at {endpoint or 'an unknown endpoint'} (session {seen.owner:#x})",
+            name=self.name,
+            endpoint=endpoint,
+            session=f"{seen.owner:#x}",
+        )
+
+
+async def live(session: Session, kind: str) -> dict[str, MemberRecord]:
+    """The live members by name.  A persistent node is a leftover and counts for nothing (R5.9)."""
+    found = await MetadataStore(session).list(f"members/{kind}", MemberRecord)
+    return {name: versioned.record for name, versioned in found.items() if versioned.stat.is_ephemeral}
+
+
+def live_in(mirror: Mirror, kind: str) -> dict[str, MemberRecord]:
+    """The same from a mirror of ``members``."""
+    records = mirror.records(f"members/{kind}", MemberRecord)
+    return {
+        name: record
+        for name, record in records.items()
+        if (stat := mirror.stat(member_path(kind, name))) is not None and stat.is_ephemeral
+    }

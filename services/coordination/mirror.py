@@ -1,0 +1,226 @@
+"""A watch-fed copy of a subtree.
+
+Guarantee: once started, the copy follows every change within a round trip while the session is connected; it is read again as a
+whole after every interruption (a connection that broke, a session that was lost), and until then keeps the last good view.  A
+change is applied between two awaits: readers never see half of a batch.  A path that vanishes and comes back is followed again.
+
+Usage: ``mirror = Mirror(session, "members", depth=2); await mirror.start(); mirror.snapshot["members/brokers/br1"]``.
+
+It does not promise every intermediate value, and after an interruption it is behind until ``synced``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import structlog
+
+from services.coordination.nodes import Node, Stat
+from services.coordination.records import R, decode
+from services.coordination.session import Session, SessionEvent, SessionState
+from services.errors import CoordinationUnknown, RecordUnreadable
+
+RETRY_DELAY_S = 0.1
+
+log = structlog.get_logger()
+
+Changed = Callable[[frozenset[str]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    node: Node
+    children: tuple[str, ...]
+
+
+class Mirror:
+    """``depth`` levels below ``path``: 0 is the node alone, 1 its children, and so on."""
+
+    def __init__(self, session: Session, path: str, depth: int) -> None:
+        self.path = path
+        self.depth = depth
+        self.synced = False
+        self._session = session
+        self._nodes: dict[str, Node] = {}
+        self._view: dict[str, tuple[bytes, Stat]] = {}
+        self._names: dict[str, set[str]] = {}
+        self._decoded: dict[str, tuple[int, object]] = {}
+        self._dirty: set[str] = set()
+        self._all_dirty = True
+        self._wake = asyncio.Event()
+        self._first = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._callbacks: list[Changed] = []
+        self._relay = session.relay(self._on_watch)
+        self._task: asyncio.Task[None] | None = None
+        self._unsubscribe: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        """Returns once the first whole view is there.  CoordinationUnknown if that takes longer than a request may."""
+        self._unsubscribe = self._session.subscribe(self._on_session)
+        self._task = asyncio.create_task(self._run(), name=f"mirror:{self.path}")
+        self._wake.set()
+        try:
+            async with asyncio.timeout(self._session.request_timeout_s * 2):
+                await self._first.wait()
+        except TimeoutError:
+            await self.stop()
+            raise CoordinationUnknown(f"no view of {self.path} in time", path=self.path) from None
+
+    async def stop(self) -> None:
+        self._unsubscribe()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> Mapping[str, tuple[bytes, Stat]]:
+        """Path → (value, stat), live: what it holds changes between two awaits, never within one step."""
+        return MappingProxyType(self._view)
+
+    def get(self, path: str, record_type: type[R]) -> R | None:
+        """The record in the copy; None if absent.  RecordUnreadable."""
+        node = self._nodes.get(path)
+        if node is None:
+            return None
+        known = self._decoded.get(path)
+        if known is not None and known[0] == node.stat.mzxid and isinstance(known[1], record_type):
+            return known[1]
+        record = decode(node.value, record_type, path)
+        self._decoded[path] = (node.stat.mzxid, record)
+        return record
+
+    def stat(self, path: str) -> Stat | None:
+        node = self._nodes.get(path)
+        return node.stat if node is not None else None
+
+    def children(self, path: str) -> list[str]:
+        """Names below ``path`` in the copy, in order."""
+        return sorted(self._names.get(path, ()))
+
+    def records(self, path: str, record_type: type[R]) -> dict[str, R]:
+        """Name → record of the children of ``path``.  One that cannot be read is logged and left out: it must not hide the others."""
+        found: dict[str, R] = {}
+        for name in self.children(path):
+            try:
+                record = self.get(f"{path}/{name}", record_type)
+            except RecordUnreadable as error:
+                log.warning("record_unreadable", path=f"{path}/{name}", error=str(error))
+                continue
+            if record is not None:
+                found[name] = record
+        return found
+
+    def subscribe(self, callback: Changed) -> Callable[[], None]:
+        """Calls ``callback`` on the loop with the paths that changed, after each batch."""
+        self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback) if callback in self._callbacks else None
+
+    async def changed(self) -> None:
+        """Waits for the next change."""
+        await self._moved.wait()
+
+    # --- following -------------------------------------------------------------------------------------------------
+
+    def _on_session(self, event: SessionEvent) -> None:
+        if event.state is SessionState.CONNECTED:
+            self._all_dirty = True  # watches are gone, and what they would have told
+            self._wake.set()
+        else:
+            self.synced = False
+
+    def _on_watch(self, path: str | None) -> None:
+        if path is None:
+            return  # the session's own event follows
+        self._dirty.add(path)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            whole, self._all_dirty = self._all_dirty, False
+            dirty, self._dirty = self._dirty, set()
+            try:
+                if whole:
+                    # A new session may be with a server that is behind: catch up before believing what is missing.
+                    await self._session.sync(self.path)
+                self._apply(await self._read({self.path} if whole else dirty, whole))
+            except CoordinationUnknown as error:
+                log.info("mirror_behind", path=self.path, error=str(error))
+                self.synced = False
+                self._all_dirty = True
+                self._wake.set()
+                await asyncio.sleep(RETRY_DELAY_S)
+                continue
+            if not self._all_dirty:
+                self.synced = self._session.state is SessionState.CONNECTED
+                self._first.set()
+
+    async def _read(self, roots: set[str], whole: bool) -> dict[str, _Reading | None]:
+        """What is at ``roots``, with a watch left on each and on its children, and what is below them: all of it, or as much as is not
+        in the copy yet (the rest has its own watches)."""
+        readings: dict[str, _Reading | None] = {}
+        level = sorted(roots)
+        while level:
+            for path, reading in zip(level, await asyncio.gather(*map(self._read_one, level)), strict=True):
+                readings[path] = reading
+            below = (f"{path}/{name}" for path in level if (reading := readings[path]) for name in reading.children)
+            level = [path for path in below if path not in readings and (whole or path not in self._nodes)]
+        return readings
+
+    async def _read_one(self, path: str) -> _Reading | None:
+        node = await self._session.get(path, watch=self._relay)
+        if node is None:
+            # Nobody's child watch would tell of the top's return.
+            if path == self.path and await self._session.exists(path, watch=self._relay) is not None:
+                self._on_watch(path)
+            return None
+        if self._level(path) >= self.depth:
+            return _Reading(node, ())
+        return _Reading(node, tuple(await self._session.children(path, watch=self._relay) or ()))
+
+    def _level(self, path: str) -> int:
+        return 0 if path == self.path else path[len(self.path) + 1 :].count("/") + 1
+
+    def _apply(self, readings: dict[str, _Reading | None]) -> None:
+        changed: set[str] = set()
+        for path, reading in readings.items():
+            stale = (
+                {path}
+                if reading is None
+                else {f"{path}/{n}" for n in self._names.get(path, set()) - set(reading.children)}
+            )
+            for top in stale:
+                changed |= self._remove(top)
+        for path, reading in readings.items():
+            if reading is not None and (path not in self._nodes or self._nodes[path].stat != reading.node.stat):
+                self._nodes[path] = reading.node
+                self._view[path] = (reading.node.value, reading.node.stat)
+                parent, _, name = path.rpartition("/")
+                self._names.setdefault(parent, set()).add(name)
+                changed.add(path)
+        if changed:
+            moved, self._moved = self._moved, asyncio.Event()
+            moved.set()
+            for callback in list(self._callbacks):
+                callback(frozenset(changed))
+
+    def _remove(self, path: str) -> set[str]:
+        """Takes ``path`` and all below it out of the copy."""
+        removed: set[str] = set()
+        for name in list(self._names.get(path, ())):
+            removed |= self._remove(f"{path}/{name}")
+        self._names.pop(path, None)
+        parent, _, name = path.rpartition("/")
+        self._names.get(parent, set()).discard(name)
+        if self._nodes.pop(path, None) is not None:
+            del self._view[path]
+            self._decoded.pop(path, None)
+            removed.add(path)
+        return removed

@@ -1,0 +1,398 @@
+"""The session with ZooKeeper: explicit states, awaitable requests, one stream of events.
+
+Guarantee: every request ends within its timeout, in an answer or in ``CoordinationUnknown``, from which nothing may be concluded
+(R1.1).  ``fenced`` is true before ZooKeeper can have expired the session, by this process's own clock.  Nothing runs in a kazoo
+callback but the hand-over to the event loop (R5.8), and kazoo is never called on the event loop.
+
+Usage: ``session = Session(hosts, cluster, session_timeout_s); await session.start(timeout_s=10)``.  Paths are relative to
+``/stele/<cluster>`` and have no leading slash.
+
+It does not promise that a request which ended in ``CoordinationUnknown`` had no effect, nor that it will have none later: read back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import structlog
+from kazoo.protocol.states import EventType, KazooState, WatchedEvent
+
+from services.clock import SYSTEM, Clock
+from services.coordination import incarnation as incarnations
+from services.coordination.answers import first_failure, stat_of, translate
+from services.coordination.connection import Client
+from services.coordination.nodes import ANY_VERSION, Check, Create, Node, Op, Set, Stat
+from services.coordination.records import Incarnation
+from services.coordination.tree import prepare
+from services.errors import CoordinationUnknown, CoordinationUnreachable, RecordExists, RecordMissing
+
+INFLIGHT_MAX = 128  # kazoo's wake-up socket blocks its caller at 278
+REPEAT_DELAY_S = 0.05
+EVENTS_PENDING_MAX = 1024
+CLOSE_TIMEOUT_S = 15.0
+
+log = structlog.get_logger()
+
+
+class SessionState(Enum):
+    CONNECTING = "connecting"  # no session yet
+    CONNECTED = "connected"
+    SUSPENDED = "suspended"  # the connection broke; the session may live
+    LOST = "lost"  # the server said that the session is over; a new one is being opened
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvent:
+    state: SessionState
+    session_id: int
+    fenced: bool  # SUSPENDED comes twice: when the connection breaks, and when the fence falls
+    new_session: bool = False  # CONNECTED under another id than before: every ephemeral node of ours is gone
+
+
+def is_fenced(
+    state: SessionState, now: float, lease_from: float, suspended_at: float, negotiated_timeout_s: float
+) -> bool:
+    """Whether the session may already be over at the server.  Losing the connection takes up to 2/3 of the timeout to notice, so a
+    quarter after that is the last safe moment; the same bound holds for a process that was itself paused and noticed nothing."""
+    if state not in (SessionState.CONNECTED, SessionState.SUSPENDED):
+        return True
+    if now - lease_from > negotiated_timeout_s * 11 / 12:
+        return True
+    return state is SessionState.SUSPENDED and now - suspended_at > negotiated_timeout_s / 4
+
+
+class Session:
+    """One per process.  Belongs to the event loop that called ``start``."""
+
+    def __init__(
+        self,
+        hosts: str,
+        cluster: str,
+        session_timeout_s: float,
+        clock: Clock = SYSTEM,
+        *,
+        request_timeout_s: float | None = None,
+        incarnation: Incarnation | None = None,
+    ) -> None:
+        self.hosts = hosts
+        self.cluster = cluster
+        self.root = f"/stele/{cluster}"
+        self.session_timeout_s = session_timeout_s
+        self.request_timeout_s = request_timeout_s if request_timeout_s is not None else max(1.0, session_timeout_s)
+        self.state = SessionState.CONNECTING
+        self.session_id = 0
+        self.cluster_id = ""
+        self.incarnation = incarnation or incarnations.current()
+        self._clock = clock
+        self._suspended_at = float("-inf")
+        self._fence_timer: asyncio.TimerHandle | None = None
+        self._client = Client(hosts, session_timeout_s, clock)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connected = asyncio.Event()
+        self._slots = asyncio.Semaphore(INFLIGHT_MAX)
+        self._callbacks: list[Callable[[SessionEvent], None]] = []
+        # One thread keeps requests in the order in which they were made; starting and stopping may block for seconds.
+        self._submitter = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-submit")
+        self._control = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-control")
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self, timeout_s: float = 10.0) -> None:
+        """Opens the session and creates what the cluster's tree needs.  CoordinationUnreachable if no server answers in time."""
+        self._loop = asyncio.get_running_loop()
+        self._client.add_listener(self._on_kazoo_state)
+        self._loop.run_in_executor(self._control, self._client.start_async)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._connected.wait()
+                self.cluster_id = await prepare(self)
+        except (TimeoutError, CoordinationUnknown):
+            await self.close()
+            raise CoordinationUnreachable(
+                f"no ZooKeeper server answered at {self.hosts} within {timeout_s:g} s", zookeeper=self.hosts
+            ) from None
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Ends the session: ZooKeeper removes its ephemeral nodes at once.  Idempotent."""
+        if self.state is SessionState.CLOSED or self._loop is None:
+            return
+        self._enter(SessionState.CLOSED)
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._loop.run_in_executor(self._control, self._stop_client)
+        except TimeoutError:
+            log.warning("coordination_close_timeout", zookeeper=self.hosts)
+        self._submitter.shutdown(wait=False, cancel_futures=True)
+        self._control.shutdown(wait=False)
+
+    def _stop_client(self) -> None:
+        self._client.stop()
+        self._client.close()
+
+    @property
+    def negotiated_timeout_s(self) -> float:
+        """What the server granted: the asked one clamped to its limits."""
+        return self._client.negotiated_timeout_s or self.session_timeout_s
+
+    @property
+    def fenced(self) -> bool:
+        """Self-fence: whatever rests on this session (leadership, ownership) is to be treated as void while this is true."""
+        return is_fenced(
+            self.state, self._clock.monotonic(), self._client.lease_from, self._suspended_at, self.negotiated_timeout_s
+        )
+
+    @property
+    def credentials(self) -> tuple[int, bytes]:
+        """Id and password: whoever presents them can take the session over or end it."""
+        return self._client.client_id or (0, b"")
+
+    # --- events ----------------------------------------------------------------------------------------------------
+
+    def subscribe(self, callback: Callable[[SessionEvent], None]) -> Callable[[], None]:
+        """Calls ``callback`` on the loop for each change of state, until the returned function is called."""
+        self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback) if callback in self._callbacks else None
+
+    async def events(self) -> AsyncIterator[SessionEvent]:
+        """Changes of state from now on; ends with CLOSED.  A reader that lags far behind loses the oldest."""
+        queue: asyncio.Queue[SessionEvent] = asyncio.Queue(EVENTS_PENDING_MAX)
+
+        def put(event: SessionEvent) -> None:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(event)
+
+        unsubscribe = self.subscribe(put)
+        try:
+            while True:
+                event = await queue.get()
+                yield event
+                if event.state is SessionState.CLOSED:
+                    return
+        finally:
+            unsubscribe()
+
+    def _on_kazoo_state(self, state: str) -> None:
+        """Runs on kazoo's connection thread."""
+        self._hand_over(self._follow, state, self._client._session_id or 0)
+
+    def _follow(self, state: str, session_id: int) -> None:
+        if self.state is SessionState.CLOSED:
+            return
+        if state == KazooState.CONNECTED:
+            new = session_id != self.session_id
+            self.session_id = session_id
+            self._enter(SessionState.CONNECTED, new_session=new)
+        elif state == KazooState.SUSPENDED:
+            self._enter(SessionState.SUSPENDED)
+        else:
+            self._enter(SessionState.LOST)
+
+    def _enter(self, state: SessionState, new_session: bool = False) -> None:
+        self.state = state
+        if self._fence_timer is not None:
+            self._fence_timer.cancel()
+            self._fence_timer = None
+        if state is SessionState.CONNECTED:
+            self._connected.set()
+        else:
+            self._connected.clear()
+        if state is SessionState.SUSPENDED:
+            self._suspended_at = self._clock.monotonic()
+            assert self._loop is not None
+            self._fence_timer = self._loop.call_later(self.negotiated_timeout_s / 4 + 0.001, self._fall_fence)
+        if state is SessionState.CLOSED:
+            self._connected.set()  # waiters go on, and find it closed
+        log.info("coordination_session", state=state.value, session=f"{self.session_id:#x}", new_session=new_session)
+        self._emit(SessionEvent(state, self.session_id, self.fenced, new_session))
+
+    def _fall_fence(self) -> None:
+        log.warning("coordination_fenced", session=f"{self.session_id:#x}")
+        self._emit(SessionEvent(self.state, self.session_id, fenced=True))
+
+    def _emit(self, event: SessionEvent) -> None:
+        for callback in list(self._callbacks):
+            callback(event)
+
+    def _hand_over(self, callback: Callable[..., None], *args: Any) -> None:
+        """From a kazoo thread to the loop; a loop that is gone has nobody to tell."""
+        try:
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            pass
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    def relay(self, callback: Callable[[str | None], None]) -> Callable[[WatchedEvent], None]:
+        """A watch for ``get``, ``exists`` and ``children``: calls ``callback`` on the loop with the path that changed, or with None
+        when the connection broke and the watch is gone.  Keep the relay and pass the same one again: equal watches are set once."""
+
+        def on_event(event: WatchedEvent) -> None:
+            path = None if event.type == EventType.NONE else self.relative(event.path)
+            self._hand_over(callback, path)
+
+        return on_event
+
+    async def get(self, path: str, *, watch: Any = None, timeout_s: float | None = None) -> Node | None:
+        """The node, or None where ZooKeeper says that there is none.  Raises CoordinationUnknown for every third answer (R1.1)."""
+        try:
+            value, stat = await self._request(
+                "get", path, lambda c: c.get_async(self.full(path), watch), timeout_s, repeat=True
+            )
+        except RecordMissing:
+            return None
+        return Node(value or b"", stat_of(stat))
+
+    async def exists(self, path: str, *, watch: Any = None, timeout_s: float | None = None) -> Stat | None:
+        """Present (its Stat) or absent (None); *unknown* raises CoordinationUnknown and is never folded into absent (R1.1)."""
+        stat = await self._request(
+            "exists", path, lambda c: c.exists_async(self.full(path), watch), timeout_s, repeat=True
+        )
+        return None if stat is None else stat_of(stat)
+
+    async def children(self, path: str, *, watch: Any = None, timeout_s: float | None = None) -> list[str] | None:
+        """Names of the children in order, or None where the node itself is absent."""
+        try:
+            names = await self._request(
+                "children", path, lambda c: c.get_children_async(self.full(path), watch), timeout_s, repeat=True
+            )
+        except RecordMissing:
+            return None
+        return sorted(names)
+
+    async def sync(self, path: str = "", *, timeout_s: float | None = None) -> None:
+        """After it, reads see everything that was committed before it."""
+        await self._request("sync", path, lambda c: c.sync_async(self.full(path)), timeout_s, repeat=True)
+
+    async def create(
+        self,
+        path: str,
+        value: bytes,
+        *,
+        ephemeral: bool = False,
+        sequence: bool = False,
+        timeout_s: float | None = None,
+    ) -> str:
+        """The path that was created.  RecordExists, RecordMissing (its parent), CoordinationUnknown."""
+        created = await self._request(
+            "create",
+            path,
+            lambda c: c.create_async(self.full(path), value, ephemeral=ephemeral, sequence=sequence),
+            timeout_s,
+        )
+        return self.relative(created)
+
+    async def set(self, path: str, value: bytes, version: int = ANY_VERSION, *, timeout_s: float | None = None) -> Stat:
+        """RecordMissing, VersionConflict, CoordinationUnknown."""
+        return stat_of(
+            await self._request("set", path, lambda c: c.set_async(self.full(path), value, version), timeout_s)
+        )
+
+    async def delete(self, path: str, version: int = ANY_VERSION, *, timeout_s: float | None = None) -> None:
+        """RecordMissing, VersionConflict (also where the node has children), CoordinationUnknown."""
+        await self._request("delete", path, lambda c: c.delete_async(self.full(path), version), timeout_s)
+
+    async def commit(self, ops: Sequence[Op], *, timeout_s: float | None = None) -> list[Any]:
+        """All of the operations or none.  One result per operation: path of a create, Stat of a set, True of the others.  Raises the
+        error of the operation that failed; kazoo would have returned it."""
+
+        def submit(client: Client) -> Any:
+            transaction = client.transaction()
+            for op in ops:
+                if isinstance(op, Check):
+                    transaction.check(self.full(op.path), op.version)
+                elif isinstance(op, Create):
+                    transaction.create(self.full(op.path), op.value, ephemeral=op.ephemeral, sequence=op.sequence)
+                elif isinstance(op, Set):
+                    transaction.set_data(self.full(op.path), op.value, op.version)
+                else:
+                    transaction.delete(self.full(op.path), op.version)
+            return transaction.commit_async()
+
+        results = await self._request("commit", ops[0].path, submit, timeout_s)
+        failed = first_failure(results)
+        if failed is not None:
+            index, error = failed
+            raise translate(error, type(ops[index]).__name__.lower(), ops[index].path)
+        return [
+            self.relative(result) if isinstance(op, Create) else stat_of(result) if isinstance(op, Set) else True
+            for op, result in zip(ops, results, strict=True)
+        ]
+
+    async def ensure(self, path: str, value: bytes = b"") -> None:
+        """The persistent node exists afterwards; a value that is there stays."""
+        try:
+            await self.create(path, value)
+        except RecordExists:
+            return
+
+    async def ensure_root(self) -> None:
+        await self._request("create", "", lambda c: c.ensure_path_async(self.root), None, repeat=True)
+
+    async def _request(
+        self, what: str, path: str, submit: Callable[[Client], Any], timeout_s: float | None, *, repeat: bool = False
+    ) -> Any:
+        """``repeat``: a read, which may be asked again on the next connection within its timeout; a write never is."""
+        limit_s = self.request_timeout_s if timeout_s is None else timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                while True:
+                    await self._connected.wait()
+                    if self.state is SessionState.CLOSED:
+                        raise CoordinationUnknown(f"{what} {path}: the session is closed", path=path)
+                    try:
+                        return await self._once(submit)
+                    except Exception as error:
+                        translated = translate(error, what, path)
+                        if not repeat or not isinstance(translated, CoordinationUnknown):
+                            raise translated from None
+                    await asyncio.sleep(REPEAT_DELAY_S)
+        except TimeoutError:
+            raise CoordinationUnknown(
+                f"{what} {path}: ZooKeeper gave no answer within {limit_s:g} s", path=path
+            ) from None
+
+    async def _once(self, submit: Callable[[Client], Any]) -> Any:
+        assert self._loop is not None
+        await self._slots.acquire()
+        answer: asyncio.Future[Any] = self._loop.create_future()
+
+        def settle(value: Any, error: BaseException | None) -> None:
+            # The slot is held until kazoo is done with the request, not until the caller stops waiting: that bounds kazoo's queue.
+            self._slots.release()
+            if answer.done():
+                return
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(value)
+
+        def on_submitter_thread() -> None:
+            try:
+                result = submit(self._client)
+                result.rawlink(lambda r: self._hand_over(settle, r.value, r.exception))
+            except BaseException as error:
+                self._hand_over(settle, None, error)
+
+        try:
+            self._submitter.submit(on_submitter_thread)
+        except RuntimeError:  # shut down
+            self._slots.release()
+            raise CoordinationUnknown("the session is closed") from None
+        return await answer
+
+    def full(self, path: str) -> str:
+        return f"{self.root}/{path}" if path else self.root
+
+    def relative(self, path: str) -> str:
+        return path[len(self.root) + 1 :]

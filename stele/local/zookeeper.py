@@ -1,0 +1,436 @@
+"""A ZooKeeper server on this machine: found, installed, started, killed.
+
+Guarantee: ``ZooKeeperServer`` runs a real ZooKeeper that outlives the process which started it, keeps its data and port over
+restarts, and is found again through its directory alone, by any process.  A pid is signalled only after the running process
+has been recognised by that directory, so a reused pid is never hit.
+
+Usage: ``server = ZooKeeperServer(Path(".stele/zk1")); server.start(); server.hosts``.  ``python -m stele.local.zookeeper --ensure``
+makes sure that there is a ZooKeeper to run and says which.
+
+It does not promise an ensemble: one server, on loopback, for development and tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from services.errors import SteleError, Timeout, ToolMissing
+
+IMAGE = "zookeeper:3.9"
+DEBIAN_JAR_FOLDERS = ("/usr/share/java", "/usr/share/java/zookeeper")
+HOME_CANDIDATES = (
+    "/opt/homebrew/opt/zookeeper/libexec",
+    "/usr/local/opt/zookeeper/libexec",
+    "/opt/zookeeper",
+    "/usr/share/zookeeper",
+)
+MAIN_CLASS = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+MISSING = (
+    "no ZooKeeper found. Debian/Ubuntu: sudo apt-get install zookeeper default-jre-headless | "
+    "Fedora: sudo dnf install zookeeper (or java-21-openjdk-headless and ZOOKEEPER_HOME=<unpacked Apache ZooKeeper>) | "
+    "macOS: brew install zookeeper | or start Docker, or set STELE_ZOOKEEPER=host:port"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A server that somebody else runs (``STELE_ZOOKEEPER``)."""
+
+    hosts: str
+
+    def __str__(self) -> str:
+        return f"given by STELE_ZOOKEEPER: {self.hosts}"
+
+
+@dataclass(frozen=True, slots=True)
+class Jvm:
+    """Jars and a Java runtime of this machine."""
+
+    java: str
+    classpath: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"JVM server from {self.source}"
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """An image that a Docker engine runs."""
+
+    docker: str
+    image: str = IMAGE
+
+    def __str__(self) -> str:
+        return f"container {self.image}"
+
+
+Local = Jvm | Container
+
+
+def find_jvm(env: Mapping[str, str] = os.environ) -> Jvm | None:
+    """Jars of a distribution's package, of ZOOKEEPER_HOME, of Homebrew, or beside a ``zkServer.sh`` on the PATH."""
+    java = _java(env)
+    if java is None:
+        return None
+    for home in _homes(env):
+        jars = sorted({*home.glob("lib/*.jar"), *home.glob("zookeeper*.jar")})
+        if any(jar.name.startswith("zookeeper-") for jar in jars):
+            return Jvm(java, ":".join(map(str, jars)), str(home))
+    for folder in map(Path, DEBIAN_JAR_FOLDERS):
+        if (folder / "zookeeper.jar").exists():
+            # The package's manifest names its dependencies but no logging backend.
+            quiet = next(
+                (p for n in ("slf4j-simple.jar", "slf4j-nop.jar") if (p := folder.parent / "java" / n).exists()), None
+            )
+            jars = [folder / "zookeeper.jar", *([quiet] if quiet else []), *sorted(folder.glob("zookeeper-jute.jar"))]
+            return Jvm(java, ":".join(map(str, jars)), str(folder / "zookeeper.jar"))
+    return None
+
+
+def _java(env: Mapping[str, str]) -> str | None:
+    home = env.get("JAVA_HOME")
+    if home and os.access(Path(home) / "bin" / "java", os.X_OK):
+        return str(Path(home) / "bin" / "java")
+    for candidate in (shutil.which("java"), "/opt/homebrew/opt/openjdk/bin/java", "/usr/local/opt/openjdk/bin/java"):
+        # macOS ships a /usr/bin/java that only says that there is none.
+        if candidate and os.access(candidate, os.X_OK) and _runs([candidate, "-version"]):
+            return candidate
+    return None
+
+
+def _homes(env: Mapping[str, str]) -> list[Path]:
+    homes = [Path(env["ZOOKEEPER_HOME"])] if env.get("ZOOKEEPER_HOME") else []
+    for script in ("zkServer.sh", "zkServer"):
+        if found := shutil.which(script):
+            homes += [Path(found).resolve().parent.parent, Path(found).resolve().parent.parent / "libexec"]
+    return homes + [Path(p) for p in HOME_CANDIDATES]
+
+
+def find_container() -> Container | None:
+    """A Docker engine that answers and has the image or can pull it."""
+    docker = shutil.which("docker")
+    if docker is None or not _runs([docker, "info"]):
+        return None
+    if _runs([docker, "image", "inspect", IMAGE]) or _runs([docker, "pull", "--quiet", IMAGE], timeout_s=300):
+        return Container(docker)
+    return None
+
+
+def _runs(command: Sequence[str], timeout_s: float = 20) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=timeout_s, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def install() -> bool:
+    """Installs ZooKeeper with the system's package manager; False where there is none or it may not be used."""
+    if shutil.which("apt-get"):
+        steps = [["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "zookeeper", "default-jre-headless"]]
+    elif shutil.which("dnf"):
+        steps = [["dnf", "install", "-y", "-q", "zookeeper"]]
+    elif brew := shutil.which("brew"):
+        return _shown([brew, "install", "zookeeper"])
+    else:
+        return False
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    if as_root and not (shutil.which("sudo") and _runs(["sudo", "-n", "true"])):
+        return False
+    # A list that cannot be refreshed may still name the package: only the last step decides.
+    return [_shown([*as_root, "env", "DEBIAN_FRONTEND=noninteractive", *step]) for step in steps][-1]
+
+
+def _shown(command: Sequence[str]) -> bool:
+    print("+ " + " ".join(command), file=sys.stderr, flush=True)
+    return subprocess.run(command, stdout=sys.stderr, check=False).returncode == 0
+
+
+def ensure_local(env: Mapping[str, str] = os.environ) -> Local:
+    """Something that can be started here; installs it if need be; ToolMissing in one line otherwise."""
+    found: Local | None = find_jvm(env)
+    if found is None and install():
+        found = find_jvm(env)
+    found = found or find_container()
+    if found is None:
+        raise ToolMissing(MISSING)
+    return found
+
+
+def ensure(env: Mapping[str, str] = os.environ) -> Given | Local:
+    """What ``STELE_ZOOKEEPER`` names, else ``ensure_local``."""
+    if hosts := env.get("STELE_ZOOKEEPER"):
+        return Given(hosts)
+    return ensure_local(env)
+
+
+def four_letters(hosts: str, word: str, timeout_s: float = 1.0) -> str:
+    """The answer to a four-letter word (``ruok``, ``srvr``); "" where there is none."""
+    host, _, port = hosts.split(",")[0].split("/")[0].rpartition(":")
+    try:
+        with socket.create_connection((host or "127.0.0.1", int(port)), timeout=timeout_s) as s:
+            s.settimeout(timeout_s)
+            s.sendall(word.encode())
+            answer = b""
+            while chunk := s.recv(4096):
+                answer += chunk
+            return answer.decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the directory remembers between processes."""
+
+    port: int = 0
+    pid: int = 0
+    container: str = ""
+
+
+class ZooKeeperServer:
+    """One ZooKeeper over ``directory``.  Blocking; the ``async_`` forms run in a thread.  ``port=0`` chooses a free one at the first
+    start and keeps it."""
+
+    def __init__(
+        self, directory: Path, port: int = 0, *, tick_ms: int = 500, sync: bool = True, using: Local | None = None
+    ) -> None:
+        self.directory = directory.resolve()
+        self.tick_ms = tick_ms
+        self.sync = sync
+        self._using = using
+        self._child: subprocess.Popen[bytes] | None = None
+        self._state_file = self.directory / "zookeeper.json"
+        kept = self._kept()
+        self.port = port or kept.port
+        self.pid = kept.pid
+        self._container = kept.container
+
+    @property
+    def hosts(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def log_path(self) -> Path:
+        return self.directory / "zookeeper.log"
+
+    @property
+    def is_running(self) -> bool:
+        if self._container:
+            shown = subprocess.run(
+                ["docker", "inspect", "-f", "{{.State.Running}}", self._container],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            return shown.stdout.strip() == "true"
+        if self._child is not None:
+            return self._child.poll() is None
+        if not self.pid:
+            return False
+        shown = subprocess.run(
+            ["ps", "-ww", "-p", str(self.pid), "-o", "command="], capture_output=True, text=True, check=False
+        )
+        return str(self.directory / "zoo.cfg") in shown.stdout
+
+    def serves(self) -> bool:
+        """It answers as the leader of itself: clients can open sessions."""
+        return "Mode:" in four_letters(self.hosts, "srvr")
+
+    def start(self, within_s: float = 60.0) -> ZooKeeperServer:
+        """Starts it unless it runs, and returns when it serves.  Timeout otherwise, with the end of its log."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + within_s
+        fixed = self.port != 0
+        while not self.is_running:
+            if not fixed:
+                self.port = _free_port()
+            self._launch()
+            while self.is_running and not self.serves() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if self.is_running:
+                break
+            # The free port may have been taken meanwhile; a fixed one that is taken stays taken.
+            if fixed or "BindException" not in self.log_end() or time.monotonic() > deadline:
+                raise SteleError(
+                    f"ZooKeeper ended while starting on {self.hosts}; {self.log_path} ends:\n{self.log_end()}"
+                )
+        while not self.serves():
+            if time.monotonic() > deadline:
+                raise Timeout(
+                    f"ZooKeeper did not serve on {self.hosts} within {within_s} s; {self.log_path} ends:\n{self.log_end()}"
+                )
+            time.sleep(0.05)
+        return self
+
+    def kill(self, signal_number: int = signal.SIGKILL) -> None:
+        """Sends a signal; returns at once except for SIGKILL, after which the process is gone."""
+        if not self.is_running:
+            return
+        if self._container:
+            subprocess.run(
+                ["docker", "kill", "-s", str(int(signal_number)), self._container], capture_output=True, check=False
+            )
+        else:
+            os.kill(self.pid, signal_number)
+        if signal_number == signal.SIGKILL:
+            self._wait_gone(10.0)
+
+    def stop(self, within_s: float = 10.0) -> None:
+        """Ends it, kindly first.  Its data stay."""
+        if self.is_running:
+            self.kill(signal.SIGCONT)
+            self.kill(signal.SIGTERM)
+            if not self._wait_gone(within_s):
+                self.kill(signal.SIGKILL)
+        if self._container:
+            subprocess.run(["docker", "rm", "-f", self._container], capture_output=True, check=False)
+            self._container = ""
+        self.pid, self._child = 0, None
+        self._keep()
+
+    def restart(self, within_s: float = 60.0) -> ZooKeeperServer:
+        """Kills it and starts it again on the same data and port."""
+        self.kill(signal.SIGKILL)
+        return self.start(within_s)
+
+    async def async_start(self, within_s: float = 60.0) -> ZooKeeperServer:
+        return await asyncio.to_thread(self.start, within_s)
+
+    async def async_stop(self, within_s: float = 10.0) -> None:
+        await asyncio.to_thread(self.stop, within_s)
+
+    async def async_restart(self, within_s: float = 60.0) -> ZooKeeperServer:
+        return await asyncio.to_thread(self.restart, within_s)
+
+    def log_end(self, lines: int = 15) -> str:
+        try:
+            return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    def _launch(self) -> None:
+        using = self._using or ensure_local()
+        if isinstance(using, Container):
+            self._launch_container(using)
+        else:
+            self._launch_jvm(using)
+        self._keep()
+
+    def _launch_jvm(self, jvm: Jvm) -> None:
+        (self.directory / "conf").mkdir(exist_ok=True)
+        (self.directory / "data").mkdir(exist_ok=True)
+        (self.directory / "zoo.cfg").write_text(self._settings())
+        (self.directory / "conf" / "logback.xml").write_text(_LOGBACK)
+        (self.directory / "conf" / "log4j.properties").write_text(_LOG4J)
+        command = [
+            jvm.java,
+            "-Xmx256m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Djava.net.preferIPv4Stack=true",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dzookeeper.preAllocSize=1024",
+            f"-Dzookeeper.forceSync={'yes' if self.sync else 'no'}",
+            "-cp",
+            f"{self.directory / 'conf'}:{jvm.classpath}",
+            MAIN_CLASS,
+            str(self.directory / "zoo.cfg"),
+        ]
+        with self.log_path.open("wb") as log:
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                start_new_session=True,  # a closed terminal or a Ctrl-C of its starter does not end it
+            )
+        self.pid, self._container = self._child.pid, ""
+
+    def _launch_container(self, container: Container) -> None:
+        (self.directory / "data").mkdir(exist_ok=True)
+        (self.directory / "zoo.cfg").write_text(self._settings(data="/data", address="0.0.0.0", port=2181))
+        name = self._container or f"stele-zookeeper-{self.port}"
+        subprocess.run([container.docker, "rm", "-f", name], capture_output=True, check=False)
+        command = [container.docker, "run", "-d", "--name", name, "--memory", "512m"]
+        command += ["-p", f"127.0.0.1:{self.port}:2181", "-v", f"{self.directory / 'data'}:/data"]
+        command += ["-v", f"{self.directory / 'zoo.cfg'}:/conf/zoo.cfg:ro", container.image]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ran.returncode != 0:
+            raise ToolMissing(f"Docker could not start {container.image}: {ran.stderr.strip()}")
+        self.pid, self._container = 0, name
+
+    def _settings(self, data: str = "", address: str = "127.0.0.1", port: int = 0) -> str:
+        return (
+            f"tickTime={self.tick_ms}\nminSessionTimeout=1000\nmaxSessionTimeout=60000\n"
+            f"dataDir={data or self.directory / 'data'}\nclientPort={port or self.port}\nclientPortAddress={address}\n"
+            "admin.enableServer=false\n4lw.commands.whitelist=ruok,srvr,mntr,cons,wchs\nmaxClientCnxns=0\n"
+            "autopurge.purgeInterval=1\nautopurge.snapRetainCount=3\nextendedTypesEnabled=false\n"
+        )
+
+    def _wait_gone(self, within_s: float) -> bool:
+        deadline = time.monotonic() + within_s
+        while self.is_running:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _kept(self) -> _Kept:
+        try:
+            return _Kept(**json.loads(self._state_file.read_text()))
+        except (OSError, ValueError, TypeError):
+            return _Kept()
+
+    def _keep(self) -> None:
+        aside = self._state_file.with_suffix(".new")
+        aside.write_text(json.dumps(asdict(_Kept(self.port, self.pid, self._container))))
+        aside.replace(self._state_file)
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+_LOGBACK = """<configuration><appender name="OUT" class="ch.qos.logback.core.ConsoleAppender"><encoder>
+<pattern>%d %-5level %logger{0} %msg%n</pattern></encoder></appender><root level="WARN"><appender-ref ref="OUT"/></root></configuration>
+"""
+_LOG4J = """log4j.rootLogger=WARN, OUT
+log4j.appender.OUT=org.apache.log4j.ConsoleAppender
+log4j.appender.OUT.layout=org.apache.log4j.PatternLayout
+log4j.appender.OUT.layout.ConversionPattern=%d %-5p %c{1} %m%n
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m stele.local.zookeeper", description="Finds or installs a ZooKeeper."
+    )
+    parser.add_argument("--ensure", action="store_true", help="make sure that there is one, and say which")
+    parser.parse_args(argv)
+    try:
+        print(f"ZooKeeper: {ensure()}")
+    except ToolMissing as missing:
+        print(f"error: {missing}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Fixtures that every kind of test may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from stele.local.zookeeper import ZooKeeperServer
+from tests.support.zookeeper import server, unique_cluster_name
+
+
+@pytest.fixture(scope="session")
+def zookeeper() -> Iterator[ZooKeeperServer]:
+    """One real server for all tests of this worker.  It is shared: do not kill it."""
+    with server() as started:
+        yield started
+
+
+@pytest.fixture
+def zk_hosts(request: pytest.FixtureRequest) -> str:
+    """Where ZooKeeper is: ``STELE_ZOOKEEPER`` if given, else this worker's server."""
+    given = os.environ.get("STELE_ZOOKEEPER")
+    return given or str(request.getfixturevalue("zookeeper").hosts)
+
+
+@pytest.fixture
+def own_zookeeper() -> Iterator[ZooKeeperServer]:
+    """A real server for this test alone, to be killed, frozen and restarted."""
+    with server() as started:
+        yield started
+
+
+@pytest.fixture
+def cluster_name() -> str:
+    """A cluster that no other test uses."""
+    return unique_cluster_name()

@@ -1,0 +1,158 @@
+"""ZooKeeper servers for tests: one per test worker, one per test that kills it, and a connection that a test can spoil."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from kazoo.client import KazooClient
+
+from services.coordination.session import Session
+from stele.local.zookeeper import ZooKeeperServer
+
+SESSION_TIMEOUT_S = 1.5
+_numbers = itertools.count(1)
+
+
+@contextlib.contextmanager
+def server() -> Iterator[ZooKeeperServer]:
+    """A ZooKeeper of its own, gone with its data afterwards.  Its writes are not synced: no test pulls the plug."""
+    directory = Path(tempfile.mkdtemp(prefix="stele-test-zookeeper-"))
+    started = ZooKeeperServer(directory, sync=False)
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def unique_cluster_name() -> str:
+    return f"t{os.getpid()}-{next(_numbers)}"
+
+
+@asynccontextmanager
+async def open_session(
+    hosts: str, cluster: str, timeout_s: float = SESSION_TIMEOUT_S, **options: object
+) -> AsyncIterator[Session]:
+    """A started session, closed afterwards."""
+    session = Session(hosts, cluster, timeout_s, **options)  # type: ignore[arg-type]
+    await session.start(timeout_s=20)
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+async def end_session(session: Session, hosts: str = "") -> None:
+    """The server ends the session: somebody else presents its id and password, and closes it."""
+
+    def take_over_and_close() -> None:
+        thief = KazooClient(hosts or session.hosts, client_id=session.credentials, timeout=10)
+        thief.start(timeout=10)
+        thief.stop()
+        thief.close()
+
+    await asyncio.to_thread(take_over_and_close)
+
+
+@contextlib.contextmanager
+def frozen(zookeeper: ZooKeeperServer) -> Iterator[None]:
+    """The server stands still: it takes connections and answers nothing."""
+    zookeeper.kill(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        zookeeper.kill(signal.SIGCONT)
+
+
+class Proxy:
+    """A TCP connection to a server that a test can spoil.
+
+    ``drop_answers`` delivers what clients send and swallows what the server says; ``cut`` breaks the connections and refuses new ones;
+    ``restore`` undoes both (a connection whose answers were swallowed is broken, since it has lost its place)."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._dropping = False
+        self._refusing = False
+        self.hosts = ""
+        self.bytes_sent = 0  # from clients to the server
+
+    async def start(self) -> Proxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.hosts = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+
+    def drop_answers(self) -> None:
+        self._dropping = True
+
+    def cut(self) -> None:
+        self._refusing = True
+        self._break()
+
+    def restore(self) -> None:
+        if self._dropping:
+            self._break()
+        self._dropping = self._refusing = False
+
+    def _break(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            writer.transport.abort()
+            return
+        try:
+            up_reader, up_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        both = {writer, up_writer}
+        self._writers |= both
+        tasks = [
+            asyncio.create_task(self._pump(reader, up_writer, upwards=True)),
+            asyncio.create_task(self._pump(up_reader, writer, upwards=False)),
+        ]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        for each in both:
+            each.transport.abort()
+        self._writers -= both
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upwards: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if upwards:
+                    self.bytes_sent += len(data)
+                elif self._dropping:
+                    continue
+                writer.write(data)
+                await writer.drain()
+
+
+@asynccontextmanager
+async def proxy_to(hosts: str) -> AsyncIterator[Proxy]:
+    proxy = await Proxy(hosts).start()
+    try:
+        yield proxy
+    finally:
+        await proxy.stop()
