@@ -6,6 +6,6 @@
 from datanode.log.files import File, FileSystem, OsFileSystem
 from datanode.log.lock import DirectoryLock
 from datanode.log.log import SegmentLog
-from datanode.log.terms import TermFile
+from datanode.log.terms import TermFile, check_term
 
-__all__ = ["DirectoryLock", "File", "FileSystem", "OsFileSystem", "SegmentLog", "TermFile"]
+__all__ = ["DirectoryLock", "File", "FileSystem", "OsFileSystem", "SegmentLog", "TermFile", "check_term"]

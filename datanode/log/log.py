@@ -17,9 +17,9 @@ system may have dropped what it could not write, so a later sync that succeeds p
 
 from __future__ import annotations
 
+import builtins
+import errno
 import secrets
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -27,28 +27,20 @@ from typing import TypeVar
 import structlog
 
 from datanode.log import frames
-from datanode.log.files import File, FileSystem, OsFileSystem
+from datanode.log.chain import SegmentChain, opened
+from datanode.log.files import FileSystem, OsFileSystem
 from datanode.log.reading import locate, read_run
-from datanode.log.recovery import recover, scan
-from datanode.log.segments import (
-    HEADER_BYTES,
-    UNFINISHED_SUFFIX,
-    Header,
-    Segment,
-    SegmentIndex,
-    base_of,
-    read_header,
-    segment_name,
-)
-from datanode.log.terms import NO_SPACE
+from datanode.log.recovery import recover
+from datanode.log.segments import HEADER_BYTES, Header, Segment, SegmentIndex
 from services.errors import DiskFull, GroupStopped, LogDamaged, MessageTooLarge, StorageFailed
 from services.raft.storage import Entry
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 ENTRY_BYTES_MAX = 8 * 1024 * 1024
 DISK_RESERVE_BYTES = 64 * 1024 * 1024
-_APPEND_BYTES_MAX = 1024 * 1024 * 1024
-_SEALED_IN_USE_MAX = 4
+"""What ``append`` leaves free: room for terms, votes and for whatever frees space."""
+APPEND_BYTES_MAX = 1024 * 1024 * 1024
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 T = TypeVar("T")
 
@@ -79,49 +71,61 @@ class SegmentLog:
         self._new_seed = new_seed
         self._failed: str | None = None
         self._closed = False
-        self._guard = threading.Lock()  # what readers see: the fields below and every Segment's
-        self._segments: list[Segment] = []
-        self._sealed_in_use: OrderedDict[int, Segment] = OrderedDict()
-        self._cuts = 0
+        self._chain = SegmentChain(directory, self._fs)
         try:
             self._open()
         except OSError as e:
-            self._release_files()
-            raise StorageFailed(
-                f"{directory}: cannot open the log: {e.strerror or e}", path=directory, errno=e.errno
-            ) from e
+            self._chain.close()
+            raise self._disk_full() if e.errno in NO_SPACE else self._fail("open", e) from e
         except BaseException:
-            self._release_files()
+            self._chain.close()
             raise
+
+    def _open(self) -> None:
+        self._fs.makedirs(self._directory)
+        self._chain.load()
+        if not self._chain.segments:
+            self._chain.push(self._chain.create(Header(1, self._new_seed())))
+            return
+        active = self._chain.active
+        file = opened(active)
+        found = recover(file, active.header, active.path)
+        if found.frames_end < active.file_bytes:
+            cut = active.file_bytes - found.frames_end
+            log.warning("log_tail_cut", path=str(active.path), offset=found.frames_end, bytes=cut)
+            file.truncate(found.frames_end)
+        file.fdatasync()  # what was found may be in the system's cache only; from here on it counts as durable
+        active.frames_end = active.file_bytes = active.synced_end = found.frames_end
+        active.last_index, active.last_term, active.index = found.last_index, found.last_term, found.index
 
     # --- what is stored ---------------------------------------------------------------------------------------------
 
     @property
     def first_index(self) -> int:
-        return self._segments[0].base
+        return self._chain.segments[0].base
 
     @property
     def last_index(self) -> int:
-        return self._segments[-1].last_index
+        return self._chain.active.last_index
 
     @property
     def bytes(self) -> int:
         """Size of all entries with their heads."""
-        with self._guard:
-            return sum(segment.frames_end - HEADER_BYTES for segment in self._segments)
+        with self._chain.guard:
+            return sum(segment.frames_end - HEADER_BYTES for segment in self._chain.segments)
 
     @property
     def segment_count(self) -> int:
-        return len(self._segments)
+        return len(self._chain.segments)
 
     def term_at(self, index: int) -> int:
         """The term of a stored entry, or of the one before the first (0 where the log begins).  IndexError for any other."""
-        with self._guard:
+        with self._chain.guard:
             self._check_usable()
-            first = self._segments[0]
+            first = self._chain.segments[0]
             if index == first.base - 1:
                 return first.header.previous_term
-            segment = self._segment_of(index)
+            segment = self._chain.find(index)
             if index == segment.last_index or segment.header.previous_term == segment.last_term:
                 return segment.last_term
             if segment.index is not None:
@@ -133,27 +137,82 @@ class SegmentLog:
         the end.  IndexError before the start; LogDamaged for bytes that do not check."""
         return self._unless_cut(lambda: self._read(first, last, bytes_max))
 
+    def _unless_cut(self, read: Callable[[], T]) -> T:
+        """The result of ``read`` if nothing was truncated while it ran: else what it met means nothing, and it runs again."""
+        while True:
+            with self._chain.guard:
+                self._check_usable()
+                cuts = self._chain.cuts
+            try:
+                result = read()
+            except LogDamaged:
+                if self._chain.cuts == cuts:
+                    raise
+            except OSError as e:
+                raise self._read_failed(e) from e
+            else:
+                if self._chain.cuts == cuts:
+                    return result
+
+    def _term_at(self, index: int) -> int:
+        with self._chain.guard:
+            self._check_usable()
+            segment = self._chain.find(index)
+            self._chain.pin(segment)
+        try:
+            sparse = self._chain.index_of(segment)
+            with self._chain.guard:
+                self._chain.find(index)
+                return sparse.term_at(index)
+        finally:
+            self._chain.unpin(segment)
+
+    def _read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
+        entries: list[Entry] = []
+        left, at = bytes_max, first
+        while left > 0 or not entries:
+            with self._chain.guard:
+                self._check_usable()
+                if at > min(last, self._chain.active.last_index):
+                    break
+                segment = self._chain.find(at)
+                self._chain.pin(segment)
+            try:
+                sparse = self._chain.index_of(segment)
+                with self._chain.guard:
+                    until = min(last, segment.last_index)
+                    if until < at:
+                        break
+                    point, offset = sparse.floor(at)
+                    end = sparse.offset_after(until, segment.frames_end)
+                got = read_run(opened(segment), segment, (point, offset, end), at, until, left, not entries)
+            finally:
+                self._chain.unpin(segment)
+            entries += got
+            at += len(got)
+            left -= sum(len(entry.payload) for entry in got)
+            if at <= until:
+                break
+        return entries
+
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def append(self, entries: Sequence[Entry]) -> None:
+        """Writes ``entries`` behind the last one, all of them or none; durable after the next ``sync``.
+
+        Errors: DiskFull and MessageTooLarge with nothing appended; StorageFailed; ValueError for what cannot follow the last entry.
+        """
+        self._check_usable()
         if not entries:
             return
-        self._check_usable()
         wanted = self._check_entries(entries)
         self._check_room(wanted)
-        active = self._segments[-1]
+        active = self._chain.active
         if not active.is_empty and active.frames_end + wanted > self._segment_bytes:
             active = self._roll()
-        file, start = _opened(active), active.frames_end
-        parts = frames.encode_run(entries, active.header.seed, active.synced_end == start)
-        try:
-            file.pwrite(parts, start)
-        except OSError as e:
-            if e.errno not in NO_SPACE:
-                raise self._fail("append", e) from e
-            self._cut_file(active, start)
-            raise self._disk_full() from e
-        with self._guard:
+        start = active.frames_end
+        self._write(active, frames.encode_run(entries, active.header.seed, active.synced_end == start), start, "append")
+        with self._chain.guard:
             sparse = _indexed(active)
             offset = start
             for entry in entries:
@@ -164,371 +223,136 @@ class SegmentLog:
 
     def sync(self) -> None:
         self._check_usable()
-        active = self._segments[-1]
+        active = self._chain.active
         end = active.frames_end
         if active.synced_end == end:
             return
         try:
-            _opened(active).fdatasync()
+            opened(active).fdatasync()
         except OSError as e:
             raise self._fail("sync", e) from e
         active.synced_end = end
 
     def truncate_from(self, index: int) -> None:
-        """Removes ``index`` and everything after it, durably: a step is synced before the next, so that what a crash leaves is
-        always a prefix, and old bytes never reappear behind new ones."""
+        """Removes ``index`` and everything after it, durably when it returns.  Each step is synced before the next: what a crash
+        leaves is always a prefix, and old bytes never reappear behind new ones."""
         self._check_usable()
         if index > self.last_index:
             return
-        with self._guard:
-            segment = self._segment_of(index)
-            self._pin(segment)
+        chain = self._chain
         try:
-            sparse = self._index_of(segment)
+            with chain.guard:
+                segment = chain.find(index)
+                chain.pin(segment)
             try:
-                offset = locate(_opened(segment), segment, sparse, index)
-            except OSError as e:
-                raise _read_failed(segment, e) from e
-            term = sparse.term_at(index - 1) if index > segment.base else segment.header.previous_term
-            while self._segments[-1] is not segment:
-                newest = self._segments[-1]
-                with self._guard:
-                    self._cuts += 1
-                    self._segments = self._segments[:-1]
-                self._remove(newest)
-            with self._guard:
-                self._cuts += 1
+                offset = locate(opened(segment), segment, chain.index_of(segment), index)
+            except BaseException:
+                chain.unpin(segment)
+                raise
+        except OSError as e:
+            raise self._read_failed(e) from e
+        try:
+            while chain.active is not segment:
+                chain.remove(chain.active)
+            with chain.guard:
+                chain.activate(segment)
+                chain.cuts += 1
+                sparse = _indexed(segment)
                 sparse.cut(index)
                 segment.frames_end = segment.file_bytes = offset
-                segment.last_index, segment.last_term = index - 1, term
-                self._sealed_in_use.pop(segment.base, None)
-                segment.retired = False
-            self._cut_file(segment, offset)
+                segment.synced_end = min(segment.synced_end, offset)
+                segment.last_index = index - 1
+                segment.last_term = segment.header.previous_term if segment.is_empty else sparse.term_at(index - 1)
+            self._cut_file(segment)
+        except OSError as e:
+            raise self._fail("truncate", e) from e
         finally:
-            self._unpin(segment)
+            chain.unpin(segment)
 
     def drop_before(self, index: int) -> None:
         """Retention: removes the segments all of whose entries are below ``index``, from the oldest on; never the active one."""
         self._check_usable()
-        while len(self._segments) > 1 and self._segments[1].base <= index:
-            oldest = self._segments[0]
-            with self._guard:
-                self._segments = self._segments[1:]
-            self._remove(oldest)
+        while self.segment_count > 1 and self._chain.segments[1].base <= index:
+            try:
+                self._chain.remove(self._chain.segments[0])
+            except OSError as e:
+                raise self._fail("drop a segment", e) from e
 
     def close(self) -> None:
-        with self._guard:
-            self._closed = True
-            for segment in self._segments:
-                self._retire(segment)
+        """Closes the files, without a sync.  Whatever is called afterwards raises GroupStopped."""
+        self._closed = True
+        self._chain.close()
 
     def validate(self) -> None:
-        """The invariants between the segments; for tests."""
-        with self._guard:
-            for before, after in zip(self._segments, self._segments[1:], strict=False):
-                assert after.base == before.last_index + 1, (before, after)
-                assert after.header.previous_base == before.base, (before, after)
-                assert after.header.previous_frames_end == before.frames_end, (before, after)
-                assert after.header.previous_term == before.last_term, (before, after)
-                assert not before.is_empty, before
-            active = self._segments[-1]
-            assert HEADER_BYTES <= active.synced_end <= active.frames_end, active
-            assert len(self._sealed_in_use) <= _SEALED_IN_USE_MAX, self._sealed_in_use
-            assert all(segment.pins >= 0 for segment in self._segments)
-
-    # --- opening ----------------------------------------------------------------------------------------------------
-
-    def _open(self) -> None:
-        self._fs.makedirs(self._directory)
-        bases: list[int] = []
-        for name in self._fs.listdir(self._directory):
-            base = base_of(name)
-            if base is not None:
-                bases.append(base)
-            elif base_of(name.removesuffix(UNFINISHED_SUFFIX)) is not None:
-                self._fs.unlink(self._directory / name)
-        if not bases:
-            self._segments = [self._create(Header(1, self._new_seed()))]
-            return
-        for base in sorted(bases):
-            self._segments.append(self._open_segment(base))
-        for before, after in zip(self._segments, self._segments[1:], strict=False):
-            _seal(before, after.header)
-        for sealed in self._segments[:-1]:
-            _opened(sealed).close()
-            sealed.file = None
-        self._recover(self._segments[-1])
-
-    def _open_segment(self, base: int) -> Segment:
-        path = self._directory / segment_name(base)
-        file = self._fs.open(path)
-        try:
-            header = read_header(file.pread(HEADER_BYTES, 0), path)
-            size = file.size()
-        except BaseException:
-            file.close()
-            raise
-        return Segment(path, header, size, size, base - 1, header.previous_term, file)
-
-    def _recover(self, active: Segment) -> None:
-        file = _opened(active)
-        found = recover(file, active.header, active.path)
-        if found.frames_end < active.file_bytes:
-            log.warning(
-                "log_tail_cut",
-                path=str(active.path),
-                offset=found.frames_end,
-                bytes=active.file_bytes - found.frames_end,
-            )
-            file.truncate(found.frames_end)
-        file.fdatasync()  # what was found may be in the system's cache only; from here on it counts as durable
-        active.frames_end = active.file_bytes = active.synced_end = found.frames_end
-        active.last_index, active.last_term, active.index = found.last_index, found.last_term, found.index
-
-    # --- segments ---------------------------------------------------------------------------------------------------
+        """The invariants; for tests."""
+        self._chain.validate()
 
     def _roll(self) -> Segment:
         """Seals the active segment and begins the next.  The old one is whole and synced BEFORE the new one is named."""
-        old = self._segments[-1]
-        file, end, seed = _opened(old), old.frames_end, old.header.seed
+        old = self._chain.active
+        end = old.frames_end
         footer = _indexed(old).to_bytes()
-        head = frames.encode(old.last_index + 1, old.last_term, frames.FOOTER, footer, seed)
-        try:
-            file.pwrite([head, footer], end)
-        except OSError as e:
-            if e.errno not in NO_SPACE:
-                raise self._fail("seal", e) from e
-            self._cut_file(old, end)
-            raise self._disk_full() from e
+        head = frames.encode(old.last_index + 1, old.last_term, frames.FOOTER, footer, old.header.seed)
         old_bytes = end + len(head) + len(footer)
+        self._write(old, [head, footer], end, "seal")
         try:
-            file.fdatasync()
+            opened(old).fdatasync()
         except OSError as e:
             raise self._fail("seal", e) from e
+        old.synced_end = end
         header = Header(old.last_index + 1, self._new_seed(), old.base, old.last_term, end, old_bytes)
         try:
-            new = self._create(header)
+            new = self._chain.create(header)
         except OSError as e:
-            if e.errno not in NO_SPACE:
-                raise self._fail("begin a segment", e) from e
-            self._cut_file(old, end)
-            raise self._disk_full() from e
-        with self._guard:
-            old.synced_end, old.file_bytes = end, old_bytes
-            self._segments = [*self._segments, new]
-            self._use(old)
+            raise self._not_written(old, e, "begin a segment") from e
+        with self._chain.guard:
+            old.file_bytes = old_bytes
+            self._chain.push(new)
         return new
 
-    def _create(self, header: Header) -> Segment:
-        """A segment that holds its header.  OSError with a full disk's number leaves nothing behind that has the final name."""
-        path = self._directory / segment_name(header.base)
-        aside = path.with_name(path.name + UNFINISHED_SUFFIX)
-        file = self._fs.create(aside)
+    def _write(self, segment: Segment, parts: Sequence[builtins.bytes], start: int, doing: str) -> None:
         try:
-            file.pwrite([header.to_bytes()], 0)
-            file.fdatasync()
-            self._fs.rename(aside, path)
-        except BaseException:
-            file.close()
-            raise
-        try:
-            self._fs.fsync_dir(self._directory)
+            opened(segment).pwrite(parts, start)
         except OSError as e:
-            file.close()
-            raise self._fail("begin a segment", e) from e
-        sparse = SegmentIndex()
-        return Segment(path, header, HEADER_BYTES, HEADER_BYTES, header.base - 1, header.previous_term, file, sparse)
+            raise self._not_written(segment, e, doing) from e
 
-    def _remove(self, segment: Segment) -> None:
-        """The caller has taken the segment out of what readers see."""
-        with self._guard:
-            self._sealed_in_use.pop(segment.base, None)
-            self._retire(segment)
+    def _not_written(self, segment: Segment, error: OSError, doing: str) -> DiskFull | StorageFailed:
+        """After a write that failed: what it left behind the frames goes, if the reason was a full disk."""
+        if error.errno not in NO_SPACE:
+            return self._fail(doing, error)
         try:
-            self._fs.unlink(segment.path)
-            self._fs.fsync_dir(self._directory)
+            self._cut_file(segment)
         except OSError as e:
-            raise self._fail("remove a segment", e) from e
+            return self._fail("cut", e)
+        return self._disk_full()
 
-    def _cut_file(self, segment: Segment, end: int) -> None:
-        """Cuts and syncs: a cut that is not durable could leave old frames behind new ones."""
-        file = _opened(segment)
-        try:
-            file.truncate(end)
-            file.fdatasync()
-        except OSError as e:
-            raise self._fail("cut", e) from e
-        segment.synced_end = end
+    @staticmethod
+    def _cut_file(segment: Segment) -> None:
+        """Cuts the file behind its frames and syncs: a cut that is not durable could leave old frames behind new ones."""
+        file = opened(segment)
+        file.truncate(segment.frames_end)
+        file.fdatasync()
+        segment.synced_end = segment.frames_end
 
-    # --- sealed segments in use; the guard is held where a name begins with an underscore and says nothing else --------
-
-    def _segment_of(self, index: int) -> Segment:
-        segments = self._segments
-        if not segments[0].base <= index <= segments[-1].last_index:
-            raise IndexError(
-                f"entry {index} is not stored; the log holds {segments[0].base}..{segments[-1].last_index}"
-            )
-        low, high = 0, len(segments) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            if segments[middle].base <= index:
-                low = middle
-            else:
-                high = middle - 1
-        return segments[low]
-
-    def _pin(self, segment: Segment) -> None:
-        """Keeps the segment's file open until ``_unpin``; opens it if need be."""
-        if segment.file is None:
-            try:
-                segment.file = self._fs.open(segment.path)
-            except OSError as e:
-                raise _read_failed(segment, e) from e
-        segment.pins += 1
-        segment.retired = False
-        if segment is not self._segments[-1]:
-            self._use(segment)
-
-    def _unpin(self, segment: Segment) -> None:
-        """Takes the guard itself."""
-        with self._guard:
-            segment.pins -= 1
-            if segment.retired:
-                self._retire(segment)
-
-    def _use(self, segment: Segment) -> None:
-        """Marks a sealed segment as the one used last; lets go of the one unused for longest."""
-        self._sealed_in_use[segment.base] = segment
-        self._sealed_in_use.move_to_end(segment.base)
-        while len(self._sealed_in_use) > _SEALED_IN_USE_MAX:
-            _, unused = self._sealed_in_use.popitem(last=False)
-            self._retire(unused)
-
-    def _retire(self, segment: Segment) -> None:
-        """Closes the segment's file once nobody reads from it."""
-        segment.retired = segment.pins > 0
-        if segment.retired:
-            return
-        if segment.file is not None:
-            segment.file.close()
-        segment.file = segment.index = None
-
-    def _release_files(self) -> None:
-        with self._guard:
-            for segment in self._segments:
-                self._retire(segment)
-
-    def _index_of(self, segment: Segment) -> SegmentIndex:
-        """The sparse index of a pinned segment: from its footer, or by reading it all where the footer does not check."""
-        if segment.index is not None:
-            return segment.index
-        file = _opened(segment)
-        try:
-            footer = file.pread(segment.file_bytes - segment.frames_end, segment.frames_end)
-            frame = frames.frame_at(footer, 0, segment.header.seed)
-            sparse = None
-            if frame is not None and frame.kind == frames.FOOTER and frame.index == segment.last_index + 1:
-                sparse = SegmentIndex.from_bytes(footer[frames.HEAD_BYTES : frame.end])
-            if sparse is None:
-                log.warning("log_footer_damaged", path=str(segment.path))
-                found = scan(file, segment.header, segment.frames_end)
-                if found.last_index != segment.last_index or found.frames_end != segment.frames_end:
-                    raise LogDamaged(
-                        f"{segment.path}: damaged at byte {found.frames_end}",
-                        path=segment.path,
-                        offset=found.frames_end,
-                    )
-                sparse = found.index
-        except OSError as e:
-            raise _read_failed(segment, e) from e
-        with self._guard:
-            if segment.index is None:  # else another reader was first, and a truncation may have cut what it set
-                segment.index = sparse
-            return segment.index
-
-    # --- reading and checks -----------------------------------------------------------------------------------------
-
-    def _unless_cut(self, read: Callable[[], T]) -> T:
-        """The result of ``read``, which ran while nothing was truncated: else what it met means nothing, and it runs again."""
-        while True:
-            with self._guard:
-                self._check_usable()
-                cuts = self._cuts
-            try:
-                result = read()
-            except LogDamaged:
-                if self._cuts == cuts:
-                    raise
-            else:
-                if self._cuts == cuts:
-                    return result
-
-    def _term_at(self, index: int) -> int:
-        with self._guard:
-            segment = self._segment_of(index)
-            self._pin(segment)
-        try:
-            sparse = self._index_of(segment)
-            with self._guard:
-                if index > segment.last_index:
-                    raise _not_stored(index, self._segments)
-                return sparse.term_at(index)
-        finally:
-            self._unpin(segment)
-
-    def _read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
-        entries: list[Entry] = []
-        taken = 0
-        at = first
-        while not entries or taken < bytes_max:
-            with self._guard:
-                self._check_usable()
-                if at > min(last, self._segments[-1].last_index):
-                    break
-                segment = self._segment_of(at)
-                self._pin(segment)
-            try:
-                sparse = self._index_of(segment)
-                with self._guard:
-                    until = min(last, segment.last_index)
-                    if until < at:
-                        break
-                    point, offset = sparse.floor(at)
-                    end = sparse.offset_after(until, segment.frames_end)
-                got = read_run(
-                    _opened(segment), segment, (point, offset, end), at, until, bytes_max - taken, not entries
-                )
-            except OSError as e:
-                raise _read_failed(segment, e) from e
-            finally:
-                self._unpin(segment)
-            entries += got
-            taken += sum(len(entry.payload) for entry in got)
-            at += len(got)
-            if at <= until:
-                break
-        return entries
+    # --- checks -----------------------------------------------------------------------------------------------------
 
     def _check_entries(self, entries: Sequence[Entry]) -> int:
         """The bytes that they take as frames.  Refuses what is not the log's continuation."""
-        expected, term = self._segments[-1].last_index + 1, self._segments[-1].last_term
-        total = 0
+        active = self._chain.active
+        last, term, total = active.last_index, active.last_term, 0
         for entry in entries:
             size = len(entry.payload)
             if size > self._entry_bytes_max:
-                raise MessageTooLarge(
-                    f"an entry has at most {self._entry_bytes_max} bytes, this one {size}",
-                    bytes_max=self._entry_bytes_max,
-                )
-            if entry.index != expected or entry.term < term or not 0 <= entry.kind <= frames.KIND_MAX:
+                limit = self._entry_bytes_max
+                raise MessageTooLarge(f"an entry has at most {limit} bytes, this one {size}", bytes_max=limit)
+            if entry.index != last + 1 or entry.term < term or not 0 <= entry.kind <= frames.KIND_MAX:
                 raise ValueError(
-                    f"entry {entry.index} of term {entry.term}, kind {entry.kind} cannot follow entry {expected - 1} of term {term}"
+                    f"entry {entry.index} of term {entry.term}, kind {entry.kind} cannot follow entry {last} of term {term}"
                 )
-            term = entry.term
-            expected += 1
+            last, term = entry.index, entry.term
             total += frames.HEAD_BYTES + size
-        if total > _APPEND_BYTES_MAX:
-            raise MessageTooLarge(f"one append takes at most {_APPEND_BYTES_MAX} bytes", bytes_max=_APPEND_BYTES_MAX)
+        if total > APPEND_BYTES_MAX:
+            raise MessageTooLarge(f"one append takes at most {APPEND_BYTES_MAX} bytes", bytes_max=APPEND_BYTES_MAX)
         return total
 
     def _check_room(self, wanted: int) -> None:
@@ -546,49 +370,21 @@ class SegmentLog:
             raise GroupStopped(f"{self._directory}: the log is closed", path=self._directory)
 
     def _disk_full(self) -> DiskFull:
+        reserve = self._disk_reserve_bytes
         return DiskFull(
-            f"{self._directory}: no room; {self._disk_reserve_bytes} bytes are kept free",
-            path=self._directory,
-            reserve_bytes=self._disk_reserve_bytes,
+            f"{self._directory}: no room; {reserve} bytes are kept free", path=self._directory, reserve_bytes=reserve
         )
 
     def _fail(self, doing: str, error: OSError) -> StorageFailed:
+        """Nothing is done with this log any more."""
         self._failed = f"{self._directory}: {doing} failed: {error.strerror or error}"
         log.error("log_failed", path=str(self._directory), doing=doing, errno=error.errno)
         return StorageFailed(self._failed, path=self._directory, errno=error.errno)
 
-
-def _seal(segment: Segment, successor: Header) -> None:
-    """What the successor knows of ``segment``.  LogDamaged where it does not fit."""
-    if successor.previous_base != segment.base:
-        raise LogDamaged(
-            f"{segment.path}: segment {successor.base} follows {successor.previous_base}, not {segment.base}: one is missing",
-            path=segment.path,
-            offset=segment.file_bytes,
+    def _read_failed(self, error: OSError) -> StorageFailed:
+        return StorageFailed(
+            f"{self._directory}: read failed: {error.strerror or error}", path=self._directory, errno=error.errno
         )
-    if successor.previous_bytes != segment.file_bytes:
-        raise LogDamaged(
-            f"{segment.path}: the segment has {segment.file_bytes} bytes and was sealed with {successor.previous_bytes}",
-            path=segment.path,
-            offset=min(segment.file_bytes, successor.previous_bytes),
-        )
-    segment.frames_end = segment.synced_end = successor.previous_frames_end
-    segment.last_index, segment.last_term = successor.base - 1, successor.previous_term
-
-
-def _not_stored(index: int, segments: Sequence[Segment]) -> IndexError:
-    return IndexError(f"entry {index} is not stored; the log holds {segments[0].base}..{segments[-1].last_index}")
-
-
-def _read_failed(segment: Segment, error: OSError) -> StorageFailed:
-    return StorageFailed(
-        f"{segment.path}: read failed: {error.strerror or error}", path=segment.path, errno=error.errno
-    )
-
-
-def _opened(segment: Segment) -> File:
-    assert segment.file is not None, segment.path
-    return segment.file
 
 
 def _indexed(segment: Segment) -> SegmentIndex:

@@ -153,7 +153,7 @@ class SegmentIndex:
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """A segment as the log holds it.  ``file`` and ``index`` of a sealed one are there while it is in use (log.py)."""
+    """A segment as the log holds it.  ``file`` and ``index`` of a sealed one are there while it is in use (chain.py)."""
 
     path: Path
     header: Header
@@ -164,7 +164,7 @@ class Segment:
     file: File | None = None
     index: SegmentIndex | None = None
     pins: int = 0
-    retired: bool = False
+    leaving: bool = False
     synced_end: int = field(default=HEADER_BYTES)
 
     @property

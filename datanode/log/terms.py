@@ -10,13 +10,13 @@ object unusable, except for a full disk, which is found before the old file is t
 
 from __future__ import annotations
 
-import errno
 import struct
 from pathlib import Path
 
 from crc32c import crc32c
 
 from datanode.log.files import FileSystem, OsFileSystem
+from datanode.log.log import NO_SPACE
 from services.errors import DiskFull, LogDamaged, StorageFailed
 
 _MAGIC = b"STTV"
@@ -25,7 +25,6 @@ _CONTENT = struct.Struct(">4sHHQQ")
 _CRC = struct.Struct(">I")
 TERM_NAME = "term"
 _NEW_NAME = "term.new"
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def encode(term: int, voted_for: int) -> bytes:
@@ -46,6 +45,13 @@ def decode(content: bytes, path: Path) -> tuple[int, int]:
     if version != _VERSION or flags:
         raise LogDamaged(f"{path}: term file version {version} is not known; accepted: {_VERSION}", path=path, offset=0)
     return term, voted_for
+
+
+def check_term(directory: Path, term: int, newest_in_log: int) -> None:
+    """A replica stores a term before it stores an entry of it.  LogDamaged if the log has a later one: a vote may be forgotten (H7)."""
+    if newest_in_log > term:
+        path = directory / TERM_NAME
+        raise LogDamaged(f"{path}: the term is {term}, the log has entries of {newest_in_log}", path=path, offset=0)
 
 
 class TermFile:

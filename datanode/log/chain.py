@@ -1,0 +1,248 @@
+"""The segments of one log in order, and which of their files are open.
+
+Guarantee: a reader that has *pinned* a segment can read its file until it unpins it, although the segment is removed, cut or let go
+of meanwhile; a file is closed once nobody has it pinned, so its number is never used for another file under a reader.
+
+The active segment, the last one, is always open and indexed.  Of the sealed ones the SEALED_IN_USE_MAX used last are.
+``guard`` protects the list and every Segment's fields; methods that need it held say so.  Disk errors are OSError.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from pathlib import Path
+
+import structlog
+
+from datanode.log import frames
+from datanode.log.files import File, FileSystem
+from datanode.log.recovery import scan
+from datanode.log.segments import (
+    HEADER_BYTES,
+    UNFINISHED_SUFFIX,
+    Header,
+    Segment,
+    SegmentIndex,
+    base_of,
+    read_header,
+    segment_name,
+)
+from services.errors import LogDamaged
+
+SEALED_IN_USE_MAX = 4
+
+log = structlog.get_logger()
+
+
+class SegmentChain:
+    """Empty until ``load`` or ``create`` and ``push``."""
+
+    def __init__(self, directory: Path, fs: FileSystem) -> None:
+        self._directory = directory
+        self._fs = fs
+        self.guard = threading.Lock()
+        self.segments: list[Segment] = []  # replaced, never changed in place
+        self.cuts = 0  # how often something was truncated: a reader that sees it change reads again
+        self._sealed_in_use: OrderedDict[int, Segment] = OrderedDict()
+
+    @property
+    def active(self) -> Segment:
+        return self.segments[-1]
+
+    # --- which segments there are -------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """All segments that the folder holds, checked against one another (LogDamaged).  The last is open and not yet recovered;
+        what an interrupted ``create`` left is removed."""
+        bases: list[int] = []
+        for name in self._fs.listdir(self._directory):
+            base = base_of(name)
+            if base is not None:
+                bases.append(base)
+            elif base_of(name.removesuffix(UNFINISHED_SUFFIX)) is not None:
+                self._fs.unlink(self._directory / name)
+        for base in sorted(bases):
+            segment = self._open(base)
+            if self.segments:
+                before = self.active
+                _seal(before, segment.header)
+                self.close_file(before)
+            self.segments = [*self.segments, segment]
+
+    def _open(self, base: int) -> Segment:
+        path = self._directory / segment_name(base)
+        file = self._fs.open(path)
+        try:
+            header = read_header(file.pread(HEADER_BYTES, 0), path)
+            size = file.size()
+        except BaseException:
+            file.close()
+            raise
+        return Segment(path, header, size, size, base - 1, header.previous_term, file)
+
+    def create(self, header: Header) -> Segment:
+        """A new segment on disk, durable, not yet in the chain.
+
+        A full disk (ENOSPC) leaves nothing under the final name; after any other error that is not known.
+        """
+        path = self._directory / segment_name(header.base)
+        aside = path.with_name(path.name + UNFINISHED_SUFFIX)
+        file = self._fs.create(aside)
+        try:
+            file.pwrite([header.to_bytes()], 0)
+            file.fdatasync()
+            self._fs.rename(aside, path)
+            try:
+                self._fs.fsync_dir(self._directory)
+            except OSError as e:
+                raise OSError(errno.EIO, f"sync of the folder: {e.strerror}") from e
+        except BaseException:
+            file.close()
+            raise
+        sparse = SegmentIndex()
+        return Segment(path, header, HEADER_BYTES, HEADER_BYTES, header.base - 1, header.previous_term, file, sparse)
+
+    def push(self, segment: Segment) -> None:
+        """``segment`` becomes the active one.  With the guard held."""
+        if self.segments:
+            self._use(self.active)
+        self.segments = [*self.segments, segment]
+
+    def remove(self, segment: Segment) -> None:
+        """Takes the first or last segment out of what readers see, then off the disk, durably."""
+        with self.guard:
+            if segment is self.segments[0]:
+                self.segments = self.segments[1:]
+            else:
+                assert segment is self.active
+                self.cuts += 1
+                self.segments = self.segments[:-1]
+            self._sealed_in_use.pop(segment.base, None)
+            self._let_go(segment)
+        self._fs.unlink(segment.path)
+        self._fs.fsync_dir(self._directory)
+
+    def find(self, index: int) -> Segment:
+        """The segment that holds entry ``index``; IndexError.  With the guard held."""
+        segments = self.segments
+        first, last = segments[0].base, segments[-1].last_index
+        if not first <= index <= last:
+            raise IndexError(f"entry {index} is not stored; the log holds {first}..{last}")
+        return segments[bisect_right(segments, index, key=lambda segment: segment.base) - 1]
+
+    # --- whose files are open -----------------------------------------------------------------------------------------
+
+    def pin(self, segment: Segment) -> None:
+        """Opens the segment's file if need be and keeps it open until ``unpin``.  With the guard held."""
+        if segment.file is None:
+            segment.file = self._fs.open(segment.path)
+        segment.pins += 1
+        segment.leaving = False
+        if segment is not self.active:
+            self._use(segment)
+
+    def unpin(self, segment: Segment) -> None:
+        with self.guard:
+            segment.pins -= 1
+            if segment.leaving:
+                self._let_go(segment)
+
+    def activate(self, segment: Segment) -> None:
+        """A pinned segment that became the last one stays open for good.  With the guard held."""
+        self._sealed_in_use.pop(segment.base, None)
+        segment.leaving = False
+
+    def _use(self, segment: Segment) -> None:
+        """Marks a sealed segment as the one used last; lets go of the one unused for longest.  With the guard held."""
+        self._sealed_in_use[segment.base] = segment
+        self._sealed_in_use.move_to_end(segment.base)
+        while len(self._sealed_in_use) > SEALED_IN_USE_MAX:
+            _, unused = self._sealed_in_use.popitem(last=False)
+            self._let_go(unused)
+
+    def _let_go(self, segment: Segment) -> None:
+        segment.leaving = segment.pins > 0
+        if not segment.leaving:
+            self.close_file(segment)
+
+    @staticmethod
+    def close_file(segment: Segment) -> None:
+        if segment.file is not None:
+            segment.file.close()
+        segment.file = segment.index = None
+
+    def close(self) -> None:
+        with self.guard:
+            for segment in self.segments:
+                self._let_go(segment)
+
+    def index_of(self, segment: Segment) -> SegmentIndex:
+        """The sparse index of a pinned segment: from its footer, or by reading it all where the footer does not check."""
+        sparse = segment.index
+        if sparse is not None:
+            return sparse
+        sparse = _index_in_footer(segment)
+        if sparse is None:
+            found = scan(opened(segment), segment.header, segment.frames_end)
+            if found.last_index != segment.last_index or found.frames_end != segment.frames_end:
+                raise LogDamaged(
+                    f"{segment.path}: damaged at byte {found.frames_end}", path=segment.path, offset=found.frames_end
+                )
+            log.warning("log_footer_damaged", path=str(segment.path))
+            sparse = found.index
+        with self.guard:
+            if segment.index is None:  # else another reader was first, and a truncation may have cut what it set
+                segment.index = sparse
+            return segment.index
+
+    def validate(self) -> None:
+        """The invariants between segments; for tests."""
+        with self.guard:
+            for before, after in zip(self.segments, self.segments[1:], strict=False):
+                header = after.header
+                assert after.base == before.last_index + 1, (before, after)
+                assert header.previous_base == before.base, (before, after)
+                assert (header.previous_frames_end, header.previous_bytes) == (before.frames_end, before.file_bytes), (
+                    before
+                )
+                assert header.previous_term == before.last_term, (before, after)
+                assert not before.is_empty, before
+            assert self.active.file is not None, self.active
+            assert self.active.index is not None, self.active
+            assert HEADER_BYTES <= self.active.synced_end <= self.active.frames_end, self.active
+            assert len(self._sealed_in_use) <= SEALED_IN_USE_MAX, self._sealed_in_use
+            assert all(segment.pins >= 0 for segment in self.segments), self.segments
+
+
+def opened(segment: Segment) -> File:
+    assert segment.file is not None, segment.path
+    return segment.file
+
+
+def _index_in_footer(segment: Segment) -> SegmentIndex | None:
+    footer = opened(segment).pread(segment.file_bytes - segment.frames_end, segment.frames_end)
+    frame = frames.frame_at(footer, 0, segment.header.seed)
+    if frame is None or frame.kind != frames.FOOTER or frame.index != segment.last_index + 1:
+        return None
+    return SegmentIndex.from_bytes(footer[frames.HEAD_BYTES : frame.end])
+
+
+def _seal(segment: Segment, successor: Header) -> None:
+    """Sets what the successor knows of ``segment``.  LogDamaged where it does not fit."""
+    if successor.previous_base != segment.base:
+        raise LogDamaged(
+            f"{segment.path}: segment {successor.base} follows {successor.previous_base}, not {segment.base}: one is missing",
+            path=segment.path,
+            offset=segment.file_bytes,
+        )
+    if successor.previous_bytes != segment.file_bytes:
+        raise LogDamaged(
+            f"{segment.path}: the segment has {segment.file_bytes} bytes and was sealed with {successor.previous_bytes}",
+            path=segment.path,
+            offset=min(segment.file_bytes, successor.previous_bytes),
+        )
+    segment.frames_end = segment.synced_end = successor.previous_frames_end
+    segment.last_index, segment.last_term = successor.base - 1, successor.previous_term
