@@ -1,0 +1,253 @@
+"""The data directory of a store: who it belongs to and which groups it holds.
+
+    lock  store.json  groups/<id>/{group.json, log, term}  quarantine/<id>-<n>/  trash/
+
+Guarantee: one process at a time has the directory open (DirectoryBusy for the second); a JSON file in it is the old one
+or the new one, whole, after any crash; a group's folder is never deleted because it is damaged, it is moved into
+``quarantine`` (R4.5).
+
+Everything here blocks; it is called on threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datanode.log import DirectoryLock
+from services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
+
+FORMAT = 1
+_GROUP = re.compile(r"[1-9][0-9]{0,19}")
+_QUARANTINED = re.compile(r"([1-9][0-9]{0,19})-[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """``store.json``: which store of which cluster this is."""
+
+    uuid: str
+    store_id: int = 0  # 0: not registered yet
+    cluster_id: str = ""  # "": belongs to no cluster yet
+    leader_epoch: int = 0  # highest epoch of a leading nameserver that this store obeyed
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """``group.json``: what a replica is a replica of, and its first members."""
+
+    group: int
+    topic: str
+    partition: int
+    members: tuple[int, ...]
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A replica that was moved aside, and why."""
+
+    group: int
+    path: Path
+    problem: str
+    topic: str = ""
+    partition: int = 0
+
+
+class DataDirectory:
+    """Open from construction on; ``close`` lets another process have it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.groups_path = path / "groups"
+        self.quarantine_path = path / "quarantine"
+        self.trash_path = path / "trash"
+        with _typed(path):
+            for folder in (path, self.groups_path, self.quarantine_path, self.trash_path):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = DirectoryLock(path)
+            try:
+                self.identity = self._load_identity()
+            except BaseException:
+                self._lock.release()
+                raise
+
+    def close(self) -> None:
+        self._lock.release()
+
+    # --- identity ---------------------------------------------------------------------------------------------------
+
+    def belongs_to(self, cluster_id: str) -> None:
+        """Raises ClusterMismatch if the directory is another cluster's; nothing in it is touched then."""
+        mine = self.identity.cluster_id
+        if mine and mine != cluster_id:
+            raise ClusterMismatch(
+                f"{self.path} belongs to cluster {mine}, the ZooKeeper tree to cluster {cluster_id}",
+                expected=cluster_id,
+                got=mine,
+            )
+
+    def registered(self, store_id: int, cluster_id: str) -> None:
+        """From here on the directory is that store's; durable when it returns."""
+        self._store_identity(replace(self.identity, store_id=store_id, cluster_id=cluster_id))
+
+    def obeyed(self, leader_epoch: int) -> None:
+        """A nameserver of a higher epoch has spoken; durable when it returns, so that a restart does not obey a deposed
+        one."""
+        self._store_identity(replace(self.identity, leader_epoch=leader_epoch))
+
+    def _load_identity(self) -> Identity:
+        path = self.path / "store.json"
+        if path.exists():
+            return Identity(**_read_json(path))
+        if any(self.groups_path.iterdir()):
+            raise LogDamaged(f"{path} is missing although {self.groups_path} holds groups", path=path, offset=0)
+        identity = Identity(uuid=str(uuid.uuid4()))
+        self.identity = identity
+        self._store_identity(identity)
+        return identity
+
+    def _store_identity(self, identity: Identity) -> None:
+        _write_json(self.path / "store.json", asdict(identity))
+        self.identity = identity
+
+    # --- groups -----------------------------------------------------------------------------------------------------
+
+    def group_path(self, group: int) -> Path:
+        return self.groups_path / str(group)
+
+    def groups(self) -> list[int]:
+        """Ids of the groups that have a folder."""
+        return sorted(int(p.name) for p in self.groups_path.iterdir() if _GROUP.fullmatch(p.name))
+
+    def create_group(self, spec: GroupSpec) -> None:
+        """The group's folder, durable with its ``group.json``."""
+        path = self.group_path(spec.group)
+        with _typed(path):
+            path.mkdir(exist_ok=True)
+            _sync_folder(self.groups_path)
+        _write_json(path / "group.json", asdict(spec))
+
+    def read_group(self, group: int) -> GroupSpec | None:
+        """None: the folder is what a create left that was interrupted; nothing was ever promised from it.  Raises
+        LogDamaged."""
+        path = self.group_path(group) / "group.json"
+        if not path.exists():
+            if any(name.name not in ("group.json.new", "lock") for name in path.parent.iterdir()):
+                raise LogDamaged(f"{path} is missing", path=path, offset=0)
+            return None
+        body = _read_json(path)
+        spec = GroupSpec(**{**body, "members": tuple(body.get("members", ()))})
+        if spec.group != group or not spec.members:
+            raise LogDamaged(f"{path} is that of group {spec.group}", path=path, offset=0)
+        return spec
+
+    def quarantine(self, group: int, problem: str, spec: GroupSpec | None) -> Quarantined:
+        """Moves the group's folder aside, with a note why (R4.5)."""
+        with _typed(self.quarantine_path):
+            number = 1
+            while (target := self.quarantine_path / f"{group}-{number}").exists():
+                number += 1
+            os.rename(self.group_path(group), target)
+            _sync_folder(self.quarantine_path)
+            _sync_folder(self.groups_path)
+        found = Quarantined(group, target, problem, spec.topic if spec else "", spec.partition if spec else 0)
+        _write_json(target / "problem.json", {"problem": problem, "topic": found.topic, "partition": found.partition})
+        return found
+
+    def quarantined(self) -> list[Quarantined]:
+        """What was moved aside and is still of interest, the newest per group."""
+        found: dict[int, Quarantined] = {}
+        for path in sorted(self.quarantine_path.iterdir(), key=lambda p: (len(p.name), p.name)):
+            match = _QUARANTINED.fullmatch(path.name)
+            if match is None:
+                continue
+            try:
+                note = _read_json(path / "problem.json")
+            except (LogDamaged, OSError):
+                note = {}
+            group = int(match[1])
+            problem = str(note.get("problem", "damaged"))
+            found[group] = Quarantined(group, path, problem, str(note.get("topic", "")), int(note.get("partition", 0)))
+        return list(found.values())
+
+    def release_quarantined(self, group: int) -> None:
+        """The group is no more: what is left of it stays on disk under another name and is not reported any longer."""
+        for path in self.quarantine_path.iterdir():
+            match = _QUARANTINED.fullmatch(path.name)
+            if match is not None and int(match[1]) == group:
+                os.rename(path, path.with_name(f"{path.name}.deleted"))
+
+    # --- what is to be deleted --------------------------------------------------------------------------------------
+
+    def discard(self, group: int) -> None:
+        """Moves the group's folder into the trash, so that a half-deleted one is never taken for a group (R3.4)."""
+        os.rename(self.group_path(group), self.trash_path / f"{group}-{uuid.uuid4().hex}")
+
+    def empty_trash(self) -> int:
+        """Deletes what earlier runs left in the trash; how many folders that were."""
+        left = list(self.trash_path.iterdir())
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+        return len(left)
+
+    def free_bytes(self) -> int:
+        stat = os.statvfs(self.path)
+        return stat.f_bavail * stat.f_frsize
+
+
+class _typed:
+    """Around work on files: what the system says leaves as an error of the tree."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{self._path}: {error.strerror}", path=self._path) from error
+        raise StorageFailed(f"{self._path}: {error.strerror or error}", path=self._path) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_bytes())
+        if not isinstance(body, dict):
+            raise ValueError("not an object")
+    except ValueError as e:
+        raise LogDamaged(f"{path} cannot be read: {e}", path=path, offset=0) from None
+    if body.get("format", FORMAT) != FORMAT:
+        raise LogDamaged(f"{path} has format {body['format']}; accepted: {FORMAT}", path=path, offset=0)
+    return body
+
+
+def _write_json(path: Path, body: dict[str, Any]) -> None:
+    """Written aside, synced, renamed, and the folder synced: the order that makes it whole after any crash."""
+    new = path.with_name(path.name + ".new")
+    with _typed(path):
+        with open(new, "wb") as f:
+            f.write(json.dumps(body).encode() + b"\n")
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(new, path)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

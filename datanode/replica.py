@@ -1,0 +1,203 @@
+"""One replica of one partition: the state machine, its Raft group, and those who wait for messages.
+
+Guarantee: a batch is proposed only if its header and checksum are good and the owner's epoch is not already overtaken;
+what a reader gets is committed; who waits for an offset is woken by the entry that brings it, or told when the replica
+ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Sequence
+from typing import Protocol
+
+from datanode import commands
+from datanode.directory import GroupSpec
+from datanode.outcomes import Outcome
+from datanode.partition import Partition, fenced
+from datanode.reading import Reader, Stored
+from services import batch
+from services.errors import (
+    DiskFull,
+    GroupStopped,
+    InvalidArgument,
+    LogDamaged,
+    MessageTooLarge,
+    NotLeader,
+    NotReady,
+    SteleError,
+    StorageFailed,
+)
+from services.raft.group import Group
+from services.raft.storage import REGULAR
+
+RETRY_AFTER_MS = 200
+
+
+class Room(Protocol):
+    """What a replica asks of the store's disk."""
+
+    @property
+    def disk_full(self) -> bool: ...
+
+
+class Replica:
+    """``machine`` of a Raft group, and the way to it.  Runs once :meth:`run` has been called."""
+
+    def __init__(self, spec: GroupSpec, store_id: int, entry_bytes_max: int, room: Room) -> None:
+        self.spec = spec
+        self.partition = Partition()
+        self._store_id = store_id
+        self._entry_bytes_max = entry_bytes_max
+        self._room = room
+        self._group: Group | None = None
+        self._reader = Reader(self.partition, self._payload_at)
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap, by the offset waited for
+        self._order = itertools.count()
+        self._ended: SteleError | None = None
+        self.problem = ""
+
+    def run(self, group: Group) -> None:
+        self._group = group
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def group(self) -> Group | None:
+        return self._group
+
+    @property
+    def state(self) -> str:
+        """``loading``, ``follower``, ``candidate``, ``leader`` or ``failed``."""
+        if self.problem:
+            return "failed"
+        return self._group.state if self._group is not None else "loading"
+
+    def running(self) -> Group:
+        """Its group.  Raises NotReady while it loads (R4.7), else what ended it."""
+        if self._ended is not None:
+            raise self._ended
+        if self.problem:
+            raise StorageFailed(self.problem, group=self.spec.group)
+        if self._group is None:
+            raise NotReady(
+                f"group {self.spec.group} is loading on store {self._store_id}", retry_after_ms=RETRY_AFTER_MS
+            )
+        return self._group
+
+    def leading(self) -> Group:
+        """Its group, if it leads.  Raises NotLeader with the leader's store id where that is known."""
+        group = self.running()
+        if group.state == "failed":
+            raise StorageFailed(group.problem, group=self.spec.group)
+        if not group.is_leader:
+            raise NotLeader(
+                f"group {self.spec.group} is not led by store {self._store_id}", leader=group.leader_store_id or None
+            )
+        return group
+
+    def current(self) -> Group:
+        """Its group, if it leads and has applied an entry of its own term: only then is its state no older than its
+        predecessor's."""
+        group = self.leading()
+        if group.journal.term_at(group.applied_index) != group.term:
+            raise NotReady(
+                f"group {self.spec.group} has a leader that is not current yet", retry_after_ms=RETRY_AFTER_MS
+            )
+        return group
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def append(self, owner_epoch: int, batches: Sequence[bytes]) -> asyncio.Future[object]:
+        """Proposes ``batches`` as one entry; the future ends with the outcome of applying it.
+
+        Errors, all definite: NotLeader, Fenced, DiskFull, MessageTooLarge, BatchCorrupt, InvalidArgument.
+        """
+        group = self.leading()
+        if owner_epoch < self.partition.owner_epoch:
+            raise fenced(owner_epoch, self.partition.owner_epoch)
+        if self._room.disk_full:
+            raise DiskFull(f"store {self._store_id} takes no writes until space returns", store_id=self._store_id)
+        if not batches:
+            raise InvalidArgument("an append holds at least one batch")
+        size = commands.APPEND_HEAD_BYTES + sum(map(len, batches))
+        if size > self._entry_bytes_max:
+            raise MessageTooLarge(
+                f"an append of {size} bytes; accepted: up to {self._entry_bytes_max}", bytes_max=self._entry_bytes_max
+            )
+        for b in batches:
+            batch.read_header(b)
+        return group.propose(commands.encode_append(owner_epoch, batches))
+
+    def propose(
+        self,
+        command: commands.Fence | commands.CreateCursor | commands.Ack | commands.ResetCursor | commands.DeleteCursor,
+    ) -> asyncio.Future[object]:
+        return self.leading().propose(commands.encode(command))
+
+    def apply(self, index: int, term: int, payload: bytes) -> Outcome:
+        """The Raft group's call: the entry at ``index`` is committed."""
+        outcome = self.partition.apply(index, term, payload)
+        waiting, end = self._waiting, self.partition.high_watermark
+        while waiting and waiting[0][0] < end:
+            _wake(heapq.heappop(waiting)[2])
+        return outcome
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def read(self, offset: int, bytes_max: int) -> list[Stored]:
+        """Committed batches from ``offset`` on.  Raises LogDamaged for stored bytes that do not check, InvalidArgument
+        below the log's start."""
+        group = self.running()
+        if group.state == "failed":
+            raise StorageFailed(group.problem, group=self.spec.group)
+        if offset < self.partition.log_start:
+            start = self.partition.log_start
+            raise InvalidArgument(f"offset {offset} is no longer kept; the first is {start}", log_start_offset=start)
+        try:
+            return self._reader.read(offset, bytes_max)
+        except OSError as e:
+            raise LogDamaged(f"group {self.spec.group} cannot be read: {e}", group=self.spec.group) from e
+
+    def beyond(self, offset: int) -> asyncio.Future[None]:
+        """Done once a message at ``offset`` is committed here; fails when the replica ends.  Cancel it to stop
+        waiting."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._ended is not None:
+            future.set_exception(self._ended)
+        elif offset < self.partition.high_watermark:
+            future.set_result(None)
+        else:
+            heapq.heappush(self._waiting, (offset, next(self._order), future))
+            if len(self._waiting) % 1024 == 0:
+                self._waiting = [w for w in self._waiting if not w[2].done()]
+                heapq.heapify(self._waiting)
+        return future
+
+    def _payload_at(self, index: int) -> bytes | None:
+        assert self._group is not None
+        entry = self._group.journal.read(index, index, 1)[0]
+        return entry.payload if entry.kind == REGULAR else None
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """The replica goes: whoever waits is told, and nothing new is taken."""
+        self._ended = GroupStopped(
+            f"group {self.spec.group} is no longer on store {self._store_id}", group=self.spec.group
+        )
+        waiting, self._waiting = self._waiting, []
+        for _, _, future in waiting:
+            if not future.done():
+                future.set_exception(self._ended)
+
+    def fail(self, problem: str) -> None:
+        """It could not be opened; the store keeps it in its listings."""
+        self.problem = problem
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,177 @@
+"""The datanode's gRPC service: what brokers and nameservers ask of a store (proto/stele/v1/datanode.proto).
+
+Guarantee: every call ends within its deadline in an answer or a typed error; a call that changes something answers
+after the change is committed, and says Timeout or ProposalLost (indefinite) where that is not known.  A replica that is
+not ready says so (R4.7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from datanode import commands
+from datanode.append import AppendStream
+from datanode.commands import ACK_RANGES_MAX, EARLIEST, LATEST, Position, Start
+from datanode.directory import GroupSpec
+from datanode.fetch import FetchStream
+from datanode.metrics import Metrics
+from datanode.outcomes import CursorOutcome, DeleteOutcome, FenceOutcome, Refused
+from datanode.replica import Replica
+from datanode.store import Store
+from datanode.watch import watch
+from services.errors import InvalidArgument, Timeout
+from services.pb import datanode_pb2 as pb
+from services.pb import datanode_pb2_grpc
+from services.topics import check_name, parse_topic
+
+PROPOSAL_TIMEOUT_S = 10.0
+ANSWER_MARGIN_S = 0.05  # of a caller's deadline: the answer has to arrive before it
+
+_Small = commands.Fence | commands.CreateCursor | commands.Ack | commands.ResetCursor | commands.DeleteCursor
+_CursorRequest = pb.CreateCursorRequest | pb.ResetCursorRequest
+
+
+class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
+    """Serves one store."""
+
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        self._metrics = metrics
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+
+    async def Append(
+        self, request_iterator: AsyncIterator[pb.AppendRequest], context: Any
+    ) -> AsyncIterator[pb.AppendResponse]:
+        async with aclosing(AppendStream(self._store.replica).run(request_iterator)) as answers:
+            async for answer in answers:
+                self._metrics.appended(answer)
+                yield answer
+
+    async def Fetch(
+        self, request_iterator: AsyncIterator[pb.FetchRequest], context: Any
+    ) -> AsyncIterator[pb.FetchResponse]:
+        async with aclosing(FetchStream(self._store.replica).run(request_iterator)) as answers:
+            async for answer in answers:
+                self._metrics.fetched(answer)
+                yield answer
+
+    async def Fence(self, request: pb.FenceRequest, context: Any) -> pb.FenceResponse:
+        outcome = await self._propose(request.group, commands.Fence(request.owner_epoch), context)
+        assert isinstance(outcome, FenceOutcome)
+        return pb.FenceResponse(high_watermark=outcome.high_watermark, log_start_offset=outcome.log_start)
+
+    # --- cursors ----------------------------------------------------------------------------------------------------
+
+    async def CreateCursor(self, request: pb.CreateCursorRequest, context: Any) -> pb.CursorResponse:
+        name = check_name("subscription", request.subscription)
+        command = commands.CreateCursor(request.owner_epoch, name, _position(request))
+        return self._cursor(request.group, await self._propose(request.group, command, context))
+
+    async def AckCursor(self, request: pb.AckCursorRequest, context: Any) -> pb.CursorResponse:
+        name = check_name("subscription", request.subscription)
+        if len(request.ranges) > ACK_RANGES_MAX:
+            raise InvalidArgument(f"{len(request.ranges)} ranges; accepted: up to {ACK_RANGES_MAX}")
+        ranges = tuple((r.first, r.last) for r in request.ranges)
+        command = commands.Ack(request.owner_epoch, name, request.generation, ranges)
+        return self._cursor(request.group, await self._propose(request.group, command, context))
+
+    async def ResetCursor(self, request: pb.ResetCursorRequest, context: Any) -> pb.CursorResponse:
+        name = check_name("subscription", request.subscription)
+        command = commands.ResetCursor(request.owner_epoch, name, _position(request))
+        return self._cursor(request.group, await self._propose(request.group, command, context))
+
+    async def DeleteCursor(self, request: pb.DeleteCursorRequest, context: Any) -> pb.DeleteCursorResponse:
+        name = check_name("subscription", request.subscription)
+        outcome = await self._propose(request.group, commands.DeleteCursor(request.owner_epoch, name), context)
+        assert isinstance(outcome, DeleteOutcome)
+        return pb.DeleteCursorResponse(existed=outcome.existed)
+
+    async def ListCursors(self, request: pb.ListCursorsRequest, context: Any) -> pb.ListCursorsResponse:
+        replica = self._store.replica(request.group)
+        replica.current()
+        return pb.ListCursorsResponse(
+            cursors=[_cursor_of(replica, name) for name in sorted(replica.partition.cursors)],
+            high_watermark=replica.partition.high_watermark,
+            log_start_offset=replica.partition.log_start,
+        )
+
+    def _cursor(self, group: int, outcome: object) -> pb.CursorResponse:
+        assert isinstance(outcome, CursorOutcome)
+        replica = self._store.replicas.get(group)
+        cursor = replica.partition.cursor(outcome.subscription) if replica is not None else None
+        if replica is None or cursor is None or cursor.generation != outcome.generation:
+            # Reset or deleted since: what this command came to is said without ranges.
+            said = pb.Cursor(
+                subscription=outcome.subscription, ack_floor=outcome.ack_floor, generation=outcome.generation
+            )
+        else:
+            said = _cursor_of(replica, outcome.subscription)
+        return pb.CursorResponse(cursor=said, created=outcome.created)
+
+    async def _propose(self, group: int, command: _Small, context: Any) -> object:
+        """The outcome of ``command``, committed.  Raises what refused it; Timeout once the caller's deadline is
+        near."""
+        left_s = context.time_remaining()
+        timeout_s = PROPOSAL_TIMEOUT_S if left_s is None else min(PROPOSAL_TIMEOUT_S, left_s - ANSWER_MARGIN_S)
+        proposal = self._store.replica(group).propose(command)
+        done, _ = await asyncio.wait({proposal}, timeout=max(0.0, timeout_s))
+        if not done:
+            proposal.add_done_callback(_heard)
+            raise Timeout(f"group {group} gave no outcome within {timeout_s:.3g} s", timeout_s=timeout_s)
+        outcome = proposal.result()
+        if isinstance(outcome, Refused):
+            raise outcome.error()
+        return outcome
+
+    # --- replicas ---------------------------------------------------------------------------------------------------
+
+    async def CreateReplica(self, request: pb.CreateReplicaRequest, context: Any) -> pb.CreateReplicaResponse:
+        parse_topic(request.topic)
+        if request.group == 0:
+            raise InvalidArgument("a group's id is not 0")
+        spec = GroupSpec(request.group, request.topic, request.partition, tuple(request.store_ids))
+        created = await asyncio.shield(self._store.create(spec, request.leader_epoch, request.to_store_id))
+        return pb.CreateReplicaResponse(created=created)
+
+    async def DeleteReplica(self, request: pb.DeleteReplicaRequest, context: Any) -> pb.DeleteReplicaResponse:
+        existed = await asyncio.shield(self._store.delete(request.group, request.leader_epoch, request.to_store_id))
+        return pb.DeleteReplicaResponse(existed=existed)
+
+    async def WatchStore(self, request: pb.WatchStoreRequest, context: Any) -> AsyncIterator[pb.StoreStatus]:
+        async with aclosing(watch(self._store)) as statuses:
+            async for status in statuses:
+                yield status
+
+
+def _heard(future: asyncio.Future[object]) -> None:
+    """Nobody waits for the outcome any more."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _position(request: _CursorRequest) -> Position:
+    match request.WhichOneof("start"):
+        case "offset":
+            return Position(Start.OFFSET, request.offset)
+        case "earliest":
+            return EARLIEST
+        case "latest":
+            return LATEST
+        case "timestamp_ms":
+            assert isinstance(request, pb.ResetCursorRequest)
+            return Position(Start.TIMESTAMP, request.timestamp_ms)
+    raise InvalidArgument("where the cursor begins is missing: an offset, earliest or latest")
+
+
+def _cursor_of(replica: Replica, name: str) -> pb.Cursor:
+    cursor = replica.partition.cursors[name]
+    return pb.Cursor(
+        subscription=name,
+        ack_floor=cursor.ack_floor,
+        acked=[pb.OffsetRange(first=first, last=last) for first, last in cursor.ranges],
+        generation=cursor.generation,
+    )

@@ -1,0 +1,47 @@
+"""A group's folder, opened: lock, log, term and vote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datanode.log import DirectoryLock, FileSystem, OsFileSystem, SegmentLog, TermFile
+from services.errors import GroupDirectoryBusy
+from services.raft.storage import LogStorage, TermStorage
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStorage:
+    """What a replica writes to, under the folder's exclusive lock (R3.5)."""
+
+    log: LogStorage
+    terms: TermStorage
+    lock: DirectoryLock
+
+    def close(self) -> None:
+        try:
+            self.log.close()
+        finally:
+            self.lock.release()
+
+
+def opener(
+    segment_bytes: int, entry_bytes_max: int, disk_reserve_bytes: int, fs: FileSystem | None = None
+) -> Callable[[Path], GroupStorage]:
+    """For the Raft registry: opens a folder, recovering its log.  GroupDirectoryBusy, LogDamaged, StorageFailed,
+    DiskFull."""
+    files = fs or OsFileSystem()
+
+    def open_group(folder: Path) -> GroupStorage:
+        lock = DirectoryLock(folder, GroupDirectoryBusy)
+        try:
+            terms = TermFile(folder, files)
+            terms.load()
+            log = SegmentLog(folder, files, segment_bytes, entry_bytes_max, disk_reserve_bytes)
+        except BaseException:
+            lock.release()
+            raise
+        return GroupStorage(log, terms, lock)
+
+    return open_group

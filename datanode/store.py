@@ -1,0 +1,239 @@
+"""The replicas of one store: loaded at start, created and deleted as the leading nameserver says, reported to whoever
+watches.
+
+Guarantee: a replica that is damaged costs that replica, not the store (R4.5): it is moved aside, never deleted, and
+reported.  Creates and deletes of one group happen one after the other (R3.3), are idempotent, and are refused under a
+lower nameserver epoch than one seen before.  ``changes`` of :meth:`changed` name every replica whose report may differ
+from the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+
+from datanode.directory import DataDirectory, GroupSpec, Quarantined
+from datanode.disk import Disk
+from datanode.replica import RETRY_AFTER_MS, Replica
+from services.errors import (
+    Fenced,
+    GroupNotFound,
+    InvalidArgument,
+    LogDamaged,
+    NotReady,
+    SteleError,
+    StoreMismatch,
+)
+from services.raft.group import Group
+from services.raft.registry import Registry
+
+log = structlog.get_logger()
+
+Listener = Callable[[int], None]
+
+
+class Store:
+    """``await store.load(parallelism)`` once, then :meth:`create`, :meth:`delete`, :meth:`replica`."""
+
+    def __init__(self, directory: DataDirectory, registry: Registry, disk: Disk, entry_bytes_max: int) -> None:
+        self.directory = directory
+        self.registry = registry
+        self.disk = disk
+        self.store_id = directory.identity.store_id
+        self.replicas: dict[int, Replica] = {}
+        self.quarantined: dict[int, Quarantined] = {}
+        self.loaded = 0
+        self.total = 0
+        self.state = "loading"
+        self._entry_bytes_max = entry_bytes_max
+        self._gates: dict[int, tuple[asyncio.Lock, int]] = {}
+        self._obeying = asyncio.Lock()
+        self._listeners: list[Listener] = []
+
+    # --- loading ----------------------------------------------------------------------------------------------------
+
+    async def load(self, parallelism: int, loaded: Callable[[], None] = lambda: None) -> None:
+        """Opens every group of the data directory, ``parallelism`` at a time (R4.4); calls ``loaded`` after each."""
+        found = await asyncio.to_thread(self.directory.quarantined)
+        self.quarantined = {q.group: q for q in found}
+        groups = await asyncio.to_thread(self.directory.groups)
+        self.total = len(groups)
+        places = asyncio.Semaphore(parallelism)
+
+        async def load_one(group: int) -> None:
+            async with places:
+                await self._load_one(group)
+            self.loaded += 1
+            self._changed(group)
+            loaded()
+
+        async with asyncio.TaskGroup() as tasks:
+            for group in groups:
+                tasks.create_task(load_one(group))
+        log.info("groups_loaded", loaded=self.loaded, quarantined=len(self.quarantined))
+
+    async def _load_one(self, group: int) -> None:
+        spec: GroupSpec | None = None
+        try:
+            spec = await asyncio.to_thread(self.directory.read_group, group)
+            if spec is None:
+                await asyncio.to_thread(self.directory.discard, group)
+                log.info("unfinished_group_discarded", group=group)
+                return
+            await self._open(spec)
+        except LogDamaged as e:
+            self.replicas.pop(group, None)
+            self.quarantined[group] = await asyncio.to_thread(self.directory.quarantine, group, e.message, spec)
+            log.error("group_quarantined", group=group, problem=e.message, path=str(self.quarantined[group].path))
+        except (
+            SteleError,
+            OSError,
+        ) as e:  # a disk or descriptor in trouble damages nothing: the folder stays where it is
+            log.error("group_not_opened", group=group, problem=str(e))
+            if spec is not None:
+                self.replicas[group] = replica = self._replica(spec)
+                replica.fail(str(e))
+
+    async def _open(self, spec: GroupSpec) -> None:
+        replica = self.replicas[spec.group] = self._replica(spec)
+        group = await self.registry.create(spec.group, spec.members, replica)
+        group.subscribe(self._group_changed)
+        replica.run(group)
+        self._changed(spec.group)
+
+    def _replica(self, spec: GroupSpec) -> Replica:
+        return Replica(spec, self.store_id, self._entry_bytes_max, self.disk)
+
+    def settled(self) -> int:
+        """How many of the loaded replicas do not hold the ready gate any more (R4.1, R4.3)."""
+        return sum(r.state == "failed" or self.registry.settled(g) for g, r in self.replicas.items())
+
+    # --- as the nameserver says ---------------------------------------------------------------------------------------
+
+    async def create(self, spec: GroupSpec, leader_epoch: int, to_store_id: int) -> bool:
+        """True if the replica was created, False if it was there.
+
+        Errors: StoreMismatch (R2.5), Fenced, InvalidArgument, LogDamaged for a replica that is quarantined here: an
+        empty one in its place would have forgotten its votes.
+        """
+        await self._obey(leader_epoch, to_store_id)
+        if self.store_id not in spec.members or len(set(spec.members)) != len(spec.members):
+            raise InvalidArgument(
+                f"group {spec.group} cannot have the members {list(spec.members)} on store {self.store_id}"
+            )
+        async with self._gate(spec.group):
+            known = self.replicas.get(spec.group)
+            if known is not None:
+                return self._same(known.spec, spec)
+            if (aside := self.quarantined.get(spec.group)) is not None:
+                raise LogDamaged(f"group {spec.group} is quarantined here: {aside.problem}", path=aside.path)
+            await asyncio.to_thread(self.directory.create_group, spec)
+            try:
+                await self._open(spec)
+            except BaseException:
+                self.replicas.pop(spec.group, None)
+                await asyncio.shield(self.registry.delete(spec.group))
+                raise
+            log.info("replica_created", group=spec.group, topic=spec.topic, partition=spec.partition)
+            return True
+
+    async def delete(self, group: int, leader_epoch: int, to_store_id: int) -> bool:
+        """True if there was such a replica.  When it returns nothing of it runs and its folder is gone (R3.4).
+        StoreMismatch, Fenced."""
+        await self._obey(leader_epoch, to_store_id)
+        async with self._gate(group):
+            replica = self.replicas.pop(group, None)
+            if replica is not None:
+                replica.end()
+            existed = await self.registry.delete(group) or replica is not None
+            if self.quarantined.pop(group, None) is not None:
+                await asyncio.to_thread(self.directory.release_quarantined, group)
+                existed = True
+            if existed:
+                log.info("replica_deleted", group=group)
+                self._changed(group)
+            return existed
+
+    @staticmethod
+    def _same(known: GroupSpec, asked: GroupSpec) -> bool:
+        if (known.topic, known.partition) != (asked.topic, asked.partition):
+            raise InvalidArgument(
+                f"group {known.group} is {known.topic}-{known.partition} here, not {asked.topic}-{asked.partition}"
+            )
+        return False
+
+    async def _obey(self, leader_epoch: int, to_store_id: int) -> None:
+        if to_store_id != self.store_id:
+            raise StoreMismatch(
+                f"this is store {self.store_id}, not {to_store_id}", expected=to_store_id, got=self.store_id
+            )
+        async with self._obeying:
+            seen = self.directory.identity.leader_epoch
+            if leader_epoch < seen:
+                raise Fenced(f"nameserver epoch {leader_epoch} was overtaken by {seen}", epoch=leader_epoch, seen=seen)
+            if leader_epoch > seen:
+                await asyncio.to_thread(self.directory.obeyed, leader_epoch)
+
+    @asynccontextmanager
+    async def _gate(self, group: int) -> AsyncIterator[None]:
+        lock, users = self._gates.get(group, (asyncio.Lock(), 0))
+        self._gates[group] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._gates[group]
+            if users == 1:
+                del self._gates[group]
+            else:
+                self._gates[group] = (lock, users - 1)
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    def replica(self, group: int) -> Replica:
+        """Raises GroupNotFound; NotReady while the store still loads (R4.7); LogDamaged for one that is quarantined."""
+        replica = self.replicas.get(group)
+        if replica is not None:
+            return replica
+        if self.state == "loading":
+            raise NotReady(
+                f"store {self.store_id} has loaded {self.loaded} of {self.total} groups",
+                loaded=self.loaded,
+                total=self.total,
+                retry_after_ms=RETRY_AFTER_MS,
+            )
+        if (aside := self.quarantined.get(group)) is not None:
+            raise LogDamaged(f"group {group} is quarantined on store {self.store_id}: {aside.problem}", group=group)
+        raise GroupNotFound(f"store {self.store_id} has no replica of group {group}", group=group)
+
+    # --- changes ----------------------------------------------------------------------------------------------------
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """``listener(group)`` whenever the report of a group may have changed, ``listener(0)`` for the store's own."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    def enter(self, state: str) -> None:
+        """``loading`` → ``ready`` → ``draining``."""
+        allowed = {"loading": ("ready", "draining"), "ready": ("draining",), "draining": ()}
+        if state not in allowed[self.state]:
+            raise ValueError(f"a store that is {self.state} does not become {state}")
+        self.state = state
+        log.info("store_state", state=state, store_id=self.store_id)
+        self._changed(0)
+
+    def _group_changed(self, group: Group) -> None:
+        self._changed(group.group_id)
+
+    def _changed(self, group: int) -> None:
+        for listener in list(self._listeners):
+            listener(group)
+
+    async def close(self) -> None:
+        """Ends every replica and its storage; the directory stays open."""
+        for replica in self.replicas.values():
+            replica.end()
+        await self.registry.close()

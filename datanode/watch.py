@@ -1,0 +1,96 @@
+"""What a store says of itself: the WatchStore stream.
+
+Guarantee: the first message lists every replica; each change of a replica or of the store follows within ``JOIN_S``;
+every ``HEARTBEAT_S`` the whole is said again, so that silence means that the store is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from datanode.directory import Quarantined
+from datanode.replica import Replica
+from datanode.store import Store
+from services.pb import datanode_pb2 as pb
+
+JOIN_S = 0.01
+HEARTBEAT_S = 4.0
+
+
+async def watch(store: Store, *, heartbeat_s: float = HEARTBEAT_S) -> AsyncGenerator[pb.StoreStatus, None]:
+    """The state now, then what changes, for ever."""
+    changed: set[int] = set()
+    something = asyncio.Event()
+
+    def note(group: int) -> None:
+        changed.add(group)
+        something.set()
+
+    unsubscribe = store.subscribe(note)
+    try:
+        while True:
+            changed.clear()
+            yield status_of(store)
+            whole_at = asyncio.get_running_loop().time() + heartbeat_s
+            while await _set_before(something, whole_at):
+                await asyncio.sleep(JOIN_S)
+                something.clear()
+                named, changed = changed - {0}, set()
+                yield status_of(store, named)
+    finally:
+        unsubscribe()
+
+
+async def _set_before(event: asyncio.Event, deadline: float) -> bool:
+    try:
+        async with asyncio.timeout_at(deadline):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def status_of(store: Store, groups: set[int] | None = None) -> pb.StoreStatus:
+    """The store's report: complete, or of ``groups`` alone."""
+    named = sorted({*store.replicas, *store.quarantined} if groups is None else groups)
+    return pb.StoreStatus(
+        store_id=store.store_id,
+        state=store.state,
+        loaded=store.loaded,
+        total=store.total,
+        replicas=[_replica_of(store, group) for group in named],
+        disk_free_bytes=store.disk.free_bytes,
+        complete=groups is None,
+    )
+
+
+def _replica_of(store: Store, group: int) -> pb.ReplicaStatus:
+    replica = store.replicas.get(group)
+    if replica is not None:
+        return _running(replica)
+    aside = store.quarantined.get(group)
+    return _aside(aside) if aside is not None else pb.ReplicaStatus(group=group, state="deleted")
+
+
+def _running(replica: Replica) -> pb.ReplicaStatus:
+    spec, group = replica.spec, replica.group
+    said = pb.ReplicaStatus(
+        group=spec.group,
+        topic=spec.topic,
+        partition=spec.partition,
+        state=replica.state,
+        high_watermark=replica.partition.high_watermark,
+        problem=replica.problem,
+    )
+    if group is not None:
+        said.leader_store_id, said.term = group.leader_store_id, group.term
+        said.commit_index, said.last_index = group.commit_index, group.last_index
+        said.log_bytes, said.problem = group.log_bytes, group.problem
+    return said
+
+
+def _aside(aside: Quarantined) -> pb.ReplicaStatus:
+    return pb.ReplicaStatus(
+        group=aside.group, topic=aside.topic, partition=aside.partition, state="quarantined", problem=aside.problem
+    )
