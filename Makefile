@@ -45,6 +45,10 @@ setup: $(VENV_READY) $(ZOOKEEPER_READY) ## virtual environment, dependencies, Zo
 proto: $(VENV_READY) ## generate services/pb from proto/
 	@PYTHON=$(PY) proto/generate
 
+.PHONY: docs
+docs: $(VENV_READY) ## write the pages that are made from code
+	@$(PY) docs/reference/generate
+
 .PHONY: lint
 lint: $(VENV_READY) ## ruff: rules and format
 	@$(PY) -m ruff check .
