@@ -75,12 +75,8 @@ test-fault: $(VENV_READY) $(ZOOKEEPER_READY) ## whole clusters, killed and pause
 	@$(PYTEST) tests/fault $(ARGS)
 
 .PHONY: test-e2e
-test-e2e: $(VENV_READY) ## the compose file, where a Docker engine answers
-	@if deploy/setup/engine; then \
-		deploy/setup/compose && $(PYTEST) tests/e2e $(ARGS); \
-	else \
-		deploy/setup/engine --banner; \
-	fi
+test-e2e: $(VENV_READY) ## the cluster in containers, where a Docker engine answers
+	@$(PYTEST) tests/e2e $(ARGS)
 
 .PHONY: sim
 sim: $(VENV_READY) ## the protocol under virtual time
