@@ -11,7 +11,7 @@ from services.errors import GroupDirectoryBusy
 from services.raft.storage import LogStorage, TermStorage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GroupStorage:
     """What a replica writes to, under the folder's exclusive lock (R3.5)."""
 

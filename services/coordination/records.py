@@ -81,6 +81,8 @@ class MemberRecord:
     raft_endpoint: str = ""
     store_id: int = 0
     state: str = "ready"
+    loaded: int = 0  # datanodes: groups loaded, of ``total``, while the state is loading (R4.4, R4.6)
+    total: int = 0
     version: str = ""
     started_ms: int = 0
     admin_endpoint: str = ""

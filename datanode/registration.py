@@ -1,0 +1,97 @@
+"""How a store gets its id, and learns that it has none any more.
+
+Guarantee: a new data directory gets an id from the leading nameserver once and keeps it; a store that was removed does
+not come back (R2.6).  A store that has its id starts without any nameserver: it is confirmed as soon as one answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from datanode.directory import DataDirectory
+from services.coordination.members import live
+from services.coordination.session import Session
+from services.errors import ClusterMismatch, CoordinationUnknown, SteleError
+from services.pb import nameserver_pb2 as pb
+from services.rpc.nameservers import NameserverClient
+
+ATTEMPT_S = 5.0
+CONFIRM_FIRST_S = 1.0  # how long a start waits for the confirmation of an id it has
+LOG_INTERVAL_S = 30.0
+
+
+def known_nameservers(session: Session) -> Callable[[], Awaitable[list[str]]]:
+    """Endpoints of the live nameservers; the last known ones while ZooKeeper gives no answer."""
+    known: list[str] = []
+
+    async def endpoints() -> list[str]:
+        nonlocal known
+        try:
+            known = [record.endpoint for record in (await live(session, "nameservers")).values()] or known
+        except CoordinationUnknown:
+            pass
+        return known
+
+    return endpoints
+
+
+class Registration:
+    """Of one data directory, under one name."""
+
+    def __init__(self, directory: DataDirectory, name: str, cluster_id: str, nameservers: NameserverClient) -> None:
+        self._directory = directory
+        self._name = name
+        self._cluster_id = cluster_id
+        self._nameservers = nameservers
+        self._log = structlog.get_logger()
+
+    async def obtain(self) -> bool:
+        """The directory has an id when this returns; True if a nameserver has confirmed it.
+
+        Errors: StoreTombstone, ClusterMismatch, and whatever else a nameserver says that no waiting will change.
+        """
+        if self._directory.identity.store_id == 0:
+            await self.confirm()
+            return True
+        try:
+            async with asyncio.timeout(CONFIRM_FIRST_S):
+                await self.confirm()
+        except TimeoutError:
+            return False
+        return True
+
+    async def confirm(self) -> None:
+        """Asks until a nameserver answers."""
+        loop = asyncio.get_running_loop()
+        log_at = loop.time()
+        while True:
+            try:
+                await self._ask()
+                return
+            except SteleError as e:
+                if not e.retryable:
+                    raise
+                if loop.time() >= log_at:
+                    log_at = loop.time() + LOG_INTERVAL_S
+                    self._log.info("store_registration_waits", reason=e.reason, error=e.message)
+            await asyncio.sleep(0.2)
+
+    async def _ask(self) -> None:
+        mine = self._directory.identity
+        request = pb.RegisterStoreRequest(
+            uuid=mine.uuid, name=self._name, store_id=mine.store_id, cluster_id=mine.cluster_id or self._cluster_id
+        )
+        answer = await self._nameservers.call("RegisterStore", request, ATTEMPT_S)
+        if answer.cluster_id != self._cluster_id or mine.store_id not in (0, answer.store_id):
+            raise ClusterMismatch(
+                f"{self._directory.path} holds store {mine.store_id}, and the nameservers of cluster {answer.cluster_id} know it "
+                f"as store {answer.store_id}",
+                expected=self._cluster_id,
+                got=answer.cluster_id,
+            )
+        if mine.store_id == 0:
+            await asyncio.to_thread(self._directory.registered, answer.store_id, answer.cluster_id)
+            self._log.info("store_registered", store_id=answer.store_id)

@@ -1,0 +1,259 @@
+"""The datanode process: what it opens, in which order, and how it goes.
+
+Start: data directory locked → ZooKeeper session → store id → Raft port → name → member node (``loading``) → groups
+loaded and settled → client port → replicas may lead → member node ``ready`` (R1.8, R4.1, R4.2, R4.6).  ``start``
+returns once the node is registered; the rest goes on behind it and ends in the process's ready gate.
+
+Drain is the mirror image (R4.8): leadership handed over → member node gone → client port closed.
+
+The client's port is known before it opens, so that it can be registered: with ``port`` 0 the system chooses one at
+start, and the socket stays bound, not listening, until the gate opens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from datanode.directory import DataDirectory
+from datanode.disk import Disk
+from datanode.gate import Gate
+from datanode.log import FileSystem
+from datanode.metrics import Metrics
+from datanode.registration import Registration, known_nameservers
+from datanode.server import DatanodeServicer
+from datanode.storage import opener
+from datanode.store import Store
+from services.config import DatanodeConfig
+from services.coordination import incarnation
+from services.coordination.members import Membership
+from services.coordination.names import NameHold, register_name
+from services.coordination.records import MemberRecord
+from services.coordination.session import Session
+from services.errors import CoordinationUnknown, InternalError, SteleError
+from services.pb import datanode_pb2_grpc, raft_pb2_grpc
+from services.ports import bind
+from services.process import Runtime
+from services.raft.engine import Timing
+from services.raft.registry import Registry
+from services.raft.transport import RaftTransport
+from services.rpc.channels import Channels
+from services.rpc.nameservers import NameserverClient
+from services.rpc.resolver import Resolver
+from services.rpc.servers import Server
+
+SESSION_START_S = 10.0
+PROGRESS_INTERVAL_S = 1.0  # between two writes of the load progress to ZooKeeper
+HANDOVER_SHARE = 0.6  # of the drain's time
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What tests put in place of the product's parts."""
+
+    gate: Callable[..., Gate] = Gate
+    store: Callable[..., Store] = Store
+    file_system: FileSystem | None = None
+    free_bytes: Callable[[], int] | None = None
+    rng: random.Random = field(default_factory=random.Random)
+
+
+class Datanode:
+    """A role (services/process.py)."""
+
+    def __init__(self, config: DatanodeConfig, runtime: Runtime, parts: Parts | None = None) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._parts = parts or Parts()
+        self._opened = AsyncExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self.endpoint = ""
+        self.store: Store
+        self._server: Server | None = None
+        self._membership: Membership | None = None
+        self._name: NameHold | None = None
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        config, runtime = self._config, self._runtime
+        directory = await asyncio.to_thread(DataDirectory, Path(config.data_dir))
+        self._opened.callback(directory.close)
+        self._reserved = bind(config.host, config.port)
+        self._opened.callback(self._reserved.close)
+        session = Session(
+            config.zookeeper,
+            config.cluster,
+            config.session_timeout_s,
+            incarnation=incarnation.current(directory.identity.uuid),
+        )
+        await session.start(SESSION_START_S)
+        self._opened.push_async_callback(session.close)
+        directory.belongs_to(session.cluster_id)
+        channels = Channels()
+        self._opened.push_async_callback(channels.close)
+        nameservers = NameserverClient(channels, known_nameservers(session), rng=self._parts.rng)
+        registration = Registration(directory, config.name, session.cluster_id, nameservers)
+        confirmed = await registration.obtain()
+        raft_endpoint = await self._open_raft(directory, session.cluster_id, nameservers)
+        self.endpoint = config.endpoint(self._reserved.getsockname()[1])
+        runtime.announce(self.endpoint, raft_endpoint, config.advertised(self._reserved.getsockname()[1]))
+        await self._register(session, raft_endpoint)
+        if not confirmed:
+            self._spawn(registration.confirm(), "confirm-registration")
+        self._spawn(self.store.disk.watch(lambda: self._disk_changed()), "disk")
+        self._spawn(self._pass_gate(), "gate")
+
+    async def _open_raft(self, directory: DataDirectory, cluster_id: str, nameservers: NameserverClient) -> str:
+        config, parts, metrics = self._config, self._parts, self._runtime.registry
+        store_id = directory.identity.store_id
+        channels = Channels()  # of their own: the transport closes them to dial anew
+        self._opened.push_async_callback(channels.close)
+        resolver = Resolver(nameservers.lookup_store, rng=parts.rng, registry=metrics)
+        self._opened.push_async_callback(resolver.close)
+        transport = RaftTransport(store_id, cluster_id, channels, resolver, parts.rng)
+        registry = Registry(
+            store_id,
+            directory.groups_path,
+            transport,
+            opener(config.segment_bytes, config.entry_bytes_max, config.disk_reserve_bytes, parts.file_system),
+            rng=parts.rng,
+            timing=Timing(election_min_s=config.election_timeout_min_s, election_max_s=config.election_timeout_max_s),
+            entry_bytes_max=config.entry_bytes_max,
+            metrics=metrics,
+        )
+        disk = Disk(directory, config.disk_reserve_bytes, parts.free_bytes)
+        await disk.look()
+        self.store = parts.store(directory, registry, disk, config.entry_bytes_max)
+        self._metrics = Metrics(metrics, self.store)
+        server = Server(config.host, config.raft_port)
+        server.add(raft_pb2_grpc.add_RaftServicer_to_server, transport, "stele.v1.Raft")
+        self._opened.push_async_callback(server.stop)
+        self._opened.push_async_callback(transport.close)
+        self._opened.push_async_callback(self.store.close)
+        return config.endpoint(await server.start())
+
+    async def _register(self, session: Session, raft_endpoint: str) -> None:
+        config, runtime = self._config, self._runtime
+        record = MemberRecord(
+            endpoint=self.endpoint,
+            advertised=runtime.advertised,
+            raft_endpoint=raft_endpoint,
+            store_id=self.store.store_id,
+            state="loading",
+            version=version("stele"),
+            started_ms=time.time_ns() // 1_000_000,
+            admin_endpoint=runtime.admin.endpoint if runtime.admin is not None else "",
+        )
+        self._name = await register_name(session, config.name, self.endpoint, on_taken=runtime.fail)
+        self._membership = Membership(session, "datanodes", config.name, record, on_taken=runtime.fail)
+        await self._membership.register()
+
+    # --- the gate ---------------------------------------------------------------------------------------------------
+
+    async def _pass_gate(self) -> None:
+        gate = self._parts.gate(
+            self.store, self._runtime.ready, self._config.load_parallelism, self._open_port, self._say
+        )
+        progress = self._spawn(self._say_progress(), "load-progress")
+        try:
+            await gate.open()
+        finally:
+            progress.cancel()
+
+    async def _open_port(self) -> None:
+        server = Server(self._config.host, self._reserved.getsockname()[1])
+        server.add(
+            datanode_pb2_grpc.add_DatanodeServicer_to_server,
+            DatanodeServicer(self.store, self._metrics),
+            "stele.v1.Datanode",
+        )
+        self._opened.push_async_callback(server.stop)
+        await server.start()
+        self._server = server
+        self._reserved.close()
+
+    async def _say(self, state: str, loaded: int, total: int) -> None:
+        """The member record follows; without ZooKeeper it follows later."""
+        if self._membership is None:
+            return
+        try:
+            await self._membership.update(state=state, loaded=loaded, total=total)
+        except CoordinationUnknown as e:
+            log.warning("member_state_unsettled", state=state, error=e.message)
+
+    async def _say_progress(self) -> None:
+        said = (0, 0)
+        while True:
+            now = (self.store.loaded, self.store.total)
+            if now != said:
+                said = now
+                await self._say("loading", *now)
+            await asyncio.sleep(PROGRESS_INTERVAL_S)
+
+    def _disk_changed(self) -> None:
+        """A store without room hands its leaderships over once: one of the others may have some."""
+        if self.store.disk.disk_full:
+            for group in self.store.registry.groups():
+                group.transfer_leadership()
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        self._draining = True
+        if not hasattr(self, "store"):
+            return
+        if self._server is not None:
+            self._server.set_serving(False)
+        self.store.enter("draining")
+        await self.hand_over()
+        await self.leave()
+        await self.close_port()
+
+    async def hand_over(self) -> None:
+        left = await self.store.registry.transfer_all(self._config.drain_timeout_s * HANDOVER_SHARE)
+        log.info("leadership_handed_over", still_led=left)
+
+    async def leave(self) -> None:
+        if self._membership is not None:
+            await self._membership.unregister()
+        if self._name is not None:
+            await self._name.release()
+
+    async def close_port(self) -> None:
+        if self._server is not None:
+            await self._server.stop(self._config.drain_timeout_s * (1 - HANDOVER_SHARE) / 2)
+
+    async def stop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._opened.aclose()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A task of the process; its failure ends the process."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if not isinstance(error, SteleError):
+            log.error("task_failed", task=task.get_name(), exc_info=error)
+            error = InternalError(f"{task.get_name()}: {type(error).__name__} {error}")
+        self._runtime.fail(error)
