@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import typing
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from services.errors import InvalidConfig
 from services.logs import FORMATS, LEVELS
+from services.settings import fields_of, read_settings
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -27,7 +27,14 @@ _HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 _EVERYWHERE = ("0.0.0.0", "::", "[::]")
 
 
-def setting(help: str, *, example: str = "", low: float | None = None, high: float | None = None, default: Any = dataclasses.MISSING) -> Any:  # fmt: skip
+def setting(
+    help: str,
+    *,
+    example: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    default: Any = dataclasses.MISSING,
+) -> Any:
     """A field with what ``--help`` says about it and the bounds (both included) that its value must keep."""
     metadata = {"help": help, "example": example, "low": low, "high": high}
     if default is dataclasses.MISSING:
@@ -214,26 +221,19 @@ def check_bounds(config: Any) -> None:
             raise InvalidConfig(f"{f.name} {value:g} is not accepted: {low:g} to {high:g}")
 
 
-def fields_of(config_type: type[Any]) -> list[tuple[dataclasses.Field[Any], type[Any]]]:
-    """The settings of a config type with the types of their values."""
-    hints = typing.get_type_hints(config_type)
-    return [(f, hints[f.name]) for f in dataclasses.fields(config_type)]
+ConfigT = TypeVar("ConfigT", bound=NodeConfig)
 
 
 def load(
     config_type: type[ConfigT],
-    argv: typing.Sequence[str],
-    env: typing.Mapping[str, str],
+    argv: Sequence[str],
+    env: Mapping[str, str],
 ) -> ConfigT:
     """The configuration that flags, environment and file make together.  Raises InvalidConfig; ``--help`` exits with 0."""
-    from services.settings import read_settings  # the reader knows about this module, not the other way round
-
-    return config_type(**read_settings(config_type, argv, env))
+    return config_type(**read_settings(config_type, ROLES, argv, env))
 
 
-ConfigT = typing.TypeVar("ConfigT", bound=NodeConfig)
 _KINDS: dict[type[Any], str] = {str: "text", int: "a whole number", float: "a number"}
-_Check = Callable[[Any], None]
 
 
 def _require(holds: bool, key: str, value: object, accepted: str) -> None:

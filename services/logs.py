@@ -57,7 +57,7 @@ def configure(format: str = "auto", level: str = "info", *, stream: TextIO | Non
     rendering: list[Any] = (
         [structlog.dev.ConsoleRenderer(colors=target.isatty(), timestamp_key="time")]
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str, sort_keys=False)]
+        else [structlog.processors.format_exc_info, _lead, structlog.processors.JSONRenderer(default=str)]
     )
     structlog.configure(
         processors=[*shared, *rendering],
@@ -77,6 +77,12 @@ def configure(format: str = "auto", level: str = "info", *, stream: TextIO | Non
     root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
 
 
-def _name_logger(logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    event["logger"] = logger.name if logger is not None else "root"
+def _name_logger(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["logger"] = event["_record"].name
     return event
+
+
+def _lead(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What people look for first comes first."""
+    first = {key: event.pop(key) for key in ("time", "level", "event") if key in event}
+    return {**first, **event}

@@ -1,7 +1,7 @@
 """The life of one process: configure, start, announce, drain, stop.
 
-Guarantee: ``main`` ends with status 0 after SIGTERM or SIGINT (work handed over first, within ``drain_timeout_s``), with 128 + signal
-at once after a second signal, and with 1 after a failure, which it puts in exactly one line on stderr,
+Guarantee: ``main`` ends with status 0 after SIGTERM or SIGINT (work handed over first, within ``drain_timeout_s``), at once by
+the second signal, and with 1 after a failure, which it puts in exactly one line on stderr,
 ``stele-<role>: <what was wrong>; <way out>``; tracebacks go to the log alone.  A signal during start ends the start.  Whatever a role
 or library leaves behind, the process is gone ``EXIT_GUARD_S`` after its last step.
 
@@ -122,7 +122,6 @@ class _Process:
         self._runtime = Runtime(config=config, log=self._log)
         self._run_file = Path(os.environ[RUN_FILE]) if os.environ.get(RUN_FILE) else None
         self._started = False
-        self._signals = 0
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -163,7 +162,8 @@ class _Process:
         admin = AdminServer(
             self._config.host, self._config.admin_port, runtime.registry, runtime.ready, lambda: self._started
         )
-        await admin.start()
+        port = await admin.start()
+        admin.endpoint = self._config.endpoint(port)
         runtime.admin = admin
 
     async def _serve(self, role: Role) -> None:
@@ -220,11 +220,12 @@ class _Process:
             self._log.exception(f"{step}_failed")
 
     def _signalled(self, number: signal.Signals) -> None:
-        self._signals += 1
-        if self._signals > 1:
-            self._log.warning("process_killed", signal=number.name)
-            _flush()
-            os._exit(128 + number)
+        for again in (
+            signal.SIGTERM,
+            signal.SIGINT,
+        ):  # the second one is the system's affair: it works even if the loop hangs
+            asyncio.get_running_loop().remove_signal_handler(again)
+            signal.signal(again, signal.SIG_DFL)
         self._log.info("signal_received", signal=number.name)
         self._runtime.stopping.set()
 

@@ -6,10 +6,10 @@ import argparse
 import dataclasses
 import re
 import tomllib
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from services.config import ROLES, NodeConfig, fields_of
 from services.errors import InvalidConfig
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
@@ -21,12 +21,20 @@ class _Parser(argparse.ArgumentParser):
         raise InvalidConfig(message.replace("\n", " "))
 
 
-def read_settings(config_type: type[NodeConfig], argv: Sequence[str], env: Mapping[str, str]) -> dict[str, Any]:
-    """The values of every setting that some source gives.  Raises InvalidConfig."""
-    role = next((name for name, known in ROLES.items() if config_type is known), config_type.__name__.lower())
+def fields_of(config_type: type[Any]) -> list[tuple[dataclasses.Field[Any], type[Any]]]:
+    """The settings of a config type with the types of their values."""
+    hints = typing.get_type_hints(config_type)
+    return [(f, hints[f.name]) for f in dataclasses.fields(config_type)]
+
+
+def read_settings(
+    config_type: type[Any], roles: Mapping[str, type[Any]], argv: Sequence[str], env: Mapping[str, str]
+) -> dict[str, Any]:
+    """The values of every setting that some source gives; ``roles`` are the tables that a file may have.  Raises InvalidConfig."""
+    role = next((name for name, known in roles.items() if config_type is known), config_type.__name__.lower())
     flags = vars(_parser(role, config_type).parse_args(list(argv)))
     path = flags.pop("config") or env.get("STELE_CONFIG") or ""
-    settings: dict[str, Any] = _read_file(path, role, config_type) if path else {}
+    settings: dict[str, Any] = _read_file(path, role, config_type, roles) if path else {}
     for f, kind in fields_of(config_type):
         variable = f"STELE_{f.name.upper()}"
         if flags[f.name] is not None:
@@ -41,7 +49,7 @@ def read_settings(config_type: type[NodeConfig], argv: Sequence[str], env: Mappi
     return settings
 
 
-def _parser(role: str, config_type: type[NodeConfig]) -> argparse.ArgumentParser:
+def _parser(role: str, config_type: type[Any]) -> argparse.ArgumentParser:
     required = [f for f, _ in fields_of(config_type) if f.default is dataclasses.MISSING]
     given = " ".join(f"{_flag(f.name)} {f.metadata['example']}" for f in required)
     parser = _Parser(
@@ -76,7 +84,7 @@ def _parser(role: str, config_type: type[NodeConfig]) -> argparse.ArgumentParser
     return parser
 
 
-def _read_file(path: str, role: str, config_type: type[NodeConfig]) -> dict[str, Any]:
+def _read_file(path: str, role: str, config_type: type[Any], roles: Mapping[str, type[Any]]) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             content = tomllib.load(file)
@@ -84,21 +92,23 @@ def _read_file(path: str, role: str, config_type: type[NodeConfig]) -> dict[str,
         raise InvalidConfig(f"the settings file {path} cannot be read: {e.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise InvalidConfig(f"the settings file {path} is not TOML: {e}") from None
-    tables = {key: content.pop(key) for key in ROLES if isinstance(content.get(key), dict)}
+    tables = {key: content.pop(key) for key in roles if isinstance(content.get(key), dict)}
     merged: dict[str, Any] = {}
     for name, table in tables.items():
-        values = _check_table(path, f"[{name}] ", table, ROLES[name])
+        values = _check_table(path, f"[{name}] ", table, roles[name], roles)
         if name == role:
             merged = values
-    return {**_check_table(path, "", content, config_type), **merged}
+    return {**_check_table(path, "", content, config_type, roles), **merged}
 
 
-def _check_table(path: str, where: str, table: dict[str, Any], config_type: type[NodeConfig]) -> dict[str, Any]:
+def _check_table(
+    path: str, where: str, table: dict[str, Any], config_type: type[Any], roles: Mapping[str, type[Any]]
+) -> dict[str, Any]:
     kinds = {f.name: kind for f, kind in fields_of(config_type)}
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in kinds:
-            others = [role for role, other in ROLES.items() if key in {f.name for f, _ in fields_of(other)}]
+            others = [role for role, other in roles.items() if key in {f.name for f, _ in fields_of(other)}]
             hint = f"it belongs in the table [{others[0]}]" if others else f"known are {', '.join(sorted(kinds))}"
             raise InvalidConfig(f"the settings file {path} has an unknown setting {where}{key}: {hint}")
         numeric = isinstance(value, int | float) and not isinstance(value, bool)

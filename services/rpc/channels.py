@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import grpc
 from grpc import ChannelConnectivity
 
 from services.config import MESSAGE_BYTES_MAX
-from services.errors import Unreachable
+from services.errors import MessageTooLarge, Unreachable
 from services.rpc.status import from_rpc_error
 
 KEEPALIVE_TIME_MS = 2_000
@@ -40,9 +40,9 @@ CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.dns_min_time_between_resolutions_ms", RECONNECT_BACKOFF_MAX_MS),
     ("grpc.enable_http_proxy", 0),
+    ("grpc.client_idle_timeout_ms", 60_000),  # an address that nobody uses any more is not dialled for ever
 )
 
-Response = TypeVar("Response")
 _CHANNEL_OF: WeakKeyDictionary[Any, Channel] = WeakKeyDictionary()
 
 
@@ -145,14 +145,13 @@ class Channels:
         await asyncio.gather(*(channel.close() for channel in channels))
 
 
-class UnaryMethod(Protocol[Response]):
-    """A unary method of a generated stub."""
-
-    def __call__(self, request: Any, /, *, timeout: float) -> Any: ...
-
-
 async def call(method: Any, request: Any, timeout_s: float) -> Any:
-    """The answer of a unary call.  Raises SteleError; Unreachable if the request never left."""
+    """The answer of a unary call; ``method`` is one of a generated stub on a channel of ``Channels``.  Raises SteleError: Unreachable
+    if the request never left, MessageTooLarge if it never may."""
+    if request.ByteSize() > MESSAGE_BYTES_MAX:
+        raise MessageTooLarge(
+            f"the request has {request.ByteSize()} bytes, accepted are {MESSAGE_BYTES_MAX}", bytes_max=MESSAGE_BYTES_MAX
+        )
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     channel = _CHANNEL_OF.get(method)

@@ -8,8 +8,9 @@ error that says "not here" or "not now", and repeats a call whose outcome is not
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -26,7 +27,6 @@ from services.errors import (
     Overloaded,
     SteleError,
     Timeout,
-    Unimplemented,
     Unreachable,
 )
 from services.pb import nameserver_pb2, nameserver_pb2_grpc
@@ -55,7 +55,7 @@ READS = frozenset(
     }
 )
 _IDEMPOTENT = READS | {"RegisterStore"}
-_ELSEWHERE = (NotLeader, NoLeader, LeadershipLost, Unreachable, NotReady, Draining, Overloaded, Unimplemented)
+_ELSEWHERE = (NotLeader, NoLeader, LeadershipLost, Unreachable, NotReady, Draining, Overloaded)
 _UNKNOWN_OUTCOME = (ConnectionBroken, Timeout, CoordinationUnknown)
 
 Endpoints = list[str] | Callable[[], Awaitable[list[str]]]
@@ -86,26 +86,25 @@ class NameserverClient:
         the indefinite before the definite."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        idempotent = method in _IDEMPOTENT or bool(getattr(request, "if_absent", False))
         trouble: SteleError | None = None
         rounds = 0
         while True:
-            for endpoint in await self._round(deadline):
-                left_s = deadline - loop.time()
-                if left_s <= 0:
-                    break
+            untried = await self._round(deadline)
+            while untried and loop.time() < deadline:
+                endpoint = untried.pop(0)
                 try:
-                    return await self._attempt(
-                        endpoint, method, request, min(left_s, READ_ATTEMPT_S) if method in READS else left_s
-                    )
+                    return await self._attempt(endpoint, method, request, deadline - loop.time())
                 except _ELSEWHERE as e:
                     trouble = e if trouble is None or trouble.definite else trouble
+                    if (leader := e.facts.get("leader", "")) in untried:
+                        untried.remove(leader)
+                        untried.insert(0, leader)
                 except _UNKNOWN_OUTCOME as e:
-                    if not idempotent:
+                    if not _is_idempotent(method, request):
                         raise
                     trouble = e
-            backoff_s = self._backoff_s(rounds)
             rounds += 1
+            backoff_s = self._backoff_s(rounds)
             if loop.time() + backoff_s >= deadline:
                 raise trouble or Unreachable("no nameserver is known", timeout_s=timeout_s)
             await asyncio.sleep(backoff_s)
@@ -117,32 +116,27 @@ class NameserverClient:
         )
         return StoreAddress(endpoint=answer.endpoint, raft_endpoint=answer.raft_endpoint)
 
-    async def watch_routing(self) -> AsyncIterator[nameserver_pb2.Routing]:
+    async def watch_routing(self) -> AsyncGenerator[nameserver_pb2.Routing, None]:
         """The routing facts, whole, again after each change; for ever.  ``revision`` grows within one answering nameserver."""
         failures = 0
-        watched = ""
         while True:
             for endpoint in await self._round(asyncio.get_running_loop().time() + CONNECT_TIMEOUT_S):
+                watched = False
                 try:
-                    async for routing in self._watch(endpoint):
-                        if watched != endpoint:
-                            self._log.info("routing_watched", nameserver=endpoint)
-                            watched = endpoint
-                        failures, self._preferred = 0, endpoint
-                        yield routing
+                    async with contextlib.aclosing(self._watch(endpoint)) as watch:
+                        async for routing in watch:
+                            if not watched:
+                                self._log.info("routing_watched", nameserver=endpoint)
+                            watched, failures, self._preferred = True, 0, endpoint
+                            yield routing
                 except SteleError as e:
-                    if watched == endpoint:
+                    if watched:
                         self._log.warning("routing_watch_broken", nameserver=endpoint, reason=e.reason, error=e.message)
-                        watched = ""
-                if self._preferred == endpoint:
-                    self._preferred = ""
-                await asyncio.sleep(self._backoff_s(failures))
-                failures += 1
-            if not failures:
-                failures = 1
-            await asyncio.sleep(self._backoff_s(failures))
+                self._no_longer_preferred(endpoint)
+                await self._pause(failures := failures + 1)
+            await self._pause(failures := failures + 1)
 
-    async def _watch(self, endpoint: str) -> AsyncIterator[nameserver_pb2.Routing]:
+    async def _watch(self, endpoint: str) -> AsyncGenerator[nameserver_pb2.Routing, None]:
         channel = await self._channels.connected(endpoint, CONNECT_TIMEOUT_S)
         stream: Any = nameserver_pb2_grpc.NameserverStub(channel).WatchRouting(nameserver_pb2.WatchRoutingRequest())  # type: ignore[no-untyped-call]
         try:
@@ -153,24 +147,27 @@ class NameserverClient:
                             routing = await stream.read()
                 except TimeoutError:
                     raise Timeout(f"{endpoint} was silent", timeout_s=self._silence_max_s) from None
-                if routing is grpc.aio.EOF:
+                if routing is grpc.aio.EOF:  # type: ignore[attr-defined]
                     raise ConnectionBroken(f"{endpoint} ended the watch")
                 yield routing
         finally:
             stream.cancel()
 
-    async def _attempt(self, endpoint: str, method: str, request: Any, timeout_s: float) -> Any:
+    async def _attempt(self, endpoint: str, method: str, request: Any, left_s: float) -> Any:
         stub = nameserver_pb2_grpc.NameserverStub(self._channels.get(endpoint))  # type: ignore[no-untyped-call]
+        timeout_s = min(left_s, READ_ATTEMPT_S) if method in READS else left_s
         try:
             answer = await call(getattr(stub, method), request, timeout_s)
-        except SteleError as e:
-            if isinstance(e, NotLeader | Unreachable | ConnectionBroken | Timeout) and self._preferred == endpoint:
-                self._preferred = ""
-            if isinstance(e, NotLeader):
-                self._preferred = e.facts.get("leader", "")
+        except (*_ELSEWHERE, *_UNKNOWN_OUTCOME) as e:
+            self._no_longer_preferred(endpoint)
+            self._preferred = e.facts.get("leader", self._preferred)
             raise
         self._preferred = endpoint
         return answer
+
+    def _no_longer_preferred(self, endpoint: str) -> None:
+        if self._preferred == endpoint:
+            self._preferred = ""
 
     async def _round(self, deadline: float) -> list[str]:
         """The nameservers in the order to try them: the one that served last, then the others at random."""
@@ -186,4 +183,11 @@ class NameserverClient:
         return [self._preferred, *others] if self._preferred in known else others
 
     def _backoff_s(self, failures: int) -> float:
-        return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 16)) * self._rng.uniform(0.5, 1.0)
+        return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16)) * self._rng.uniform(0.5, 1.0)
+
+    async def _pause(self, failures: int) -> None:
+        await asyncio.sleep(self._backoff_s(failures))
+
+
+def _is_idempotent(method: str, request: Any) -> bool:
+    return method in _IDEMPOTENT or bool(getattr(request, "if_absent", False))

@@ -22,7 +22,7 @@ from services.clock import SYSTEM, Clock
 from services.errors import SteleError, StoreTombstone, Timeout
 
 BACKOFF_FIRST_S = 0.1
-BACKOFF_MAX_S = 5.0
+BACKOFF_MAX_S = 2.0
 LOG_INTERVAL_S = 60.0
 STABLE_AFTER_S = 10.0
 LOOKUP_TIMEOUT_S = 5.0
@@ -95,7 +95,9 @@ class _Store:
     resolved_at_s: float = 0.0
     tombstone: str | None = None
     asking: bool = False
-    failures: int = 0  # in a row; an address that proves wrong soon after it was given counts as one
+    failures: int = 0  # of lookups, in a row
+    mismatches: int = 0  # in a row: addresses that proved to be another store's soon after they were given
+    due_at_s: float = 0.0  # no lookup before
     logged_at_s: float | None = None
     unlogged: int = 0
 
@@ -117,7 +119,7 @@ class ResolverPolicy:
         if store.asking:
             return []
         store.asking = True
-        return [Ask(store_id, self.backoff_s(store.failures - 1))]
+        return [Ask(store_id, max(0.0, store.due_at_s - now_s))]
 
     def found(self, store_id: int, address: StoreAddress, now_s: float) -> list[Effect]:
         """A lookup answered."""
@@ -126,7 +128,7 @@ class ResolverPolicy:
         effects: list[Effect] = [Count("resolved"), Answer(store_id, address)]
         if store.logged_at_s is not None:
             effects.append(Log("store_resolved", store_id, {"endpoint": address.endpoint, "failures": store.failures}))
-            store.logged_at_s, store.unlogged = None, 0
+        store.failures, store.logged_at_s, store.unlogged = 0, None, 0
         return effects
 
     def failed(self, store_id: int, error: SteleError, now_s: float) -> list[Effect]:
@@ -147,8 +149,9 @@ class ResolverPolicy:
             store.logged_at_s, store.unlogged = now_s, 0
         else:
             store.unlogged += 1
-        store.asking = True
-        return [*effects, Ask(store_id, self.backoff_s(store.failures - 1))]
+        backoff_s = self.backoff_s(store.failures)
+        store.asking, store.due_at_s = True, now_s + backoff_s
+        return [*effects, Ask(store_id, backoff_s)]
 
     def mismatched(self, store_id: int, address: StoreAddress | None, now_s: float) -> list[Effect]:
         """The address belongs to another store (R2.5).  A complaint about an address that was replaced since is void."""
@@ -156,9 +159,9 @@ class ResolverPolicy:
         if store is None or store.address is None or (address is not None and address != store.address):
             return []
         if now_s - store.resolved_at_s >= STABLE_AFTER_S:
-            store.failures = 0
-        else:
-            store.failures += 1
+            store.mismatches = 0
+        store.due_at_s = now_s + self.backoff_s(store.mismatches)
+        store.mismatches += 1
         store.address = None
         return [Count("mismatch")]
 
@@ -177,11 +180,11 @@ class ResolverPolicy:
         """By class alone; whatever is not known to be final is tried again."""
         return Verdict.TOMBSTONE if isinstance(error, StoreTombstone) else Verdict.RETRY
 
-    def backoff_s(self, failures_before: int) -> float:
-        """0 at first; then doubling up to the cap, each time between half and the whole of it."""
-        if failures_before < 0:
+    def backoff_s(self, failures: int) -> float:
+        """Without a failure 0; then doubling up to the cap, each time between half and the whole of it."""
+        if failures == 0:
             return 0.0
-        ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures_before, 16))
+        ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16))
         return ceiling * self._rng.uniform(0.5, 1.0)
 
     def log_is_due(self, store: _Store, now_s: float) -> bool:
@@ -262,6 +265,8 @@ class Resolver:
         if waiters is None:
             return
         waiters.discard(waiter)
+        if waiter.done() and not waiter.cancelled():
+            waiter.exception()  # seen, even if the one who waited was cancelled at the same moment
         if not waiters:
             del self._waiting[store_id]
             self._last_error.pop(store_id, None)

@@ -60,7 +60,7 @@ class Server:
         self._credentials = credentials
         self._services: list[tuple[Callable[[Any, Any], None], Any, str]] = []
         self._server: grpc.aio.Server | None = None
-        self._health = health.aio.HealthServicer()
+        self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._serving = True
         self._telling: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -138,12 +138,12 @@ class TypedErrors(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        method = handler_call_details.method  # type: ignore[attr-defined]
+        method = handler_call_details.method
         behaviour, attribute = _behaviour(handler)
         return _Handler(handler, attribute, _guarded(behaviour, handler.response_streaming, method))
 
 
-class _Handler(grpc.RpcMethodHandler):
+class _Handler(grpc.RpcMethodHandler):  # type: ignore[type-arg]
     """A method handler with its behaviour replaced."""
 
     def __init__(self, handler: Any, attribute: str, behaviour: Callable[..., Any]) -> None:
@@ -213,4 +213,7 @@ def _end(context: Any, error: Exception, method: str) -> None:
     status = to_status(error)
     context.set_code(status.code)
     context.set_details(status.details)
-    context.set_trailing_metadata((*(context.trailing_metadata() or ()), *status.trailing_metadata))
+    earlier = (
+        context.trailing_metadata() if hasattr(context, "trailing_metadata") else None
+    )  # not where handlers are threads
+    context.set_trailing_metadata((*(earlier or ()), *status.trailing_metadata))

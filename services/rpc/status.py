@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 from services.errors import (
@@ -33,6 +33,7 @@ MESSAGE_BYTES_MAX = (
     1024  # the message travels twice, percent-encoded and in the details; metadata is limited to 8 KiB in all
 )
 FACTS_BYTES_MAX = 2048
+FACT_BYTES_MAX = 512
 _NUMBERS = {code: int(code.value[0]) for code in grpc.StatusCode}
 
 
@@ -99,7 +100,7 @@ def from_pb(error: common_pb2.Error) -> SteleError | None:
 
 
 def _carried(error: grpc.RpcError) -> SteleError | None:
-    trailing = error.trailing_metadata() if callable(getattr(error, "trailing_metadata", None)) else None
+    trailing: Any = error.trailing_metadata() if callable(getattr(error, "trailing_metadata", None)) else None
     for key, value in trailing or ():
         if key != DETAILS_KEY:
             continue
@@ -122,13 +123,17 @@ def _reason(error: SteleError) -> str:
 def _bounded_facts(facts: dict[str, str]) -> dict[str, str]:
     left, kept = FACTS_BYTES_MAX, {}
     for key, value in facts.items():
-        left -= len(key.encode()) + len(value.encode())
+        short_key, short_value = _cut(key, FACT_BYTES_MAX), _cut(value, FACT_BYTES_MAX)
+        left -= len(short_key.encode()) + len(short_value.encode())
         if left < 0:
             break
-        kept[key] = value
+        kept[short_key] = short_value
     return kept
 
 
 def _cut(text: str, bytes_max: int) -> str:
+    """``text`` as valid UTF-8 of at most so many bytes."""
     encoded = text.encode("utf-8", "replace")
-    return text if len(encoded) <= bytes_max else encoded[: bytes_max - 3].decode("utf-8", "ignore") + "…"
+    if len(encoded) > bytes_max:
+        return encoded[: bytes_max - 3].decode("utf-8", "ignore") + "…"
+    return encoded.decode()

@@ -1,0 +1,14 @@
+"""Wrong on purpose (R2.3): a store that was removed is asked for again and again, with a log line each time."""
+
+from __future__ import annotations
+
+from services.errors import SteleError
+from services.rpc.resolver import ResolverPolicy, Verdict, _Store
+
+
+class RetriesTombstones(ResolverPolicy):
+    def classify(self, error: SteleError) -> Verdict:
+        return Verdict.RETRY
+
+    def log_is_due(self, store: _Store, now_s: float) -> bool:
+        return True

@@ -1,0 +1,13 @@
+"""Wrong on purpose (R2.4): every "not found" is taken for removed, so a store that has not registered yet is given up for ever."""
+
+from __future__ import annotations
+
+from grpc import StatusCode
+
+from services.errors import SteleError
+from services.rpc.resolver import ResolverPolicy, Verdict
+
+
+class NotFoundIsTombstone(ResolverPolicy):
+    def classify(self, error: SteleError) -> Verdict:
+        return Verdict.TOMBSTONE if error.code is StatusCode.NOT_FOUND else Verdict.RETRY

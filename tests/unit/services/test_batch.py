@@ -1,0 +1,77 @@
+"""The batch format: what goes in comes out, and no damaged byte passes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services import batch
+from services.errors import BatchCorrupt
+
+TIMESTAMPS = st.integers(0, 2**32 - 1).map(lambda delta: 1_700_000_000_000 + delta)
+RECORDS = st.lists(
+    st.builds(
+        batch.Record,
+        value=st.binary(max_size=200),
+        key=st.none() | st.binary(max_size=40),
+        headers=st.dictionaries(st.text(max_size=10), st.binary(max_size=20), max_size=3),
+        timestamp_ms=TIMESTAMPS,
+    ),
+    min_size=1,
+    max_size=8,
+)
+U64 = st.integers(0, 2**64 - 1)
+
+
+@given(RECORDS, U64, U64)
+def test_round_trip(records: list[batch.Record], producer_id: int, base_sequence: int) -> None:
+    encoded = batch.encode(records, producer_id, base_sequence)
+    header = batch.read_header(encoded)
+    assert (header.length, header.record_count) == (len(encoded), len(records))
+    assert (header.producer_id, header.base_sequence) == (producer_id, base_sequence)
+    assert header.timestamp_ms == min(r.timestamp_ms for r in records)
+    assert header.last_sequence == base_sequence + len(records) - 1
+    assert batch.decode(encoded) == records
+    assert batch.read_header(memoryview(encoded)) == header
+
+
+@given(RECORDS, st.data())
+def test_any_damaged_byte_is_refused(records: list[batch.Record], data: st.DataObject) -> None:
+    encoded = bytearray(batch.encode(records, 7, 3))
+    at = data.draw(st.integers(0, len(encoded) - 1))
+    encoded[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(BatchCorrupt):
+        batch.read_header(bytes(encoded))
+    with pytest.raises(BatchCorrupt):
+        batch.decode(bytes(encoded))
+
+
+@given(RECORDS, st.data())
+def test_any_cut_or_longer_batch_is_refused(records: list[batch.Record], data: st.DataObject) -> None:
+    encoded = batch.encode(records)
+    cut = data.draw(st.integers(0, len(encoded) - 1))
+    for wrong in (encoded[:cut], encoded + b"\0", encoded + encoded):
+        with pytest.raises(BatchCorrupt):
+            batch.read_header(wrong)
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_refused(junk: bytes) -> None:
+    with pytest.raises(BatchCorrupt):
+        batch.decode(junk)
+
+
+def test_an_empty_batch_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        batch.encode([])
+
+
+@given(RECORDS, RECORDS)
+def test_batches_back_to_back_are_told_apart_by_their_length(
+    first: list[batch.Record], second: list[batch.Record]
+) -> None:
+    joined = batch.encode(first) + batch.encode(second)
+    length = int.from_bytes(joined[4:8], "big")
+    assert batch.decode(joined[:length]) == first
+    assert batch.decode(joined[length:]) == second
