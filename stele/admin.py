@@ -1,0 +1,345 @@
+"""Looking at a cluster and changing what is in it.
+
+Guarantee: a change that returned is recorded and survives any single crash; one that raised an indefinite error may have happened.
+Reads are answered by any nameserver and may lag a moment behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import grpc
+import structlog
+
+from services.errors import ConnectionBroken, InvalidArgument, PartitionNotFound, SteleError, SubscriptionNotFound
+from services.pb import broker_pb2, datanode_pb2, nameserver_pb2, nameserver_pb2_grpc
+from services.rpc.channels import Channels
+from services.rpc.nameservers import NameserverClient
+from services.rpc.status import typed_errors
+from services.topics import check_name, parse_topic
+from stele.broker_calls import BrokerCalls
+from stele.model import (
+    BrokerInfo,
+    ClusterInfo,
+    Event,
+    MemberInfo,
+    NameserverInfo,
+    NamespaceInfo,
+    PartitionInfo,
+    ReplicaInfo,
+    StoreInfo,
+    SubscriptionInfo,
+    TopicInfo,
+)
+from stele.partition_consumer import set_start
+from stele.routing import TopicRoutes
+
+READ_TIMEOUT_S = 10.0
+WRITE_TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 2.0
+RECONNECT_PAUSE_S = 0.2
+_TYPES = {broker_pb2.EXCLUSIVE: "exclusive", broker_pb2.FAILOVER: "failover", broker_pb2.SHARED: "shared"}
+
+
+class Admin:
+    """``client.admin``."""
+
+    def __init__(self, nameservers: NameserverClient, brokers: BrokerCalls, client: Any, channels: Channels) -> None:
+        self._nameservers, self._brokers, self._client, self._channels = nameservers, brokers, client, channels
+        self._log = structlog.get_logger()
+
+    # --- cluster --------------------------------------------------------------------------------------------------
+
+    async def cluster(self) -> ClusterInfo:
+        """The cluster as one nameserver sees it."""
+        c = await self._read("GetCluster", nameserver_pb2.GetClusterRequest())
+        return ClusterInfo(
+            cluster=c.cluster,
+            cluster_id=c.cluster_id,
+            answered_by=c.answered_by,
+            leader=c.leader,
+            leader_epoch=c.leader_epoch,
+            coordination_connected=c.coordination_connected,
+            nameservers=tuple(_member(m) for m in c.nameservers),
+        )
+
+    async def list_nameservers(self) -> list[NameserverInfo]:
+        answer = await self._read("ListNameservers", nameserver_pb2.ListNameserversRequest())
+        return [NameserverInfo(n.name, _member(n.member), n.leader, n.epoch) for n in answer.nameservers]
+
+    async def list_brokers(self) -> list[BrokerInfo]:
+        answer = await self._read("ListBrokers", nameserver_pb2.ListBrokersRequest())
+        return [
+            BrokerInfo(b.name, b.live, _member(b.member) if b.HasField("member") else None, tuple(b.bundles))
+            for b in answer.brokers
+        ]
+
+    async def list_stores(self) -> list[StoreInfo]:
+        answer = await self._read("ListStores", nameserver_pb2.ListStoresRequest())
+        return [_store(s) for s in answer.stores]
+
+    async def events(self, follow: bool = False, since_ms: int = 0) -> AsyncIterator[Event]:
+        """What happened, oldest first; with ``follow`` what happens from now on too, over nameservers that come and go (after such a
+        change the newest events may be told again)."""
+        told_ms = since_ms
+        while True:
+            try:
+                async with contextlib.aclosing(self._events(follow, told_ms)) as events:
+                    async for event in events:
+                        told_ms = max(told_ms, event.time_ms)
+                        yield event
+                if not follow:
+                    return
+            except SteleError as e:
+                if not follow:
+                    raise
+                self._log.debug("events_broken", reason=e.reason)
+            told_ms += 1
+            await asyncio.sleep(RECONNECT_PAUSE_S)
+
+    async def _events(self, follow: bool, since_ms: int) -> AsyncGenerator[Event, None]:
+        error: SteleError = ConnectionBroken("no nameserver could be reached")
+        for endpoint in await self._client.nameserver_endpoints():
+            try:
+                channel = await self._channels.connected(endpoint, CONNECT_TIMEOUT_S)
+            except SteleError as e:
+                error = e
+                continue
+            stub = nameserver_pb2_grpc.NameserverStub(channel)  # type: ignore[no-untyped-call]
+            stream = stub.Events(nameserver_pb2.EventsRequest(follow=follow, since_ms=since_ms))
+            try:
+                while True:
+                    with typed_errors():
+                        event = await stream.read()
+                    if event is grpc.aio.EOF:  # type: ignore[attr-defined]
+                        return
+                    yield Event(event.id, event.time_ms, event.kind, event.subject, dict(event.facts))
+            finally:
+                stream.cancel()
+        raise error
+
+    # --- topics ---------------------------------------------------------------------------------------------------
+
+    async def create_namespace(
+        self, namespace: str, *, bundles: int = 0, replication: int = 0, if_absent: bool = True
+    ) -> bool:
+        """Whether it was created; 0: the cluster's defaults."""
+        check_name("namespace", namespace)
+        request = nameserver_pb2.CreateNamespaceRequest(
+            namespace=namespace, bundles=bundles, replication=replication, if_absent=if_absent
+        )
+        return bool((await self._write("CreateNamespace", request)).created)
+
+    async def list_namespaces(self) -> list[NamespaceInfo]:
+        answer = await self._read("ListNamespaces", nameserver_pb2.ListNamespacesRequest())
+        return [NamespaceInfo(n.namespace, n.bundles, n.replication, n.topics) for n in answer.namespaces]
+
+    async def create_topic(
+        self, topic: str, partitions: int = 1, replication: int = 0, if_absent: bool = False
+    ) -> TopicInfo:
+        """Returns when every partition has a leader.  ``replication`` 0: the namespace's default.  Raises TopicExists,
+        NotEnoughStores."""
+        parse_topic(topic)
+        if partitions < 1 or replication < 0:
+            raise InvalidArgument(
+                f"a topic has at least 1 partition and 1 replica, not {partitions} partitions with {replication} replicas"
+            )
+        request = nameserver_pb2.CreateTopicRequest(
+            topic=topic, partitions=partitions, replication=replication, if_absent=if_absent
+        )
+        return _topic((await self._write("CreateTopic", request)).topic)
+
+    async def delete_topic(self, topic: str) -> None:
+        """Removes a topic with all of its messages.  Raises TopicNotFound."""
+        parse_topic(topic)
+        await self._write("DeleteTopic", nameserver_pb2.DeleteTopicRequest(topic=topic))
+
+    async def list_topics(self, namespace: str = "") -> list[TopicInfo]:
+        answer = await self._read("ListTopics", nameserver_pb2.ListTopicsRequest(namespace=namespace))
+        return [_topic(t) for t in answer.topics]
+
+    async def describe_topic(self, topic: str) -> TopicInfo:
+        """Raises TopicNotFound."""
+        parse_topic(topic)
+        return _topic((await self._read("Lookup", nameserver_pb2.LookupRequest(topic=topic))).topic)
+
+    async def lookup(self, topic: str) -> TopicRoutes:
+        """Which broker each partition of a topic is sent to."""
+        routes: TopicRoutes = await self._client.look_up(topic)
+        return routes
+
+    async def list_partitions(self, topic: str = "") -> list[PartitionInfo]:
+        """Partitions with their replicas as the datanodes reported them; "": of every topic."""
+        if topic:
+            parse_topic(topic)
+        answer = await self._read("ListPartitions", nameserver_pb2.ListPartitionsRequest(topic=topic))
+        return [_partition(p) for p in answer.partitions]
+
+    # --- subscriptions --------------------------------------------------------------------------------------------
+
+    async def list_subscriptions(self, topic: str) -> list[SubscriptionInfo]:
+        """Every subscription on every partition of a topic."""
+        parse_topic(topic)
+        routes = await self._brokers.routes(topic, READ_TIMEOUT_S)
+        answers = await asyncio.gather(
+            *(
+                self._brokers.call(
+                    topic,
+                    r.partition,
+                    "ListSubscriptions",
+                    broker_pb2.ListSubscriptionsRequest(topic=topic, partitions=[r.partition]),
+                    READ_TIMEOUT_S,
+                )
+                for r in routes
+            )
+        )
+        infos = [
+            SubscriptionInfo(
+                topic=s.topic,
+                partition=s.partition,
+                subscription=s.subscription,
+                type=_TYPES.get(s.type, ""),
+                ack_floor=s.ack_floor,
+                backlog=s.backlog,
+                unacked=s.unacked,
+                consumers=tuple(s.consumers),
+            )
+            for answer in answers
+            for s in answer.subscriptions
+        ]
+        return sorted(infos, key=lambda s: (s.subscription, s.partition))
+
+    async def create_subscription(self, topic: str, subscription: str, start: int | str = "earliest") -> bool:
+        """Creates it on every partition; whether it was new on any."""
+        parse_topic(topic)
+        check_name("subscription", subscription)
+        created = False
+        for r in await self._brokers.routes(topic, READ_TIMEOUT_S):
+            request = broker_pb2.CreateSubscriptionRequest(
+                topic=topic, partition=r.partition, subscription=subscription
+            )
+            set_start(request, start)
+            answer = await self._brokers.call(topic, r.partition, "CreateSubscription", request, WRITE_TIMEOUT_S)
+            created = created or answer.created
+        return created
+
+    async def delete_subscription(self, topic: str, subscription: str) -> None:
+        """Removes it from every partition.  Raises SubscriptionNotFound if it was on none."""
+        parse_topic(topic)
+        check_name("subscription", subscription)
+        existed = False
+        for r in await self._brokers.routes(topic, READ_TIMEOUT_S):
+            request = broker_pb2.DeleteSubscriptionRequest(
+                topic=topic, partition=r.partition, subscription=subscription
+            )
+            answer = await self._brokers.call(topic, r.partition, "DeleteSubscription", request, WRITE_TIMEOUT_S)
+            existed = existed or answer.existed
+        if not existed:
+            raise SubscriptionNotFound(f"{topic} has no subscription {subscription!r}")
+
+    async def seek_subscription(
+        self,
+        topic: str,
+        subscription: str,
+        to: int | str | None = None,
+        *,
+        timestamp_ms: int | None = None,
+        partition: int | None = None,
+    ) -> dict[int, int]:
+        """Moves a subscription for all of its consumers; the new position of each partition.  See ``Consumer.seek``."""
+        parse_topic(topic)
+        check_name("subscription", subscription)
+        if (to is None) == (timestamp_ms is None):
+            raise InvalidArgument("give one of: a place to seek to, timestamp_ms")
+        routes = await self._brokers.routes(topic, READ_TIMEOUT_S)
+        chosen = [r.partition for r in routes if partition is None or r.partition == partition]
+        if not chosen:
+            raise PartitionNotFound(f"{topic} has partitions 0 to {len(routes) - 1}, not {partition}")
+        start = to if to is not None else "earliest"
+        return {p: await self.seek_partition(topic, p, subscription, start, timestamp_ms) for p in chosen}
+
+    async def seek_partition(
+        self, topic: str, partition: int, subscription: str, start: int | str, timestamp_ms: int | None
+    ) -> int:
+        request = broker_pb2.SeekSubscriptionRequest(topic=topic, partition=partition, subscription=subscription)
+        if timestamp_ms is not None:
+            request.timestamp_ms = timestamp_ms
+        else:
+            set_start(request, start)
+        answer = await self._brokers.call(topic, partition, "SeekSubscription", request, WRITE_TIMEOUT_S)
+        return int(answer.position)
+
+    async def _read(self, method: str, request: Any) -> Any:
+        return await self._nameservers.call(method, request, READ_TIMEOUT_S)
+
+    async def _write(self, method: str, request: Any) -> Any:
+        return await self._nameservers.call(method, request, WRITE_TIMEOUT_S)
+
+
+def _topic(t: nameserver_pb2.TopicInfo) -> TopicInfo:
+    return TopicInfo(t.topic, t.id, t.partitions, t.replication, t.state, t.created_ms)
+
+
+def _member(m: nameserver_pb2.Member) -> MemberInfo:
+    return MemberInfo(
+        name=m.name,
+        endpoint=m.address.endpoint,
+        advertised=m.address.advertised or m.address.endpoint,
+        state=m.state,
+        version=m.version,
+        started_ms=m.started_ms,
+        store_id=m.store_id,
+        raft_endpoint=m.raft_endpoint,
+    )
+
+
+def _store(s: nameserver_pb2.StoreInfo) -> StoreInfo:
+    replicas = s.status.replicas
+    return StoreInfo(
+        store_id=s.store_id,
+        name=s.name,
+        state=s.state,
+        live=s.live,
+        member=_member(s.member) if s.HasField("member") else None,
+        status=s.status.state,
+        loaded=s.status.loaded,
+        total=s.status.total,
+        leaders=sum(r.state == "leader" for r in replicas),
+        replicas=len(replicas),
+        disk_free_bytes=s.status.disk_free_bytes,
+        problems=tuple(f"{r.topic}-{r.partition}: {r.problem}" for r in replicas if r.problem),
+    )
+
+
+def _partition(p: nameserver_pb2.PartitionInfo) -> PartitionInfo:
+    reports: dict[int, datanode_pb2.ReplicaStatus] = {r.store_id: r.status for r in p.reports}
+    return PartitionInfo(
+        topic=p.topic,
+        partition=p.route.partition,
+        group=p.route.group,
+        bundle=p.route.bundle,
+        broker=p.route.broker,
+        broker_address=p.route.broker_address.endpoint,
+        owner_epoch=p.route.owner_epoch,
+        leader_store_id=p.route.leader_store_id,
+        replicas=tuple(_replica(r, reports.get(r.store_id)) for r in p.route.replicas),
+    )
+
+
+def _replica(r: nameserver_pb2.Replica, status: datanode_pb2.ReplicaStatus | None) -> ReplicaInfo:
+    if status is None:
+        return ReplicaInfo(r.store_id, r.endpoint, r.state)
+    return ReplicaInfo(
+        store_id=r.store_id,
+        endpoint=r.endpoint,
+        state=r.state or status.state,
+        term=status.term,
+        commit_index=status.commit_index,
+        last_index=status.last_index,
+        high_watermark=status.high_watermark,
+        log_bytes=status.log_bytes,
+        problem=status.problem,
+    )

@@ -1,0 +1,327 @@
+"""One partition's messages on their way out of a producer.  Pure: no clock, socket or task here.
+
+Guarantee: batches leave in the order of their messages; a batch that was sent once is repeated with identical bytes, so that the datanode
+recognises it; no message is reported *definitely not stored* if any attempt may have stored it; sequences have no gap that the
+partition could see.
+
+::
+
+    add ──► open batch ──(bytes, linger)──► queued ──(sequence and bytes fixed)──► in flight ──► stored
+                                                          ▲                            │
+                                                          └──────── rewind ◄───────────┘ refused, broken, moved
+
+``rewind`` takes everything unanswered back to the front in order.  A batch that is given up for good leaves a gap in the sequence, so
+what follows gets a new producer id (*a new identity*) if it cannot have been stored, and fails as indefinite otherwise.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from crc32c import crc32c
+
+from services.batch import HEADER_BYTES, Record, encode
+from services.errors import InvalidArgument, MessageTooLarge, OutOfOrderSequence, SteleError, Timeout
+from stele.errors import SendTimedOut
+from stele.retry import may_retry
+
+INFLIGHT_BATCHES_MAX = 32  # half of the 64 batches that a datanode remembers of a producer
+BATCH_BYTES_LIMIT = 1024 * 1024 - 1024  # a log entry has at most 1 MiB, its own framing included
+HEADERS_MAX = 0xFFFF
+PRODUCER_ID_BITS = 63
+_RECORD_BYTES = 14
+_KEY_SEED = 0
+
+
+def record_bytes(record: Record) -> int:
+    """The size of a record inside a batch."""
+    size = _RECORD_BYTES + len(record.value) + (len(record.key) if record.key is not None else 0)
+    if record.headers:
+        size += sum(6 + len(name.encode()) + len(value) for name, value in record.headers.items())
+    return size
+
+
+def check_record(record: Record) -> int:
+    """The record's size.  Raises MessageTooLarge, InvalidArgument: nothing of it can be sent."""
+    size = record_bytes(record)
+    if size + HEADER_BYTES > BATCH_BYTES_LIMIT:
+        accepted = BATCH_BYTES_LIMIT - HEADER_BYTES - _RECORD_BYTES
+        raise MessageTooLarge(
+            f"the message has {size - _RECORD_BYTES} bytes (value, key and headers), accepted are {accepted}",
+            bytes_max=accepted,
+        )
+    if len(record.headers) > HEADERS_MAX or any(len(name.encode()) > HEADERS_MAX for name in record.headers):
+        raise InvalidArgument(f"a message has at most {HEADERS_MAX} headers with names of at most {HEADERS_MAX} bytes")
+    return size
+
+
+def partition_of_key(key: bytes, partitions: int) -> int:
+    """The partition of a key: CRC32C of the key modulo the number of partitions; the same in every version and language."""
+    return int(crc32c(key, _KEY_SEED)) % partitions
+
+
+class StickyPartitioner:
+    """Where messages without a key go: to one partition until its batch is full or due, then to the next that is not stalled."""
+
+    def __init__(self, partitions: int, rng: random.Random) -> None:
+        self._partitions = partitions
+        self.current = rng.randrange(partitions)
+
+    def advance(self, is_stalled: Callable[[int], bool]) -> None:
+        following = [(self.current + step) % self._partitions for step in range(1, self._partitions + 1)]
+        self.current = next((p for p in following if not is_stalled(p)), following[0])
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Messages that are stored together.  ``promises`` belong to the shell, one per record, in order."""
+
+    deadline_s: float
+    records: list[Record] = field(default_factory=list)
+    promises: list[object] = field(default_factory=list)
+    size_bytes: int = HEADER_BYTES
+    encoded: bytes = b""  # fixed at the first attempt
+    base_sequence: int = -1
+    attempt: int = 0  # number of the attempt that is unanswered; 0: none
+    sent_s: float = 0.0
+    attempts: int = 0
+    maybe_stored: bool = False  # some attempt ended without a definite answer
+    last_error: SteleError | None = None
+
+    @property
+    def was_sent(self) -> bool:
+        return self.attempts > 0
+
+    @property
+    def records_bytes(self) -> int:
+        return self.size_bytes - HEADER_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A batch that will not be sent again, and why."""
+
+    batch: Batch
+    error: SteleError
+
+
+class PartitionBatches:
+    """The batches of one partition; see the module's docstring.  ``new_identity`` makes producer ids; 0 ids mean: not idempotent."""
+
+    def __init__(
+        self, new_identity: Callable[[], int], batch_bytes_max: int, inflight_max: int = INFLIGHT_BATCHES_MAX
+    ) -> None:
+        self._new_identity = new_identity
+        self._batch_bytes_max = min(batch_bytes_max, BATCH_BYTES_LIMIT)
+        self._inflight_max = inflight_max
+        self.producer_id = new_identity()
+        self.next_sequence = 0
+        self._next_attempt = 1
+        self._open: Batch | None = None
+        self._queued: deque[Batch] = deque()  # not in flight; those that were sent before come first
+        self._inflight: dict[int, Batch] = {}  # by attempt, in order of sequence
+
+    # --- filling --------------------------------------------------------------------------------------------------
+
+    def add(self, record: Record, size: int, promise: object, deadline_s: float) -> tuple[bool, bool]:
+        """Adds a message; (a batch was begun with it, some batch was sealed)."""
+        sealed = False
+        if self._open is not None and self._open.size_bytes + size > self._batch_bytes_max:
+            self.seal()
+            sealed = True
+        begun = self._open is None
+        if self._open is None:
+            self._open = Batch(deadline_s)
+        self._open.records.append(record)
+        self._open.promises.append(promise)
+        self._open.size_bytes += size
+        if self._open.size_bytes >= self._batch_bytes_max:
+            self.seal()
+            sealed = True
+        return begun, sealed
+
+    def seal(self) -> None:
+        """What was added so far waits for no more company."""
+        if self._open is not None:
+            self._queued.append(self._open)
+            self._open = None
+
+    # --- sending --------------------------------------------------------------------------------------------------
+
+    def next_to_send(self, now_s: float) -> Batch | None:
+        """The next batch, with its bytes fixed and an attempt number that its answer must carry; None: nothing now."""
+        if not self._queued or len(self._inflight) >= self._inflight_max:
+            return None
+        batch = self._queued.popleft()
+        if not batch.encoded:
+            batch.base_sequence = self.next_sequence
+            batch.encoded = encode(batch.records, self.producer_id, batch.base_sequence if self.producer_id else 0)
+            self.next_sequence += len(batch.records)
+        batch.attempt, self._next_attempt = self._next_attempt, self._next_attempt + 1
+        batch.attempts += 1
+        batch.sent_s = now_s
+        self._inflight[batch.attempt] = batch
+        return batch
+
+    def stored(self, attempt: int) -> Batch | None:
+        """An attempt was answered with success.  A batch that waits to be repeated is done as well: its old attempt came through."""
+        batch = self._inflight.pop(attempt, None)
+        if batch is not None:
+            batch.attempt = 0
+        return batch
+
+    def stored_late(self, batch: Batch) -> bool:
+        """An attempt that was already written off was answered with success after all; False: the batch was settled before."""
+        if batch.attempt in self._inflight and self._inflight[batch.attempt] is batch:
+            del self._inflight[batch.attempt]
+            return True
+        if batch in self._queued:
+            self._queued.remove(batch)
+            return True
+        return False
+
+    def refused(self, attempt: int, error: SteleError) -> tuple[bool, list[GivenUp]]:
+        """An attempt failed: (try again from the front, what is given up).  An attempt that was written off before changes nothing."""
+        batch = self._inflight.get(attempt)
+        if batch is None:
+            return False, []
+        batch.last_error = error
+        is_head = next(iter(self._inflight)) == attempt
+        if not error.definite:
+            batch.maybe_stored = True
+        self._rewind(answered=attempt)
+        # What is not at the head may be refused because of the head alone: it goes again after it.
+        if not is_head or (may_retry(error) and not isinstance(error, OutOfOrderSequence)):
+            return True, []
+        if isinstance(error, OutOfOrderSequence) and not batch.maybe_stored:
+            # The partition has forgotten this producer (it remembers a bounded number): nothing of what waits here is stored.
+            self._take_new_identity()
+            return True, []
+        return True, self._give_up(batch, error)
+
+    def rewind(self, error: SteleError | None = None) -> None:
+        """Every unanswered attempt is written off, its outcome unknown; all of them go again, in order."""
+        for batch in self._inflight.values():
+            batch.last_error = error or batch.last_error
+        self._rewind(answered=0)
+
+    def expire(self, now_s: float) -> list[GivenUp]:
+        """Gives up what is past its deadline."""
+        given_up: list[GivenUp] = []
+        while (head := self._head()) is not None and head.deadline_s <= now_s:
+            if head is self._open:
+                self.seal()
+            if head.attempt:
+                self.rewind()
+            given_up += self._give_up(head, _timed_out(head))
+        return given_up
+
+    def fail_all(self, error: SteleError) -> list[GivenUp]:
+        """Gives up everything: the topic is gone, or the producer was closed."""
+        self.seal()
+        self.rewind(error)
+        given_up = [GivenUp(b, _explained(b, error)) for b in self._queued]
+        self._queued.clear()
+        self._take_new_identity()
+        return given_up
+
+    # --- questions ------------------------------------------------------------------------------------------------
+
+    @property
+    def is_empty(self) -> bool:
+        return self._open is None and not self._queued and not self._inflight
+
+    @property
+    def has_open(self) -> bool:
+        return self._open is not None
+
+    @property
+    def has_work(self) -> bool:
+        """Something is to be sent or is unanswered."""
+        return bool(self._queued or self._inflight)
+
+    @property
+    def has_inflight(self) -> bool:
+        return bool(self._inflight)
+
+    def oldest_sent_s(self) -> float:
+        """When the oldest unanswered attempt was sent; infinity: none is unanswered."""
+        return next((b.sent_s for b in self._inflight.values()), float("inf"))
+
+    def validate(self) -> None:
+        order = [*self._inflight.values(), *self._queued]
+        sent = [b for b in order if b.encoded]
+        assert order[: len(sent)] == sent, "a batch that was never sent stands before one that was"
+        at = sent[0].base_sequence if sent else self.next_sequence
+        for b in sent:
+            assert b.base_sequence == at, f"sequence {b.base_sequence} where {at} is due"
+            at += len(b.records)
+        assert at == self.next_sequence, (at, self.next_sequence)
+        assert len(self._inflight) <= self._inflight_max
+        assert all(b.attempt == a for a, b in self._inflight.items())
+        assert all(b.attempt == 0 for b in self._queued)
+        assert all(len(b.records) == len(b.promises) > 0 for b in order)
+        assert all(b.size_bytes <= BATCH_BYTES_LIMIT for b in order)
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _head(self) -> Batch | None:
+        return next(iter(self._inflight.values()), None) or (self._queued[0] if self._queued else self._open)
+
+    def _rewind(self, answered: int) -> None:
+        for attempt, batch in self._inflight.items():
+            if attempt != answered:
+                batch.maybe_stored = True
+            batch.attempt = 0
+        self._queued.extendleft(reversed(self._inflight.values()))
+        self._inflight.clear()
+
+    def _give_up(self, batch: Batch, error: SteleError) -> list[GivenUp]:
+        """The head (nothing is in flight) will not be sent again.  Sequences are checked by the partition, so a batch after it can be
+        stored only if the head was."""
+        assert not self._inflight
+        assert self._queued[0] is batch
+        self._queued.popleft()
+        given_up = [GivenUp(batch, _explained(batch, error))]
+        if not batch.was_sent or not self.producer_id:
+            return given_up
+        if batch.maybe_stored:
+            while self._queued and self._queued[0].was_sent:
+                follower = self._queued.popleft()
+                given_up.append(GivenUp(follower, _explained(follower, error)))
+        self._take_new_identity()
+        return given_up
+
+    def _take_new_identity(self) -> None:
+        """What waits goes out as another producer's first messages."""
+        self.producer_id, self.next_sequence = self._new_identity(), 0
+        for batch in self._queued:
+            batch.encoded, batch.base_sequence = b"", -1
+            batch.attempts, batch.maybe_stored = 0, False
+
+
+def new_producer_id(rng: random.Random) -> int:
+    """Random, never 0 (which means: not idempotent)."""
+    return rng.getrandbits(PRODUCER_ID_BITS) or 1
+
+
+def _timed_out(batch: Batch) -> SteleError:
+    why = f": {batch.last_error}" if batch.last_error is not None else ""
+    last = batch.last_error.reason if batch.last_error is not None else None
+    if batch.maybe_stored:
+        return Timeout(f"no answer before the send timeout, the message may be stored{why}", last=last)
+    return SendTimedOut(f"not stored before the send timeout{why}", last=last)
+
+
+def _explained(batch: Batch, error: SteleError) -> SteleError:
+    """``error`` as it is true for this batch: a definite refusal says nothing of an earlier attempt that was never answered."""
+    if batch.maybe_stored and error.definite:
+        return Timeout(
+            f"an earlier attempt was not answered, the message may be stored; then: {error}", last=error.reason
+        )
+    if not batch.maybe_stored and not error.definite:
+        return SendTimedOut(f"not stored: {error}", last=error.reason)
+    return error

@@ -1,0 +1,62 @@
+"""Unary calls to the broker that owns a partition.
+
+Guarantee: the call is repeated, after a new lookup, until it is answered, refused for good, or its deadline has passed.  Every call made
+here is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+from services.errors import SteleError, Timeout, TopicNotFound, Unreachable
+from services.pb import broker_pb2_grpc
+from services.rpc.channels import Channels, call
+from stele.partition_consumer import NOT_FOUND_MAX
+from stele.retry import backoff_s, may_retry
+from stele.routing import Route, Router
+
+ATTEMPT_TIMEOUT_S = 5.0
+
+
+class BrokerCalls:
+    def __init__(self, router: Router, channels: Channels, rng: random.Random) -> None:
+        self._router, self._channels, self._rng = router, channels, rng
+
+    async def routes(self, topic: str, timeout_s: float) -> tuple[Route, ...]:
+        """The topic's partitions, looked up anew.  Raises TopicNotFound."""
+        loop = asyncio.get_running_loop()
+        deadline_s, failures, not_found = loop.time() + timeout_s, 0, 0
+        while True:
+            try:
+                return (await self._router.refresh(topic)).partitions
+            except SteleError as e:
+                failures += 1
+                not_found = not_found + 1 if isinstance(e, TopicNotFound) else 0
+                await self._pause_or_raise(e, failures, deadline_s, 0 < not_found < NOT_FOUND_MAX)
+
+    async def call(self, topic: str, partition: int, method: str, request: Any, timeout_s: float) -> Any:
+        loop = asyncio.get_running_loop()
+        deadline_s, failures = loop.time() + timeout_s, 0
+        while True:
+            try:
+                routes = await (self._router.refresh(topic) if failures else self._router.routes(topic))
+                endpoint = routes.partitions[partition].endpoint
+                if not endpoint:
+                    raise Unreachable(f"{topic}-{partition} has no broker at the moment")
+                stub = broker_pb2_grpc.BrokerStub(self._channels.get(endpoint))  # type: ignore[no-untyped-call]
+                return await call(
+                    getattr(stub, method), request, min(ATTEMPT_TIMEOUT_S, max(0.01, deadline_s - loop.time()))
+                )
+            except SteleError as e:
+                failures += 1
+                await self._pause_or_raise(e, failures, deadline_s, may_retry(e))
+
+    async def _pause_or_raise(self, error: SteleError, failures: int, deadline_s: float, again: bool) -> None:
+        pause_s = backoff_s(failures, self._rng)
+        if not (again or may_retry(error)):
+            raise error
+        if asyncio.get_running_loop().time() + pause_s >= deadline_s:
+            raise error if error.definite else Timeout(f"no answer before the deadline: {error}", last=error.reason)
+        await asyncio.sleep(pause_s)

@@ -1,0 +1,197 @@
+"""A connection to a cluster: where producers, consumers and administration come from.
+
+Usage::
+
+    async with stele.connect("127.0.0.1:6600,127.0.0.1:6601") as client:
+        await client.admin.create_topic("shop/orders", partitions=4)
+        async with client.producer("shop/orders") as producer:
+            await producer.send(b"hello")
+
+Any of the nameservers is enough to begin with; the others are learned.  A client inside the cluster's network dials internal endpoints,
+any other one the advertised addresses; which it is, is told by the address that it was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+import structlog
+
+from services.errors import SteleError, Unreachable
+from services.pb import common_pb2, nameserver_pb2
+from services.rpc.channels import Channels
+from services.rpc.nameservers import NameserverClient
+from stele.admin import Admin
+from stele.broker_calls import BrokerCalls
+from stele.consumer import Consumer
+from stele.errors import ClientClosed
+from stele.produce_stream import ProduceStreams
+from stele.producer import Producer, ProducerSettings
+from stele.routing import LOOKUP_TIMEOUT_S, Router, TopicRoutes, choose_address, is_inside, parse_bootstrap, read_routes
+
+CONNECT_TIMEOUT_S = 10.0
+MEMBERS_REFRESH_S = 10.0
+
+
+class Client:
+    """Made by ``stele.connect``.  Everything that it made is closed with it."""
+
+    def __init__(
+        self, servers: str | Sequence[str], *, timeout_s: float = CONNECT_TIMEOUT_S, seed: int | None = None
+    ) -> None:
+        self._bootstrap = parse_bootstrap(servers)
+        self._timeout_s = timeout_s
+        self._rng = random.Random(seed)
+        self._channels = Channels()
+        self._nameservers = NameserverClient(self._channels, self.nameserver_endpoints, rng=self._rng)
+        self._known: list[str] = []
+        self._inside = False
+        self._router = Router(self.look_up)
+        self._streams = ProduceStreams(self._channels)
+        brokers = BrokerCalls(self._router, self._channels, self._rng)
+        self.admin = Admin(self._nameservers, brokers, self, self._channels)
+        self._users: set[Producer | Consumer] = set()
+        self._refresher: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Client:
+        try:
+            await self._learn(self._timeout_s)
+        except SteleError as e:
+            await self.close()
+            raise Unreachable(
+                f"no nameserver answered at {', '.join(self._bootstrap)} within {self._timeout_s:g} s: {e}",
+                last=e.reason,
+            ) from None
+        except BaseException:
+            await self.close()
+            raise
+        self._refresher = asyncio.create_task(self._learn_for_ever(), name="nameservers")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def producer(
+        self,
+        topic: str,
+        *,
+        linger_ms: float = 5.0,
+        batch_bytes_max: int = 64 * 1024,
+        send_timeout_s: float = 30.0,
+        buffer_bytes_max: int = 32 * 1024 * 1024,
+        idempotent: bool = True,
+    ) -> Producer:
+        """Sends to ``"namespace/topic"``.  A batch leaves when it is full or ``linger_ms`` old; a message fails when it is not stored
+        within ``send_timeout_s``; with ``idempotent=False`` a retry may store it twice."""
+        self._check_open()
+        settings = ProducerSettings(
+            linger_ms=linger_ms,
+            batch_bytes_max=batch_bytes_max,
+            send_timeout_s=send_timeout_s,
+            buffer_bytes_max=buffer_bytes_max,
+            idempotent=idempotent,
+        )
+        producer = Producer(
+            topic,
+            self._router,
+            self._streams,
+            settings,
+            rng=random.Random(self._rng.random()),
+            on_closed=self._users.discard,
+        )
+        self._users.add(producer)
+        return producer
+
+    def consumer(
+        self,
+        topic: str,
+        subscription: str,
+        *,
+        type: str = "shared",
+        start: int | str = "earliest",
+        credit: int = 1000,
+        ack_timeout_s: float | None = None,
+        name: str = "",
+    ) -> Consumer:
+        """Receives through a subscription, which is created at ``start`` ("earliest", "latest" or an offset) if it does not exist.
+        ``type``: exclusive (one consumer), failover (one at a time), shared (spread).  ``credit``: messages held ready here.
+        ``ack_timeout_s``: a message not acknowledged by then is delivered again."""
+        self._check_open()
+        consumer = Consumer(
+            topic,
+            subscription,
+            self._router,
+            self._channels,
+            self.admin.seek_partition,
+            type=type,
+            start=start,
+            credit=credit,
+            ack_timeout_s=ack_timeout_s,
+            name=name,
+            rng=random.Random(self._rng.random()),
+            on_closed=self._users.discard,
+        )
+        self._users.add(consumer)
+        return consumer
+
+    async def close(self) -> None:
+        """Closes every producer (what is unanswered fails) and consumer of this client, then its connections."""
+        self._closed = True
+        users = list(self._users)
+        await asyncio.gather(
+            *(u.abort() if isinstance(u, Producer) else u.close() for u in users), return_exceptions=True
+        )
+        if self._refresher is not None:
+            self._refresher.cancel()
+            await asyncio.gather(self._refresher, return_exceptions=True)
+        await self._router.close()
+        await self._streams.close()
+        await self._channels.close()
+
+    async def look_up(self, topic: str) -> TopicRoutes:
+        """The topic's routes, from a nameserver.  Raises TopicNotFound."""
+        answer = await self._nameservers.call("Lookup", nameserver_pb2.LookupRequest(topic=topic), LOOKUP_TIMEOUT_S)
+        return read_routes(answer, self._inside)
+
+    async def nameserver_endpoints(self) -> list[str]:
+        """Those of the cluster as last heard, then those given."""
+        return list(dict.fromkeys([*self._known, *self._bootstrap]))
+
+    async def _learn(self, timeout_s: float) -> None:
+        answer: nameserver_pb2.GetClusterResponse = await self._nameservers.call(
+            "GetCluster", nameserver_pb2.GetClusterRequest(), timeout_s
+        )
+        addresses: list[common_pb2.Address] = [m.address for m in answer.nameservers]
+        self._inside = self._inside or is_inside(self._bootstrap, addresses)
+        self._known = [choose_address(a, self._inside) for a in addresses]
+
+    async def _learn_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(MEMBERS_REFRESH_S)
+            try:
+                await self._learn(self._timeout_s)
+            except SteleError as e:
+                structlog.get_logger().debug("nameservers_unreachable", reason=e.reason)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientClosed("the client is closed")
+
+
+def connect(servers: str | Sequence[str], *, timeout_s: float = CONNECT_TIMEOUT_S, seed: int | None = None) -> Client:
+    """A client of the cluster whose nameservers are at ``"host:port,host:port"``; use it with ``async with``.  Raises Unreachable
+    there when none answers within ``timeout_s``."""
+    if not structlog.is_configured():
+        # A library does not write to its user's stdout.
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(30),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
+    return Client(servers, timeout_s=timeout_s, seed=seed)

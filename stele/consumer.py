@@ -1,0 +1,323 @@
+"""Receiving messages of one topic through a subscription.
+
+Guarantee: every message is delivered until it is acknowledged; ``await ack(message)`` returns when the acknowledgement is durable.  Within a
+partition messages come in order (*exclusive*, *failover*); *shared* spreads them over the consumers.  A broker that goes is replaced
+without the user noticing; what may then come twice is a message that was delivered and not acknowledged.
+
+Usage::
+
+    async with client.consumer("shop/orders", "billing") as consumer:
+        async for message in consumer:
+            handle(message)
+            await consumer.ack(message)
+
+``async with`` returns once the subscription exists on every partition; without it, the first ``receive`` opens it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+
+from services.errors import ConnectionBroken, InvalidArgument, SteleError, Timeout
+from services.pb import broker_pb2
+from services.rpc.channels import Channels
+from services.topics import check_name, parse_topic
+from stele.errors import ClientClosed
+from stele.model import Message
+from stele.partition_consumer import AckPromise, Listeners, PartitionConsumer, SubscriptionSettings
+from stele.routing import Router, TopicRoutes
+
+ACK_CONFIRM_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 5.0
+CREDIT_MAX = 1_000_000
+TYPES = {
+    "exclusive": broker_pb2.EXCLUSIVE,
+    "failover": broker_pb2.FAILOVER,
+    "shared": broker_pb2.SHARED,
+}
+
+Seek = Callable[
+    [str, int, str, "int | str", "int | None"], Awaitable[int]
+]  # topic, partition, subscription, start, timestamp
+
+
+def check_start(start: int | str) -> int | str:
+    """``"earliest"``, ``"latest"`` or an offset.  Raises InvalidArgument."""
+    if start in ("earliest", "latest") or (
+        isinstance(start, int) and not isinstance(start, bool) and 0 <= start < 1 << 63
+    ):
+        return start
+    raise InvalidArgument(f"{start!r} is no place to start: earliest, latest or an offset from 0 on")
+
+
+class Consumer:
+    """Made by ``client.consumer``; see the module's docstring."""
+
+    def __init__(
+        self,
+        topic: str,
+        subscription: str,
+        router: Router,
+        channels: Channels,
+        seek: Seek,
+        *,
+        type: str = "shared",
+        start: int | str = "earliest",
+        credit: int = 1000,
+        ack_timeout_s: float | None = None,
+        name: str = "",
+        rng: random.Random | None = None,
+        on_closed: Callable[[Consumer], None] = lambda _: None,
+    ) -> None:
+        parse_topic(topic)
+        check_name("subscription", subscription)
+        if type not in TYPES:
+            raise InvalidArgument(f"subscription type {type!r} is not accepted: {', '.join(TYPES)}")
+        if not 1 <= credit <= CREDIT_MAX:
+            raise InvalidArgument(f"credit {credit} is not accepted: 1 to {CREDIT_MAX} messages")
+        if ack_timeout_s is not None and not 0.01 <= ack_timeout_s <= 86_400:
+            raise InvalidArgument(f"ack_timeout_s {ack_timeout_s} is not accepted: 0.01 to 86400 seconds, or None")
+        self.topic, self.subscription, self.type = topic, subscription, type
+        self._settings = SubscriptionSettings(
+            topic=topic,
+            subscription=subscription,
+            type=TYPES[type],
+            name=name or f"{socket.gethostname()}-{os.getpid()}-{(rng or random).randrange(1 << 16):04x}",
+            start=check_start(start),
+            ack_timeout_ms=int((ack_timeout_s or 0) * 1000),
+        )
+        self._credit = credit
+        self._router, self._channels, self._seek = router, channels, seek
+        self._rng = rng or random.Random()
+        self._on_closed = on_closed
+        self._partitions: list[PartitionConsumer] = []
+        self._ready: deque[PartitionConsumer] = deque()
+        self._arrived = asyncio.Event()
+        self._opening: asyncio.Lock = asyncio.Lock()
+        self._end_watch: Callable[[], None] = lambda: None
+        self._failure: SteleError | None = None
+        self._closed = False
+
+    # --- receiving ------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Returns once the subscription exists on every partition of the topic.  Raises what makes that impossible."""
+        async with self._opening:
+            if not self._partitions:
+                self._check_open()
+                routes = await self._router.routes(self.topic)
+                listeners = Listeners(arrived=self._has_messages, failed=self._failed)
+                window = max(1, self._credit // len(routes.partitions))
+                self._partitions = [
+                    PartitionConsumer(
+                        r.partition, self._settings, window, self._router, self._channels, listeners, self._rng
+                    )
+                    for r in routes.partitions
+                ]
+                self._end_watch = self._router.watch(self.topic, self._moved)
+                for p in self._partitions:
+                    p.start()
+        for p in self._partitions:
+            while not p.opened.is_set():
+                self._check_open()
+                self._arrived.clear()
+                waiting = [asyncio.ensure_future(p.opened.wait()), asyncio.ensure_future(self._arrived.wait())]
+                try:
+                    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in waiting:
+                        task.cancel()
+            self._arrived.set()
+
+    async def receive(self, timeout_s: float | None = None) -> Message | None:
+        """The next message; None when there was none within ``timeout_s``.  Raises terminal errors alone."""
+        message = self._take()
+        if message is not None:
+            return message
+        try:
+            async with asyncio.timeout(timeout_s):
+                if not self._partitions:
+                    await self.open()
+                while (message := self._take()) is None:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                return message
+        except TimeoutError:
+            return None
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self._iterate()
+
+    async def _iterate(self) -> AsyncIterator[Message]:
+        while not self._closed:
+            try:
+                message = await self.receive()
+            except ClientClosed:
+                return
+            if message is not None:
+                yield message
+
+    # --- acknowledging --------------------------------------------------------------------------------------------
+
+    async def ack(self, message: Message) -> None:
+        """Returns when the acknowledgement is durable.  Raises Timeout when that is not known within 30 s: it may come again."""
+        await self._confirmed(self.ack_nowait(message))
+
+    def ack_nowait(self, message: Message) -> AckPromise:
+        """Acknowledges without waiting; the future is done when it is durable."""
+        promise = self._partition_of(message).ack(message.offset, cumulative=False)
+        promise.add_done_callback(_retrieve)
+        return promise
+
+    async def ack_cumulative(self, message: Message) -> None:
+        """Acknowledges this message and every earlier one of its partition (not for *shared*)."""
+        if self.type == "shared":
+            raise InvalidArgument(
+                "cumulative acknowledgement is for exclusive and failover subscriptions, this one is shared"
+            )
+        promise = self._partition_of(message).ack(message.offset, cumulative=True)
+        promise.add_done_callback(_retrieve)
+        await self._confirmed(promise)
+
+    def nack(self, message: Message, delay_s: float = 0.0) -> None:
+        """Hands a message back: it is delivered again, not before ``delay_s``."""
+        if not 0 <= delay_s <= 86_400:
+            raise InvalidArgument(f"delay_s {delay_s} is not accepted: 0 to 86400 seconds")
+        self._partition_of(message).nack(message.offset, delay_s)
+
+    async def flush(self) -> None:
+        """Returns when every acknowledgement so far is durable."""
+        for p in self._partitions:
+            while p.inbox.unconfirmed:
+                self._check_open(even_closed=True)
+                await asyncio.sleep(0.005)
+
+    # --- going elsewhere ------------------------------------------------------------------------------------------
+
+    async def seek(
+        self, to: int | str | None = None, *, timestamp_ms: int | None = None, partition: int | None = None
+    ) -> None:
+        """Moves the subscription, for all of its consumers: to ``"earliest"``, ``"latest"``, an offset, or the first message of a
+        time.  Everything from there on is delivered, acknowledged or not.  Without ``partition``: on every partition."""
+        if (to is None) == (timestamp_ms is None):
+            raise InvalidArgument("give one of: a place to seek to, timestamp_ms")
+        start = check_start(to) if to is not None else "earliest"
+        if not self._partitions:
+            await self.open()
+        chosen = [p for p in self._partitions if partition is None or p.partition == partition]
+        if not chosen:
+            raise InvalidArgument(f"{self.topic} has partitions 0 to {len(self._partitions) - 1}, not {partition}")
+        for p in chosen:
+            await p.stop()
+            p.forget(ConnectionBroken("the subscription was moved before the acknowledgement was durable"))
+        try:
+            for p in chosen:
+                await self._seek(self.topic, p.partition, self.subscription, start, timestamp_ms)
+        finally:
+            for p in chosen:
+                p.opened.clear()
+                p.start()
+        await self.open()
+
+    async def close(self) -> None:
+        """Waits a few seconds for acknowledgements under way, then leaves; what is not acknowledged is delivered to others."""
+        if self._closed:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.flush()
+        except (TimeoutError, SteleError):
+            pass
+        finally:
+            self._closed = True
+            self._on_closed(self)
+            self._end_watch()
+            self._arrived.set()
+            await asyncio.gather(*(p.stop() for p in self._partitions))
+            for p in self._partitions:
+                p.forget(
+                    ClientClosed(f"the consumer of {self.topic} was closed before the acknowledgement was durable")
+                )
+
+    async def __aenter__(self) -> Consumer:
+        try:
+            await self.open()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def active_partitions(self) -> list[int]:
+        """*failover*: the partitions that this consumer is served from; otherwise all that are connected."""
+        return [p.partition for p in self._partitions if p.active]
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _take(self) -> Message | None:
+        """Partitions with messages take turns."""
+        while self._ready:
+            p = self._ready[0]
+            message = p.take()
+            self._ready.rotate(-1)
+            if message is None or not p.inbox.buffered:
+                self._ready.remove(p)
+                p.is_ready = False
+            if message is not None:
+                return message
+        self._check_open()
+        return None
+
+    def _has_messages(self, p: PartitionConsumer) -> None:
+        if not p.is_ready:
+            p.is_ready = True
+            self._ready.append(p)
+        self._arrived.set()
+
+    def _failed(self, error: SteleError) -> None:
+        self._failure = self._failure or error
+        self._arrived.set()
+
+    def _check_open(self, even_closed: bool = False) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._closed and not even_closed:
+            raise ClientClosed(f"the consumer of {self.topic} is closed")
+
+    def _moved(self, routes: TopicRoutes) -> None:
+        for p, route in zip(self._partitions, routes.partitions, strict=False):
+            p.moved(route)
+
+    def _partition_of(self, message: Message) -> PartitionConsumer:
+        self._check_open()
+        if message.topic != self.topic or message.partition >= len(self._partitions):
+            raise InvalidArgument(
+                f"the message is of {message.topic}-{message.partition}, the consumer of {self.topic}"
+            )
+        return self._partitions[message.partition]
+
+    async def _confirmed(self, promise: AckPromise) -> None:
+        try:
+            async with asyncio.timeout(ACK_CONFIRM_TIMEOUT_S):
+                await asyncio.shield(promise)
+        except TimeoutError:
+            raise Timeout(
+                "the acknowledgement was not confirmed, the message may come again", timeout_s=ACK_CONFIRM_TIMEOUT_S
+            ) from None
+
+
+def _retrieve(promise: AckPromise) -> None:
+    """Whoever does not wait for an acknowledgement does not want to hear of it either."""
+    if not promise.cancelled():
+        promise.exception()

@@ -1,0 +1,20 @@
+"""Errors that the client adds to the tree of services/errors.py."""
+
+from __future__ import annotations
+
+from grpc import StatusCode
+
+from services.errors import SteleError
+
+
+class ClientClosed(SteleError):
+    """The client, producer or consumer was closed; nothing was sent.  Definite, terminal."""
+
+    code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, False
+
+
+class SendTimedOut(SteleError):
+    """The message was refused, or could not be sent, until ``send_timeout_s`` had passed (fact ``last``: the last refusal).
+    Definite, retryable: no attempt can have stored it."""
+
+    code, definite, retryable = StatusCode.DEADLINE_EXCEEDED, True, True

@@ -1,0 +1,212 @@
+"""What one partition delivered to a consumer and how far it is with it.  Pure: no clock, socket or task here.
+
+Guarantee: a message whose acknowledgement is on its way, or that the user holds while the stream is opened anew, is not handed out again;
+one that was handed back (nack) or that its broker delivers again on the same stream is.  An acknowledgement stays until it is confirmed,
+over any number of streams.
+
+::
+
+    delivered ──► buffered ──take──► held by the user ──ack──► to be sent ──► sent ──► confirmed
+                                          └──nack──► forgotten: it comes again       └─ stream broke: to be sent again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from services.batch import decode
+from services.errors import SteleError
+from stele.model import Message
+
+Range = tuple[int, int]
+ACKS_MAX = 2_000  # of one request
+
+
+@dataclass(frozen=True, slots=True)
+class AckRequest:
+    """Acknowledgements that are sent together: (offset, promise), the promises belonging to the shell."""
+
+    request_id: int
+    cumulative: bool
+    acks: tuple[tuple[int, object], ...]
+
+    @property
+    def ranges(self) -> list[Range]:
+        offsets = [offset for offset, _ in self.acks]
+        return [(max(offsets), max(offsets))] if self.cumulative else join(offsets)
+
+    @property
+    def promises(self) -> list[object]:
+        return [promise for _, promise in self.acks]
+
+
+def join(offsets: Iterable[int]) -> list[Range]:
+    """Offsets as ascending ranges, both ends included."""
+    ranges: list[Range] = []
+    for offset in sorted(set(offsets)):
+        if ranges and offset == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], offset)
+        else:
+            ranges.append((offset, offset))
+    return ranges
+
+
+def read_delivery(
+    topic: str, partition: int, base_offset: int, batch: bytes, ranges: Sequence[Range], redelivery_count: int
+) -> list[Message]:
+    """The messages of a stored batch that are meant for this consumer.  Raises BatchCorrupt."""
+    records = decode(batch)
+    return [
+        Message(topic, partition, offset, r.key, r.value, r.headers, r.timestamp_ms, redelivery_count)
+        for first, last in ranges
+        for offset in range(max(first, base_offset), min(last, base_offset + len(records) - 1) + 1)
+        for r in (records[offset - base_offset],)
+    ]
+
+
+class Inbox:
+    """One partition's side of a consumer; see the module's docstring."""
+
+    def __init__(self) -> None:
+        self._buffered: dict[int, Message] = {}  # in order of delivery
+        self._held: set[int] = set()
+        self._held_before: set[int] = set()  # held when the stream was opened anew: their first repetition is no news
+        self._acking: set[int] = set()  # acknowledgements under way
+        self._acking_below = 0  # a cumulative acknowledgement is under way for every offset below
+        self._to_send: list[tuple[int, object]] = []
+        self._cumulative_to_send: list[tuple[int, object]] = []
+        self._sent: dict[int, AckRequest] = {}
+        self._next_request = 1
+
+    # --- deliveries -----------------------------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        """A new stream: what was only buffered comes again; what the user holds need not."""
+        self._buffered.clear()
+        self._held_before = set(self._held)
+        sent, self._sent = self._sent, {}
+        self._to_send = [ack for r in sent.values() if not r.cumulative for ack in r.acks] + self._to_send
+        self._cumulative_to_send = [
+            ack for r in sent.values() if r.cumulative for ack in r.acks
+        ] + self._cumulative_to_send
+
+    def delivered(self, messages: Iterable[Message]) -> int:
+        """Takes messages in; how many of them were not wanted."""
+        unwanted = 0
+        for message in messages:
+            offset = message.offset
+            if offset in self._acking or offset < self._acking_below:
+                unwanted += 1
+            elif offset in self._held_before:
+                self._held_before.discard(offset)
+                unwanted += 1
+            else:
+                unwanted += self._buffered.pop(offset, None) is not None
+                self._buffered[offset] = message
+        return unwanted
+
+    def take(self) -> Message | None:
+        """The next message for the user."""
+        if not self._buffered:
+            return None
+        offset = next(iter(self._buffered))
+        self._held.add(offset)
+        return self._buffered.pop(offset)
+
+    @property
+    def buffered(self) -> int:
+        return len(self._buffered)
+
+    @property
+    def held(self) -> int:
+        return len(self._held)
+
+    # --- acknowledgements -----------------------------------------------------------------------------------------
+
+    def ack(self, offset: int, promise: object) -> None:
+        self._let_go(offset)
+        self._acking.add(offset)
+        self._to_send.append((offset, promise))
+
+    def ack_cumulative(self, offset: int, promise: object) -> None:
+        for other in [o for o in (*self._held, *self._buffered) if o <= offset]:
+            self._let_go(other)
+        self._acking_below = max(self._acking_below, offset + 1)
+        self._cumulative_to_send.append((offset, promise))
+
+    def nack(self, offset: int) -> bool:
+        """The user hands a message back; False: it did not hold it."""
+        held = offset in self._held
+        self._let_go(offset)
+        return held
+
+    def next_request(self) -> AckRequest | None:
+        """The next acknowledgements to send; None: there are none."""
+        if self._cumulative_to_send:
+            part, self._cumulative_to_send = self._cumulative_to_send, []
+            return self._request(True, part)
+        if not self._to_send:
+            return None
+        part, self._to_send = self._to_send[:ACKS_MAX], self._to_send[ACKS_MAX:]
+        return self._request(False, part)
+
+    def confirmed(self, request_id: int) -> AckRequest | None:
+        """The acknowledgements of a request are durable."""
+        request = self._sent.pop(request_id, None)
+        if request is not None:
+            self._done(request)
+        return request
+
+    def refused(self, request_id: int, error: SteleError) -> AckRequest | None:
+        """They were not accepted: sent again if that may help, else the user holds those messages again (and the request is returned)."""
+        request = self._sent.pop(request_id, None)
+        if request is None:
+            return None
+        if error.retryable or not error.definite:
+            if request.cumulative:
+                self._cumulative_to_send += request.acks
+            else:
+                self._to_send += request.acks
+            return None
+        self._done(request)
+        if not request.cumulative:
+            self._held.update(offset for offset, _ in request.acks)
+        return request
+
+    def reset(self) -> list[object]:
+        """The subscription was set anew: nothing of before counts; the promises that are void."""
+        acks = [ack for r in self._sent.values() for ack in r.acks] + self._to_send + self._cumulative_to_send
+        for emptied in (self._buffered, self._held, self._held_before, self._acking, self._sent):
+            emptied.clear()
+        self._to_send, self._cumulative_to_send, self._acking_below = [], [], 0
+        return [promise for _, promise in acks]
+
+    @property
+    def unconfirmed(self) -> bool:
+        return bool(self._sent or self._to_send or self._cumulative_to_send)
+
+    def validate(self) -> None:
+        assert not self._held & self._buffered.keys(), "a message is buffered and held"
+        assert self._held_before <= self._held
+        assert not self._held & self._acking, "a message is held and being acknowledged"
+        assert all(o >= self._acking_below for o in self._buffered)
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _let_go(self, offset: int) -> None:
+        self._held.discard(offset)
+        self._held_before.discard(offset)
+        self._buffered.pop(offset, None)
+
+    def _request(self, cumulative: bool, acks: list[tuple[int, object]]) -> AckRequest:
+        request = AckRequest(self._next_request, cumulative, tuple(acks))
+        self._next_request += 1
+        self._sent[request.request_id] = request
+        return request
+
+    def _done(self, request: AckRequest) -> None:
+        if not request.cumulative:
+            self._acking.difference_update(offset for offset, _ in request.acks)
+        elif not self._cumulative_to_send and not any(r.cumulative for r in self._sent.values()):
+            self._acking_below = 0

@@ -1,0 +1,348 @@
+"""A whole cluster as real processes on this machine: one ZooKeeper, nameservers, datanodes, brokers.
+
+Guarantee: ``up`` can be called at any time and any number of times: it starts what does not run and returns when everything is ready.
+Processes keep their ports and data over restarts, survive the terminal that started them, and are found again through the directory
+alone.  A signal never reaches a process that is not this cluster's.
+
+Usage: ``cluster = LocalCluster(Path(".stele")); cluster.up(ClusterSpec()); cluster.kill("dn2"); cluster.start("dn2")``.
+Blocking; tests and the demonstration call it in a thread.
+
+It does not watch: a process that dies stays dead until ``start`` or ``up``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.errors import InvalidArgument
+from stele.local.errors import NoCluster, NoSuchProcess, ProcessFailed
+from stele.local.processes import POLL_S, Identity, ProcessState, free_port, last_words, launch, read_json
+from stele.local.state import ROLES, ZOOKEEPER, ClusterSpec, ClusterState, ProcessRecord, StateDirectory
+from stele.local.zookeeper import ZooKeeperServer
+
+READY_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 20.0  # a role drains for up to 10 s and stops within 5
+LOCK_TIMEOUT_S = 120.0
+START_ATTEMPTS_MAX = 3  # a port can be taken between choosing and binding it
+STOP_ORDER = ("br", "dn", "ns")
+_KEPT_VARIABLES = ("STELE_LOG_LEVEL", "STELE_LOG_FORMAT")
+
+Progress = Callable[[str, str], None]  # name of a process, what it does now
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """One process as it is now."""
+
+    name: str
+    role: str
+    state: str  # running, paused, dead
+    ready: bool
+    detail: str
+    pid: int
+    endpoint: str
+    admin: str
+    log: str
+
+    @property
+    def healthy(self) -> bool:
+        return self.state == ProcessState.RUNNING and self.ready
+
+
+class LocalCluster:
+    """The cluster in one directory."""
+
+    def __init__(self, directory: Path | str = ".stele", env: Mapping[str, str] = os.environ) -> None:
+        self.files = StateDirectory(Path(directory))
+        self._env = env
+        self._zookeeper: ZooKeeperServer | None = None
+
+    @property
+    def directory(self) -> Path:
+        return self.files.path
+
+    @property
+    def exists(self) -> bool:
+        return self.files.exists
+
+    @property
+    def bootstrap(self) -> str:
+        """Addresses of the nameservers, as ``stele.connect`` takes them."""
+        return ",".join(f"127.0.0.1:{r.port}" for r in self.files.load().processes.values() if r.role == "nameserver")
+
+    @property
+    def zookeeper(self) -> ZooKeeperServer:
+        """The cluster's own ZooKeeper, running or not."""
+        if self._zookeeper is None:
+            self._zookeeper = ZooKeeperServer(self.directory / "zookeeper")
+        return self._zookeeper
+
+    @property
+    def zookeeper_hosts(self) -> str:
+        return self.files.load().zookeeper or self.zookeeper.hosts
+
+    def names(self) -> list[str]:
+        """Every process, ZooKeeper first."""
+        state = self.files.load()
+        return ([] if state.zookeeper else [ZOOKEEPER]) + list(state.processes)
+
+    # --- starting -------------------------------------------------------------------------------------------------
+
+    def up(self, spec: ClusterSpec | None = None, progress: Progress | None = None) -> None:
+        """Starts everything that does not run and returns when all of it is ready.  ``spec`` shapes a new cluster or adds to an
+        existing one; taking processes away needs ``destroy``.  Raises ProcessFailed."""
+        with self.files.lock(LOCK_TIMEOUT_S):
+            state = self.files.load() if self.exists else ClusterState(f"stele-{secrets.token_hex(3)}")
+            if not state.processes:
+                state.zookeeper = self._env.get("STELE_ZOOKEEPER", "")
+            self._extend(state, spec or (ClusterSpec() if not state.processes else None))
+            self.files.save(state)
+            self._start_zookeeper(state, progress)
+            self._start(state, list(state.processes), progress)
+
+    def start(self, name: str, wait: bool = True, progress: Progress | None = None) -> None:
+        """Starts one process unless it runs.  Raises NoSuchProcess, ProcessFailed."""
+        with self.files.lock(LOCK_TIMEOUT_S):
+            state = self.files.load()
+            self._known(state, name)
+            if name == ZOOKEEPER:
+                self._start_zookeeper(state, progress)
+            else:
+                self._start(state, [name], progress, wait=wait)
+
+    def _extend(self, state: ClusterState, spec: ClusterSpec | None) -> None:
+        if spec is None:
+            return
+        wanted = spec.names()
+        extra = [name for name in state.processes if name not in wanted]
+        if extra:
+            raise InvalidArgument(
+                f"the cluster in {self.directory} has {', '.join(extra)} already: processes can be added, not taken away; "
+                f"`stele cluster destroy` removes the whole cluster"
+            )
+        for name in wanted:
+            state.processes.setdefault(name, ProcessRecord(name))
+        state.processes = {name: state.processes[name] for name in wanted}
+        for role, settings in spec.settings.items():
+            state.settings.setdefault(role, {}).update(settings)
+
+    def _start_zookeeper(self, state: ClusterState, progress: Progress | None) -> None:
+        if state.zookeeper:
+            return
+        _say(progress, ZOOKEEPER, "starting")
+        server = self.zookeeper
+        if not server.port:
+            server.port = free_port(state.ports())
+        identity = Identity.of(server.pid) if server.is_running else None
+        if identity is not None and identity.state() is ProcessState.PAUSED:
+            server.kill(signal.SIGCONT)
+        server.start()
+        _say(progress, ZOOKEEPER, "ready")
+
+    def _start(self, state: ClusterState, names: list[str], progress: Progress | None, wait: bool = True) -> None:
+        log_starts: dict[str, int] = {}
+        for name in names:
+            record = state.processes[name]
+            running = record.identity.state() if record.identity else ProcessState.DEAD
+            if record.identity is not None and running is ProcessState.PAUSED:
+                record.identity.send(signal.SIGCONT)
+            if running is ProcessState.DEAD:
+                log_starts[name] = self._launch(state, record)
+                _say(progress, name, "starting")
+        if not wait:
+            return
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        waiting, attempts = list(names), dict.fromkeys(names, 1)
+        while waiting:
+            for name in list(waiting):
+                record = state.processes[name]
+                if self._is_ready(record):
+                    waiting.remove(name)
+                    _say(progress, name, "ready")
+                elif record.identity is None or record.identity.state() is ProcessState.DEAD:
+                    words = last_words(self.files.log_path(name), log_starts.get(name, 0))
+                    if "is in use by another process" not in words or attempts[name] >= START_ATTEMPTS_MAX:
+                        raise ProcessFailed(
+                            f"{name} ended while starting: {words or 'it said nothing'} (log: {self.files.log_path(name)})"
+                        )
+                    attempts[name] += 1
+                    record.port = record.raft_port = record.admin_port = 0
+                    log_starts[name] = self._launch(state, record)
+                elif time.monotonic() > deadline:
+                    raise ProcessFailed(
+                        f"{name} was not ready within {READY_TIMEOUT_S:g} s: {self._readiness(record)[1] or 'no answer'} "
+                        f"(log: {self.files.log_path(name)})"
+                    )
+            time.sleep(POLL_S)
+
+    def _launch(self, state: ClusterState, record: ProcessRecord) -> int:
+        """Starts a process on its ports; the size of its log before that."""
+        for port in ("port", "admin_port", *(("raft_port",) if record.role == "datanode" else ())):
+            if not getattr(record, port):
+                setattr(record, port, free_port(state.ports()))
+        name, log_path, run_path = record.name, self.files.log_path(record.name), self.files.run_path(record.name)
+        run_path.parent.mkdir(parents=True, exist_ok=True)
+        run_path.unlink(missing_ok=True)
+        settings = {
+            "name": name,
+            "cluster": state.cluster,
+            "zookeeper": state.zookeeper or self.zookeeper.hosts,
+            "port": str(record.port),
+            "admin_port": str(record.admin_port),
+        }
+        if record.role == "datanode":
+            settings["raft_port"] = str(record.raft_port)
+            settings["data_dir"] = str(self.files.data_path(name))
+        settings.update(state.settings.get(record.role, {}))
+        flags = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", value)]
+        env = {k: v for k, v in self._env.items() if not k.startswith("STELE_") or k in _KEPT_VARIABLES}
+        env |= {"STELE_RUN_FILE": str(run_path), "PYTHONUNBUFFERED": "1"}
+        log_bytes = log_path.stat().st_size if log_path.exists() else 0
+        identity = launch([sys.executable, "-m", record.role, *flags], log_path, env, self.directory)
+        record.pid, record.started = identity.pid, identity.started
+        self.files.save(state)
+        return log_bytes
+
+    def _is_ready(self, record: ProcessRecord) -> bool:
+        run = read_json(self.files.run_path(record.name))
+        return run is not None and run.get("pid") == record.pid and bool(run.get("ready"))
+
+    # --- faults ---------------------------------------------------------------------------------------------------
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Sends a signal; after SIGKILL the process is gone when this returns."""
+        record = self._known(self.files.load(), name)
+        if record is None:
+            self.zookeeper.kill(number)
+        elif record.identity is None or not record.identity.send(number):
+            raise NoSuchProcess(f"{name} does not run: `stele cluster start {name}` starts it")
+        elif number == signal.SIGKILL:
+            record.identity.wait_gone(STOP_TIMEOUT_S)
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP: the process keeps its connections and answers nobody."""
+        self.kill(name, signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        self.kill(name, signal.SIGCONT)
+
+    # --- stopping -------------------------------------------------------------------------------------------------
+
+    def down(self, progress: Progress | None = None, now: bool = False) -> None:
+        """Ends every process: brokers, datanodes, nameservers, ZooKeeper; those of one role together, kindly first unless ``now``."""
+        with self.files.lock(LOCK_TIMEOUT_S):
+            state = self.files.load()
+            for prefix in STOP_ORDER:
+                ending = [r for r in state.processes.values() if r.name.startswith(prefix)]
+                self._end(ending, signal.SIGKILL if now else signal.SIGTERM, progress)
+            if not state.zookeeper:
+                _say(progress, ZOOKEEPER, "stopping")
+                if now:
+                    self.zookeeper.kill(signal.SIGKILL)
+                self.zookeeper.stop()
+                _say(progress, ZOOKEEPER, "stopped")
+
+    def _end(self, records: Iterable[ProcessRecord], number: int, progress: Progress | None) -> None:
+        ending = [(r.name, r.identity) for r in records if r.identity is not None]
+        for name, identity in ending:
+            identity.send(signal.SIGCONT)  # a paused process takes no other signal
+            if identity.send(number):
+                _say(progress, name, "stopping")
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for name, identity in ending:
+            if not identity.wait_gone(max(0.0, deadline - time.monotonic())):
+                _say(progress, name, "killing")
+                identity.end(signal.SIGKILL, STOP_TIMEOUT_S)
+            _say(progress, name, "stopped")
+
+    def destroy(self, progress: Progress | None = None) -> None:
+        """Ends every process and removes the directory with all data."""
+        if not self.exists:
+            raise NoCluster(f"no cluster in {self.directory}: nothing to remove")
+        self.down(progress, now=True)
+        shutil.rmtree(self.directory)
+        self._zookeeper = None
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def status(self) -> list[ProcessStatus]:
+        """Every process, ZooKeeper first."""
+        state = self.files.load()
+        shown = [] if state.zookeeper else [self._zookeeper_status()]
+        return shown + [self._status(record) for record in state.processes.values()]
+
+    def _status(self, record: ProcessRecord) -> ProcessStatus:
+        running = record.identity.state() if record.identity else ProcessState.DEAD
+        ready, detail = self._readiness(record) if running is ProcessState.RUNNING else (False, "")
+        return ProcessStatus(
+            name=record.name,
+            role=record.role,
+            state=running.value,
+            ready=ready,
+            detail=detail,
+            pid=record.pid if running is not ProcessState.DEAD else 0,
+            endpoint=f"127.0.0.1:{record.port}",
+            admin=f"127.0.0.1:{record.admin_port}",
+            log=str(self.files.log_path(record.name)),
+        )
+
+    def _zookeeper_status(self) -> ProcessStatus:
+        server = ZooKeeperServer(self.directory / "zookeeper")
+        identity = Identity.of(server.pid) if server.pid and server.is_running else None
+        running = identity.state() if identity else (ProcessState.RUNNING if server.is_running else ProcessState.DEAD)
+        return ProcessStatus(
+            name=ZOOKEEPER,
+            role="zookeeper",
+            state=running.value,
+            ready=running is ProcessState.RUNNING and server.serves(),
+            detail="",
+            pid=server.pid if running is not ProcessState.DEAD else 0,
+            endpoint=server.hosts,
+            admin="",
+            log=str(self.files.log_path(ZOOKEEPER)),
+        )
+
+    def _readiness(self, record: ProcessRecord) -> tuple[bool, str]:
+        """Whether a process says that it is ready, and what it still waits for."""
+        url = f"http://127.0.0.1:{record.admin_port}/readyz?verbose"
+        try:
+            with urllib.request.urlopen(url, timeout=1.0):
+                return True, ""
+        except urllib.error.HTTPError as e:
+            lines = e.read().decode("utf-8", "replace").splitlines()
+            return False, "; ".join(line.strip() for line in lines if line.startswith("[-]")) or "not ready"
+        except OSError:
+            return False, "no answer"
+
+    def log_path(self, name: str) -> Path:
+        """Raises NoSuchProcess."""
+        self._known(self.files.load(), name)
+        return self.files.log_path(name)
+
+    def _known(self, state: ClusterState, name: str) -> ProcessRecord | None:
+        """The record of a process; None for the cluster's own ZooKeeper."""
+        if name == ZOOKEEPER and not state.zookeeper:
+            return None
+        record = state.processes.get(name)
+        if record is None:
+            known = ", ".join(([] if state.zookeeper else [ZOOKEEPER]) + list(state.processes))
+            raise NoSuchProcess(f"the cluster in {self.directory} has no process {name!r}; it has {known}")
+        return record
+
+
+def _say(progress: Progress | None, name: str, doing: str) -> None:
+    if progress is not None:
+        progress(name, doing)
+
+
+__all__ = ["ROLES", "ClusterSpec", "LocalCluster", "ProcessStatus"]

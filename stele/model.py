@@ -1,0 +1,157 @@
+"""What the client hands to its user: plain frozen values, in the words of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class SendResult:
+    """Where a message is stored."""
+
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as it was delivered.  ``redelivery_count`` 0: it was not delivered before, as far as its broker knows."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    headers: Mapping[str, bytes]
+    timestamp_ms: int
+    redelivery_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    topic: str
+    id: int
+    partitions: int
+    replication: int
+    state: str  # creating, ready, deleting
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceInfo:
+    namespace: str
+    bundles: int
+    replication: int
+    topics: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberInfo:
+    """A registered process."""
+
+    name: str
+    endpoint: str
+    advertised: str
+    state: str  # loading, ready, draining
+    version: str
+    started_ms: int
+    store_id: int = 0
+    raft_endpoint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaInfo:
+    store_id: int
+    endpoint: str  # "" while the store is not live
+    state: str  # follower, candidate, leader, loading, quarantined, failed; "" when its store has not reported
+    term: int = 0
+    commit_index: int = 0
+    last_index: int = 0
+    high_watermark: int = 0
+    log_bytes: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionInfo:
+    topic: str
+    partition: int
+    group: int
+    bundle: str
+    broker: str  # "" while no broker owns it
+    broker_address: str
+    owner_epoch: int
+    leader_store_id: int  # a hint; 0: none known
+    replicas: tuple[ReplicaInfo, ...] = ()
+
+    @property
+    def high_watermark(self) -> int:
+        """Offset after the last committed message, as far as any replica has reported."""
+        return max((r.high_watermark for r in self.replicas), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    store_id: int
+    name: str
+    state: str  # up, offline, tombstone
+    live: bool
+    member: MemberInfo | None
+    status: str = ""  # loading, ready, draining, as the datanode says itself
+    loaded: int = 0
+    total: int = 0
+    leaders: int = 0
+    replicas: int = 0
+    disk_free_bytes: int = 0
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerInfo:
+    name: str
+    live: bool
+    member: MemberInfo | None
+    bundles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NameserverInfo:
+    name: str
+    member: MemberInfo
+    leader: bool
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterInfo:
+    cluster: str
+    cluster_id: str
+    answered_by: str
+    leader: str  # "" when none
+    leader_epoch: int
+    coordination_connected: bool
+    nameservers: tuple[MemberInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionInfo:
+    topic: str
+    partition: int
+    subscription: str
+    type: str  # exclusive, failover, shared; "" while nobody is connected
+    ack_floor: int
+    backlog: int
+    unacked: int
+    consumers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in the cluster."""
+
+    id: int
+    time_ms: int
+    kind: str
+    subject: str
+    facts: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,333 @@
+"""One partition of a consumer: a Subscribe stream that is opened again for as long as the consumer lives.
+
+Guarantee: the stream is always open, being opened, or waiting a bounded time to be opened; what ends it for good is a definite, terminal
+refusal, which is handed to the consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+import structlog
+
+from services.errors import (
+    ConnectionBroken,
+    ConsumerBusy,
+    PartitionNotFound,
+    SteleError,
+    Timeout,
+    TopicNotFound,
+    Unreachable,
+)
+from services.pb import broker_pb2, broker_pb2_grpc, datanode_pb2
+from services.rpc.channels import Channels
+from services.rpc.status import from_pb, typed_errors
+from stele.inbox import AckRequest, Inbox, Range, read_delivery
+from stele.model import Message
+from stele.retry import backoff_s, may_retry
+from stele.routing import Route, Router
+
+CONNECT_TIMEOUT_S = 2.0
+OPEN_TIMEOUT_S = 10.0  # the broker may have to find the partition's leader first
+BUSY_GRACE_S = 2.0  # an exclusive subscription's last consumer may be noticed as gone a little late
+BUSY_GRACE_AGAIN_S = 15.0  # and so may this consumer's own broken stream
+NOT_FOUND_MAX = 3
+
+AckPromise = asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionSettings:
+    """How every partition of a consumer is opened."""
+
+    topic: str
+    subscription: str
+    type: int  # broker_pb2.SubscriptionType
+    name: str
+    start: int | str  # an offset, "earliest" or "latest"
+    ack_timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """What a partition tells its consumer."""
+
+    arrived: Callable[[PartitionConsumer], None]
+    failed: Callable[[SteleError], None]
+
+
+class PartitionConsumer:
+    def __init__(
+        self,
+        partition: int,
+        settings: SubscriptionSettings,
+        window: int,
+        router: Router,
+        channels: Channels,
+        listeners: Listeners,
+        rng: random.Random,
+    ) -> None:
+        self.partition = partition
+        self.inbox = Inbox()
+        self.is_ready = False  # it stands in the consumer's line of partitions with messages
+        self.active = False
+        self.opened = asyncio.Event()
+        self._settings = settings
+        self._window = window
+        self._router, self._channels = router, channels
+        self._listeners = listeners
+        self._rng = rng
+        self._endpoint = ""
+        self._owed_credit = 0
+        self._nacks: deque[broker_pb2.Nack] = deque()
+        self._wake = asyncio.Event()
+        self._call: Any = None
+        self._ever_opened = False
+        self._task: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger()
+
+    def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"consume {self._settings.topic}-{self.partition}")
+
+    async def stop(self) -> None:
+        """Ends the stream; acknowledgements stay until it is started again."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # --- what the user does ---------------------------------------------------------------------------------------
+
+    def take(self) -> Message | None:
+        message = self.inbox.take()
+        if message is not None:
+            self._owe(1)
+        return message
+
+    def ack(self, offset: int, cumulative: bool) -> AckPromise:
+        promise: AckPromise = asyncio.get_running_loop().create_future()
+        if cumulative:
+            before = self.inbox.buffered
+            self.inbox.ack_cumulative(offset, promise)
+            self._owe(before - self.inbox.buffered)
+        else:
+            before = self.inbox.buffered
+            self.inbox.ack(offset, promise)
+            self._owe(before - self.inbox.buffered)
+        self._wake.set()
+        return promise
+
+    def nack(self, offset: int, delay_s: float) -> None:
+        self.inbox.nack(offset)
+        ranges = [datanode_pb2.OffsetRange(first=offset, last=offset)]
+        self._nacks.append(broker_pb2.Nack(ranges=ranges, delay_ms=int(delay_s * 1000)))
+        self._wake.set()
+
+    def forget(self, error: SteleError) -> None:
+        """The subscription starts anew elsewhere: nothing of before counts."""
+        self._nacks.clear()
+        for promise in self.inbox.reset():
+            _fail(promise, error)
+
+    def moved(self, route: Route) -> None:
+        """The partition's broker is at this endpoint now; a stream to another one is given up."""
+        if route.endpoint and self._endpoint and route.endpoint != self._endpoint and self._call is not None:
+            self._call.cancel()
+
+    # --- the stream -----------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        failures, not_found = 0, 0
+        loop = asyncio.get_running_loop()
+        busy_since_s: float | None = None
+        while True:
+            try:
+                await asyncio.sleep(backoff_s(failures, self._rng))
+                await self._stream(await self._route(failures > 0))
+                error: SteleError = ConnectionBroken("the broker ended the stream")
+            except SteleError as e:
+                error = e
+            if self.opened.is_set():
+                failures, not_found, busy_since_s = 0, 0, None
+            self.opened.clear()
+            self.active = False
+            failures += 1
+            not_found = not_found + 1 if isinstance(error, TopicNotFound) else 0
+            if isinstance(error, ConsumerBusy):
+                busy_since_s = busy_since_s if busy_since_s is not None else loop.time()
+                grace_s = BUSY_GRACE_AGAIN_S if self._ever_opened else BUSY_GRACE_S
+                is_over = loop.time() - busy_since_s > grace_s
+            else:
+                is_over = not may_retry(error) and not 0 < not_found < NOT_FOUND_MAX
+            if is_over:
+                self._listeners.failed(error)
+                return
+            self._log.debug(
+                "subscription_broken", topic=self._settings.topic, partition=self.partition, reason=error.reason
+            )
+
+    async def _route(self, anew: bool) -> Route:
+        topic = self._settings.topic
+        routes = await (self._router.refresh(topic) if anew else self._router.routes(topic))
+        if self.partition >= len(routes.partitions):
+            raise PartitionNotFound(f"{topic} has {len(routes.partitions)} partitions now", partition=self.partition)
+        route = routes.partitions[self.partition]
+        if not route.endpoint:
+            raise Unreachable(f"{topic}-{self.partition} has no broker at the moment")
+        return route
+
+    async def _stream(self, route: Route) -> None:
+        """One stream, from opening to its end."""
+        channel = await self._channels.connected(route.endpoint, CONNECT_TIMEOUT_S)
+        call = broker_pb2_grpc.BrokerStub(channel).Subscribe()  # type: ignore[no-untyped-call]
+        writer: asyncio.Task[None] | None = None
+        self._call, self._endpoint = call, route.endpoint
+        try:
+            await self._open(call)
+            writer = asyncio.create_task(self._write(call))
+            while True:
+                self._take_in(await _read(call, route.endpoint))
+        finally:
+            self._call, self._endpoint = None, ""
+            call.cancel()
+            if writer is not None:
+                writer.cancel()
+
+    async def _open(self, call: Any) -> None:
+        s = self._settings
+        request = broker_pb2.OpenSubscription(
+            topic=s.topic,
+            partition=self.partition,
+            subscription=s.subscription,
+            type=cast(Any, s.type),
+            consumer=s.name,
+            credit=self._window,
+            ack_timeout_ms=s.ack_timeout_ms,
+        )
+        set_start(request, s.start)
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                with typed_errors():
+                    await call.write(broker_pb2.SubscribeRequest(open=request))
+                response = await _read(call, self._endpoint)
+        except TimeoutError:
+            raise Timeout(f"{self._endpoint} did not open the subscription", timeout_s=OPEN_TIMEOUT_S) from None
+        except asyncio.InvalidStateError:
+            raise ConnectionBroken(f"{self._endpoint} ended the stream") from None
+        if response.WhichOneof("response") == "closed":
+            raise from_pb(response.closed.error) or ConnectionBroken(f"{self._endpoint} ended the stream")
+        # Only now: what was buffered comes again on this stream, acknowledgements not yet confirmed are repeated on it.
+        self.inbox.opened()
+        self._nacks.clear()
+        self._owed_credit = 0
+        self.active = response.opened.active
+        self._ever_opened = True
+        self.opened.set()
+        self._wake.set()
+
+    def _take_in(self, response: broker_pb2.SubscribeResponse) -> None:
+        match response.WhichOneof("response"):
+            case "delivery":
+                d = response.delivery
+                ranges = [(r.first, r.last) for r in d.offsets]
+                messages = read_delivery(
+                    self._settings.topic, self.partition, d.base_offset, d.batch, ranges, d.redelivery_count
+                )
+                self._owe(self.inbox.delivered(messages))
+                if self.inbox.buffered:
+                    self._listeners.arrived(self)
+            case "ack_done":
+                error = from_pb(response.ack_done.error)
+                if error is None:
+                    self._confirm(self.inbox.confirmed(response.ack_done.request_id))
+                elif (refused := self.inbox.refused(response.ack_done.request_id, error)) is not None:
+                    for promise in refused.promises:
+                        _fail(promise, error)
+                elif error.retryable or not error.definite:
+                    asyncio.get_running_loop().call_later(backoff_s(9, self._rng), self._wake.set)
+            case "activity":
+                self.active = response.activity.active
+            case "closed":
+                raise from_pb(response.closed.error) or ConnectionBroken("the broker ended the stream")
+            case _:
+                pass
+
+    async def _write(self, call: Any) -> None:
+        """Credit, negative acknowledgements and acknowledgements, as they come; those of one turn together."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                with typed_errors():
+                    if self._owed_credit >= max(1, self._window // 2):
+                        credit = broker_pb2.Credit(messages=self._owed_credit)
+                        self._owed_credit = 0
+                        await call.write(broker_pb2.SubscribeRequest(credit=credit))
+                    while self._nacks:
+                        await call.write(broker_pb2.SubscribeRequest(nack=self._nacks.popleft()))
+                    while (request := self.inbox.next_request()) is not None:
+                        await call.write(broker_pb2.SubscribeRequest(ack=_ack(request)))
+            except (SteleError, asyncio.InvalidStateError):
+                return  # the reader learns why
+
+    def _owe(self, messages: int) -> None:
+        """So many messages less are in the consumer's window."""
+        self._owed_credit += messages
+        if self._owed_credit >= max(1, self._window // 2):
+            self._wake.set()
+
+    def _confirm(self, request: AckRequest | None) -> None:
+        for promise in cast("Sequence[AckPromise]", request.promises if request is not None else ()):
+            if not promise.done():
+                promise.set_result(None)
+
+
+def set_start(request: Any, start: int | str) -> None:
+    """Fills the ``start`` of a request: an offset, "earliest" or "latest"."""
+    if start == "earliest":
+        request.earliest = True
+    elif start == "latest":
+        request.latest = True
+    else:
+        request.offset = int(start)
+
+
+async def _read(call: Any, endpoint: str) -> broker_pb2.SubscribeResponse:
+    with typed_errors():
+        try:
+            response = await call.read()
+        except asyncio.CancelledError:
+            if call.cancelled() and not _is_cancelling():
+                raise ConnectionBroken(f"the stream to {endpoint} was given up") from None
+            raise
+    if response is grpc.aio.EOF:  # type: ignore[attr-defined]
+        raise ConnectionBroken(f"{endpoint} ended the stream")
+    return cast(broker_pb2.SubscribeResponse, response)
+
+
+def _is_cancelling() -> bool:
+    """Whether it is this task that is being cancelled, rather than its call."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _ack(request: AckRequest) -> broker_pb2.Ack:
+    ranges: list[Range] = request.ranges
+    return broker_pb2.Ack(
+        request_id=request.request_id,
+        ranges=[datanode_pb2.OffsetRange(first=a, last=b) for a, b in ranges],
+        cumulative=request.cumulative,
+    )
+
+
+def _fail(promise: object, error: SteleError) -> None:
+    waiting = cast(AckPromise, promise)
+    if not waiting.done():
+        waiting.set_exception(error)

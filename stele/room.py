@@ -1,0 +1,54 @@
+"""Bounded memory for messages on their way.
+
+Guarantee: at most ``bytes_max`` are taken at once (a single larger piece is let in alone); who waits is served in the order of asking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+
+class Room:
+    """``await room.take(n)`` or ``room.try_take(n)``, then ``room.give_back(n)``."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.taken_bytes = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def try_take(self, size: int) -> bool:
+        if self._waiting or not self._fits(size):
+            return False
+        self.taken_bytes += size
+        return True
+
+    async def take(self, size: int) -> None:
+        if self.try_take(size):
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, waiter))
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.give_back(size)  # it was granted in the same turn
+            raise
+
+    def give_back(self, size: int) -> None:
+        self.taken_bytes -= size
+        while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
+            wanted, waiter = self._waiting.popleft()
+            if not waiter.done():
+                self.taken_bytes += wanted
+                waiter.set_result(None)
+
+    def refuse_all(self, error: Exception) -> None:
+        """Nobody who waits gets in any more."""
+        while self._waiting:
+            _, waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    def _fits(self, size: int) -> bool:
+        return not self.taken_bytes or self.taken_bytes + size <= self.bytes_max

@@ -1,0 +1,170 @@
+"""Which broker a partition is sent to.
+
+Guarantee: a route that failed is looked up again before it is used again; lookups of one topic never run side by side, and at most
+every ``LOOKUP_INTERVAL_MIN_S``.  Whoever watches a topic is told of a moved partition within ``REFRESH_INTERVAL_S`` even if its old broker
+is silent.
+
+A route is a hint: the broker refuses what it does not own, and the answer to that is another lookup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from services.errors import InvalidArgument, SteleError, TopicNotFound, Unreachable
+from services.pb import common_pb2, nameserver_pb2
+
+LOOKUP_TIMEOUT_S = 5.0
+LOOKUP_INTERVAL_MIN_S = 0.02
+REFRESH_INTERVAL_S = 2.0
+ENDPOINTS_MAX = 100
+
+Lookup = Callable[[str], Awaitable[nameserver_pb2.LookupResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    partition: int
+    broker: str
+    endpoint: str  # "" while no live broker owns the partition
+    owner_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRoutes:
+    topic: str
+    topic_id: int
+    partitions: tuple[Route, ...]
+
+
+def parse_bootstrap(servers: str | Sequence[str]) -> list[str]:
+    """``"a:1,b:2"`` or a list of them → endpoints.  Raises InvalidArgument."""
+    parts = servers.split(",") if isinstance(servers, str) else list(servers)
+    endpoints = [p.strip() for p in parts if p.strip()]
+    if not 1 <= len(endpoints) <= ENDPOINTS_MAX:
+        raise InvalidArgument(
+            f"give 1 to {ENDPOINTS_MAX} nameservers as host:port, separated by commas, not {servers!r}"
+        )
+    for endpoint in endpoints:
+        host, _, port = endpoint.rpartition(":")
+        if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+            raise InvalidArgument(f"{endpoint!r} is not the address of a nameserver: write it as host:port")
+    return endpoints
+
+
+def is_inside(bootstrap: Iterable[str], members: Iterable[common_pb2.Address]) -> bool:
+    """Whether the client is in the cluster's own network: a bootstrap address is one of the internal endpoints."""
+    internal = {m.endpoint for m in members}
+    return any(b in internal for b in bootstrap)
+
+
+def choose_address(address: common_pb2.Address, inside: bool) -> str:
+    """The address of a process for this client."""
+    return address.endpoint if inside else address.advertised or address.endpoint
+
+
+def read_routes(answer: nameserver_pb2.LookupResponse, inside: bool) -> TopicRoutes:
+    """The routes in an answer.  Raises TopicNotFound for a topic that is being deleted, Unreachable for one that is not laid out yet."""
+    topic = answer.topic
+    if topic.state == "deleting":
+        raise TopicNotFound(f"topic {topic.topic} is being deleted", topic=topic.topic)
+    routes = {
+        p.partition: Route(
+            p.partition, p.broker, choose_address(p.broker_address, inside) if p.broker else "", p.owner_epoch
+        )
+        for p in answer.partitions
+    }
+    if not topic.partitions or sorted(routes) != list(range(topic.partitions)):
+        raise Unreachable(f"topic {topic.topic} is still being created", topic=topic.topic)
+    return TopicRoutes(topic.topic, topic.id, tuple(routes[i] for i in range(topic.partitions)))
+
+
+Watcher = Callable[[TopicRoutes], None]
+
+
+class _Topic:
+    """What the router knows of one topic."""
+
+    def __init__(self) -> None:
+        self.routes: TopicRoutes | None = None
+        self.lookup: asyncio.Task[TopicRoutes] | None = None
+        self.looked_up_s = float("-inf")
+        self.watchers: list[Watcher] = []
+        self.refresher: asyncio.Task[None] | None = None
+
+
+class Router:
+    """``await router.routes("ns/topic")`` from memory, ``await router.refresh("ns/topic")`` anew."""
+
+    def __init__(self, lookup: Callable[[str], Awaitable[TopicRoutes]]) -> None:
+        self._lookup = lookup
+        self._topics: dict[str, _Topic] = {}
+        self._log = structlog.get_logger()
+
+    async def routes(self, topic: str) -> TopicRoutes:
+        known = self._topics.setdefault(topic, _Topic()).routes
+        return known if known is not None else await self.refresh(topic)
+
+    async def refresh(self, topic: str) -> TopicRoutes:
+        """Asks a nameserver; joins a lookup that is under way.  Raises what the lookup raises."""
+        known = self._topics.setdefault(topic, _Topic())
+        if known.lookup is None or known.lookup.done():
+            known.lookup = asyncio.create_task(self._look_up(topic, known), name=f"lookup {topic}")
+            known.lookup.add_done_callback(_retrieve)
+        return await asyncio.shield(known.lookup)
+
+    def watch(self, topic: str, watcher: Watcher) -> Callable[[], None]:
+        """Calls ``watcher`` after every change of the topic's routes; the result ends that."""
+        known = self._topics.setdefault(topic, _Topic())
+        known.watchers.append(watcher)
+        if known.refresher is None:
+            known.refresher = asyncio.create_task(self._refresh_for_ever(topic), name=f"refresh {topic}")
+
+        def end() -> None:
+            if watcher in known.watchers:
+                known.watchers.remove(watcher)
+            if not known.watchers and known.refresher is not None:
+                known.refresher.cancel()
+                known.refresher = None
+
+        return end
+
+    async def close(self) -> None:
+        tasks = [t for known in self._topics.values() for t in (known.lookup, known.refresher) if t is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._topics.clear()
+
+    async def _look_up(self, topic: str, known: _Topic) -> TopicRoutes:
+        loop = asyncio.get_running_loop()
+        wait_s = known.looked_up_s + LOOKUP_INTERVAL_MIN_S - loop.time()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        try:
+            routes = await self._lookup(topic)
+        finally:
+            known.looked_up_s = loop.time()
+        before, known.routes = known.routes, routes
+        if before != routes:
+            for watcher in list(known.watchers):
+                watcher(routes)
+        return routes
+
+    async def _refresh_for_ever(self, topic: str) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_INTERVAL_S)
+            try:
+                await self.refresh(topic)
+            except SteleError as e:
+                self._log.debug("refresh_failed", topic=topic, reason=e.reason)
+
+
+def _retrieve(task: asyncio.Task[TopicRoutes]) -> None:
+    """A failed lookup that nobody waits for any more is no news."""
+    if not task.cancelled():
+        task.exception()
