@@ -52,6 +52,7 @@ from services.rpc.resolver import Resolver
 from services.rpc.servers import Server
 
 SESSION_START_S = 10.0
+HEARTBEAT_S = 0.15  # of leaders, unless the election timeout is so short that it must be less
 PROGRESS_INTERVAL_S = 1.0  # between two writes of the load progress to ZooKeeper
 HANDOVER_SHARE = 0.6  # of the drain's time
 
@@ -114,7 +115,8 @@ class Datanode:
         if not confirmed:
             self._spawn(registration.confirm(), "confirm-registration")
         self._spawn(self.store.disk.watch(lambda: self._disk_changed()), "disk")
-        self._spawn(self._pass_gate(), "gate")
+        gate = self._parts.gate(self.store, runtime.ready, config.load_parallelism, self._open_port, self._say)
+        self._spawn(self._pass(gate), "gate")
 
     async def _open_raft(self, directory: DataDirectory, cluster_id: str, nameservers: NameserverClient) -> str:
         config, parts, metrics = self._config, self._parts, self._runtime.registry
@@ -130,7 +132,11 @@ class Datanode:
             transport,
             opener(config.segment_bytes, config.entry_bytes_max, config.disk_reserve_bytes, parts.file_system),
             rng=parts.rng,
-            timing=Timing(election_min_s=config.election_timeout_min_s, election_max_s=config.election_timeout_max_s),
+            timing=Timing(
+                heartbeat_s=min(HEARTBEAT_S, config.election_timeout_min_s / 4),
+                election_min_s=config.election_timeout_min_s,
+                election_max_s=config.election_timeout_max_s,
+            ),
             entry_bytes_max=config.entry_bytes_max,
             metrics=metrics,
         )
@@ -163,10 +169,7 @@ class Datanode:
 
     # --- the gate ---------------------------------------------------------------------------------------------------
 
-    async def _pass_gate(self) -> None:
-        gate = self._parts.gate(
-            self.store, self._runtime.ready, self._config.load_parallelism, self._open_port, self._say
-        )
+    async def _pass(self, gate: Gate) -> None:
         progress = self._spawn(self._say_progress(), "load-progress")
         try:
             await gate.open()

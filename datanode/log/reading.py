@@ -28,13 +28,11 @@ def read_run(
         needed = frames.HEAD_BYTES
         if have >= needed:
             length, _, term, index, kind = head = frames.read_head(buffer, at)
-            if index != expected or length > frames.PAYLOAD_BYTES_MAX:
-                raise _damaged(segment, position)
             needed += length
+            if index != expected or position + needed > end:
+                raise _damaged(segment, position)
             if expected >= first and length > left and (entries or not at_least_one):
                 break
-        if position + needed > end:
-            raise _damaged(segment, position)
         if have < needed and expected < first and needed > frames.HEAD_BYTES:
             position += needed
             expected += 1
