@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -47,6 +48,8 @@ class Group:
         timing: Timing,
         may_lead: Callable[[], bool],
         entry_bytes_max: int,
+        directory: Path,
+        count_vanished: Callable[[], None],
     ) -> None:
         self.group_id = group_id
         self.store_id = store_id
@@ -54,6 +57,8 @@ class Group:
         self.machine = machine
         self.journal = Journal(*storage)
         self._ticker = ticker
+        self._directory = directory
+        self._count_vanished = count_vanished
         self._callbacks: list[Callable[[Group], None]] = []
         self.engine = Engine(
             group_id, store_id, members, self.journal, machine, ticker.now, rng, timing, may_lead, entry_bytes_max
@@ -225,7 +230,9 @@ class Group:
 
     def _broken(self, error: BaseException) -> None:
         """The replica cannot go on: no vote, no acknowledgement leaves it any more (R3.8)."""
-        if not self.engine.failed:
+        if not self._directory.is_dir():
+            self.directory_vanished()
+        elif not self.engine.failed:
             log.error("replica_failed", group=self.group_id, store=self.store_id, error=repr(error), exc_info=error)
             self.engine.fail(
                 StorageFailed(f"replica of group {self.group_id} on store {self.store_id} stopped: {error}")
@@ -234,6 +241,7 @@ class Group:
     def directory_vanished(self) -> None:
         """Its directory is no longer there: it stops itself and reports once (R3.7)."""
         if not self.engine.failed:
+            self._count_vanished()
             log.error("group_directory_vanished", group=self.group_id, store=self.store_id)
             self.engine.fail(GroupStopped(f"the directory of group {self.group_id} has vanished", group=self.group_id))
 

@@ -151,6 +151,8 @@ class Registry:
             self._timing,
             lambda: self._may_lead,
             self._entry_bytes_max,
+            self.path(group_id),
+            self._vanished.inc,
         )
         for peer in self._peers(group):
             self._by_peer.setdefault(peer, set()).add(group)
@@ -258,7 +260,6 @@ class Registry:
             gone = await asyncio.to_thread(lambda pairs: [g for g, path in pairs if not path.is_dir()], watched)
             for group in gone:
                 if self._groups.get(group.group_id) is group and not group.engine.failed:
-                    self._vanished.inc()
                     group.directory_vanished()
 
     # --- what arrives from the transport --------------------------------------------------------------------------------

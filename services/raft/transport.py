@@ -38,6 +38,7 @@ PROBE_TIMEOUT_S = 0.3
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 1.0
 MISMATCH_WAIT_S = 5.0
+_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 RESOLVE_AGAIN_AFTER = 5  # failed dials in a row
 
 
@@ -209,24 +210,22 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         """Runs one stream to its end.  True if it was connected."""
         connected = False
         try:
-            call = raft_pb2_grpc.RaftStub(self._channels.get(endpoint)).Exchange()
+            stub: Any = raft_pb2_grpc.RaftStub(self._channels.get(endpoint))  # type: ignore[no-untyped-call]
+            call = stub.Exchange()
             await asyncio.wait_for(call.write(pb.RaftFrame(hello=self._hello(link.store_id))), HELLO_TIMEOUT_S)
             answer = await asyncio.wait_for(call.read(), HELLO_TIMEOUT_S)
-            if answer is grpc.aio.EOF or answer.hello.from_store_id != link.store_id:
-                if answer is grpc.aio.EOF and await call.code() is not grpc.StatusCode.OK:
-                    raise from_rpc_error(
-                        grpc.aio.AioRpcError(
-                            await call.code(),
-                            await call.initial_metadata(),
-                            await call.trailing_metadata(),
-                            await call.details(),
-                        )
-                    )
-                raise ConnectionBroken(f"{endpoint} did not answer as store {link.store_id}")
+            if answer is _EOF:
+                raise ConnectionBroken(f"{endpoint} ended the stream without an answer")
+            if answer.hello.from_store_id != link.store_id:
+                raise StoreMismatch(
+                    f"{endpoint} is store {answer.hello.from_store_id}, not {link.store_id}",
+                    expected=link.store_id,
+                    got=answer.hello.from_store_id,
+                )
 
             async def read() -> pb.RaftFrame | None:
                 frame = await call.read()
-                return None if frame is grpc.aio.EOF else frame
+                return None if frame is _EOF else frame
 
             connected = True
             await self._run(link, read, call.write)

@@ -1,0 +1,12 @@
+"""Wrong on purpose (R3.7): nobody notices that a group's directory has vanished."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.raft.registry import Registry
+
+
+class NeverLooks(Registry):
+    async def _watch_directories(self) -> None:
+        await asyncio.Event().wait()

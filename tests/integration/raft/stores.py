@@ -1,0 +1,117 @@
+"""Three stores in one process: real files, real gRPC between them, and a list of commands as the replicated state."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from datanode.storage import opener
+from services.pb import raft_pb2_grpc
+from services.raft.engine import Timing
+from services.raft.group import Group
+from services.raft.registry import Registry
+from services.raft.transport import RaftTransport
+from services.rpc.channels import Channels
+from services.rpc.resolver import Resolver, StoreAddress
+from services.rpc.servers import Server
+from tests.support.eventually import eventually
+
+
+class Commands:
+    """The replicated state: every command, in order."""
+
+    def __init__(self) -> None:
+        self.applied: list[bytes] = []
+
+    def apply(self, index: int, term: int, payload: bytes) -> object:
+        self.applied.append(payload)
+        return len(self.applied)
+
+
+class Store:
+    """One store of the group: its server, transport and registry."""
+
+    def __init__(self, store_id: int, directory: Path, addresses: dict[int, StoreAddress], **options: Any) -> None:
+        self.store_id = store_id
+        self.directory = directory
+        self.addresses = addresses
+        self.options = options
+        self.machines: dict[int, Commands] = {}
+        self.port = 0
+
+    async def start(self) -> None:
+        async def lookup(store_id: int) -> StoreAddress:
+            return self.addresses[store_id]
+
+        self.channels = Channels()
+        self.resolver = Resolver(lookup, rng=random.Random(self.store_id))
+        self.transport = RaftTransport(
+            self.store_id, "cluster", self.channels, self.resolver, random.Random(self.store_id)
+        )
+        self.server = Server("127.0.0.1", self.port)
+        self.server.add(raft_pb2_grpc.add_RaftServicer_to_server, self.transport, "stele.v1.Raft")
+        self.port = await self.server.start()
+        self.addresses[self.store_id] = StoreAddress("", f"127.0.0.1:{self.port}")
+        self.registry = Registry(
+            self.store_id,
+            self.directory / "groups",
+            self.transport,
+            self.options.get("open_storage", opener(64 << 20, 2 << 20, 0)),
+            rng=random.Random(self.store_id),
+            timing=Timing(heartbeat_s=0.05, election_min_s=0.4, election_max_s=0.8),
+            **{k: v for k, v in self.options.items() if k != "open_storage"},
+        )
+        self.registry.may_lead = True
+
+    async def create(self, group_id: int, members: list[int]) -> Group:
+        machine = self.machines.setdefault(group_id, Commands())
+        return await self.registry.create(group_id, members, machine)
+
+    async def stop(self) -> None:
+        await self.registry.close()
+        await self.transport.close()
+        await self.server.stop(0)
+        await self.resolver.close()
+        await self.channels.close()
+        self.machines.clear()
+
+
+class Stores:
+    """``async with Stores(path) as stores``: three started stores; ``await stores.group(1)`` creates a group on all of them."""
+
+    def __init__(self, directory: Path, count: int = 3) -> None:
+        self.addresses: dict[int, StoreAddress] = {}
+        self.stores = {i: Store(i, directory / str(i), self.addresses) for i in range(1, count + 1)}
+
+    async def __aenter__(self) -> Stores:
+        for store in self.stores.values():
+            await store.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for store in self.stores.values():
+            await store.stop()
+
+    async def group(self, group_id: int) -> None:
+        for store in self.stores.values():
+            await store.create(group_id, list(self.stores))
+
+    def replicas(self, group_id: int) -> list[Group]:
+        return [g for s in self.stores.values() if (g := s.registry.get(group_id)) is not None]
+
+    async def leader(self, group_id: int, within_s: float = 10.0) -> Group:
+        def find() -> Group | None:
+            led = [g for g in self.replicas(group_id) if g.is_leader]
+            return max(led, key=lambda g: g.term) if led else None
+
+        found = await eventually(find, within_s, describe=lambda: self.describe(group_id))
+        assert found is not None
+        return found
+
+    def describe(self, group_id: int) -> list[str]:
+        return [
+            f"store {g.store_id}: {g.state} term {g.term} leader {g.leader_store_id} "
+            f"commit {g.commit_index} last {g.last_index} {g.problem}"
+            for g in self.replicas(group_id)
+        ]

@@ -1,0 +1,72 @@
+"""A registry without peers: groups of one member on real files."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+
+from datanode.storage import opener
+from services.pb import raft_pb2 as pb
+from services.raft.engine import Timing
+from services.raft.registry import Links, OpenStorage, Registry
+
+FAST = Timing(heartbeat_s=0.02, election_min_s=0.1, election_max_s=0.2)
+
+
+class NoLinks(Links):
+    def listen(self, listener: Registry) -> None: ...
+
+    def use(self, store_id: int) -> None: ...
+
+    def release(self, store_id: int) -> None: ...
+
+    def is_connected(self, store_id: int) -> bool:
+        return False
+
+    def send(self, to: int, message: pb.RaftMessage) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class Commands:
+    def __init__(self) -> None:
+        self.applied: list[bytes] = []
+
+    def apply(self, index: int, term: int, payload: bytes) -> object:
+        self.applied.append(payload)
+        return len(self.applied)
+
+
+class Opener:
+    """Opens real storage and counts how often; ``delay_s`` makes it slow (it runs on a thread)."""
+
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self.opened: list[Path] = []
+        self._delay_s = delay_s
+        self._open = opener(16 << 20, 2 << 20, 0)
+
+    def __call__(self, path: Path) -> OpenStorage:
+        self.opened.append(path)
+        storage = self._open(path)
+        time.sleep(self._delay_s)
+        return storage
+
+
+def registry(kind: type[Registry], root: Path, opened: Opener | None = None) -> Registry:
+    made = kind(1, root / "groups", NoLinks(), opened or Opener(), rng=random.Random(1), timing=FAST)
+    made.may_lead = True
+    return made
+
+
+def open_files_below(path: Path) -> list[str]:
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+        if target.startswith(str(path)):
+            found.append(target)
+    return found

@@ -1,0 +1,195 @@
+"""F3: one group, one replica; deleted for good."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from pathlib import Path
+
+import pytest
+import structlog
+
+from lab.variants.r3_1_creates_without_a_gate import Ungated
+from lab.variants.r3_2_unregisters_by_name import UnregistersByName
+from lab.variants.r3_4_removes_before_stopping import RemovesFirst
+from lab.variants.r3_7_never_looks_at_its_directory import NeverLooks
+from services.errors import GroupDirectoryBusy, GroupStopped, SteleError
+from services.raft import registry as registry_module
+from services.raft.registry import Registry
+from tests.support.both_ways import holds_and_variant_fails
+from tests.support.eventually import eventually
+from tests.unit.raft.lone import FAST, Commands, Opener, open_files_below, registry
+
+
+async def test_r3_1_concurrent_creates_give_one_instance_and_open_once(tmp_path: Path) -> None:
+    async def scenario(kind: type[Registry]) -> None:
+        opened = Opener()
+        groups = registry(kind, tmp_path / kind.__name__, opened)
+        try:
+            made = await asyncio.gather(*(groups.create(1, [1], Commands()) for _ in range(20)), return_exceptions=True)
+            assert all(m is made[0] for m in made)
+            assert len(opened.opened) == 1
+        finally:
+            await groups.close()
+
+    await holds_and_variant_fails(scenario, Registry, Ungated)
+
+
+async def test_r3_1_gates_of_different_groups_do_not_wait_for_one_another(tmp_path: Path) -> None:
+    groups = registry(Registry, tmp_path)
+    try:
+        async with groups._gate(1):
+            await asyncio.wait_for(groups.create(2, [1], Commands()), 5)
+        assert groups._gates == {}
+    finally:
+        await groups.close()
+
+
+async def test_r3_2_stopping_one_instance_does_not_unregister_its_successor(tmp_path: Path) -> None:
+    async def scenario(kind: type[Registry]) -> None:
+        groups = registry(kind, tmp_path / kind.__name__)
+        try:
+            await groups.create(1, [1], Commands())
+            stopping = asyncio.create_task(groups.stop_group(1))
+            await eventually(lambda: groups.get(1) is None or 1 in groups._gates)
+            successor = None
+            while successor is None:
+                with contextlib.suppress(GroupDirectoryBusy):
+                    successor = await groups.create(1, [1], Commands())
+            await stopping
+            assert groups.get(1) is successor
+            await eventually(lambda: successor.is_leader)
+        finally:
+            await groups.close()
+
+    await holds_and_variant_fails(scenario, Registry, UnregistersByName)
+
+
+async def test_r3_3_delete_during_create_waits_and_deletes_what_was_created(tmp_path: Path) -> None:
+    async def scenario(kind: type[Registry]) -> None:
+        opened = Opener(delay_s=0.2)
+        groups = registry(kind, tmp_path / kind.__name__, opened)
+        try:
+            creating = asyncio.create_task(groups.create(1, [1], Commands()))
+            await eventually(lambda: opened.opened)
+            await groups.delete(1)
+            with contextlib.suppress(SteleError):
+                await creating
+            assert groups.get(1) is None
+            assert not groups.path(1).exists()
+        finally:
+            await groups.close()
+
+    await holds_and_variant_fails(scenario, Registry, Ungated)
+
+
+async def test_r3_3_create_during_delete_waits_and_creates_anew(tmp_path: Path) -> None:
+    async def scenario(kind: type[Registry]) -> None:
+        groups = registry(kind, tmp_path / kind.__name__)
+        try:
+            first = await groups.create(1, [1], Commands())
+            await eventually(lambda: first.is_leader)
+            await first.propose(b"old")
+            deleting = asyncio.create_task(groups.delete(1))
+            await asyncio.sleep(0)
+            anew = Commands()
+            second = await groups.create(1, [1], anew)
+            await deleting
+            assert groups.get(1) is second
+            assert second is not first
+            await eventually(lambda: second.is_leader)
+            await second.propose(b"new")
+            assert anew.applied == [b"new"]
+            assert groups.path(1).is_dir()
+        finally:
+            await groups.close()
+
+    await holds_and_variant_fails(scenario, Registry, Ungated, (AssertionError, SteleError))
+
+
+async def test_r3_4_nothing_of_a_deleted_group_is_left(tmp_path: Path) -> None:
+    async def scenario(kind: type[Registry]) -> None:
+        groups = registry(kind, tmp_path / kind.__name__)
+        try:
+            group = await groups.create(1, [1], Commands())
+            await eventually(lambda: group.is_leader)
+            proposals = [group.propose(b"x" * 1000) for _ in range(200)]
+            await groups.delete(1)
+            ended = await asyncio.gather(*proposals, return_exceptions=True)
+            assert all(isinstance(e, int | GroupStopped) for e in ended)
+            assert not groups.path(1).exists()
+            assert open_files_below(groups.root) == []
+            assert list(groups.trash.iterdir()) == []
+            with pytest.raises(GroupStopped):
+                await group.propose(b"late")
+        finally:
+            await groups.close()
+
+    await holds_and_variant_fails(scenario, Registry, RemovesFirst, (AssertionError, BaseExceptionGroup, Exception))
+
+
+async def test_r3_7_a_group_whose_directory_vanished_stops_itself_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "DIRECTORY_CHECK_S", 0.05)
+
+    async def scenario(kind: type[Registry]) -> None:
+        groups = registry(kind, tmp_path / kind.__name__)
+        try:
+            group = await groups.create(1, [1], Commands())
+            await eventually(lambda: group.is_leader)
+            await group.propose(b"writes go on into the file that was moved away")
+            groups.path(1).rename(tmp_path / f"elsewhere-{kind.__name__}")
+            with structlog.testing.capture_logs() as logged:
+                await eventually(lambda: group.state == "failed", within_s=3)
+                await asyncio.sleep(0.2)
+            assert [e["event"] for e in logged].count("group_directory_vanished") == 1
+            assert groups._vanished._value.get() == 1
+            with pytest.raises(GroupStopped):
+                await group.propose(b"x")
+        finally:
+            await groups.close()
+
+    await holds_and_variant_fails(scenario, Registry, NeverLooks)
+
+
+async def test_r3_9_a_storm_of_creates_and_deletes_leaves_only_the_survivors(tmp_path: Path) -> None:
+    """1,000 groups, 32 callers, traffic; afterwards no task, directory, open file or log line beyond the survivors'."""
+
+    async def scenario(kind: type[Registry]) -> None:
+        rng = random.Random(5)
+        groups = registry(kind, tmp_path / kind.__name__)
+        before = asyncio.all_tasks()
+        todo = list(range(1, 1001))
+        survivors = {i for i in todo if i % 100 == 0}
+        machines = {i: Commands() for i in todo}
+
+        async def caller() -> None:
+            while todo:
+                number = todo.pop()
+                rivals = [groups.create(number, [1], machines[number]) for _ in range(2)]
+                group, same = await asyncio.gather(*rivals)
+                assert group is same
+                with contextlib.suppress(SteleError):
+                    await group.propose(b"traffic")
+                if number not in survivors:
+                    if rng.random() < 0.5:
+                        await asyncio.gather(groups.delete(number), groups.delete(number))
+                    else:
+                        await groups.delete(number)
+
+        try:
+            await asyncio.gather(*(caller() for _ in range(32)))
+            with structlog.testing.capture_logs() as logged:
+                await asyncio.sleep(3 * FAST.election_max_s)
+            beyond = [e for e in logged if e.get("group") not in survivors]
+            assert beyond == []
+            assert {g.group_id for g in groups.groups()} == survivors
+            assert {int(p.name) for p in groups.root.iterdir()} == survivors
+            assert {Path(f).parent.name for f in open_files_below(groups.root)} <= {str(s) for s in survivors}
+            assert len(asyncio.all_tasks() - before) <= 1, "the watcher of directories alone"
+        finally:
+            await groups.close()
+
+    await holds_and_variant_fails(scenario, Registry, Ungated, (AssertionError, SteleError, KeyError, OSError))
