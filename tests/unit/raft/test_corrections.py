@@ -1,0 +1,395 @@
+"""Each hole of the library, by its name in the design's list, played by hand against the corrected engine."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import pickle
+
+import pytest
+from pysyncobj import SyncObj
+
+from lab.variants.r3_8_promises_before_persisting import PromisesFirst
+from services.errors import MessageTooLarge, NotLeader, ProposalLost
+from services.pb import raft_pb2 as pb
+from services.raft.engine import OVERRIDDEN, RELIED_UPON, Engine
+from services.raft.journal import Journal
+from services.raft.storage import MEMBERSHIP, Entry
+from tests.simulation.disk import Platter, SimulatedLog, SimulatedTerms
+from tests.support.both_ways import holds_and_variant_fails
+from tests.unit.raft.bench import Bench
+
+PINNED = "4d493a0e888032c3"
+
+
+def test_the_library_is_the_one_we_read() -> None:
+    """An upgrade is a decision: read the new source of these methods first, then change the hash."""
+    source = "".join(inspect.getsource(getattr(SyncObj, name)) for name in (*OVERRIDDEN, *RELIED_UPON))
+    assert hashlib.sha256(source.encode()).hexdigest()[:16] == PINNED
+
+
+def test_h1_a_duplicate_request_does_not_cut_the_acknowledged_tail() -> None:
+    bench = Bench()
+    bench.elect(1)
+    bench.settle()
+    bench.propose(1, b"a")
+    (old,) = [m for m in bench.wires[(1, 2)] if m.append_entries.entries]
+    bench.settle()
+    bench.propose(1, b"b", b"c")
+    bench.settle()
+    before = bench.terms(2)
+    bench.engines[2].receive(1, old)  # arrives a second time
+    bench.turn(2)
+    assert bench.terms(2) == before
+
+
+def test_h1_an_early_answer_does_not_move_next_index_back() -> None:
+    bench = Bench()
+    leader = bench.elect(1)
+    bench.settle()
+    for command in (b"a", b"b", b"c"):
+        bench.propose(1, command)
+    from pysyncobj.node import Node
+
+    ahead = leader._SyncObj__raftNextIndex[Node(2)]
+    bench.deliver(1, 2, count=1)
+    bench.deliver(2, 1)
+    assert leader._SyncObj__raftNextIndex[Node(2)] == ahead
+
+
+def test_h1_only_a_conflict_truncates() -> None:
+    bench = Bench()
+    bench.elect(1)
+    bench.settle()
+    bench.propose(1, b"lost-1", b"lost-2")  # never delivered
+    for wire in bench.wires.values():
+        wire.clear()
+    bench.elect(2, without=(1,))
+    bench.propose(2, b"kept")
+    bench.settle(12)
+    assert bench.terms(1) == bench.terms(2) == bench.terms(3)
+    assert [m.applied for m in bench.machines.values()] == [[b"kept"]] * 3
+    assert isinstance(bench.outcomes[b"lost-1"], ProposalLost)
+
+
+def test_h2_commit_moves_only_to_what_the_message_verified() -> None:
+    bench = Bench()
+    bench.elect(1)
+    bench.settle()
+    follower = bench.engines[2]
+    verified = follower.journal.last_index
+    stale = Entry(verified + 1, follower.term, 0, b"unverified")
+    follower.journal.append(stale)
+    heartbeat = pb.AppendEntries(
+        request=10_000,
+        prev_log_index=verified,
+        prev_log_term=follower.journal.term_at(verified),
+        commit_index=verified + 50,
+    )
+    follower.receive(1, pb.RaftMessage(group=7, term=follower.term, append_entries=heartbeat))
+    bench.turn(2)
+    assert follower.commit_index == verified
+
+
+def test_h4_an_answer_of_another_term_does_not_count() -> None:
+    bench = Bench(5)
+    leader = bench.elect(1)
+    bench.settle()
+    for i in (2, 3, 4, 5):
+        bench.sync[i] = False
+    bench.propose(1, b"a")
+    index = leader.journal.last_index
+    late = pb.AppendAnswer(request=1, request_term=leader.term - 1, success=True, match_index=index)
+    for sender in (2, 3, 4):
+        leader.receive(sender, pb.RaftMessage(group=7, term=leader.term, append_answer=late))
+    bench.turn(1)
+    assert leader.commit_index < index
+    assert b"a" not in bench.outcomes
+
+
+def test_h5_one_voter_is_one_vote() -> None:
+    bench = Bench(5)
+    engine = bench.engines[1]
+    engine._campaign()
+    bench.turn(1)
+    vote = pb.RaftMessage(group=7, term=engine.term, vote_answer=pb.VoteAnswer(granted=True, voted_term=engine.term))
+    for _ in range(5):
+        engine.receive(2, vote)
+    assert engine.state == "candidate"
+    engine.receive(3, vote)
+    assert engine.is_leader
+
+
+def test_h6_and_h17_membership_and_pickles_from_the_wire_change_nothing() -> None:
+    bench = Bench()
+    leader = bench.elect(1)
+    bench.settle()
+    last = leader.journal.last_index
+    evil = pickle.dumps(["add", 9, 9])
+    request = pb.AppendEntries(
+        request=10_000,
+        prev_log_index=last,
+        prev_log_term=leader.journal.last_term,
+        commit_index=last + 1,
+        entries=[pb.LogEntry(index=last + 1, term=leader.term, kind=MEMBERSHIP, payload=evil)],
+    )
+    follower = bench.engines[2]
+    follower.receive(1, pb.RaftMessage(group=7, term=leader.term, append_entries=request))
+    bench.turn(2)
+    assert follower.members == (1, 2, 3)
+    assert {n.id for n in follower.otherNodes} == {1, 3}
+    assert follower.applied_index == last + 1
+
+
+def test_h7_a_replica_counts_itself_only_after_its_own_sync() -> None:
+    bench = Bench()
+    leader = bench.elect(1)
+    bench.settle()
+    bench.sync[1] = bench.sync[3] = False
+    bench.propose(1, b"a")
+    bench.deliver(1, 2)
+    bench.deliver(2, 1)
+    assert b"a" not in bench.outcomes, "one synced copy of three"
+    bench.flush(1)
+    bench.turn(1)
+    assert bench.outcomes[b"a"] == 1
+    assert leader.commit_index == leader.journal.last_index
+
+
+async def test_r3_8_a_vote_that_could_not_be_written_is_neither_granted_nor_asked_for() -> None:
+    async def scenario(kind: type[Engine]) -> None:
+        bench = Bench(kind=kind)
+        for i in bench.ids:
+            bench.sync[i] = False
+        bench.engines[1]._campaign()
+        bench.turn(1)
+        assert not bench.wires[(1, 2)], "asked for votes before its own was written"
+        bench.sync[1] = True
+        bench.turn(1)
+        asked = bench.deliver(1, 2)
+        assert asked
+        assert not bench.wires[(2, 1)], "granted before the vote was written"
+
+        def fails(term: int, voted_for: int) -> None:
+            raise OSError(5, "simulated EIO")
+
+        bench.engines[2].journal._terms.store = fails  # type: ignore[method-assign]
+        bench.flush(2)
+        bench.turn(2)
+        assert not bench.wires[(2, 1)]
+        assert bench.engines[2].state == "failed"
+
+    await holds_and_variant_fails(scenario, Engine, PromisesFirst)
+
+
+def test_h7_a_vote_survives_the_crash_that_follows_it() -> None:
+    bench = Bench()
+    bench.engines[1]._campaign()
+    bench.turn(1)
+    bench.deliver(1, 3)
+    assert [m.vote_answer.granted for m in bench.wires[(3, 1)]] == [True]
+    term = bench.engines[3].term
+    bench.crash(3)
+    rival = pb.RaftMessage(group=7, term=term, request_vote=pb.RequestVote(last_log_index=99, last_log_term=term))
+    bench.engines[3].receive(2, rival)
+    bench.turn(3)
+    assert not bench.wires[(3, 2)], "voted twice in one term"
+
+
+def test_h9_nothing_is_committed_from_disk_alone() -> None:
+    bench = Bench()
+    bench.elect(1)
+    bench.settle()
+    bench.propose(1, b"a")
+    bench.settle()
+    bench.crash(1)
+    assert bench.engines[1].commit_index == 1
+    assert bench.machines[1].applied == []
+    bench.elect(2)
+    bench.settle(10)
+    assert bench.machines[1].applied == [b"a"]
+
+
+def test_h11_an_exception_in_a_callback_neither_repeats_nor_skips() -> None:
+    bench = Bench()
+    leader = bench.elect(1)
+    bench.settle()
+
+    def raises(result: object, error: object) -> None:
+        raise RuntimeError("a proposer's own fault")
+
+    leader.propose(b"a", raises)
+    bench.propose(1, b"b")
+    bench.settle()
+    assert [m.applied for m in bench.machines.values()] == [[b"a", b"b"]] * 3
+
+
+def test_h11_a_replica_whose_machine_raises_stops_rather_than_guess() -> None:
+    bench = Bench()
+    bench.elect(1)
+    bench.settle()
+
+    def raises(index: int, term: int, payload: bytes) -> object:
+        raise RuntimeError("a fault of the machine")
+
+    bench.machines[2].apply = raises  # type: ignore[method-assign]
+    bench.propose(1, b"a")
+    bench.settle()
+    assert bench.engines[2].state == "failed"
+    assert bench.machines[3].applied == [b"a"]
+
+
+def test_h12_proposals_end_when_leadership_is_lost_and_followers_refuse() -> None:
+    bench = Bench()
+    bench.elect(1)
+    bench.settle()
+    bench.propose(1, b"a")
+    for wire in bench.wires.values():
+        wire.clear()
+    bench.now += 2.1  # no majority heard for an election timeout (check-quorum, H15)
+    bench.turn(1)
+    assert isinstance(bench.outcomes[b"a"], ProposalLost)
+    assert not bench.outcomes[b"a"].definite
+    with pytest.raises(NotLeader):
+        bench.engines[1].propose(b"b", lambda result, error: None)
+
+
+def test_h13_the_limit_is_enforced_when_proposing() -> None:
+    bench = Bench()
+    leader = bench.elect(1)
+    with pytest.raises(MessageTooLarge) as refused:
+        leader.propose(b"x" * (1 << 20 | 1), lambda result, error: None)
+    assert refused.value.facts["bytes_max"] == str(1 << 20)
+
+
+def test_h14_a_stalled_follower_reads_what_waits_before_it_campaigns() -> None:
+    bench = Bench()
+    leader = bench.elect(1)
+    bench.settle()
+    bench.now += 0.16
+    bench.turn(1)
+    bench.now += 60.0  # the follower was stopped; a heartbeat waits
+    for message in bench.wires[(1, 2)]:
+        bench.engines[2].receive(1, message)
+    bench.wires[(1, 2)].clear()
+    term = bench.engines[2].term
+    bench.turn(2)
+    assert bench.engines[2].state == "follower"
+    assert bench.engines[2].term == term == leader.term
+
+
+def test_h15_a_pre_vote_does_not_disturb_a_living_leader() -> None:
+    bench = Bench()
+    leader = bench.elect(1)
+    bench.settle()
+    term = leader.term
+    bench.engines[3]._SyncObj__raftElectionDeadline = bench.now
+    bench.turn(3)
+    bench.settle()
+    assert leader.is_leader
+    assert {e.term for e in bench.engines.values()} == {term}
+
+
+def test_h15_a_deposed_leader_learns_the_higher_term_from_the_answer() -> None:
+    bench = Bench()
+    old = bench.elect(1)
+    bench.settle()
+    new = bench.elect(2, without=(1,))
+    bench.now += 0.2
+    bench.turn(1)
+    bench.deliver(1, 3)
+    bench.deliver(3, 1)
+    assert not old.is_leader
+    assert old.term == new.term
+
+
+def test_h18_a_refusal_skips_a_whole_term() -> None:
+    bench = Bench()
+    bench.elect(1)
+    bench.settle()
+    bench.propose(1, *(b"lost-%d" % i for i in range(200)))
+    for wire in bench.wires.values():
+        wire.clear()
+    bench.elect(2, without=(1,))
+    bench.propose(2, *(b"kept-%d" % i for i in range(50)))
+    bench.settle(3, without=(1,))
+    bench.engines[2].disconnected(1)
+    bench.engines[2].connected(1)
+    refusals = 0
+    for _ in range(10):
+        bench.now += 0.16
+        bench.turn(2)
+        bench.deliver(2, 1)
+        refusals += sum(1 for m in bench.deliver(1, 2) if m.HasField("append_answer") and not m.append_answer.success)
+    assert bench.terms(1) == bench.terms(2)
+    assert refusals <= 3
+
+
+def test_r4_2_a_closed_gate_votes_and_follows_but_does_not_campaign() -> None:
+    bench = Bench()
+    bench.may_lead[2] = bench.may_lead[3] = False
+    bench.now += 10
+    bench.turn(2)
+    assert not bench.wires[(2, 1)]
+    leader = bench.elect(1)
+    bench.settle()
+    assert leader.transfer_leadership(2)
+    bench.settle()
+    assert leader.is_leader
+
+
+def test_a_full_disk_hands_leadership_over_and_takes_no_writes() -> None:
+    from services.errors import DiskFull
+
+    bench = Bench()
+    leader = bench.elect(1)
+    bench.settle()
+    bench.logs[1].full = True
+
+    def flush_full() -> None:
+        flush = leader.journal.begin()
+        assert flush is not None
+        flush.run()
+        assert isinstance(leader.journal.finish(flush), DiskFull)
+
+    bench.sync[1] = False
+    bench.propose(1, b"a")
+    flush_full()
+    with pytest.raises(DiskFull):
+        leader.propose(b"b", lambda result, error: None)
+    for _ in range(20):
+        bench.settle(1)
+    assert not leader.is_leader
+    assert any(bench.engines[i].is_leader for i in (2, 3))
+    bench.logs[1].full = False
+    bench.sync[1] = True
+    bench.settle(12)
+    assert [m.applied for m in bench.machines.values()] == [[b"a"]] * 3
+
+
+def test_the_journal_keeps_the_order_of_changes_and_retries_after_a_full_disk() -> None:
+    platter = Platter()
+    log = SimulatedLog(platter)
+    journal = Journal(log, SimulatedTerms(platter))
+    for index in range(1, 6):
+        journal.append(Entry(index, 1, 0, b"%d" % index))
+    journal.setCurrentTerm(2, 3)
+    journal.truncate_from(4)
+    journal.append(Entry(4, 2, 0, b"four"))
+    log.full = True
+    flush = journal.begin()
+    assert flush is not None
+    assert journal.begin() is None
+    flush.run()
+    assert journal.finish(flush) is not None
+    assert journal.disk_full
+    assert journal.synced_position == 0
+    log.full = False
+    flush = journal.begin()
+    assert flush is not None
+    flush.run()
+    assert journal.finish(flush) is None
+    assert journal.synced_position == journal.position
+    assert journal.synced_index == 4
+    assert [e.payload for e in platter.synced] == [b"1", b"2", b"3", b"four"]
+    assert platter.term == (2, 3)
