@@ -72,16 +72,30 @@ def _parser(role: str, config_type: type[Any]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
     for f, kind in fields_of(config_type):
-        default = "required" if f.default is dataclasses.MISSING else f"default {f.default!r}"
-        if kind is not str and f.metadata["low"] is not None:
-            default += f", {f.metadata['low']:g} to {f.metadata['high']:g}"
         parser.add_argument(
-            _flag(f.name),
-            dest=f.name,
-            metavar=_unit(f.name, kind),
-            help=f"{f.metadata['help']} ({default})".replace("%", "%%"),
+            _flag(f.name), dest=f.name, metavar=_unit(f.name, kind), help=_described(f, kind).replace("%", "%%")
         )
     return parser
+
+
+def _described(f: dataclasses.Field[Any], kind: type[Any]) -> str:
+    facts = ["required" if f.default is dataclasses.MISSING else f"default {_shown(f.name, f.default) or 'none'}"]
+    if f.metadata["example"]:
+        facts.append(f"for example {f.metadata['example']}")
+    if f.metadata["low"] is not None:
+        facts.append(f"{_shown(f.name, f.metadata['low'])} to {_shown(f.name, f.metadata['high'])}")
+    return f"{f.metadata['help']} ({', '.join(facts)})"
+
+
+def _shown(name: str, value: Any) -> str:
+    """A value as a person would write it: 64MiB, 4, dn1."""
+    if isinstance(value, str):
+        return value
+    if "bytes" in name.split("_"):
+        for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if value >= size and value % size == 0:
+                return f"{value // size}{unit}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _read_file(path: str, role: str, config_type: type[Any], roles: Mapping[str, type[Any]]) -> dict[str, Any]:

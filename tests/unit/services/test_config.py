@@ -126,4 +126,7 @@ def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
     text = capsys.readouterr().out
     assert "python -m datanode --name dn1 --data-dir /var/lib/stele/dn1" in text
     assert "--session-timeout-s SECONDS" in text
-    assert "default 4.0, 0.5 to 120" in text
+    words = " ".join(text.split())
+    assert "(default 4, 0.5 to 120)" in words
+    assert "(default 64MiB, 4KiB to 4GiB)" in words
+    assert "(required, for example dn1)" in words
