@@ -12,6 +12,7 @@ own earlier batch will fill is waited for; any other is its answer.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -103,10 +104,15 @@ class Pipeline:
     _inflight: dict[int, _Request] = field(default_factory=dict)  # in the order of sending
     _out: Counter[int] = field(default_factory=Counter)  # producer → its batches in flight
     _last_request: int = 0
-    _flowing: bool = True
+    _flowing: bool = True  # False: until ``recovered``
     _recovering: bool = False
     _trouble: SteleError | None = None  # what the last failure was
     _closed: SteleError | None = None
+
+    @classmethod
+    def unopened(cls, inflight_max: int, deadline_s: float = DEADLINE_S) -> Pipeline:
+        """One that sends nothing before the first ``recovered``."""
+        return cls(inflight_max, deadline_s, _flowing=False, _recovering=True)
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -117,6 +123,11 @@ class Pipeline:
         self._order.append(item)
         self._unsent.append(item)
         return self._pump(now_s)
+
+    def refuse(self, token: object, error: SteleError, now_s: float) -> list[Effect]:
+        """Answers with ``error`` when everything offered before is answered."""
+        self._order.append(_Batch(b"", 0, token, math.inf, result=error))
+        return self._settle(now_s)
 
     def answered(self, request_id: int, results: Sequence[Result], now_s: float) -> list[Effect]:
         """One result per batch, in order.  Results of a request that was abandoned are ignored."""
@@ -179,10 +190,10 @@ class Pipeline:
     def timer(self, now_s: float) -> list[Effect]:
         """Ends what has passed its deadline."""
         for item in self._order:
-            if item.deadline_s > now_s:
-                break
             if item.result is not None:
                 continue
+            if item.deadline_s > now_s:
+                break
             if item.uncertain or any(item in r.batches for r in self._inflight.values()):
                 item.result = Timeout(
                     f"no answer from the partition's leader within {self.deadline_s:g} s", timeout_s=self.deadline_s

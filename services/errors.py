@@ -187,6 +187,13 @@ class ConsumerBusy(SteleError):
     code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, True
 
 
+class SubscriptionReset(SteleError):
+    """The subscription was moved to another offset while this consumer was connected: subscribe again, what is delivered then
+    begins there.  Definite, retryable."""
+
+    code, definite, retryable = StatusCode.ABORTED, True, True
+
+
 # --- not now ------------------------------------------------------------------------------------------------------
 
 

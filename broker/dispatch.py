@@ -1,0 +1,424 @@
+"""Delivering one partition's messages to the consumers of its subscriptions.
+
+Guarantee: at least once, end to end. An acknowledgement is confirmed after the partition's Raft group has committed
+it; whatever is not confirmed when ownership ends is delivered again by the next owner, who reads the cursors after it
+has fenced this one. Bytes in memory are bounded by the broker's cache and one batch per consumer.
+
+The owner is the only one who appends, so the end of the log is known from its own appends; a slow poll finds what an
+append of unknown outcome left behind. A seek closes the connected consumers with SubscriptionReset: they come back
+and start at the new position, and nothing from before the seek can be mistaken for something after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from broker.cache import BatchCache
+from broker.consumer import ConsumerStream
+from broker.log_reader import LogReader
+from broker.metrics import Metrics
+from broker.partitions import Partition
+from broker.subscription import (
+    Close,
+    ConfirmAcks,
+    Deliver,
+    Effect,
+    Kind,
+    PersistAcks,
+    Range,
+    RefuseAck,
+    SetActive,
+    Subscription,
+)
+from services.batch import Header
+from services.clock import SYSTEM, Clock
+from services.errors import (
+    ConsumerBusy,
+    Fenced,
+    Overloaded,
+    SteleError,
+    SubscriptionNotFound,
+    SubscriptionReset,
+)
+from services.pb import broker_pb2, datanode_pb2
+
+END_POLL_S = 0.5
+TIMER_MIN_S = 0.02
+CREDIT_JOIN_S = 0.005
+CURSOR_TIMEOUT_S = 10.0
+CONSUMERS_MAX = 1_000  # of one subscription
+
+_log = structlog.get_logger()
+_ids = itertools.count(1)
+
+
+@dataclass(slots=True)
+class _Connected:
+    stream: ConsumerStream
+    name: str
+    window: int  # messages of credit at most asked for at once
+    credit: int = 0  # given and not yet passed on
+    joining: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Served:
+    """A subscription with what carries out its effects."""
+
+    core: Subscription
+    connected: dict[int, _Connected] = field(default_factory=dict)
+    flush: asyncio.TimerHandle | None = None
+    timer: asyncio.TimerHandle | None = None
+    timer_at_s: float = 0.0
+
+
+class Dispatch:
+    """The subscriptions of one partition, under one owner epoch."""
+
+    def __init__(
+        self,
+        partition: Partition,
+        cache: BatchCache,
+        *,
+        ack_flush_interval_s: float,
+        on_deposed: Callable[[SteleError], None],
+        metrics: Metrics,
+        clock: Clock = SYSTEM,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._partition = partition
+        self._ack_flush_interval_s = ack_flush_interval_s
+        self._on_deposed = on_deposed
+        self._metrics, self._clock, self._rng = metrics, clock, rng or random.Random()
+        self._served: dict[str, _Served] = {}
+        self._reader = LogReader(partition, cache, metrics, self._grown, rng)
+        self._polling: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
+        self._closed: SteleError | None = None
+
+    # --- the log --------------------------------------------------------------------------------------------------
+
+    def opened(self, state: datanode_pb2.ListCursorsResponse) -> None:
+        """The partition's state after every former owner was fenced."""
+        self._reader.grow(state.high_watermark, state.log_start_offset)
+        for cursor in state.cursors:
+            self._served[cursor.subscription] = self._made(cursor)
+
+    def stored(self, base_offset: int, header: Header, batch: bytes) -> None:
+        """This broker appended ``batch``."""
+        self._reader.stored(base_offset, header, batch, wanted=self._has_consumers())
+
+    def _grown(self) -> None:
+        now_s = self._clock.monotonic()
+        for served in list(self._served.values()):
+            if served.connected:
+                self._carry_out(served, self._grow(served.core, now_s))
+
+    def _grow(self, core: Subscription, now_s: float) -> list[Effect]:
+        return [*core.trim(self._reader.log_start, now_s), *core.available(self._reader.end, now_s)]
+
+    def _has_consumers(self) -> bool:
+        return any(s.connected for s in self._served.values())
+
+    async def _poll_end(self) -> None:
+        while self._has_consumers():
+            await asyncio.sleep(END_POLL_S * self._rng.uniform(0.75, 1.25))
+            with contextlib.suppress(SteleError):
+                await self._reader.look_for_end()
+
+    # --- consumers ------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, request: broker_pb2.OpenSubscription) -> ConsumerStream:
+        """Raises SteleError: ConsumerBusy, Overloaded, what ended this partition here."""
+        kind = Kind(request.type)
+        served, created = await self._found_or_created(request.subscription, start_of(request))
+        if self._closed is not None:
+            raise self._closed
+        core = served.core
+        if len(core.consumers) >= CONSUMERS_MAX:
+            raise Overloaded(f"subscription {core.name!r} has {CONSUMERS_MAX} consumers", limit=CONSUMERS_MAX)
+        id = next(_ids)
+        name = request.consumer or f"consumer-{id}"
+        self._carry_out(served, self._grow(core, self._clock.monotonic()))
+        effects = core.add_consumer(
+            id, name, kind, request.credit, request.ack_timeout_ms / 1000, self._clock.monotonic()
+        )
+        stream = ConsumerStream(id, self._reader, core.held, self._metrics)
+        served.connected[id] = _Connected(stream, name, max(1, request.credit))
+        self._metrics.consumers.inc()
+        stream.opened(core.floor, created, core.is_active(id))
+        self._carry_out(served, effects)
+        if self._polling is None or self._polling.done():
+            self._polling = self._start(self._poll_end())
+        _log.info("consumer_joined", **self._names(core), consumer=name, type=kind.name, position=core.floor)
+        return stream
+
+    def leave(self, subscription: str, id: int) -> None:
+        """The consumer's stream has ended.  What it did not acknowledge is delivered again."""
+        served = self._served.get(subscription)
+        if served is None or id not in served.connected:
+            return
+        name = self._disconnect(served, id).name
+        self._carry_out(served, served.core.remove_consumer(id, self._clock.monotonic()))
+        _log.info("consumer_left", **self._names(served.core), consumer=name)
+
+    def credit(self, subscription: str, id: int, messages: int) -> None:
+        """Small amounts are joined for a moment: each delivery carries a whole batch, however few of its messages are wanted."""
+        served, connected = self._consumer(subscription, id)
+        if served is None or connected is None:
+            return
+        connected.credit += messages
+        if connected.credit * 4 >= connected.window:
+            self._pass_credit(served, id)
+        elif connected.joining is None:
+            connected.joining = asyncio.get_running_loop().call_later(CREDIT_JOIN_S, self._pass_credit, served, id)
+
+    def _pass_credit(self, served: _Served, id: int) -> None:
+        connected = served.connected.get(id)
+        if connected is None:
+            return
+        if connected.joining is not None:
+            connected.joining.cancel()
+            connected.joining = None
+        messages, connected.credit = connected.credit, 0
+        connected.window = max(connected.window, messages)
+        self._carry_out(served, served.core.credit(id, messages, self._clock.monotonic()))
+
+    def ack(self, subscription: str, id: int, request_id: int, ranges: list[Range], cumulative: bool) -> None:
+        served, _ = self._consumer(subscription, id)
+        if served is not None:
+            self._carry_out(served, served.core.ack(id, request_id, ranges, cumulative, self._clock.monotonic()))
+
+    def nack(self, subscription: str, id: int, ranges: list[Range], delay_s: float) -> None:
+        served, _ = self._consumer(subscription, id)
+        if served is not None:
+            self._carry_out(served, served.core.nack(id, ranges, delay_s, self._clock.monotonic()))
+
+    def _consumer(self, subscription: str, id: int) -> tuple[_Served | None, _Connected | None]:
+        served = self._served.get(subscription)
+        return served, served.connected.get(id) if served is not None else None
+
+    def _disconnect(self, served: _Served, id: int) -> _Connected:
+        connected = served.connected.pop(id)
+        if connected.joining is not None:
+            connected.joining.cancel()
+        self._metrics.consumers.dec()
+        return connected
+
+    # --- effects --------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, served: _Served, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, PersistAcks):
+                self._writes.add(write := self._start(self._persist(served, effect)))
+                write.add_done_callback(self._writes.discard)
+                continue
+            connected = served.connected.get(effect.consumer)
+            if connected is None:
+                continue
+            match effect:
+                case Deliver():
+                    connected.stream.deliver(effect)
+                case ConfirmAcks(_, request_ids):
+                    self._metrics.acked.inc(len(request_ids))
+                    for request_id in request_ids:
+                        connected.stream.ack_done(request_id)
+                case RefuseAck(_, request_id, error):
+                    connected.stream.ack_done(request_id, error)
+                case SetActive(_, active):
+                    connected.stream.activity(active)
+                case Close(id, error):
+                    connected.stream.close(error)
+                    self._disconnect(served, id)
+        self._schedule(served)
+
+    def _schedule(self, served: _Served) -> None:
+        """Sees to it that what the core waits for comes: the next write of acknowledgements, the next timer."""
+        if self._closed is not None:
+            return
+        loop = asyncio.get_running_loop()
+        if served.flush is None and served.core.has_acks_to_write:
+            served.flush = loop.call_later(self._ack_flush_interval_s, self._flush, served)
+        at_s = served.core.next_timer()
+        if at_s == float("inf") or (served.timer is not None and served.timer_at_s <= at_s):
+            return
+        if served.timer is not None:
+            served.timer.cancel()
+        served.timer_at_s = at_s
+        served.timer = loop.call_later(max(TIMER_MIN_S, at_s - self._clock.monotonic()), self._timer, served)
+
+    def _flush(self, served: _Served) -> None:
+        served.flush = None
+        effects = served.core.flush_acks()
+        if effects:
+            self._carry_out(served, effects)
+        elif served.core.has_acks_to_write and self._closed is None:
+            # A write is under way, or the cursor has no room before lower offsets are acknowledged.
+            served.flush = asyncio.get_running_loop().call_later(self._ack_flush_interval_s, self._flush, served)
+
+    def _timer(self, served: _Served) -> None:
+        served.timer = None
+        self._carry_out(served, served.core.timer(self._clock.monotonic()))
+
+    async def _persist(self, served: _Served, acks: PersistAcks) -> None:
+        """Written again until it is known to be committed; confirmed only then."""
+        request = datanode_pb2.AckCursorRequest(
+            subscription=served.core.name,
+            ranges=[datanode_pb2.OffsetRange(first=a, last=b) for a, b in acks.ranges],
+            generation=acks.generation,
+        )
+        try:
+            await self._partition.call("AckCursor", request)
+        except Fenced as e:
+            self._on_deposed(e)
+        except SteleError as e:
+            _log.warning("acks_refused", **self._names(served.core), reason=e.reason, error=e.message)
+            served.core.persist_failed(acks.generation)
+            self._carry_out(served, served.core.close(e))
+        else:
+            self._carry_out(served, served.core.persisted(acks.generation))
+
+    # --- cursors --------------------------------------------------------------------------------------------------
+
+    async def create(self, subscription: str, start: datanode_pb2.CreateCursorRequest) -> bool:
+        """Whether it is new."""
+        _, created = await self._found_or_created(subscription, start)
+        return created
+
+    async def delete(self, subscription: str) -> bool:
+        """Whether it existed.  Raises ConsumerBusy while it has consumers."""
+        served = self._served.get(subscription)
+        if served is not None and served.connected:
+            names = ",".join(c.name for c in served.connected.values())
+            raise ConsumerBusy(f"subscription {subscription!r} has consumers: {names}", consumers=names)
+        request = datanode_pb2.DeleteCursorRequest(subscription=subscription)
+        response = await self._call("DeleteCursor", request)
+        served = self._served.pop(subscription, None)
+        if served is not None:
+            gone = SubscriptionNotFound(f"subscription {subscription!r} was deleted", subscription=subscription)
+            self._carry_out(served, served.core.close(gone))
+            self._cancel_timers(served)
+        return bool(response.existed)
+
+    async def seek(self, subscription: str, request: datanode_pb2.ResetCursorRequest) -> int:
+        """The position that it has now.  Connected consumers are closed with SubscriptionReset."""
+        if subscription not in self._served:
+            raise SubscriptionNotFound(f"there is no subscription {subscription!r}", subscription=subscription)
+        request.subscription = subscription
+        cursor = (await self._call("ResetCursor", request)).cursor
+        served = self._served.get(subscription)
+        if served is not None and cursor.generation > served.core.generation:
+            moved = SubscriptionReset(f"subscription {subscription!r} was moved to offset {cursor.ack_floor}")
+            acked = [(r.first, r.last) for r in cursor.acked]
+            self._carry_out(served, served.core.reset(cursor.ack_floor, acked, cursor.generation, moved))
+        _log.info(
+            "subscription_moved", group=self._partition.group, subscription=subscription, position=cursor.ack_floor
+        )
+        return int(cursor.ack_floor)
+
+    async def list(self) -> list[broker_pb2.SubscriptionInfo]:
+        """Every subscription, also one that nobody is connected to."""
+        state = await self._call("ListCursors", datanode_pb2.ListCursorsRequest())
+        self._reader.grow(state.high_watermark, state.log_start_offset)
+        route = self._partition.route
+        return [
+            broker_pb2.SubscriptionInfo(
+                topic=route.topic,
+                partition=route.partition,
+                subscription=name,
+                type=broker_pb2.SubscriptionType.ValueType(served.core.type or 0),
+                ack_floor=served.core.floor,
+                backlog=served.core.backlog(self._reader.end),
+                unacked=served.core.unacked,
+                consumers=[c.name for c in served.connected.values()],
+            )
+            for name, served in sorted(self._served.items())
+        ]
+
+    async def _found_or_created(self, name: str, request: datanode_pb2.CreateCursorRequest) -> tuple[_Served, bool]:
+        if self._closed is not None:
+            raise self._closed
+        if name in self._served:
+            return self._served[name], False
+        request.subscription = name
+        response = await self._call("CreateCursor", request)
+        if name not in self._served:
+            self._served[name] = self._made(response.cursor)
+        return self._served[name], bool(response.created)
+
+    async def _call(self, method: str, request: Any) -> Any:
+        try:
+            return await self._partition.call(method, request, CURSOR_TIMEOUT_S)
+        except Fenced as e:
+            self._on_deposed(e)
+            raise self._closed or e from None
+
+    def _made(self, cursor: datanode_pb2.Cursor) -> _Served:
+        acked = [(r.first, r.last) for r in cursor.acked]
+        self._reader.grow(cursor.ack_floor)
+        reader = self._reader
+        return _Served(
+            Subscription(cursor.subscription, cursor.ack_floor, acked, cursor.generation, reader.log_start, reader.end)
+        )
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def close(self, error: SteleError) -> None:
+        """Closes every consumer with ``error``.  What is not confirmed by now will not be."""
+        if self._closed is not None:
+            return
+        self._closed = error
+        for served in self._served.values():
+            self._cancel_timers(served)
+            self._carry_out(served, served.core.close(error))
+        for task in self._tasks:
+            task.cancel()
+
+    async def stop(self) -> None:
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def flushed(self) -> None:
+        """Writes what was acknowledged so far."""
+        for _ in range(2):  # what came while a write was under way goes with the next
+            for served in self._served.values():
+                self._flush(served)
+            if self._writes:
+                await asyncio.wait(set(self._writes))
+
+    def _cancel_timers(self, served: _Served) -> None:
+        for handle in (served.flush, served.timer):
+            if handle is not None:
+                handle.cancel()
+        served.flush = served.timer = None
+
+    def _names(self, core: Subscription) -> dict[str, object]:
+        route = self._partition.route
+        return {"topic": route.topic, "partition": route.partition, "subscription": core.name}
+
+    def _start(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def start_of(
+    request: broker_pb2.OpenSubscription | broker_pb2.CreateSubscriptionRequest,
+) -> datanode_pb2.CreateCursorRequest:
+    """Where a subscription that does not exist yet begins; at the end if nothing is said."""
+    match request.WhichOneof("start"):
+        case "offset":
+            return datanode_pb2.CreateCursorRequest(offset=request.offset)
+        case "earliest":
+            return datanode_pb2.CreateCursorRequest(earliest=True)
+        case _:
+            return datanode_pb2.CreateCursorRequest(latest=True)

@@ -1,0 +1,143 @@
+"""Which bundles this broker owns, and where their partitions are, from what nameservers say.  Pure.
+
+Guarantee: a bundle counts as owned only under the highest epoch ever seen for it; an older word (a nameserver that lags, an answer that was
+under way) never brings ownership back.  Once ZooKeeper's session is lost nothing is owned until it is assigned again under a higher epoch.
+
+Not promised: that ownership is exclusive at every moment.  That is what the epoch is for: the partition refuses whoever is late (R5.10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from services.pb import nameserver_pb2
+
+ABSENT_GRACE_S = 3.0  # a topic that a nameserver does not list may be missing because that nameserver lags
+DELETING = "deleting"
+
+Key = tuple[str, int]  # topic, partition
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a partition is."""
+
+    topic: str
+    partition: int
+    group: int
+    replicas: tuple[int, ...]  # store ids
+    leader_hint: int  # store id; 0: none known
+    bundle: str
+
+
+@dataclass(slots=True)
+class _Bundle:
+    epoch: int
+    owned: bool
+
+
+class Ownership:
+    """Bundles and the epochs under which this broker owns them."""
+
+    def __init__(self, broker: str) -> None:
+        self._broker = broker
+        self._bundles: dict[str, _Bundle] = {}
+
+    def observe(self, routing: nameserver_pb2.Routing) -> set[str]:
+        """The bundles whose ownership changed."""
+        changed: set[str] = set()
+        for assignment in routing.bundles:
+            known = self._bundles.get(assignment.bundle)
+            if known is not None and assignment.epoch <= known.epoch:
+                continue
+            owned = assignment.broker == self._broker
+            if owned or (known is not None and known.owned):
+                changed.add(assignment.bundle)
+            self._bundles[assignment.bundle] = _Bundle(assignment.epoch, owned)
+        return changed
+
+    def void(self) -> set[str]:
+        """The session is lost: what was owned is owned no more; the bundles that were."""
+        lost = {name for name, bundle in self._bundles.items() if bundle.owned}
+        for name in lost:
+            self._bundles[name].owned = False
+        return lost
+
+    def fenced(self, bundle: str, seen: int) -> bool:
+        """A partition has seen the owner epoch ``seen``.  True if that ends an ownership."""
+        known = self._bundles.get(bundle)
+        if known is None or seen <= known.epoch:
+            return False
+        owned, known.owned = known.owned, False
+        # The epoch stays: the assignment that goes with `seen` is still to come, and it may be this broker's.
+        known.epoch = max(known.epoch, seen - 1)
+        return owned
+
+    def epoch(self, bundle: str) -> int | None:
+        """The epoch under which this broker owns ``bundle``; None if it does not."""
+        known = self._bundles.get(bundle)
+        return known.epoch if known is not None and known.owned else None
+
+    def is_known(self, bundle: str) -> bool:
+        return bundle in self._bundles
+
+    @property
+    def owned(self) -> dict[str, int]:
+        return {name: bundle.epoch for name, bundle in self._bundles.items() if bundle.owned}
+
+    def validate(self) -> None:
+        assert all(b.epoch >= 0 for b in self._bundles.values())
+
+
+class Routes:
+    """Partitions and stores, as the latest routing facts say."""
+
+    def __init__(self, absent_grace_s: float = ABSENT_GRACE_S) -> None:
+        self._absent_grace_s = absent_grace_s
+        self._routes: dict[Key, Route] = {}
+        self._absent_since_s: dict[Key, float] = {}
+        self.partitions: dict[str, int] = {}  # topic → how many it has
+        self.endpoints: dict[int, str] = {}  # store id → endpoint
+        self.seen = False  # whether any routing facts have come yet
+
+    def observe(self, routing: nameserver_pb2.Routing, now_s: float) -> set[Key]:
+        """The partitions that are gone or have another group now: what serves them must end."""
+        fresh = {(r.topic, r.partition): r for r in _routes_of(routing)}
+        gone = {key for key, route in self._routes.items() if key in fresh and fresh[key].group != route.group}
+        deleted = {t.topic.topic for t in routing.topics if t.topic.state == DELETING}
+        for key in list(self._routes):
+            if key in fresh:
+                self._absent_since_s.pop(key, None)
+            elif key[0] in deleted or now_s - self._absent_since_s.setdefault(key, now_s) >= self._absent_grace_s:
+                del self._routes[key]
+                self._absent_since_s.pop(key, None)
+                gone.add(key)
+        self._routes.update(fresh)
+        self.partitions = {t: 0 for t, _ in self._routes}
+        for topic, partition in self._routes:
+            self.partitions[topic] = max(self.partitions[topic], partition + 1)
+        self.partitions |= {t.topic.topic: t.topic.partitions for t in routing.topics if t.topic.state != DELETING}
+        # A store that is not registered at this moment keeps its last address: it may be the nameserver that lags.
+        self.endpoints.update(_endpoints_of(routing))
+        self.seen = True
+        return gone
+
+    def get(self, topic: str, partition: int) -> Route | None:
+        return self._routes.get((topic, partition))
+
+    def of_topic(self, topic: str) -> list[Route]:
+        return [route for key, route in sorted(self._routes.items()) if key[0] == topic]
+
+
+def _routes_of(routing: nameserver_pb2.Routing) -> Iterator[Route]:
+    for topic in routing.topics:
+        if topic.topic.state == DELETING:
+            continue
+        for p in topic.partitions:
+            replicas = tuple(r.store_id for r in p.replicas)
+            yield Route(topic.topic.topic, p.partition, p.group, replicas, p.leader_store_id, p.bundle)
+
+
+def _endpoints_of(routing: nameserver_pb2.Routing) -> Mapping[int, str]:
+    return {m.store_id: m.address.endpoint for m in routing.datanodes if m.store_id and m.address.endpoint}

@@ -1,0 +1,258 @@
+"""One partition's replicas, as its owner reaches them: finding the leader, calling it, reading from any replica.
+
+Guarantee: every write carries the epoch under which this broker owns the partition, its own and never a newer one it has
+heard of (R5.10).  A leader that is gone, frozen or deposed is left for the one that leads now: replicas are asked until
+one says so, at least every ``POLL_MAX_S``.
+
+Not promised: that the store found leads still when it is used.  A replica that does not lead says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from broker.datanodes import Datanodes
+from broker.ownership import Route
+from services.clock import SYSTEM, Clock
+from services.errors import (
+    ConnectionBroken,
+    Draining,
+    Fenced,
+    GroupNotFound,
+    GroupStopped,
+    InternalError,
+    InvalidArgument,
+    NotLeader,
+    NotReady,
+    ProposalLost,
+    SteleError,
+    StorageFailed,
+    StoreMismatch,
+    Timeout,
+    Unreachable,
+)
+from services.pb import datanode_pb2
+from services.rpc.status import from_pb
+
+ATTEMPT_S = 1.5  # after which a silent leader is suspected
+PROBE_TIMEOUT_S = 0.5
+POLL_FIRST_S = 0.02
+POLL_MAX_S = 0.1
+PROBES_MAX = 64  # of one broker at one time
+SHUN_S = 2.0  # how long a replica that failed a read is read from last
+
+ELSEWHERE = (
+    NotLeader,
+    Unreachable,
+    ConnectionBroken,
+    Timeout,
+    ProposalLost,
+    NotReady,
+    Draining,
+    GroupNotFound,
+    GroupStopped,
+    StorageFailed,
+    StoreMismatch,
+    InternalError,
+)
+
+_log = structlog.get_logger()
+
+
+class Partition:
+    """The replicas of one partition, used under one owner epoch."""
+
+    def __init__(
+        self,
+        route: Route,
+        epoch: int,
+        datanodes: Datanodes,
+        probes: asyncio.Semaphore,
+        *,
+        clock: Clock = SYSTEM,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.route, self.epoch = route, epoch
+        self.group = route.group
+        self.leader = 0  # store id; 0: not known
+        self._datanodes, self._probes = datanodes, probes
+        self._clock, self._rng = clock, rng or random.Random()
+        self._hint = route.leader_hint
+        self._search: asyncio.Task[int] | None = None
+        self._shunned: dict[int, float] = {}  # store → until when
+
+    def moved(self, route: Route) -> None:
+        """The routing facts changed: other replicas perhaps, or another leader is said to lead."""
+        if route.leader_hint != self.route.leader_hint:
+            self._hint = route.leader_hint
+        self.route = route
+
+    async def close(self) -> None:
+        if self._search is not None:
+            self._search.cancel()
+            await asyncio.gather(self._search, return_exceptions=True)
+
+    # --- the leader -----------------------------------------------------------------------------------------------
+
+    def failed(self, store_id: int, error: SteleError) -> None:
+        """``store_id`` was asked as the leader, in vain."""
+        if store_id == self.leader:
+            self.leader = 0
+        self._hint = 0
+        said = error.facts.get("leader", "")
+        if isinstance(error, NotLeader) and said.isdigit() and int(said) != store_id:
+            self._hint = int(said)
+
+    async def find_leader(self) -> int:
+        """The store that leads.  Never gives up; the caller sets the bound."""
+        if self.leader:
+            return self.leader
+        if self._search is None or self._search.done():
+            self._search = asyncio.get_running_loop().create_task(self._find())
+        return await asyncio.shield(self._search)
+
+    async def _find(self) -> int:
+        began_s, rounds = self._clock.monotonic(), 0
+        while True:
+            hint, self._hint = self._hint, 0
+            found = await self._first_leader([hint]) if hint in self.route.replicas else 0
+            found = found or await self._first_leader(self.route.replicas)
+            if found:
+                took_ms = round((self._clock.monotonic() - began_s) * 1000)
+                self.leader = found
+                _log.info("leader_found", group=self.group, store=found, rounds=rounds, took_ms=took_ms)
+                return found
+            await asyncio.sleep(min(POLL_MAX_S, POLL_FIRST_S * 2**rounds) * self._rng.uniform(0.5, 1.0))
+            rounds = min(rounds + 1, 16)
+
+    async def newer_leader(self, suspect: int) -> bool:
+        """Whether another store than ``suspect`` says that it leads."""
+        found = await self._first_leader([s for s in self.route.replicas if s != suspect])
+        if found:
+            self.failed(suspect, Timeout(f"store {suspect} is silent"))
+            self.leader = found
+        return bool(found)
+
+    async def _first_leader(self, stores: Sequence[int]) -> int:
+        """Asks all of ``stores`` at once; the first that says it leads, 0 if none does."""
+        probes = [asyncio.create_task(self._leads(store_id)) for store_id in stores]
+        try:
+            for probe in asyncio.as_completed(probes):
+                if found := await probe:
+                    return found
+            return 0
+        finally:
+            for task in probes:
+                task.cancel()
+            await asyncio.gather(*probes, return_exceptions=True)
+
+    async def _leads(self, store_id: int) -> int:
+        request = datanode_pb2.ListCursorsRequest(group=self.group)
+        async with self._probes:
+            try:
+                await self._datanodes.get(store_id).call("ListCursors", request, PROBE_TIMEOUT_S)
+            except SteleError:
+                return 0
+        return store_id
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def append(self, batches: Sequence[bytes]) -> asyncio.Future[datanode_pb2.AppendResponse]:
+        """To the leader, in the order of the calls; the answer as it came, or a SteleError."""
+        request = datanode_pb2.AppendRequest(group=self.group, owner_epoch=self.epoch, batches=batches)
+        try:
+            if not self.leader:
+                raise NotReady("the partition's leader is not known")
+            return self._datanodes.get(self.leader).appends.send(request)
+        except SteleError as e:
+            refused: asyncio.Future[datanode_pb2.AppendResponse] = asyncio.get_running_loop().create_future()
+            refused.set_exception(e)
+            return refused
+
+    async def call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
+        """The leader's answer to an idempotent ``request``, whose group and owner epoch are set here.  Raises SteleError: what
+        the partition says, or past ``timeout_s`` what stood in the way; without a timeout it goes on for ever."""
+        request.group = self.group
+        if hasattr(request, "owner_epoch"):
+            request.owner_epoch = self.epoch
+        deadline_s = self._clock.monotonic() + timeout_s if timeout_s is not None else None
+        trouble: SteleError = NotReady("the partition has no leader")
+        attempts = 0
+        while True:
+            left_s = ATTEMPT_S if deadline_s is None else deadline_s - self._clock.monotonic()
+            if left_s <= 0:
+                raise trouble
+            store_id = 0
+            try:
+                async with asyncio.timeout(None if deadline_s is None else left_s):
+                    store_id = await self.find_leader()
+                return await self._datanodes.get(store_id).call(method, request, min(ATTEMPT_S, left_s))
+            except TimeoutError:
+                raise trouble from None
+            except ELSEWHERE as e:
+                trouble = e if trouble.definite else trouble
+                self.failed(store_id, e)
+            await asyncio.sleep(min(POLL_MAX_S, POLL_FIRST_S * 2**attempts) * self._rng.uniform(0.5, 1.0))
+            attempts = min(attempts + 1, 16)
+
+    async def open(self) -> datanode_pb2.ListCursorsResponse:
+        """Fences every former owner, then reads the state at the same store: nothing written before is missing in it.  Raises
+        Fenced if there is a newer owner."""
+        fence = datanode_pb2.FenceRequest(group=self.group, owner_epoch=self.epoch)
+        state = datanode_pb2.ListCursorsRequest(group=self.group)
+        attempts = 0
+        while True:
+            store_id = await self.find_leader()
+            try:
+                leader = self._datanodes.get(store_id)
+                await leader.call("Fence", fence, ATTEMPT_S)
+                response: datanode_pb2.ListCursorsResponse = await leader.call("ListCursors", state, ATTEMPT_S)
+                return response
+            except Fenced:
+                raise
+            except SteleError as e:
+                self.failed(store_id, e)
+                if not isinstance(e, ELSEWHERE):
+                    _log.warning(
+                        "partition_open_failed", group=self.group, store=store_id, reason=e.reason, error=e.message
+                    )
+            await asyncio.sleep(min(POLL_MAX_S, POLL_FIRST_S * 2**attempts) * self._rng.uniform(0.5, 1.0))
+            attempts = min(attempts + 1, 16)
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    async def fetch(self, offset: int, bytes_max: int, *, is_committed: bool = False) -> datanode_pb2.FetchResponse:
+        """Committed batches from ``offset`` on, from the leader or else another replica.  ``is_committed``: there is a message at
+        ``offset``, so that a replica which does not know it lags.  Raises SteleError when none answers."""
+        trouble: SteleError = Unreachable("no replica of the partition is known")
+        for store_id in self._readers():
+            request = datanode_pb2.FetchRequest(group=self.group, offset=offset, bytes_max=bytes_max)
+            try:
+                async with asyncio.timeout(ATTEMPT_S):
+                    response: datanode_pb2.FetchResponse = await self._datanodes.get(store_id).fetches.send(request)
+                refused = from_pb(response.error)
+                if refused is None and (response.batches or not is_committed):
+                    self._shunned.pop(store_id, None)
+                    return response
+                trouble = refused or NotReady(f"store {store_id} does not know offset {offset} yet")
+            except TimeoutError:
+                trouble = Timeout(f"store {store_id} is silent", timeout_s=ATTEMPT_S)
+            except SteleError as e:
+                trouble = e
+            if isinstance(trouble, InvalidArgument):
+                raise trouble
+            self._shunned[store_id] = self._clock.monotonic() + SHUN_S
+        raise trouble
+
+    def _readers(self) -> list[int]:
+        now_s = self._clock.monotonic()
+
+        def last(store_id: int) -> tuple[bool, bool]:
+            return self._shunned.get(store_id, 0.0) > now_s, store_id != self.leader
+
+        return sorted(self.route.replicas, key=last)

@@ -1,0 +1,242 @@
+"""Producing: the streams of clients on one side, the pipelines of partitions on the other.
+
+Guarantee: every request on a stream is answered exactly once while the stream lasts, those of one partition in their
+order; a client never has more than its credit stored here unanswered. The decisions are the pipeline's
+(broker/pipeline.py); here its effects are carried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from broker.metrics import Metrics
+from broker.partitions import ATTEMPT_S, ELSEWHERE, POLL_MAX_S, Partition
+from broker.pipeline import Answer, Deposed, Effect, Pipeline, Recover, Result, Send, Stored
+from services.batch import Header
+from services.clock import SYSTEM, Clock
+from services.errors import InternalError, Overloaded, SteleError, Timeout
+from services.pb import broker_pb2, datanode_pb2
+from services.rpc.status import from_pb, to_wire
+
+RETRY_FIRST_S = 0.01
+
+_log = structlog.get_logger()
+
+
+class Offered(Protocol):
+    """What is offered to a partition, and hears what became of it."""
+
+    @property
+    def batch(self) -> bytes: ...
+
+    @property
+    def header(self) -> Header: ...
+
+    def answer(self, result: Result) -> None: ...
+
+
+class PartitionProducer:
+    """Carries out the effects of one partition's pipeline.  Begins closed to the leader: ``opened`` lets it flow."""
+
+    def __init__(
+        self,
+        partition: Partition,
+        pipeline: Pipeline,
+        *,
+        on_stored: Callable[[int, Header, bytes], None],
+        on_deposed: Callable[[SteleError], None],
+        metrics: Metrics,
+        clock: Clock = SYSTEM,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._partition, self._pipeline = partition, pipeline
+        self._on_stored, self._on_deposed = on_stored, on_deposed
+        self._metrics, self._clock, self._rng = metrics, clock, rng or random.Random()
+        self._failures = 0  # recoveries since the last success
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._suspecting = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def offer(self, offered: Offered) -> None:
+        self._idle.clear()
+        self._carry_out(
+            self._pipeline.offer(offered.batch, offered.header.producer_id, offered, self._clock.monotonic())
+        )
+
+    def refuse(self, offered: Offered, error: SteleError) -> None:
+        """Answers ``offered`` with ``error`` when its turn comes."""
+        self._carry_out(self._pipeline.refuse(offered, error, self._clock.monotonic()))
+
+    def opened(self) -> None:
+        """The partition is fenced for this owner and its leader is known."""
+        self._carry_out(self._pipeline.recovered(self._clock.monotonic()))
+
+    def tick(self) -> None:
+        """To be called a few times a second: deadlines, and a leader that is silent."""
+        now_s = self._clock.monotonic()
+        self._carry_out(self._pipeline.timer(now_s))
+        oldest_s = self._pipeline.oldest_sent_s()
+        if oldest_s is not None and now_s - oldest_s > ATTEMPT_S and not self._suspecting:
+            self._suspecting = True
+            self._start(self._suspect(self._partition.leader))
+
+    def close(self, error: SteleError) -> None:
+        """Takes nothing more; what is in flight may still be answered."""
+        self._carry_out(self._pipeline.close(error, self._clock.monotonic()))
+
+    async def drained(self) -> None:
+        """Everything offered is answered."""
+        await self._idle.wait()
+
+    async def stop(self) -> None:
+        """Ends at once: what is in flight has an unknown outcome."""
+        self._carry_out(self._pipeline.abandon(Timeout("the broker stopped"), self._clock.monotonic()))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(request_id, batches):
+                    store_id = self._partition.leader
+                    self._metrics.append_batches.observe(len(batches))
+                    answer = self._partition.append(batches)
+                    answer.add_done_callback(
+                        lambda done, r=request_id, s=store_id: self._answered(r, s, done)  # type: ignore[misc]
+                    )
+                case Answer(token, result):
+                    self._answer(token, result)  # type: ignore[arg-type]
+                case Recover(error):
+                    self._failures += 1
+                    self._start(self._recover(error))
+                case Deposed(error):
+                    self._on_deposed(error)
+        if self._pipeline.is_idle:
+            self._idle.set()
+
+    def _answer(self, offered: Offered, result: Result) -> None:
+        if isinstance(result, Stored):
+            self._failures = 0
+            if not result.duplicate:
+                self._on_stored(result.base_offset, offered.header, offered.batch)
+        offered.answer(result)
+
+    def _answered(self, request_id: int, store_id: int, done: asyncio.Future[datanode_pb2.AppendResponse]) -> None:
+        now_s = self._clock.monotonic()
+        error: SteleError | None
+        if done.cancelled():
+            error = Timeout("the append was given up")
+        elif (failure := done.exception()) is not None:
+            error = failure if isinstance(failure, SteleError) else InternalError(f"the append failed: {failure!r}")
+        else:
+            error = from_pb(done.result().error)
+        if error is not None:
+            if store_id and isinstance(error, ELSEWHERE):
+                self._partition.failed(store_id, error)
+            self._carry_out(self._pipeline.failed(request_id, error, now_s))
+            return
+        results = [from_pb(r.error) or Stored(r.base_offset, r.duplicate) for r in done.result().results]
+        self._carry_out(self._pipeline.answered(request_id, results, now_s))
+
+    async def _recover(self, error: SteleError) -> None:
+        _log.info("append_recovering", group=self._partition.group, reason=error.reason, error=error.message)
+        if self._failures > 1:  # the first time at once: another replica may lead already
+            wait_s = min(POLL_MAX_S, RETRY_FIRST_S * 2 ** min(self._failures, 10))
+            await asyncio.sleep(wait_s * self._rng.uniform(0.5, 1.0))
+        await self._partition.find_leader()
+        self._carry_out(self._pipeline.recovered(self._clock.monotonic()))
+
+    async def _suspect(self, leader: int) -> None:
+        """The leader is silent: it may be slow, or frozen with another one elected.  Only another's word decides."""
+        try:
+            while self._is_silent():
+                if await self._partition.newer_leader(leader):
+                    _log.warning("leader_silent", group=self._partition.group, store=leader, now=self._partition.leader)
+                    error = Timeout(f"store {leader} gave no answer", timeout_s=ATTEMPT_S)
+                    self._carry_out(self._pipeline.abandon(error, self._clock.monotonic()))
+                    return
+                await asyncio.sleep(POLL_MAX_S)
+        finally:
+            self._suspecting = False
+
+    def _is_silent(self) -> bool:
+        oldest_s = self._pipeline.oldest_sent_s()
+        return oldest_s is not None and self._clock.monotonic() - oldest_s > ATTEMPT_S
+
+    def _start(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Produced:
+    """One request of a stream."""
+
+    stream: ProduceStream
+    request_id: int
+    batch: bytes
+    header: Header
+
+    def answer(self, result: Result) -> None:
+        self.stream.answer(self.request_id, len(self.batch), result)
+
+
+class ProduceStream:
+    """The answers of one client's stream, and its credit."""
+
+    def __init__(self, credit_bytes: int, metrics: Metrics) -> None:
+        self._credit_bytes = credit_bytes
+        self._metrics = metrics
+        self._unanswered = 0
+        self._unanswered_bytes = 0
+        self._answers: deque[broker_pb2.ProduceResponse] = deque()
+        self._wake = asyncio.Event()
+        self._ended = False
+
+    def take(self, size: int) -> Overloaded | None:
+        """Counts a request of ``size`` bytes; the refusal if the client has overdrawn its credit."""
+        overdrawn = self._unanswered > 0 and self._unanswered_bytes + size > self._credit_bytes
+        self._unanswered += 1
+        self._unanswered_bytes += size
+        if overdrawn:
+            return Overloaded(f"more than {self._credit_bytes} bytes are unanswered", limit=self._credit_bytes)
+        return None
+
+    def answer(self, request_id: int, size: int, result: Result) -> None:
+        self._unanswered -= 1
+        self._unanswered_bytes -= size
+        response = broker_pb2.ProduceResponse(request_id=request_id)
+        if isinstance(result, Stored):
+            response.base_offset, response.duplicate = result.base_offset, result.duplicate
+        else:
+            response.error.CopyFrom(to_wire(result))
+        self._metrics.produced(result, size)
+        self._answers.append(response)
+        self._wake.set()
+
+    def end(self) -> None:
+        """The client sends nothing more."""
+        self._ended = True
+        self._wake.set()
+
+    async def answers(self) -> AsyncGenerator[broker_pb2.ProduceResponse, None]:
+        """Until the client has ended and everything is answered."""
+        while True:
+            while self._answers:
+                yield self._answers.popleft()
+            if self._ended and not self._unanswered:
+                return
+            self._wake.clear()
+            await self._wake.wait()

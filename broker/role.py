@@ -1,0 +1,200 @@
+"""The broker process: what it opens, in which order, and how it goes.
+
+Start: ZooKeeper session → port → name → member node (R1.8), then the routing facts are followed for as long as it
+lives; the ready gate opens with the first of them. Drain: the member node says ``draining``, so that the leading
+nameserver moves the bundles while this broker still serves them; what is left then is handed back with NotOwner,
+appends in flight are answered, the registration goes, the port closes.
+
+While the session is suspended the broker serves on: the owner epoch makes that safe (R5.10). Once it is lost nothing
+is owned until the broker is registered again and its bundles are assigned anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+
+from broker.metrics import Metrics
+from broker.server import BrokerServicer
+from broker.serving import Serving
+from services.config import BrokerConfig
+from services.coordination.enrolment import Enrolment, Step
+from services.coordination.members import Membership, live
+from services.coordination.names import NameHold, register_name
+from services.coordination.records import MemberRecord
+from services.coordination.session import Session, SessionEvent, SessionState
+from services.errors import CoordinationUnknown, InternalError, SteleError
+from services.pb import broker_pb2_grpc
+from services.process import Runtime
+from services.rpc.channels import Channels
+from services.rpc.nameservers import NameserverClient
+from services.rpc.servers import Server
+
+SESSION_START_S = 10.0
+HANDOVER_SHARE = 0.5  # of the drain's time
+GRACE_S = 1.0
+
+log = structlog.get_logger()
+
+
+class Broker:
+    """A role (services/process.py)."""
+
+    def __init__(self, config: BrokerConfig, runtime: Runtime) -> None:
+        self._config, self._runtime = config, runtime
+        self._opened = AsyncExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._observed = asyncio.Event()  # set at each routing fact; who waits clears it
+        self._membership: Membership | None = None
+        self._name: NameHold | None = None
+        self.session: Session
+        self.serving: Serving
+        self._server: Server
+        self._enrolment: Enrolment | None = None
+        self.endpoint = ""
+
+    # --- start ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        config, runtime = self._config, self._runtime
+        runtime.ready.add("registered")
+        runtime.ready.add("routing", detail="no nameserver has answered yet")
+        self.session = Session(config.zookeeper, config.cluster, config.session_timeout_s)
+        await self.session.start(SESSION_START_S)
+        self._opened.push_async_callback(self.session.close)
+        self._opened.callback(self.session.subscribe(self._session_changed))
+        channels = Channels()
+        self._opened.push_async_callback(channels.close)
+        self.serving = Serving(
+            config.name,
+            channels,
+            inflight_appends_max=config.inflight_appends_max,
+            ack_flush_interval_s=config.ack_flush_interval_s,
+            metrics=Metrics(runtime.registry),
+        )
+        self._opened.push_async_callback(self.serving.stop)
+        self._server = Server(config.host, config.port)
+        servicer = BrokerServicer(self.serving, config.produce_credit_bytes)
+        self._server.add(broker_pb2_grpc.add_BrokerServicer_to_server, servicer, "stele.v1.Broker")
+        self._server.set_serving(False)
+        self._opened.push_async_callback(self._server.stop)
+        enrolment = Enrolment(
+            port=Step(self._open_port, _nothing),
+            name=Step(self._take_name, self._leave_name),
+            member=Step(self._become_member, self._leave_members),
+        )
+        await enrolment.join()
+        self._enrolment = enrolment
+        self._opened.push_async_callback(enrolment.leave)
+        runtime.ready.set("registered", True, detail=self.endpoint)
+        self._spawn(self._follow(NameserverClient(channels, known_nameservers(self.session))), "routing")
+
+    async def _open_port(self) -> None:
+        port = await self._server.start()
+        self.endpoint = self._config.endpoint(port)
+        self._runtime.announce(self.endpoint, advertised=self._config.advertised(port))
+
+    async def _take_name(self) -> None:
+        self._name = await register_name(self.session, self._config.name, self.endpoint, on_taken=self._runtime.fail)
+
+    async def _leave_name(self) -> None:
+        if self._name is not None:
+            await self._name.release()
+
+    async def _become_member(self) -> None:
+        runtime = self._runtime
+        record = MemberRecord(
+            endpoint=self.endpoint,
+            advertised=runtime.advertised,
+            state="ready",
+            version=version("stele"),
+            started_ms=time.time_ns() // 1_000_000,
+            admin_endpoint=runtime.admin.endpoint if runtime.admin is not None else "",
+        )
+        self._membership = Membership(self.session, "brokers", self._config.name, record, on_taken=runtime.fail)
+        await self._membership.register()
+
+    async def _leave_members(self) -> None:
+        if self._membership is not None:
+            await self._membership.unregister()
+
+    # --- what the cluster says ------------------------------------------------------------------------------------
+
+    async def _follow(self, nameservers: NameserverClient) -> None:
+        async for routing in nameservers.watch_routing():
+            self.serving.observe(routing)
+            self._observed.set()
+            if not self._runtime.ready.holds("routing"):
+                self._runtime.ready.set("routing", True, detail=f"from {routing.answered_by}")
+                self._server.set_serving(True)
+
+    def _session_changed(self, event: SessionEvent) -> None:
+        if event.state is SessionState.LOST or event.new_session:
+            self.serving.void()
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        if self._enrolment is None:
+            return
+        self._server.set_serving(False)
+        if self._membership is not None:
+            with suppress(CoordinationUnknown):
+                await self._membership.update(state="draining")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._config.drain_timeout_s * HANDOVER_SHARE):
+                await self._bundles_moved()
+        log.info("bundles_handed_over", still_owned=len(self.serving.ownership.owned))
+        await self.serving.drain()
+        await self._enrolment.leave()
+        await self._server.stop(GRACE_S)
+
+    async def _bundles_moved(self) -> None:
+        """The nameserver has given the bundles to others; at once if there is nobody to take them."""
+        while self.serving.ownership.owned and self.serving.others_ready:
+            self._observed.clear()
+            await self._observed.wait()
+
+    async def stop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._opened.aclose()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """A task of the process; its failure ends the process."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        log.error("task_failed", task=task.get_name(), exc_info=error)
+        if not isinstance(error, SteleError):
+            error = InternalError(f"{task.get_name()}: {type(error).__name__} {error}")
+        self._runtime.fail(error)
+
+
+def known_nameservers(session: Session) -> Callable[[], Awaitable[list[str]]]:
+    """Endpoints of the live nameservers; the last known ones while ZooKeeper gives no answer, or says that there are none."""
+    known: list[str] = []
+
+    async def endpoints() -> list[str]:
+        nonlocal known
+        with suppress(CoordinationUnknown):
+            known = [record.endpoint for record in (await live(session, "nameservers")).values()] or known
+        return known
+
+    return endpoints
+
+
+async def _nothing() -> None:
+    """The port closes last, after what was taken through it is answered."""

@@ -1,0 +1,196 @@
+"""The broker's gRPC service (proto/stele/v1/broker.proto).
+
+Guarantee: every call ends in an answer or a typed error. On streams errors are messages: a refused batch does not end
+the stream of the others, and a refused or ended subscription says why in ``Closed``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from broker.consumer import ConsumerStream
+from broker.dispatch import Dispatch, start_of
+from broker.produce import Produced, ProduceStream
+from broker.serving import Served, Serving
+from broker.subscription import Kind, Range
+from services.batch import read_header
+from services.config import MESSAGE_BYTES_MAX
+from services.errors import InvalidArgument, MessageTooLarge, SteleError
+from services.pb import broker_pb2 as pb
+from services.pb import broker_pb2_grpc, datanode_pb2
+from services.rpc.status import to_wire
+from services.topics import check_name, parse_topic
+
+BATCH_BYTES_MAX = MESSAGE_BYTES_MAX // 2
+CONSUMER_NAME_CHARS_MAX = 128
+ACK_RANGES_MAX = 10_000
+
+
+class BrokerServicer(broker_pb2_grpc.BrokerServicer):
+    """Serves what ``serving`` owns."""
+
+    def __init__(self, serving: Serving, produce_credit_bytes: int) -> None:
+        self._serving = serving
+        self._produce_credit_bytes = produce_credit_bytes
+
+    # --- producing ------------------------------------------------------------------------------------------------
+
+    async def Produce(
+        self, request_iterator: AsyncIterator[pb.ProduceRequest], context: Any
+    ) -> AsyncGenerator[pb.ProduceResponse, None]:
+        yield pb.ProduceResponse(credit_bytes=self._produce_credit_bytes)
+        stream = ProduceStream(self._produce_credit_bytes, self._serving.metrics)
+        reading = asyncio.create_task(self._read_produce(request_iterator, stream))
+        try:
+            async with aclosing(stream.answers()) as answers:
+                async for answer in answers:
+                    yield answer
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read_produce(self, requests: AsyncIterator[pb.ProduceRequest], stream: ProduceStream) -> None:
+        try:
+            async for request in requests:
+                await self._produce(request, stream)
+        finally:
+            stream.end()
+
+    async def _produce(self, request: pb.ProduceRequest, stream: ProduceStream) -> None:
+        batch = request.batch
+        refusal: SteleError | None = stream.take(len(batch))
+        try:
+            header = read_header(batch)
+            served = self._serving.served(request.topic, request.partition)
+            if served is None:
+                served = await self._serving.partition(request.topic, request.partition)
+        except SteleError as e:
+            stream.answer(request.request_id, len(batch), e)
+            return
+        if len(batch) > BATCH_BYTES_MAX:
+            refusal = MessageTooLarge(
+                f"a batch of {len(batch)} bytes; accepted: up to {BATCH_BYTES_MAX}", bytes_max=BATCH_BYTES_MAX
+            )
+        produced = Produced(stream, request.request_id, batch, header)
+        if refusal is not None:
+            served.producer.refuse(produced, refusal)
+        else:
+            served.producer.offer(produced)
+
+    # --- consuming ------------------------------------------------------------------------------------------------
+
+    async def Subscribe(
+        self, request_iterator: AsyncIterator[pb.SubscribeRequest], context: Any
+    ) -> AsyncGenerator[pb.SubscribeResponse, None]:
+        requests = aiter(request_iterator)
+        first = await anext(requests, None)
+        if first is None:
+            return
+        subscription = first.open.subscription
+        try:
+            _check_open(first)
+            served = await self._opened(first.open.topic, first.open.partition)
+            stream = await served.dispatch.subscribe(first.open)
+        except SteleError as e:
+            yield pb.SubscribeResponse(closed=pb.Closed(error=to_wire(e)))
+            return
+        reading = asyncio.create_task(_read_subscribe(requests, served.dispatch, subscription, stream))
+        try:
+            async with aclosing(stream.responses()) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            served.dispatch.leave(subscription, stream.id)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _opened(self, topic: str, partition: int) -> Served:
+        served = await self._serving.partition(topic, partition)
+        await served.opened()
+        return served
+
+    # --- subscriptions --------------------------------------------------------------------------------------------
+
+    async def ListSubscriptions(
+        self, request: pb.ListSubscriptionsRequest, context: Any
+    ) -> pb.ListSubscriptionsResponse:
+        """Without ``partitions``: of those that this broker owns."""
+        parse_topic(request.topic)
+        wanted = list(request.partitions) or [r.partition for r in self._serving.owned(request.topic)]
+        served = await asyncio.gather(*(self._opened(request.topic, p) for p in wanted))
+        found = await asyncio.gather(*(s.dispatch.list() for s in served))
+        return pb.ListSubscriptionsResponse(subscriptions=[s for infos in found for s in infos])
+
+    async def CreateSubscription(
+        self, request: pb.CreateSubscriptionRequest, context: Any
+    ) -> pb.CreateSubscriptionResponse:
+        name = check_name("subscription", request.subscription)
+        served = await self._opened(request.topic, request.partition)
+        return pb.CreateSubscriptionResponse(created=await served.dispatch.create(name, start_of(request)))
+
+    async def DeleteSubscription(
+        self, request: pb.DeleteSubscriptionRequest, context: Any
+    ) -> pb.DeleteSubscriptionResponse:
+        name = check_name("subscription", request.subscription)
+        served = await self._opened(request.topic, request.partition)
+        return pb.DeleteSubscriptionResponse(existed=await served.dispatch.delete(name))
+
+    async def SeekSubscription(self, request: pb.SeekSubscriptionRequest, context: Any) -> pb.SeekSubscriptionResponse:
+        name = check_name("subscription", request.subscription)
+        served = await self._opened(request.topic, request.partition)
+        return pb.SeekSubscriptionResponse(position=await served.dispatch.seek(name, _target_of(request)))
+
+
+async def _read_subscribe(
+    requests: AsyncIterator[pb.SubscribeRequest], dispatch: Dispatch, subscription: str, stream: ConsumerStream
+) -> None:
+    try:
+        async for request in requests:
+            match request.WhichOneof("request"):
+                case "credit":
+                    dispatch.credit(subscription, stream.id, request.credit.messages)
+                case "ack":
+                    ack = request.ack
+                    await stream.ack_begins()
+                    if len(ack.ranges) > ACK_RANGES_MAX:
+                        error = InvalidArgument(f"{len(ack.ranges)} ranges; accepted: up to {ACK_RANGES_MAX}")
+                        stream.ack_done(ack.request_id, error)
+                    else:
+                        dispatch.ack(subscription, stream.id, ack.request_id, _ranges(ack.ranges), ack.cumulative)
+                case "nack":
+                    nack = request.nack
+                    dispatch.nack(subscription, stream.id, _ranges(nack.ranges), nack.delay_ms / 1000)
+                case _:
+                    stream.close(InvalidArgument("a subscription is opened once, by the first request of its stream"))
+    finally:
+        stream.finish()
+
+
+def _ranges(ranges: Any) -> list[Range]:
+    return [(r.first, r.last) for r in ranges]
+
+
+def _check_open(request: pb.SubscribeRequest) -> None:
+    if request.WhichOneof("request") != "open":
+        raise InvalidArgument("the first request of a subscription is `open`")
+    check_name("subscription", request.open.subscription)
+    if int(request.open.type) not in set(map(int, Kind)):
+        raise InvalidArgument("the type of a subscription is exclusive, failover or shared")
+    if len(request.open.consumer) > CONSUMER_NAME_CHARS_MAX:
+        raise InvalidArgument(f"a consumer's name has up to {CONSUMER_NAME_CHARS_MAX} characters")
+
+
+def _target_of(request: pb.SeekSubscriptionRequest) -> datanode_pb2.ResetCursorRequest:
+    match request.WhichOneof("start"):
+        case "offset":
+            return datanode_pb2.ResetCursorRequest(offset=request.offset)
+        case "earliest":
+            return datanode_pb2.ResetCursorRequest(earliest=True)
+        case "latest":
+            return datanode_pb2.ResetCursorRequest(latest=True)
+        case "timestamp_ms":
+            return datanode_pb2.ResetCursorRequest(timestamp_ms=request.timestamp_ms)
+    raise InvalidArgument("where to seek is missing: an offset, earliest, latest or a timestamp")

@@ -1,0 +1,316 @@
+"""The partitions that this broker serves: opened on first use, closed as soon as their bundle is not its own.
+
+Guarantee: a partition is served only after its group was fenced with this broker's epoch, so that a former owner's
+writes are refused from then on (R5.10); once ownership ends its producers are told NotOwner and its consumers closed
+with NotOwner at once, while appends that have left are answered with what became of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+
+import structlog
+
+from broker.cache import BatchCache
+from broker.datanodes import Datanodes
+from broker.dispatch import Dispatch
+from broker.metrics import Metrics
+from broker.ownership import Key, Ownership, Route, Routes
+from broker.partitions import PROBES_MAX, Partition
+from broker.pipeline import Pipeline
+from broker.produce import PartitionProducer
+from services.clock import SYSTEM, Clock
+from services.errors import Fenced, NotOwner, NotReady, PartitionNotFound, SteleError, TopicNotFound
+from services.pb import nameserver_pb2
+from services.rpc.channels import Channels
+from services.topics import parse_topic
+
+ROUTE_WAIT_S = 1.0  # for a topic that was created a moment ago
+MISSING_MAX = 1_000
+OPEN_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 5.0
+TICK_S = 0.1
+
+Build = Callable[[Route, int, Datanodes, asyncio.Semaphore], Partition]
+
+_log = structlog.get_logger()
+
+
+class Served:
+    """One partition under one owner epoch."""
+
+    def __init__(
+        self,
+        client: Partition,
+        cache: BatchCache,
+        *,
+        inflight_appends_max: int,
+        ack_flush_interval_s: float,
+        on_deposed: Callable[[Served, SteleError], None],
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self.client = client
+        self.closed: SteleError | None = None
+        self._on_deposed = on_deposed
+        self._settled = asyncio.Event()  # opened or closed
+        self.dispatch = Dispatch(
+            client,
+            cache,
+            ack_flush_interval_s=ack_flush_interval_s,
+            on_deposed=self._deposed,
+            metrics=metrics,
+            clock=clock,
+        )
+        self.producer = PartitionProducer(
+            client,
+            Pipeline.unopened(inflight_appends_max),
+            on_stored=self.dispatch.stored,
+            on_deposed=self._deposed,
+            metrics=metrics,
+            clock=clock,
+        )
+        self._opening = asyncio.get_running_loop().create_task(self._open())
+
+    async def _open(self) -> None:
+        try:
+            state = await self.client.open()
+        except Fenced as e:
+            self._deposed(e)
+            return
+        self.dispatch.opened(state)
+        self._settled.set()
+        self.producer.opened()
+        route = self.client.route
+        _log.info("partition_opened", topic=route.topic, partition=route.partition, epoch=self.client.epoch)
+
+    async def opened(self, timeout_s: float = OPEN_TIMEOUT_S) -> None:
+        """Raises what closed it, or NotReady."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._settled.wait()
+        except TimeoutError:
+            raise NotReady(f"the partition has had no leader for {timeout_s:g} s") from None
+        if self.closed is not None:
+            raise self.closed
+
+    def close(self, error: SteleError) -> None:
+        """Takes nothing more and tells everyone; ``finish`` waits for what is under way."""
+        if self.closed is None:
+            self.closed = error
+            self._settled.set()
+            self.producer.close(error)
+            self.dispatch.close(error)
+
+    async def finish(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.producer.drained()
+        self._opening.cancel()
+        await asyncio.gather(self._opening, return_exceptions=True)
+        await self.producer.stop()
+        await self.dispatch.stop()
+        await self.client.close()
+
+    def _deposed(self, error: SteleError) -> None:
+        self._on_deposed(self, error)
+
+
+class Serving:
+    """Everything that this broker serves."""
+
+    def __init__(
+        self,
+        broker: str,
+        channels: Channels,
+        *,
+        inflight_appends_max: int = 8,
+        ack_flush_interval_s: float = 0.03,
+        cache: BatchCache | None = None,
+        metrics: Metrics | None = None,
+        clock: Clock = SYSTEM,
+        build: Build | None = None,
+    ) -> None:
+        self.ownership = Ownership(broker)
+        self.routes = Routes()
+        self.others_ready = False  # whether another broker could take over
+        self._broker = broker
+        self._datanodes = Datanodes(channels)
+        self._probes = asyncio.Semaphore(PROBES_MAX)
+        self._inflight_appends_max, self._ack_flush_interval_s = inflight_appends_max, ack_flush_interval_s
+        self._cache = cache or BatchCache()
+        self.metrics = metrics or Metrics()
+        self._clock = clock
+        self._build = build or _partition
+        self._served: dict[Key, Served] = {}
+        self._finishing: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._missing_until_s: dict[str, float] = {}
+        self._ticking = asyncio.get_running_loop().create_task(self._tick())
+        self._stopped: SteleError | None = None
+
+    # --- what nameservers and ZooKeeper say -----------------------------------------------------------------------
+
+    def observe(self, routing: nameserver_pb2.Routing) -> None:
+        gone = self.routes.observe(routing, self._clock.monotonic())
+        self._datanodes.observe(self.routes.endpoints)
+        self.others_ready = any(m.name != self._broker and m.state == "ready" for m in routing.brokers)
+        for key in gone:
+            self._close(key, TopicNotFound(f"topic {key[0]} was deleted", topic=key[0]))
+        self._ownership_changed(self.ownership.observe(routing))
+        for key, served in self._served.items():
+            route = self.routes.get(*key)
+            if route is not None and route is not served.client.route:
+                served.client.moved(route)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def void(self) -> None:
+        """ZooKeeper's session is lost: nothing is owned until it is assigned anew."""
+        lost = self.ownership.void()
+        if lost:
+            _log.warning("ownership_void", bundles=len(lost))
+        self._ownership_changed(lost)
+
+    def _ownership_changed(self, bundles: set[str]) -> None:
+        for bundle in sorted(bundles):
+            epoch = self.ownership.epoch(bundle)
+            _log.info("bundle_owned" if epoch is not None else "bundle_lost", bundle=bundle, epoch=epoch)
+        for key, served in list(self._served.items()):
+            route = served.client.route
+            if route.bundle in bundles and self.ownership.epoch(route.bundle) != served.client.epoch:
+                self._close(key, _not_owner(route))
+        self.metrics.bundles.set(len(self.ownership.owned))
+
+    def _deposed(self, served: Served, error: SteleError) -> None:
+        """A partition has seen a higher epoch than this broker's: whatever the nameservers said, it is not the owner (R5.10)."""
+        route = served.client.route
+        seen = error.facts.get("seen", "")
+        epoch = int(seen) if seen.isdigit() else served.client.epoch + 1
+        _log.warning(
+            "owner_deposed", topic=route.topic, partition=route.partition, epoch=served.client.epoch, seen=epoch
+        )
+        if self.ownership.fenced(route.bundle, epoch):
+            self._ownership_changed({route.bundle})
+        key = (route.topic, route.partition)
+        if self._served.get(key) is served:
+            self._close(key, _not_owner(route))
+
+    # --- serving --------------------------------------------------------------------------------------------------
+
+    def served(self, topic: str, partition: int) -> Served | None:
+        return self._served.get((topic, partition))
+
+    async def partition(self, topic: str, partition: int) -> Served:
+        """Raises InvalidArgument, TopicNotFound, PartitionNotFound, NotOwner.  Waits a moment for a topic that is not known yet."""
+        if (known := self._served.get((topic, partition))) is not None:
+            return known
+        parse_topic(topic)
+        now_s = self._clock.monotonic()
+        wait_s = 0.0 if self._missing_until_s.get(topic, 0.0) > now_s else ROUTE_WAIT_S
+        try:
+            async with asyncio.timeout(wait_s):
+                while True:
+                    changed = self._changed
+                    if (served := self._serve(topic, partition)) is not None:
+                        self._missing_until_s.pop(topic, None)
+                        return served
+                    await changed.wait()
+        except TimeoutError:
+            pass
+        if len(self._missing_until_s) >= MISSING_MAX:
+            self._missing_until_s.clear()
+        self._missing_until_s[topic] = self._clock.monotonic() + ROUTE_WAIT_S
+        if not self.routes.seen:
+            raise NotReady("this broker has not heard from a nameserver yet")
+        route = self.routes.get(topic, partition)
+        raise _not_owner(route) if route is not None else TopicNotFound(f"there is no topic {topic}", topic=topic)
+
+    def _serve(self, topic: str, partition: int) -> Served | None:
+        """None: not known yet."""
+        if self._stopped is not None:
+            raise self._stopped
+        key = (topic, partition)
+        if key in self._served:
+            return self._served[key]
+        route = self.routes.get(topic, partition)
+        if route is None:
+            partitions = self.routes.partitions.get(topic, partition + 1)
+            if partition >= partitions:
+                raise PartitionNotFound(
+                    f"topic {topic} has the partitions 0 to {partitions - 1}, not {partition}",
+                    topic=topic,
+                    partition=partition,
+                )
+            return None
+        epoch = self.ownership.epoch(route.bundle)
+        if epoch is None:
+            if self.ownership.is_known(route.bundle):
+                raise _not_owner(route)
+            return None
+        self._served[key] = served = Served(
+            self._build(route, epoch, self._datanodes, self._probes),
+            self._cache,
+            inflight_appends_max=self._inflight_appends_max,
+            ack_flush_interval_s=self._ack_flush_interval_s,
+            on_deposed=self._deposed,
+            metrics=self.metrics,
+            clock=self._clock,
+        )
+        self.metrics.partitions.set(len(self._served))
+        return served
+
+    def owned(self, topic: str) -> list[Route]:
+        """The partitions of ``topic`` that this broker owns."""
+        return [r for r in self.routes.of_topic(topic) if self.ownership.epoch(r.bundle) is not None]
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S * random.uniform(0.9, 1.1))
+            for served in list(self._served.values()):
+                served.producer.tick()
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _close(self, key: Key, error: SteleError) -> None:
+        served = self._served.pop(key, None)
+        if served is None:
+            return
+        served.close(error)
+        self._cache.forget(served.client.group)
+        self.metrics.partitions.set(len(self._served))
+        task = asyncio.get_running_loop().create_task(served.finish())
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+
+    async def drain(self) -> None:
+        """Writes the acknowledgements there are, then hands every partition back."""
+        await asyncio.gather(*(s.dispatch.flushed() for s in list(self._served.values())))
+        self._stopped = NotOwner(f"{self._broker} is shutting down")
+        for key in list(self._served):
+            self._close(key, self._stopped)
+        if self._finishing:
+            await asyncio.wait(set(self._finishing))
+
+    async def stop(self) -> None:
+        self._stopped = self._stopped or NotOwner(f"{self._broker} is shutting down")
+        self._ticking.cancel()
+        for key in list(self._served):
+            self._close(key, self._stopped)
+        for task in self._finishing:
+            task.cancel()
+        await asyncio.gather(self._ticking, *self._finishing, return_exceptions=True)
+        await self._datanodes.close()
+
+
+def _partition(route: Route, epoch: int, datanodes: Datanodes, probes: asyncio.Semaphore) -> Partition:
+    return Partition(route, epoch, datanodes, probes)
+
+
+def _not_owner(route: Route) -> NotOwner:
+    return NotOwner(
+        f"partition {route.partition} of {route.topic} is not owned here", topic=route.topic, bundle=route.bundle
+    )
