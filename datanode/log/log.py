@@ -87,7 +87,9 @@ class SegmentLog:
         if not self._chain.segments:
             self._chain.push(self._chain.create(Header(1, self._new_seed())))
             return
-        active = self._chain.active
+        self._recover(self._chain.active)
+
+    def _recover(self, active: Segment) -> None:
         file = opened(active)
         found = recover(file, active.header, active.path)
         if found.frames_end < active.file_bytes:

@@ -108,16 +108,23 @@ def why_damaged(rest: bytes, found: Scan, seed: int) -> str | None:
             if frame.synced_before:
                 return "bytes changed that were synced"
             if torn is None:
-                torn = has_hole(rest[: frame.start], found.frames_end)
+                torn = has_hole(rest[: _first_set_byte(rest, frame.start)], found.frames_end)
     except frames.SearchExhausted:
         return "bytes look like frames and are not"
     return "bytes changed before the last entry" if torn is False else None
 
 
+def _first_set_byte(content: bytes, start: int) -> int:
+    """A right frame's first bytes may be zeros in a sector that is not there."""
+    while start < len(content) and content[start] == 0:
+        start += 1
+    return start
+
+
 def has_hole(content: bytes, offset: int) -> bool:
     """Whether a whole sector, or what ``content`` holds of its first one, is zeros: a sector that never reached the disk.
 
-    ``content`` stands at ``offset`` in its file; the sector in which it ends holds something right, so it is there.
+    ``content`` stands at ``offset`` in its file, and a byte that is right and not zero follows: that one's sector is there.
     """
     start = 0
     end = _SECTOR_BYTES - offset % _SECTOR_BYTES

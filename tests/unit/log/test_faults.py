@@ -1,0 +1,199 @@
+"""A full disk takes nothing and stops nothing; any other failure is final (H7)."""
+
+from __future__ import annotations
+
+import errno
+import random
+
+import pytest
+
+from datanode.log import SegmentLog
+from lab.variants.h7_syncs_again import SyncsAgain
+from services.errors import DiskFull, StorageFailed
+from tests.support.both_ways import holds_and_variant_fails
+from tests.support.disks import SimulatedDisk
+from tests.unit.log.logs import FOLDER, entries, entry, everything, open_log
+
+
+def fill(log: SegmentLog) -> int:
+    """Appends seven entries at a time until there is no room; the last index that went in."""
+    for last in range(0, 1000, 7):
+        try:
+            log.append(entries(last + 1, last + 7, size=100))
+        except DiskFull:
+            return last
+    raise AssertionError("the disk took everything")
+
+
+def test_a_write_that_finds_no_room_is_cut_back_and_repeatable() -> None:
+    disk = SimulatedDisk(capacity_bytes=10_000)
+    log = open_log(disk, 1 << 20)
+    last = fill(log)
+    assert 70 < last < 100
+    assert log.last_index == last
+    assert everything(log) == entries(1, last, size=100)
+    log.sync()
+    disk.capacity_bytes += 2000
+    log.append(entries(last + 1, last + 7, size=100))
+    log.sync()
+    disk.crash(random.Random(1))
+    assert everything(open_log(disk, 1 << 20)) == entries(1, last + 7, size=100)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("skip", [0, 1, 2])
+def test_a_roll_that_finds_no_room_appends_nothing(number: int, skip: int) -> None:
+    """The footer, the next segment's header and the entries are three writes."""
+    disk = SimulatedDisk()
+    log = open_log(disk, 1000)
+    log.append(entries(1, 10))
+    disk.fail("pwrite", number, skip=skip)
+    for _ in range(2):
+        with pytest.raises(DiskFull):
+            log.append(entries(11, 20))
+        assert everything(log) == entries(1, 10)
+        disk.fail("pwrite", number, skip=0 if skip == 2 else skip)
+    disk.heal()
+    log.append(entries(11, 20))
+    log.sync()
+    assert everything(log) == entries(1, 20)
+    disk.crash(random.Random(1))
+    assert everything(open_log(disk, 1000)) == entries(1, 20)
+
+
+@pytest.mark.parametrize("operation", ["create", "rename"])
+def test_no_room_for_a_new_file_appends_nothing(operation: str) -> None:
+    disk = SimulatedDisk()
+    log = open_log(disk, 1000)
+    log.append(entries(1, 10))
+    disk.fail(operation, errno.ENOSPC)  # type: ignore[arg-type]
+    with pytest.raises(DiskFull):
+        log.append(entries(11, 20))
+    log.append(entries(11, 20))
+    log.sync()
+    disk.crash(random.Random(1))
+    assert everything(open_log(disk, 1000)) == entries(1, 20)
+
+
+def test_the_reserve_is_left_free() -> None:
+    disk = SimulatedDisk(capacity_bytes=20_000)
+    log = open_log(disk, 1 << 20, reserve=15_000)
+    log.append(entries(1, 50))
+    with pytest.raises(DiskFull) as full:
+        log.append(entries(51, 100))
+    assert full.value.facts["reserve_bytes"] == "15000"
+    assert disk.free_bytes(FOLDER) >= 15_000
+    assert everything(log) == entries(1, 50)
+    log.append(entries(51, 52))
+
+
+def test_no_room_at_creation_is_a_full_disk() -> None:
+    disk = SimulatedDisk(capacity_bytes=10)
+    with pytest.raises(DiskFull):
+        open_log(disk)
+
+
+async def test_h7_a_failed_sync_is_final() -> None:
+    """The system dropped what it could not write and calls the file clean: a second sync that succeeds proves nothing."""
+
+    async def scenario(log_type: type[SegmentLog]) -> None:
+        disk = SimulatedDisk()
+        log = open_log(disk, 1 << 20, log_type)
+        log.append(entries(1, 5))
+        log.sync()
+        log.append(entries(6, 10))
+        disk.fail("fdatasync")
+        acked = 5
+        try:
+            log.sync()
+            acked = 10
+        except StorageFailed:
+            with pytest.raises(StorageFailed):
+                log.sync()
+            with pytest.raises(StorageFailed):
+                log.append([entry(11)])
+        disk.crash(random.Random(1))
+        assert open_log(disk, 1 << 20).last_index >= acked
+
+    await holds_and_variant_fails(scenario, SegmentLog, SyncsAgain)
+
+
+FAILURES = [
+    ("append", "pwrite"),
+    ("sync", "fdatasync"),
+    ("truncate", "truncate"),
+    ("truncate", "fdatasync"),
+    ("truncate", "unlink"),
+    ("truncate", "fsync_dir"),
+    ("drop", "unlink"),
+    ("drop", "fsync_dir"),
+    *(("roll", operation) for operation in ("pwrite", "fdatasync", "create", "rename", "fsync_dir")),
+]
+
+
+@pytest.mark.parametrize(("call", "operation"), FAILURES)
+def test_any_other_failure_is_final_and_loses_nothing_synced(call: str, operation: str) -> None:
+    disk = SimulatedDisk()
+    log = open_log(disk, 1000)
+    for start in range(1, 50, 10):
+        log.append(entries(start, start + 9))
+        log.sync()
+    log.append([entry(51, size=100)])
+    disk.fail(operation)  # type: ignore[arg-type]
+    calls = {
+        "append": lambda: log.append([entry(52, size=10)]),
+        "roll": lambda: log.append(entries(52, 70)),
+        "sync": lambda: log.sync(),
+        "truncate": lambda: log.truncate_from(15),
+        "drop": lambda: log.drop_before(25),
+    }
+    with pytest.raises(StorageFailed) as failed:
+        calls[call]()
+    assert failed.value.facts["errno"] == str(errno.EIO)
+    for again in (*calls.values(), lambda: log.read(1, 2, 100), lambda: log.term_at(5)):
+        with pytest.raises(StorageFailed):
+            again()
+    log.close()
+    disk.crash(random.Random(3))
+    found = everything(open_log(disk, 1000))
+    kept = 14 if call == "truncate" else 50
+    assert [e.index for e in found][-1] >= kept
+    assert found == [entry(e.index, size=40 if e.index != 51 else 100) for e in found]
+
+
+def test_a_read_error_is_reported_and_the_log_goes_on() -> None:
+    disk = SimulatedDisk()
+    log = open_log(disk, 1000)
+    for start in range(1, 50, 10):
+        log.append(entries(start, start + 9))
+    disk.fail("pread")
+    with pytest.raises(StorageFailed):
+        log.read(1, 10, 1000)
+    assert log.read(1, 10, 1000) == entries(1, 10)
+    disk.fail("pread")
+    with pytest.raises(StorageFailed):
+        log.truncate_from(15)
+    assert everything(log) == entries(1, 50)
+    log.append([entry(51)])
+
+
+@pytest.mark.parametrize("operation", ["open", "pread", "fdatasync"])
+def test_a_failure_while_opening_is_reported(operation: str) -> None:
+    disk = SimulatedDisk()
+    log = open_log(disk)
+    log.append(entries(1, 5))
+    log.close()
+    disk.fail(operation)  # type: ignore[arg-type]
+    with pytest.raises(StorageFailed):
+        open_log(disk)
+    assert everything(open_log(disk)) == entries(1, 5)
+
+
+def test_a_slow_disk_says_how_slow() -> None:
+    disk = SimulatedDisk()
+    log = open_log(disk)
+    disk.slow(write_s=0.5, sync_s=2.0)
+    log.append([entry(1)])
+    log.sync()
+    assert disk.take_busy_s() == 2.5
+    assert disk.take_busy_s() == 0.0
