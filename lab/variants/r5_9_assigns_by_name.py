@@ -1,0 +1,16 @@
+"""Wrong on purpose (R5.9): an owner lives as long as its name is written somewhere: registrations never expire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nameserver import bundles
+from nameserver.bundles import Assign, Broker
+from nameserver.catalog import Bundle, Member, MemberKind
+
+
+def assign(wanted: Sequence[str], records: Mapping[str, Bundle], brokers: Mapping[str, Broker]) -> list[Assign]:
+    remembered = {
+        b.broker: Broker(Member(MemberKind.BROKERS, b.broker, "")) for b in records.values() if b.broker not in brokers
+    }
+    return bundles.assign(wanted, records, {**remembered, **brokers})

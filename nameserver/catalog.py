@@ -1,0 +1,195 @@
+"""What the cluster's metadata says at one moment: the nameserver's pure state.
+
+Guarantee: a :class:`Catalog` is immutable and complete in itself; every decision of the nameserver (placement, bundles,
+reconciliation, lookup, events) is a function of catalogs and of the datanodes' reports, never of ZooKeeper.
+
+Not promised: that two parts of one catalog were read at one ZooKeeper transaction.  A topic may be seen before its
+partitions; whoever destroys something on a catalog's word confirms it with a read of its own first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+from nameserver.intervals import IntervalSet
+
+
+class MemberKind(StrEnum):
+    NAMESERVERS = "nameservers"
+    DATANODES = "datanodes"
+    BROKERS = "brokers"
+
+
+class MemberState(StrEnum):
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class TopicState(StrEnum):
+    CREATING = "creating"
+    READY = "ready"
+    DELETING = "deleting"
+
+
+class StoreState(StrEnum):
+    UP = "up"
+    OFFLINE = "offline"
+    TOMBSTONE = "tombstone"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A registered process.  ``joined_zxid`` tells incarnations apart: a process that registers again has a higher one."""
+
+    kind: MemberKind
+    name: str
+    endpoint: str
+    advertised: str = ""
+    raft_endpoint: str = ""
+    store_id: int = 0
+    state: str = MemberState.READY
+    software: str = ""
+    started_ms: int = 0
+    loaded: int = 0
+    total: int = 0
+    joined_zxid: int = 0
+    joined_ms: int = 0
+    node_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    name: str
+    endpoint: str
+    epoch: int
+    since_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    store_id: int
+    name: str
+    state: str
+    uuid: str
+    registered_ms: int = 0
+    node_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    name: str
+    bundles: int
+    replication: int
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """``name`` is namespace/topic.  ``topic_id`` is never used twice (R3.6)."""
+
+    name: str
+    topic_id: int
+    partitions: int
+    replication: int
+    state: str
+    created_ms: int = 0
+    node_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """``group`` is never used twice (R3.6)."""
+
+    group: int
+    topic: str
+    index: int
+    replicas: tuple[int, ...]
+    node_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """``name`` is namespace/range.  ``assigned_zxid`` is when the assignment was written; a broker that registered after that
+    is another incarnation than the one that was meant."""
+
+    name: str
+    broker: str
+    epoch: int
+    assigned_zxid: int = 0
+    assigned_ms: int = 0
+    node_version: int = 0
+
+
+@dataclass(frozen=True)
+class Catalog:
+    namespaces: Mapping[str, Namespace] = field(default_factory=dict)
+    topics: Mapping[str, Topic] = field(default_factory=dict)
+    partitions: Mapping[int, Partition] = field(default_factory=dict)
+    bundles: Mapping[str, Bundle] = field(default_factory=dict)
+    stores: Mapping[int, Store] = field(default_factory=dict)
+    buried: IntervalSet = field(default_factory=IntervalSet)
+    groups_next: int = 0  # every group id below it was given out; 0: not known yet
+    nameservers: Mapping[str, Member] = field(default_factory=dict)
+    datanodes: Mapping[str, Member] = field(default_factory=dict)
+    brokers: Mapping[str, Member] = field(default_factory=dict)
+    leader: Leader | None = None
+
+    @cached_property
+    def partitions_of(self) -> Mapping[str, tuple[Partition, ...]]:
+        """Each topic's recorded partitions, by index."""
+        by_topic: dict[str, list[Partition]] = {}
+        for partition in self.partitions.values():
+            by_topic.setdefault(partition.topic, []).append(partition)
+        return {t: tuple(sorted(ps, key=lambda p: (p.index, p.group))) for t, ps in by_topic.items()}
+
+    @cached_property
+    def live_stores(self) -> Mapping[int, Member]:
+        """The registered datanode of each store, whatever its state."""
+        return {m.store_id: m for m in self.datanodes.values() if m.store_id}
+
+    @cached_property
+    def placeable_stores(self) -> tuple[int, ...]:
+        """Stores that may be given new replicas: up, registered and ready (R4.6: one that loads is alive and gets none)."""
+        return tuple(
+            sorted(
+                store_id
+                for store_id, member in self.live_stores.items()
+                if member.state == MemberState.READY
+                and (store := self.stores.get(store_id)) is not None
+                and store.state == StoreState.UP
+            )
+        )
+
+    @cached_property
+    def replica_counts(self) -> Mapping[int, int]:
+        """How many replicas each store that has any is assigned."""
+        counts: dict[int, int] = {}
+        for partition in self.partitions.values():
+            for store_id in partition.replicas:
+                counts[store_id] = counts.get(store_id, 0) + 1
+        return counts
+
+    def members(self, kind: MemberKind) -> Mapping[str, Member]:
+        match kind:
+            case MemberKind.NAMESERVERS:
+                return self.nameservers
+            case MemberKind.DATANODES:
+                return self.datanodes
+            case MemberKind.BROKERS:
+                return self.brokers
+
+    def validate(self) -> None:
+        """Raises AssertionError where the records contradict one another in a way no interleaving of reads explains."""
+        seen: dict[tuple[str, int], int] = {}
+        for partition in self.partitions.values():
+            place = (partition.topic, partition.index)
+            assert place not in seen, f"{place} has the groups {seen[place]} and {partition.group}"
+            seen[place] = partition.group
+            assert len(set(partition.replicas)) == len(partition.replicas), f"{partition} names a store twice"
+        topic_ids = [t.topic_id for t in self.topics.values()]
+        assert len(set(topic_ids)) == len(topic_ids), "two topics have one id"
+        for bundle in self.bundles.values():
+            assert bundle.epoch >= 0, f"{bundle} has a negative epoch"

@@ -1,0 +1,186 @@
+"""The cluster as this nameserver sees it: mirrors of ZooKeeper's records, and the datanodes' own words.
+
+Guarantee: ``current`` is one consistent-in-itself :class:`View`, replaced as a whole within ``JOIN_S`` of a change, kept while ZooKeeper
+cannot be reached; every replacement has been turned into events before anybody is told of it.
+
+Not promised: freshness.  ``synced`` says whether, as far as can be known, nothing is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+
+from nameserver.catalog import Catalog
+from nameserver.events import EventBuffer, LeaderEvents, derive
+from nameserver.lookup import View
+from nameserver.reading import CatalogReader
+from nameserver.reports import leaders
+from nameserver.storewatch import StoreWatch
+from services.clock import SYSTEM, Clock
+from services.coordination.mirror import Mirror
+from services.coordination.records import ClusterRecord, decode
+from services.coordination.session import Session, SessionState
+from services.errors import ClusterMismatch, RecordUnreadable, SteleError
+from services.pb import nameserver_pb2
+from services.rpc.channels import Channels
+
+JOIN_S = 0.005  # changes that come together are looked at together
+
+# What is mirrored, and how many levels of it.
+SUBTREES = {
+    "cluster": 0,
+    "leader": 0,
+    "members": 2,
+    "stores": 1,
+    "groups": 1,
+    "namespaces": 1,
+    "topics": 2,
+    "partitions": 1,
+    "bundles": 2,
+}
+
+T = TypeVar("T")
+_log = structlog.get_logger()
+
+
+class ClusterView:
+    """``await view.start()``; then ``view.current``, ``view.subscribe(callback)``, ``await view.until(lambda view: ...)``."""
+
+    def __init__(
+        self, session: Session, channels: Channels, name: str, fail: Callable[[SteleError], None], clock: Clock = SYSTEM
+    ) -> None:
+        self.events = EventBuffer()
+        self.current = View(Catalog(), {}, {})
+        self._session, self._name, self._fail, self._clock = session, name, fail, clock
+        self._mirrors = [Mirror(session, path, depth) for path, depth in SUBTREES.items()]
+        self._reader = CatalogReader()
+        self._watch = StoreWatch(channels, self._dirty)
+        self._leader_events = LeaderEvents(())
+        self._timer: asyncio.TimerHandle | None = None
+        self._moved = asyncio.Event()
+        self._callbacks: list[Callable[[], None]] = []
+        self._unreadable: dict[str, str] = {}
+        self._routing = (self.current, b"", nameserver_pb2.Routing(answered_by=name))
+        self._running = False
+
+    async def start(self) -> None:
+        """Returns with a whole view.  CoordinationUnknown if ZooKeeper does not give one in time."""
+        try:
+            async with asyncio.TaskGroup() as starting:
+                for mirror in self._mirrors:
+                    starting.create_task(mirror.start())
+        except BaseExceptionGroup as e:
+            raise e.exceptions[0] from None
+        self._running = True
+        catalog = self._read()
+        self._leader_events = LeaderEvents(catalog.partitions)
+        present = sorted(derive(Catalog(), catalog), key=lambda event: event.time_ms)
+        self.events.record(present, self._clock.wall_ms())
+        self._replace(catalog)
+        for mirror in self._mirrors:
+            mirror.subscribe(lambda _paths: self._dirty())
+
+    async def stop(self) -> None:
+        self._running = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self.events.close()
+        await self._watch.stop()
+        await asyncio.gather(*(mirror.stop() for mirror in self._mirrors))
+
+    @property
+    def synced(self) -> bool:
+        """Whether every record is as ZooKeeper has it, but for what is on its way."""
+        return self._session.state is SessionState.CONNECTED and all(mirror.synced for mirror in self._mirrors)
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls ``callback`` after each replacement of ``current``."""
+        self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback) if callback in self._callbacks else None
+
+    async def changed(self, timeout_s: float) -> bool:
+        """Waits for the next replacement; False when ``timeout_s`` passed first."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._moved.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def until(self, check: Callable[[View], T | None], deadline: float) -> T | None:
+        """The first result of ``check`` that is neither None nor False; None once the loop's clock passes ``deadline``."""
+        while True:
+            result = check(self.current)
+            if result is not None and result is not False:
+                return result
+            left_s = deadline - asyncio.get_running_loop().time()
+            if left_s <= 0 or not await self.changed(left_s):
+                return None
+
+    def routing(self) -> nameserver_pb2.Routing:
+        """The routing facts; ``revision`` grows with every change of them and with nothing else."""
+        view, encoded, routing = self._routing
+        if view is not self.current:
+            fresh = self.current.routing()
+            known, encoded = encoded, fresh.SerializeToString(deterministic=True)
+            if encoded != known:
+                fresh.revision = routing.revision + 1
+                fresh.answered_by = self._name
+                routing = fresh
+            self._routing = (self.current, encoded, routing)
+        return routing
+
+    # --- replacing --------------------------------------------------------------------------------------------------
+
+    def _dirty(self) -> None:
+        if self._timer is None and self._running:
+            self._timer = asyncio.get_running_loop().call_later(JOIN_S, self._renew)
+
+    def _renew(self) -> None:
+        self._timer = None
+        if not self._running:
+            return
+        catalog = self._read()
+        self.events.record(derive(self.current.catalog, catalog), self._clock.wall_ms())
+        self._replace(catalog)
+
+    def _read(self) -> Catalog:
+        nodes = {path: node for mirror in self._mirrors for path, node in mirror.snapshot.items()}
+        self._check_cluster(nodes.get("cluster"))
+        catalog = self._reader.read(nodes)
+        for path, problem in self._reader.unreadable.items():
+            if self._unreadable.get(path) != problem:
+                _log.error("record_unreadable", path=path, problem=problem)
+        self._unreadable = self._reader.unreadable
+        return catalog
+
+    def _replace(self, catalog: Catalog) -> None:
+        self._watch.follow(catalog.live_stores)
+        led = leaders(self._watch.reports)
+        self.events.record(self._leader_events.derive(catalog, led), self._clock.wall_ms())
+        self.current = View(catalog, self._watch.reports, led)
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+        for callback in list(self._callbacks):
+            callback()
+
+    def _check_cluster(self, node: tuple[bytes, object] | None) -> None:
+        """Another cluster under our path means that ZooKeeper lost its data: nothing that we know holds there."""
+        if node is None:
+            return
+        try:
+            found = decode(node[0], ClusterRecord, "cluster").id
+        except RecordUnreadable:
+            return
+        if found != self._session.cluster_id:
+            self._fail(
+                ClusterMismatch(
+                    f"ZooKeeper holds the cluster {found} now, this nameserver belongs to {self._session.cluster_id}",
+                    expected=self._session.cluster_id,
+                    got=found,
+                )
+            )

@@ -1,0 +1,192 @@
+"""What happened in the cluster, as one nameserver saw it.
+
+Guarantee: every nameserver derives the same events from the same records and reports, so that a client may ask any of
+them; ids grow within one nameserver, times are ZooKeeper's own where ZooKeeper recorded the fact; the buffer holds the
+newest ``EVENTS_MAX`` and a follower that falls behind it is told how many it missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+from nameserver.catalog import Catalog, Member, MemberKind, MemberState, TopicState
+from nameserver.reports import Leadership
+
+EVENTS_MAX = 10_000
+
+_SINGULAR = {MemberKind.NAMESERVERS: "nameserver", MemberKind.DATANODES: "datanode", MemberKind.BROKERS: "broker"}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """``time_ms`` 0: now, by the clock of whoever records it."""
+
+    kind: str
+    subject: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    time_ms: int = 0
+    id: int = 0
+
+
+def derive(before: Catalog, after: Catalog) -> list[Event]:
+    """What happened between two catalogs, in the order in which it makes sense to read."""
+    events: list[Event] = []
+    for kind in MemberKind:
+        events += _members(kind, before.members(kind), after.members(kind))
+    if after.leader is not None and (before.leader is None or before.leader.epoch != after.leader.epoch):
+        facts = {"epoch": str(after.leader.epoch), "endpoint": after.leader.endpoint}
+        events.append(Event("nameserver_elected", after.leader.name, facts, after.leader.since_ms))
+    events += _topics(before, after)
+    events += _bundles(before, after)
+    return events
+
+
+def _members(kind: MemberKind, before: Mapping[str, Member], after: Mapping[str, Member]) -> list[Event]:
+    events: list[Event] = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old is not None and (new is None or new.joined_zxid != old.joined_zxid):
+            events.append(Event("member_gone", name, _member_facts(kind, old)))
+            old = None
+        if new is None:
+            continue
+        if old is None:
+            events.append(Event("member_joined", name, _member_facts(kind, new), new.joined_ms))
+        if kind is MemberKind.DATANODES and (old is None or old.state != new.state):
+            events.append(
+                Event(f"store_{new.state}", name, {"store_id": str(new.store_id)}, 0 if old else new.joined_ms)
+            )
+        elif new.state == MemberState.DRAINING and (old is None or old.state != new.state):
+            events.append(Event("member_draining", name, _member_facts(kind, new)))
+    return events
+
+
+def _member_facts(kind: MemberKind, member: Member) -> dict[str, str]:
+    facts = {"kind": _SINGULAR[kind], "endpoint": member.endpoint}
+    if member.store_id:
+        facts["store_id"] = str(member.store_id)
+    return facts
+
+
+def _topics(before: Catalog, after: Catalog) -> list[Event]:
+    """A topic counts as created once it is ready, as deleted once its records are gone; by id, since a name may be used again."""
+    events: list[Event] = []
+    old = {t.topic_id: t for t in before.topics.values()}
+    new = {t.topic_id: t for t in after.topics.values()}
+    for topic_id in sorted(old.keys() - new.keys()):
+        events.append(Event("topic_deleted", old[topic_id].name, {"id": str(topic_id)}))
+    for topic_id in sorted(new):
+        topic, known = new[topic_id], old.get(topic_id)
+        if topic.state == TopicState.READY and (known is None or known.state != TopicState.READY):
+            facts = {
+                "id": str(topic_id),
+                "partitions": str(topic.partitions),
+                "replication": str(topic.replication),
+            }
+            events.append(Event("topic_created", topic.name, facts, 0 if known else topic.created_ms))
+    return events
+
+
+def _bundles(before: Catalog, after: Catalog) -> list[Event]:
+    events: list[Event] = []
+    for name in sorted(after.bundles):
+        bundle, known = after.bundles[name], before.bundles.get(name)
+        if known is None or known.epoch != bundle.epoch:
+            former = known.broker if known is not None else ""
+            facts = {"from": former, "to": bundle.broker, "epoch": str(bundle.epoch)}
+            events.append(Event("bundle_moved", name, facts, bundle.assigned_ms))
+    return events
+
+
+class LeaderEvents:
+    """Elections of partition leaders, each told once, by term.
+
+    What was so when this nameserver began to look is no news: the first leader that it hears of is told only for groups that came
+    later."""
+
+    def __init__(self, begun_with: Iterable[int]) -> None:
+        self._silent = set(begun_with)
+        self._terms: dict[int, int] = {}
+
+    def derive(self, catalog: Catalog, leaders: Mapping[int, Leadership]) -> list[Event]:
+        events: list[Event] = []
+        names = {m.store_id: m.name for m in catalog.datanodes.values()}
+        for group in sorted(leaders):
+            known = leaders[group]
+            partition = catalog.partitions.get(group)
+            if not known.confirmed or partition is None or known.term <= self._terms.get(group, 0):
+                continue
+            self._terms[group] = known.term
+            if group in self._silent:
+                self._silent.discard(group)
+                continue
+            facts = {
+                "group": str(group),
+                "leader": names.get(known.store_id, ""),
+                "store_id": str(known.store_id),
+                "term": str(known.term),
+            }
+            events.append(Event("partition_leader_elected", f"{partition.topic}-{partition.index}", facts))
+        for group in self._terms.keys() - catalog.partitions.keys():
+            del self._terms[group]
+        return events
+
+
+class EventBuffer:
+    """The newest events, to be read from any point on, and followed."""
+
+    def __init__(self, events_max: int = EVENTS_MAX) -> None:
+        self._events: deque[Event] = deque(maxlen=events_max)
+        self._next_id = 1
+        self._grown = asyncio.Event()
+        self._closed = False
+
+    def record(self, events: Iterable[Event], now_ms: int) -> list[Event]:
+        """Adds ``events`` and returns them as recorded."""
+        recorded: list[Event] = []
+        for event in events:
+            kept = Event(event.kind, event.subject, dict(event.facts), event.time_ms or now_ms, self._next_id)
+            self._next_id += 1
+            self._events.append(kept)
+            recorded.append(kept)
+        if recorded:
+            self._wake()
+        return recorded
+
+    def close(self) -> None:
+        """Ends every follower."""
+        self._closed = True
+        self._wake()
+
+    def since(self, since_ms: int = 0, after_id: int = 0) -> list[Event]:
+        skip = max(0, after_id + 1 - self._oldest_id)
+        return [e for e in islice(self._events, skip, None) if e.time_ms >= since_ms]
+
+    async def read(self, since_ms: int = 0, follow: bool = False) -> AsyncGenerator[Event, None]:
+        """Oldest first; with ``follow`` the events to come as well.  What the buffer had to forget before a follower read it is told
+        as one ``events_missed`` event."""
+        last_id = 0
+        while True:
+            grown, newest = self._grown, self._next_id - 1
+            missed = self._oldest_id - last_id - 1
+            if last_id and missed > 0:
+                yield Event("events_missed", "", {"count": str(missed)}, self._events[0].time_ms, self._oldest_id - 1)
+            for event in self.since(since_ms, last_id):
+                yield event
+            last_id = max(last_id, newest)
+            if not follow or self._closed:
+                return
+            if self._next_id - 1 == newest:
+                await grown.wait()
+
+    @property
+    def _oldest_id(self) -> int:
+        return self._next_id - len(self._events)
+
+    def _wake(self) -> None:
+        self._grown.set()
+        self._grown = asyncio.Event()

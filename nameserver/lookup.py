@@ -1,0 +1,298 @@
+"""The nameserver's answers to readers, made from a catalog and the datanodes' reports.  Pure.
+
+Guarantee: a route names an owner only while that broker is registered and the assignment was meant for this incarnation of it; addresses
+come from live registrations; a leader is a hint and may be stale.
+
+Not promised: that two nameservers answer alike at one moment.  Whoever acts on a stale answer is refused by the epoch or by the
+partition's leader and looks up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nameserver.catalog import Catalog, Member, MemberState, Partition, Store, StoreState, Topic
+from nameserver.reports import Leadership, ReplicaState, Reports, StoreReport
+from nameserver.reports import Replica as ReportedReplica
+from services.bundles import bundle_of
+from services.errors import NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
+from services.pb import common_pb2, datanode_pb2, nameserver_pb2
+from services.topics import parse_topic
+
+
+class View:
+    """One moment of the cluster, ready to be asked."""
+
+    def __init__(self, catalog: Catalog, reports: Reports, leaders: Mapping[int, Leadership]) -> None:
+        self.catalog = catalog
+        self.reports = reports
+        self.leaders = leaders
+
+    # --- topics ---------------------------------------------------------------------------------------------------
+
+    def topic(self, name: str) -> Topic:
+        """Raises InvalidArgument, TopicNotFound."""
+        parse_topic(name)
+        topic = self.catalog.topics.get(name)
+        if topic is None:
+            raise TopicNotFound(f"there is no topic {name}", topic=name)
+        return topic
+
+    def lookup(self, name: str) -> nameserver_pb2.LookupResponse:
+        topic = self.topic(name)
+        return nameserver_pb2.LookupResponse(topic=topic_info(topic), partitions=self.routes(topic))
+
+    def topics(self, namespace: str = "") -> list[nameserver_pb2.TopicInfo]:
+        if namespace and namespace not in self.catalog.namespaces:
+            raise NamespaceNotFound(f"there is no namespace {namespace}", namespace=namespace)
+        names = sorted(t for t in self.catalog.topics if not namespace or t.startswith(f"{namespace}/"))
+        return [topic_info(self.catalog.topics[t]) for t in names]
+
+    def namespaces(self) -> list[nameserver_pb2.NamespaceInfo]:
+        topics: dict[str, int] = {}
+        for name in self.catalog.topics:
+            namespace = name.partition("/")[0]
+            topics[namespace] = topics.get(namespace, 0) + 1
+        return [
+            nameserver_pb2.NamespaceInfo(
+                namespace=n.name, bundles=n.bundles, replication=n.replication, topics=topics.get(n.name, 0)
+            )
+            for _, n in sorted(self.catalog.namespaces.items())
+        ]
+
+    def routes(self, topic: Topic) -> list[nameserver_pb2.PartitionRoute]:
+        return [self.route(p) for p in self.catalog.partitions_of.get(topic.name, ())]
+
+    def route(self, partition: Partition) -> nameserver_pb2.PartitionRoute:
+        route = nameserver_pb2.PartitionRoute(
+            partition=partition.index,
+            group=partition.group,
+            replicas=[self._replica(partition.group, s) for s in partition.replicas],
+        )
+        leader = self.leaders.get(partition.group)
+        if leader is not None and leader.store_id in partition.replicas:
+            route.leader_store_id = leader.store_id
+        namespace = self.catalog.namespaces.get(partition.topic.partition("/")[0])
+        if namespace is not None:
+            route.bundle = bundle_of(partition.topic, partition.index, namespace.bundles)
+            owner = self.owner(route.bundle)
+            bundle = self.catalog.bundles.get(route.bundle)
+            route.owner_epoch = bundle.epoch if bundle is not None else 0
+            if owner is not None:
+                route.broker = owner.name
+                route.broker_address.CopyFrom(address(owner))
+        return route
+
+    def owner(self, bundle_name: str) -> Member | None:
+        """The live broker that the bundle's record means."""
+        bundle = self.catalog.bundles.get(bundle_name)
+        if bundle is None:
+            return None
+        member = self.catalog.brokers.get(bundle.broker)
+        return member if member is not None and member.joined_zxid <= bundle.assigned_zxid else None
+
+    def _replica(self, group: int, store_id: int) -> nameserver_pb2.Replica:
+        member = self.catalog.live_stores.get(store_id)
+        report = self.reports.get(store_id)
+        known = report.replicas.get(group) if report is not None else None
+        reachable = member is not None and member.state != MemberState.LOADING
+        return nameserver_pb2.Replica(
+            store_id=store_id,
+            endpoint=member.endpoint if member is not None and reachable else "",
+            state=known.state if known is not None and report is not None and report.connected else "",
+        )
+
+    # --- stores ---------------------------------------------------------------------------------------------------
+
+    def resolve(self, store_id: int) -> nameserver_pb2.ResolveStoreResponse:
+        """The store's addresses.  StoreTombstone: known to be removed; StoreUnknown: never seen, or not registered now (R2.1)."""
+        check_not_removed(self.catalog, store_id)
+        member = self.catalog.live_stores.get(store_id)
+        if member is None:
+            known = "is not registered now" if store_id in self.catalog.stores else "was never seen"
+            raise StoreUnknown(f"store {store_id} {known}", store_id=store_id)
+        return nameserver_pb2.ResolveStoreResponse(
+            store_id=store_id, endpoint=member.endpoint, raft_endpoint=member.raft_endpoint
+        )
+
+    def stores(self) -> list[nameserver_pb2.StoreInfo]:
+        return [self._store(s) for _, s in sorted(self.catalog.stores.items())]
+
+    def _store(self, store: Store) -> nameserver_pb2.StoreInfo:
+        member = self.catalog.live_stores.get(store.store_id)
+        return nameserver_pb2.StoreInfo(
+            store_id=store.store_id,
+            name=store.name,
+            state=store.state,
+            live=member is not None,
+            member=member_info(member) if member is not None else None,
+            status=self._status(store.store_id, member),
+        )
+
+    def _status(self, store_id: int, member: Member | None) -> datanode_pb2.StoreStatus | None:
+        """What the store says of itself; while it loads, what its registration says (R4.4)."""
+        report = self.reports.get(store_id)
+        if report is not None:
+            return store_status(report)
+        if member is None:
+            return None
+        return datanode_pb2.StoreStatus(store_id=store_id, state=member.state, loaded=member.loaded, total=member.total)
+
+    # --- members --------------------------------------------------------------------------------------------------
+
+    def brokers(self) -> list[nameserver_pb2.BrokerInfo]:
+        owned: dict[str, list[str]] = {}
+        for bundle in self.catalog.bundles.values():
+            if bundle.broker:
+                owned.setdefault(bundle.broker, []).append(bundle.name)
+        infos = []
+        for name in sorted(owned.keys() | self.catalog.brokers.keys()):
+            member = self.catalog.brokers.get(name)
+            infos.append(
+                nameserver_pb2.BrokerInfo(
+                    name=name,
+                    live=member is not None,
+                    member=member_info(member) if member is not None else None,
+                    bundles=sorted(owned.get(name, ())),
+                )
+            )
+        return infos
+
+    def nameservers(self) -> list[nameserver_pb2.NameserverInfo]:
+        leader = self.catalog.leader
+        return [
+            nameserver_pb2.NameserverInfo(
+                name=m.name,
+                member=member_info(m),
+                leader=leader is not None and leader.name == m.name,
+                epoch=leader.epoch if leader is not None and leader.name == m.name else 0,
+            )
+            for _, m in sorted(self.catalog.nameservers.items())
+        ]
+
+    # --- partitions and routing -----------------------------------------------------------------------------------
+
+    def partitions(self, topic_name: str = "") -> list[nameserver_pb2.PartitionInfo]:
+        names = [self.topic(topic_name).name] if topic_name else sorted(self.catalog.topics)
+        return [
+            nameserver_pb2.PartitionInfo(topic=name, route=self.route(p), reports=self._reports(p.group))
+            for name in names
+            for p in self.catalog.partitions_of.get(name, ())
+        ]
+
+    def _reports(self, group: int) -> list[nameserver_pb2.ReplicaReport]:
+        return [
+            nameserver_pb2.ReplicaReport(store_id=store_id, status=replica_status(report.replicas[group]))
+            for store_id, report in sorted(self.reports.items())
+            if report.holds(group)
+        ]
+
+    def routing(self) -> nameserver_pb2.Routing:
+        """Everything a router needs, without revision and answerer."""
+        catalog = self.catalog
+        return nameserver_pb2.Routing(
+            leader_epoch=catalog.leader.epoch if catalog.leader is not None else 0,
+            datanodes=[member_info(m) for _, m in sorted(catalog.datanodes.items())],
+            brokers=[member_info(m) for _, m in sorted(catalog.brokers.items())],
+            bundles=[
+                nameserver_pb2.BundleAssignment(
+                    bundle=b.name, broker=b.broker if self.owner(b.name) is not None else "", epoch=b.epoch
+                )
+                for _, b in sorted(catalog.bundles.items())
+            ],
+            topics=[
+                nameserver_pb2.TopicRouting(topic=topic_info(t), partitions=self.routes(t))
+                for _, t in sorted(catalog.topics.items())
+            ],
+        )
+
+
+def check_not_removed(catalog: Catalog, store_id: int) -> None:
+    """Raises StoreTombstone for a store that was removed for good, whether its record is still there or it is buried (R2.2)."""
+    store = catalog.stores.get(store_id)
+    if store_id in catalog.buried or (store is not None and store.state == StoreState.TOMBSTONE):
+        raise StoreTombstone(f"store {store_id} was removed from this cluster", store_id=store_id)
+
+
+def topic_info(topic: Topic) -> nameserver_pb2.TopicInfo:
+    return nameserver_pb2.TopicInfo(
+        topic=topic.name,
+        id=topic.topic_id,
+        partitions=topic.partitions,
+        replication=topic.replication,
+        state=topic.state,
+        created_ms=topic.created_ms,
+    )
+
+
+def address(member: Member) -> common_pb2.Address:
+    return common_pb2.Address(endpoint=member.endpoint, advertised=member.advertised or member.endpoint)
+
+
+def member_info(member: Member) -> nameserver_pb2.Member:
+    return nameserver_pb2.Member(
+        name=member.name,
+        address=address(member),
+        store_id=member.store_id,
+        raft_endpoint=member.raft_endpoint,
+        state=member.state,
+        version=member.software,
+        started_ms=member.started_ms,
+    )
+
+
+def replica_status(replica: ReportedReplica) -> datanode_pb2.ReplicaStatus:
+    return datanode_pb2.ReplicaStatus(
+        group=replica.group,
+        topic=replica.topic,
+        partition=replica.partition,
+        state=replica.state,
+        leader_store_id=replica.leader_store_id,
+        term=replica.term,
+        commit_index=replica.commit_index,
+        last_index=replica.last_index,
+        high_watermark=replica.high_watermark,
+        log_bytes=replica.log_bytes,
+        problem=replica.problem,
+    )
+
+
+def store_status(report: StoreReport) -> datanode_pb2.StoreStatus:
+    return datanode_pb2.StoreStatus(
+        store_id=report.store_id,
+        state=report.state,
+        loaded=report.loaded,
+        total=report.total,
+        replicas=[replica_status(r) for _, r in sorted(report.replicas.items()) if r.state != ReplicaState.DELETED],
+        disk_free_bytes=report.disk_free_bytes,
+        complete=report.complete,
+    )
+
+
+def read_status(status: datanode_pb2.StoreStatus) -> StoreReport:
+    """A datanode's message as a report of a connected store."""
+    return StoreReport(
+        store_id=status.store_id,
+        state=status.state,
+        loaded=status.loaded,
+        total=status.total,
+        disk_free_bytes=status.disk_free_bytes,
+        replicas={
+            r.group: ReportedReplica(
+                group=r.group,
+                topic=r.topic,
+                partition=r.partition,
+                state=r.state,
+                leader_store_id=r.leader_store_id,
+                term=r.term,
+                commit_index=r.commit_index,
+                last_index=r.last_index,
+                high_watermark=r.high_watermark,
+                log_bytes=r.log_bytes,
+                problem=r.problem,
+            )
+            for r in status.replicas
+        },
+        complete=status.complete,
+        connected=True,
+    )

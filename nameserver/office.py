@@ -1,0 +1,281 @@
+"""One term of office of the leading nameserver: what it does until it is deposed.
+
+Guarantee: the cluster moves towards its records (reconcile.py) and every bundle towards a live broker (bundles.py), at
+once after each change and at least every ``ROUND_S``; nothing is begun while ZooKeeper cannot be reached or the view is
+incomplete; whatever a deposed leader still tries is refused, by ZooKeeper and by the datanodes, for its epoch.
+
+Usage: ``office = Office(...); office.open(); ...; await office.close()``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from nameserver.catalog import Catalog, Topic, TopicState
+from nameserver.clusterview import ClusterView
+from nameserver.lookup import View, topic_info
+from nameserver.ownership import BundleWrites
+from nameserver.probes import BrokerProbes
+from nameserver.reconcile import (
+    CreateReplica,
+    DeleteReplica,
+    DropOrphan,
+    Effect,
+    MarkReady,
+    RecordPartitions,
+    RemoveRecords,
+    plan,
+)
+from nameserver.replicas import ReplicaOrders
+from nameserver.stores import StoreRegister
+from nameserver.topics import TopicWrites, check_namespace, check_shape
+from services.coordination.election import Leadership
+from services.coordination.metadata import MetadataStore
+from services.coordination.session import Session
+from services.errors import LeadershipLost, RecordExists, SteleError, Timeout, TopicExists, TopicNotFound
+from services.pb import nameserver_pb2
+from services.rpc.channels import Channels
+from services.topics import parse_topic
+
+ROUND_S = 1.0
+PAUSE_S = 0.01  # between rounds, however often something changes
+MIRRORED_WITHIN_S = 1.0
+
+Planner = Callable[..., list[Effect]]
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What an office decides with; tests put wrong ones in their place."""
+
+    plan: Planner = plan
+
+
+class Office:
+    def __init__(
+        self,
+        leadership: Leadership,
+        session: Session,
+        view: ClusterView,
+        channels: Channels,
+        *,
+        decisions: Decisions | None = None,
+    ) -> None:
+        metadata = MetadataStore(session)
+        self.leadership = leadership
+        self.stores = StoreRegister(leadership, metadata, session.cluster_id)
+        self.topics = TopicWrites(leadership, metadata)
+        self.probes = BrokerProbes(channels, self._kick_bundles)
+        self.bundles = BundleWrites(leadership, self.probes.pulse)
+        self._orders = ReplicaOrders(channels, leadership.epoch, self._kick_replicas)
+        self._view = view
+        self._plan = (decisions or Decisions()).plan
+        self._replicas_due, self._bundles_due = asyncio.Event(), asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._unsubscribe: Callable[[], None] = lambda: None
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._tasks) and self.leadership.is_valid
+
+    def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._unsubscribe = self._view.subscribe(self._changed)
+        self._tasks = [
+            loop.create_task(self._rounds("reconcile", self._replicas_due, self._reconcile), name="reconcile"),
+            loop.create_task(self._rounds("bundles", self._bundles_due, self._settle_bundles), name="bundles"),
+        ]
+        self._changed()
+
+    async def close(self) -> None:
+        self._unsubscribe()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.probes.stop()
+        await self._orders.stop()
+
+    # --- what clients ask -------------------------------------------------------------------------------------------
+
+    async def create_topic(
+        self, request: nameserver_pb2.CreateTopicRequest, timeout_s: float
+    ) -> nameserver_pb2.CreateTopicResponse:
+        """Returns once every partition has a leader; past the deadline the creation goes on and Timeout says so."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        name = request.topic
+        namespace, _ = parse_topic(name)
+        check_namespace(namespace)
+        check_shape(request.partitions, request.replication)
+        created, topic_id = True, 0
+        while not topic_id:
+            async with self.topics.turn:
+                replication = await self.topics.replication_of(namespace, request.replication)
+                catalog = self._view.current.catalog
+                try:
+                    record = await self.topics.begin_create(name, request.partitions, replication, catalog)
+                    topic_id = record.id
+                    await self._mirrored(lambda c: name in c.topics and name in c.partitions_of)
+                except RecordExists:
+                    known = await self.topics.read(name)
+                    if known is not None and known.record.state != TopicState.DELETING:
+                        shape = (known.record.partitions, known.record.replication)
+                        if not request.if_absent or shape != (request.partitions, replication):
+                            raise _exists(name, *shape) from None
+                        created, topic_id = False, known.record.id
+            if not topic_id and not await self._gone(name, deadline):
+                raise Timeout(f"the topic {name} is still being deleted", timeout_s=timeout_s)
+        self._kick_replicas()
+        topic = await self._ready(name, topic_id, deadline)
+        if topic is None:
+            raise Timeout(
+                f"not every partition of {name} has a leader yet; its creation goes on", topic=name, timeout_s=timeout_s
+            )
+        return nameserver_pb2.CreateTopicResponse(topic=topic_info(topic), created=created)
+
+    async def delete_topic(self, name: str, timeout_s: float) -> None:
+        """Returns once its records are gone; past the deadline the deletion goes on and Timeout says so."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        parse_topic(name)
+        async with self.topics.turn:
+            topic_id = await self.topics.begin_delete(name)
+        self._kick_replicas()
+        while not await self._gone(name, deadline, topic_id):
+            if asyncio.get_running_loop().time() >= deadline:
+                raise Timeout(
+                    f"{name} is not deleted everywhere yet; its deletion goes on", topic=name, timeout_s=timeout_s
+                )
+
+    async def create_namespace(self, request: nameserver_pb2.CreateNamespaceRequest) -> bool:
+        async with self.topics.turn:
+            created = await self.topics.create_namespace(
+                request.namespace, request.bundles, request.replication, request.if_absent
+            )
+            await self._mirrored(lambda c: request.namespace in c.namespaces)
+            return created
+
+    async def _ready(self, name: str, topic_id: int, deadline: float) -> Topic | None:
+        """The topic once it is ready; TopicNotFound if it was deleted meanwhile.  Another leader may finish the work."""
+        seen = False
+
+        def check(view: View) -> Topic | None:
+            nonlocal seen
+            topic = view.catalog.topics.get(name)
+            present = topic is not None and topic.topic_id == topic_id and topic.state != TopicState.DELETING
+            if seen and not present:
+                raise TopicNotFound(f"{name} was deleted while it was created", topic=name)
+            seen = seen or present
+            return topic if topic is not None and present and topic.state == TopicState.READY else None
+
+        return await self._view.until(check, deadline)
+
+    async def _gone(self, name: str, deadline: float, topic_id: int = 0) -> bool:
+        """Whether the topic's record (of that id) is gone before the deadline.  The mirror may be behind, so ZooKeeper has
+        the last word."""
+
+        def absent(view: View) -> bool:
+            topic = view.catalog.topics.get(name)
+            return topic is None or (topic_id != 0 and topic.topic_id != topic_id)
+
+        while await self._view.until(absent, deadline):
+            record = await self.topics.read(name)
+            if record is None or (topic_id and record.record.id != topic_id):
+                return True
+            await asyncio.sleep(PAUSE_S)
+        return False
+
+    async def _mirrored(self, seen: Callable[[Catalog], bool]) -> None:
+        """Waits until the mirror shows what was just written, so that the next decision counts it; a hint, not a condition."""
+        await self._view.until(lambda view: seen(view.catalog), asyncio.get_running_loop().time() + MIRRORED_WITHIN_S)
+
+    # --- what nobody has to ask for ---------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        self.probes.follow(self._view.current.catalog.brokers)
+        self._kick_replicas()
+        self._kick_bundles()
+
+    def _kick_replicas(self) -> None:
+        self._replicas_due.set()
+
+    def _kick_bundles(self) -> None:
+        self._bundles_due.set()
+
+    async def _rounds(self, what: str, due: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
+        trouble = ""
+        while not self.leadership.is_lost:
+            try:
+                async with asyncio.timeout(ROUND_S):
+                    await due.wait()
+            except TimeoutError:
+                pass
+            due.clear()
+            if not (self.leadership.is_valid and self._view.synced):
+                continue
+            try:
+                await work()
+                trouble = ""
+            except LeadershipLost:
+                return
+            except SteleError as e:
+                if e.reason != trouble:
+                    _log.warning("round_failed", what=what, reason=e.reason, error=e.message)
+                trouble = e.reason
+            await asyncio.sleep(PAUSE_S)
+
+    async def _settle_bundles(self) -> None:
+        before = self._view.current.catalog
+        if await self.bundles.settle(before):
+            await self._mirrored(lambda c: c.bundles != before.bundles)
+
+    async def _reconcile(self) -> None:
+        """Orders first, since nobody waits for them; then the records, where one topic's trouble holds up no other."""
+        view = self._view.current
+        effects = self._plan(view.catalog, view.reports, view.leaders)
+        self._orders.give(
+            [e for e in effects if isinstance(e, CreateReplica | DeleteReplica)], view.catalog.live_stores
+        )
+        trouble: SteleError | None = None
+        for effect in effects:
+            try:
+                await self._write(effect, view)
+            except LeadershipLost:
+                raise
+            except SteleError as e:
+                trouble = trouble or e
+        await self._drop_orphans([e for e in effects if isinstance(e, DropOrphan)], view)
+        if trouble is not None:
+            raise trouble
+
+    async def _write(self, effect: Effect, view: View) -> None:
+        match effect:
+            case RecordPartitions(topic):
+                async with self.topics.turn:
+                    recorded = await self.topics.record_partitions(topic, view.catalog)
+                    await self._mirrored(lambda c: len(c.partitions_of.get(topic, ())) >= recorded)
+            case MarkReady(topic):
+                await self.topics.mark_ready(topic)
+            case RemoveRecords(topic):
+                async with self.topics.turn:
+                    await self.topics.remove_records(topic, view.catalog)
+            case _:
+                pass
+
+    async def _drop_orphans(self, suspects: list[DropOrphan], view: View) -> None:
+        if suspects:
+            recorded = await self.topics.is_recorded({s.group for s in suspects})
+            self._orders.give([s for s in suspects if not recorded[s.group]], view.catalog.live_stores)
+
+
+def _exists(name: str, partitions: int, replication: int) -> TopicExists:
+    return TopicExists(
+        f"there is a topic {name} already, with {partitions} partitions and replication {replication}",
+        topic=name,
+        partitions=partitions,
+        replication=replication,
+    )

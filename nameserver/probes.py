@@ -1,0 +1,118 @@
+"""Feels the pulse of every registered broker, so that its bundles need not wait for its session to expire.
+
+Guarantee: a broker counts as REFUSED only after its connection broke or could not be made and its port then refused two connections in a
+row, which a living process on a reachable host does not do; anything less is SILENT.  A wrong verdict is made harmless by the
+epoch: whoever gets the bundles next fences the former owner (R5.10).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from nameserver.bundles import Pulse
+from nameserver.catalog import Member
+from services.errors import SteleError
+from services.rpc.channels import Channels
+from services.rpc.status import typed_errors
+
+REDIALS = 2
+REDIAL_PAUSE_S = 0.08
+DIAL_TIMEOUT_S = 0.5
+ANSWER_TIMEOUT_S = 1.0
+PROBE_AGAIN_S = 0.25
+
+_log = structlog.get_logger()
+
+
+class BrokerProbes:
+    """``follow(members)`` after each change of the registrations; ``changed()`` is called after each change of a pulse.
+
+    Only the leader probes; the others call ``follow({})``."""
+
+    def __init__(self, channels: Channels, changed: Callable[[], None]) -> None:
+        self._channels, self._changed = channels, changed
+        self._pulses: dict[tuple[str, int], Pulse] = {}
+        self._probing: dict[tuple[str, int], asyncio.Task[None]] = {}
+
+    def pulse(self, member: Member) -> Pulse:
+        return self._pulses.get(_incarnation(member), Pulse.UNPROBED)
+
+    def follow(self, members: Mapping[str, Member]) -> None:
+        """Probes exactly ``members``.  A broker that registers again is another one and is probed anew."""
+        wanted = {_incarnation(m): m for m in members.values()}
+        for key in self._probing.keys() - wanted.keys():
+            self._probing.pop(key).cancel()
+            self._pulses.pop(key, None)
+        for key in wanted.keys() - self._probing.keys():
+            self._probing[key] = asyncio.get_running_loop().create_task(
+                self._probe(wanted[key]), name=f"probe-{wanted[key].name}"
+            )
+
+    async def stop(self) -> None:
+        tasks = list(self._probing.values())
+        self.follow({})
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _probe(self, member: Member) -> None:
+        while True:
+            with contextlib.suppress(SteleError):
+                await self._listen(member)
+            refused = await _refuses(member.endpoint)
+            self._say(member, Pulse.REFUSED if refused else Pulse.SILENT)
+            if refused:
+                await self._channels.close(member.endpoint)  # the next attempt dials at once instead of backing off
+            await asyncio.sleep(PROBE_AGAIN_S)
+
+    async def _listen(self, member: Member) -> None:
+        """Holds a health stream: the broker is alive from its first answer until the stream breaks."""
+        channel = await self._channels.connected(member.endpoint, ANSWER_TIMEOUT_S)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        stream = stub.Watch(health_pb2.HealthCheckRequest())
+        try:
+            with typed_errors():
+                try:
+                    async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                        answer = await stream.read()
+                except TimeoutError:
+                    return
+                while answer is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                    self._say(member, Pulse.ALIVE)
+                    answer = await stream.read()
+        finally:
+            stream.cancel()
+
+    def _say(self, member: Member, pulse: Pulse) -> None:
+        key = _incarnation(member)
+        if key in self._probing and self._pulses.get(key) is not pulse:
+            self._pulses[key] = pulse
+            _log.info("broker_pulse", broker=member.name, endpoint=member.endpoint, pulse=pulse.value)
+            self._changed()
+
+
+async def _refuses(endpoint: str) -> bool:
+    """Whether the port refuses ``REDIALS`` connections in a row."""
+    host, _, port = endpoint.rpartition(":")
+    for attempt in range(REDIALS):
+        if attempt:
+            await asyncio.sleep(REDIAL_PAUSE_S)
+        try:
+            async with asyncio.timeout(DIAL_TIMEOUT_S):
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        except ConnectionRefusedError:
+            continue
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return False
+    return True
+
+
+def _incarnation(member: Member) -> tuple[str, int]:
+    return member.name, member.joined_zxid

@@ -1,0 +1,171 @@
+"""From the coordination tree's nodes to a :class:`Catalog`.  Pure.
+
+Guarantee: the same nodes give the same catalog; a node that did not change is not decoded again; a record that cannot be read is left out
+and named in ``unreadable``, and everything else is still there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nameserver.catalog import Bundle, Catalog, Leader, Member, MemberKind, Namespace, Partition, Store, Topic
+from nameserver.intervals import IntervalSet
+from services.coordination.nodes import Stat
+from services.coordination.records import (
+    BundleRecord,
+    BuriedRecord,
+    CounterRecord,
+    LeaderRecord,
+    MemberRecord,
+    NamespaceRecord,
+    PartitionRecord,
+    StoreRecord,
+    TopicRecord,
+    decode,
+)
+from services.errors import RecordUnreadable
+
+Nodes = Mapping[str, tuple[bytes, Stat]]
+
+
+class CatalogReader:
+    """``reader.read(nodes)`` for each new moment; nodes of different subtrees may be put together in one mapping."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, object]] = {}
+        self.unreadable: dict[str, str] = {}
+
+    def read(self, nodes: Nodes) -> Catalog:
+        known: dict[str, tuple[int, object]] = {}
+        unreadable: dict[str, str] = {}
+        found: dict[type, list[Any]] = {}
+        for path, (value, stat) in nodes.items():
+            cached = self._known.get(path)
+            if cached is not None and cached[0] == stat.mzxid:
+                fact = cached[1]
+            else:
+                try:
+                    fact = _read(path, value, stat)
+                except RecordUnreadable as e:
+                    unreadable[path] = e.message
+                    continue
+            known[path] = (stat.mzxid, fact)
+            if fact is not None:
+                found.setdefault(type(fact), []).append(fact)
+        self._known, self.unreadable = known, unreadable
+        return _assemble(found)
+
+
+class _GroupCounter(int):
+    """The next group id."""
+
+
+def _assemble(found: Mapping[type, list[Any]]) -> Catalog:
+    members: dict[MemberKind, dict[str, Member]] = {kind: {} for kind in MemberKind}
+    for member in found.get(Member, ()):
+        members[member.kind][member.name] = member
+    return Catalog(
+        namespaces={n.name: n for n in found.get(Namespace, ())},
+        topics={t.name: t for t in found.get(Topic, ())},
+        partitions={p.group: p for p in found.get(Partition, ())},
+        bundles={b.name: b for b in found.get(Bundle, ())},
+        stores={s.store_id: s for s in found.get(Store, ())},
+        buried=next(iter(found.get(IntervalSet, ())), IntervalSet()),
+        groups_next=int(next(iter(found.get(_GroupCounter, ())), 0)),
+        nameservers=members[MemberKind.NAMESERVERS],
+        datanodes=members[MemberKind.DATANODES],
+        brokers=members[MemberKind.BROKERS],
+        leader=next(iter(found.get(Leader, ())), None),
+    )
+
+
+def _read(path: str, value: bytes, stat: Stat) -> object | None:
+    """The fact that a node states; None for one that only holds others together."""
+    folder, *rest = path.split("/")
+    reader = _READERS.get((folder, len(rest)))
+    return reader(path, rest, value, stat) if reader is not None else None
+
+
+def _leader(path: str, rest: list[str], value: bytes, stat: Stat) -> Leader:
+    record = decode(value, LeaderRecord, path)
+    return Leader(record.name, record.endpoint, record.epoch, stat.created_ms)
+
+
+def _member(path: str, rest: list[str], value: bytes, stat: Stat) -> Member | None:
+    kind, name = rest
+    if kind not in tuple(MemberKind) or not stat.is_ephemeral:
+        return None  # a persistent leftover is no sign of life (R5.9)
+    record = decode(value, MemberRecord, path)
+    return Member(
+        kind=MemberKind(kind),
+        name=name,
+        endpoint=record.endpoint,
+        advertised=record.advertised,
+        raft_endpoint=record.raft_endpoint,
+        store_id=record.store_id,
+        state=record.state,
+        software=record.version,
+        started_ms=record.started_ms,
+        loaded=record.loaded,
+        total=record.total,
+        joined_zxid=stat.czxid,
+        joined_ms=stat.created_ms,
+        node_version=stat.version,
+    )
+
+
+def _store(path: str, rest: list[str], value: bytes, stat: Stat) -> Store | IntervalSet | None:
+    if rest[0] == "buried":
+        return IntervalSet.of(decode(value, BuriedRecord, path).intervals)
+    if not rest[0].isdecimal():
+        return None
+    record = decode(value, StoreRecord, path)
+    return Store(int(rest[0]), record.name, record.state, record.uuid, record.registered_ms, stat.version)
+
+
+def _group_counter(path: str, rest: list[str], value: bytes, stat: Stat) -> _GroupCounter | None:
+    return _GroupCounter(decode(value, CounterRecord, path).next) if rest[0] == "alloc" else None
+
+
+def _namespace(path: str, rest: list[str], value: bytes, stat: Stat) -> Namespace:
+    record = decode(value, NamespaceRecord, path)
+    return Namespace(rest[0], record.bundles, record.replication)
+
+
+def _topic(path: str, rest: list[str], value: bytes, stat: Stat) -> Topic:
+    record = decode(value, TopicRecord, path)
+    return Topic(
+        name="/".join(rest),
+        topic_id=record.id,
+        partitions=record.partitions,
+        replication=record.replication,
+        state=record.state,
+        created_ms=record.created_ms,
+        node_version=stat.version,
+    )
+
+
+def _partition(path: str, rest: list[str], value: bytes, stat: Stat) -> Partition | None:
+    if not rest[0].isdecimal():
+        return None
+    record = decode(value, PartitionRecord, path)
+    return Partition(int(rest[0]), record.topic, record.index, record.replicas, stat.version)
+
+
+def _bundle(path: str, rest: list[str], value: bytes, stat: Stat) -> Bundle:
+    record = decode(value, BundleRecord, path)
+    return Bundle("/".join(rest), record.broker, record.epoch, stat.mzxid, stat.modified_ms, stat.version)
+
+
+# By first folder and how many names follow it.
+_READERS: dict[tuple[str, int], Callable[[str, list[str], bytes, Stat], object | None]] = {
+    ("leader", 0): _leader,
+    ("members", 2): _member,
+    ("stores", 1): _store,
+    ("groups", 1): _group_counter,
+    ("namespaces", 1): _namespace,
+    ("topics", 2): _topic,
+    ("partitions", 1): _partition,
+    ("bundles", 2): _bundle,
+}

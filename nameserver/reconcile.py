@@ -1,0 +1,126 @@
+"""What the leading nameserver has to do next so that the cluster becomes what its records say.  Pure.
+
+Guarantee: the answer depends on the records and the datanodes' reports alone, never on who began the work.  A create or delete that a
+leader left half-done is therefore finished by the next one, and doing any effect twice does no harm.
+
+An effect that destroys is proposed only on a store's complete report; :class:`DropOrphan` moreover is only a suspicion, which the
+shell confirms by an own read behind a fenced write, because a catalog may show a topic before its partitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nameserver.catalog import Catalog, MemberState, Partition, Topic, TopicState
+from nameserver.reports import Leadership, Reports
+
+
+@dataclass(frozen=True, slots=True)
+class CreateReplica:
+    store_id: int
+    group: int
+    topic: str
+    partition: int
+    replicas: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteReplica:
+    """The topic is being deleted."""
+
+    store_id: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropOrphan:
+    """The store holds a group that has no record; to be confirmed before it is deleted."""
+
+    store_id: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPartitions:
+    """The topic's create was interrupted before all its partitions were recorded."""
+
+    topic: str
+    missing: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MarkReady:
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRecords:
+    """No store that could be asked holds anything of the topic any more.  A store that cannot be asked drops its orphans later."""
+
+    topic: str
+
+
+Effect = CreateReplica | DeleteReplica | DropOrphan | RecordPartitions | MarkReady | RemoveRecords
+
+
+def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, Leadership]) -> list[Effect]:
+    """Everything that is due, in a fixed order."""
+    effects: list[Effect] = []
+    for name in sorted(catalog.topics):
+        topic = catalog.topics[name]
+        partitions = catalog.partitions_of.get(name, ())
+        if topic.state == TopicState.DELETING:
+            effects += _deleting(topic, partitions, reports)
+        else:
+            effects += _creates(partitions, catalog, reports)
+            if topic.state == TopicState.CREATING:
+                effects += _creating(topic, partitions, leaders)
+    effects += _orphans(catalog, reports)
+    return effects
+
+
+def _creates(partitions: tuple[Partition, ...], catalog: Catalog, reports: Reports) -> list[Effect]:
+    """Replicas that a store should hold and certainly does not.  One that is still loading is left alone (R4.6)."""
+    effects: list[Effect] = []
+    for partition in partitions:
+        for store_id in partition.replicas:
+            member = catalog.live_stores.get(store_id)
+            report = reports.get(store_id)
+            if member is None or member.state != MemberState.READY or report is None:
+                continue
+            if report.state == MemberState.READY and report.lacks(partition.group):
+                effects.append(
+                    CreateReplica(store_id, partition.group, partition.topic, partition.index, partition.replicas)
+                )
+    return effects
+
+
+def _creating(topic: Topic, partitions: tuple[Partition, ...], leaders: Mapping[int, Leadership]) -> list[Effect]:
+    recorded = {p.index for p in partitions}
+    missing = tuple(i for i in range(topic.partitions) if i not in recorded)
+    if missing:
+        return [RecordPartitions(topic.name, missing)]
+    led = all((known := leaders.get(p.group)) is not None and known.confirmed for p in partitions)
+    return [MarkReady(topic.name)] if led else []
+
+
+def _deleting(topic: Topic, partitions: tuple[Partition, ...], reports: Reports) -> list[Effect]:
+    held: list[Effect] = [
+        DeleteReplica(store_id, partition.group)
+        for partition in partitions
+        for store_id, report in sorted(reports.items())
+        if report.holds(partition.group)
+    ]
+    return held or [RemoveRecords(topic.name)]
+
+
+def _orphans(catalog: Catalog, reports: Reports) -> list[Effect]:
+    """Groups without a record.  A group id that was never given out is not ours to judge and stays."""
+    return [
+        DropOrphan(store_id, group)
+        for store_id, report in sorted(reports.items())
+        if report.connected and report.complete
+        for group in sorted(report.replicas)
+        if group not in catalog.partitions and group < catalog.groups_next
+    ]

@@ -1,0 +1,113 @@
+"""Tells the datanodes which replicas to create and delete.
+
+Guarantee: a store has at most one batch of orders in work, so that a store that hangs delays nobody else; every order carries the leader's
+epoch and the id of the store that it is meant for (R2.5), so that a deposed leader's orders are refused there.  An order that was obeyed is
+not repeated before the store had time to report it; a store that failed is left alone for ``RETRY_S``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import structlog
+
+from nameserver.catalog import Member
+from nameserver.reconcile import CreateReplica, DeleteReplica, DropOrphan
+from services.errors import SteleError
+from services.pb import datanode_pb2, datanode_pb2_grpc
+from services.rpc.channels import Channels, call
+
+ORDER_TIMEOUT_S = 5.0
+ORDERS_AT_ONCE_MAX = 16
+RETRY_S = 1.0
+REPORT_DELAY_S = 1.0
+
+Order = CreateReplica | DeleteReplica | DropOrphan
+
+_log = structlog.get_logger()
+
+
+class ReplicaOrders:
+    """``give(orders, members)`` starts what is not in work yet; ``done()`` is called when a store has worked off its batch."""
+
+    def __init__(self, channels: Channels, epoch: int, done: Callable[[], None]) -> None:
+        self._channels, self._epoch, self._done = channels, epoch, done
+        self._working: dict[int, asyncio.Task[None]] = {}
+        self._obeyed: dict[Order, float] = {}
+        self._rest_until: dict[int, float] = {}
+        self._complaints: dict[int, str] = {}
+
+    def give(self, orders: Iterable[Order], members: Mapping[int, Member]) -> None:
+        now = asyncio.get_running_loop().time()
+        self._obeyed = {order: at for order, at in self._obeyed.items() if at > now - REPORT_DELAY_S}
+        by_store: dict[int, list[Order]] = {}
+        for order in orders:
+            if order not in self._obeyed:
+                by_store.setdefault(order.store_id, []).append(order)
+        for store_id, batch in by_store.items():
+            member = members.get(store_id)
+            if member is None or store_id in self._working or self._rest_until.get(store_id, 0.0) > now:
+                continue
+            task = asyncio.get_running_loop().create_task(self._work(member, batch), name=f"orders-{member.name}")
+            self._working[store_id] = task
+
+    async def stop(self) -> None:
+        tasks = list(self._working.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work(self, member: Member, batch: list[Order]) -> None:
+        places = asyncio.Semaphore(ORDERS_AT_ONCE_MAX)
+
+        async def one(order: Order) -> SteleError | None:
+            async with places:
+                try:
+                    await self._order(member, order)
+                except SteleError as e:
+                    return e
+            self._obeyed[order] = asyncio.get_running_loop().time()
+            return None
+
+        try:
+            outcomes = await asyncio.gather(*map(one, batch))
+        finally:
+            self._working.pop(member.store_id, None)
+        failures = [e for e in outcomes if e is not None]
+        if failures:
+            self._rest_until[member.store_id] = asyncio.get_running_loop().time() + RETRY_S
+            if self._complaints.get(member.store_id) != failures[0].reason:
+                _log.warning(
+                    "replica_orders_failed",
+                    store=member.store_id,
+                    node=member.name,
+                    failed=len(failures),
+                    of=len(batch),
+                    reason=failures[0].reason,
+                    error=failures[0].message,
+                )
+            self._complaints[member.store_id] = failures[0].reason
+        else:
+            self._complaints.pop(member.store_id, None)
+            _log.info("replica_orders_done", store=member.store_id, node=member.name, orders=len(batch))
+        self._done()
+
+    async def _order(self, member: Member, order: Order) -> None:
+        stub: Any = datanode_pb2_grpc.DatanodeStub(self._channels.get(member.endpoint))  # type: ignore[no-untyped-call]
+        if isinstance(order, CreateReplica):
+            request = datanode_pb2.CreateReplicaRequest(
+                group=order.group,
+                topic=order.topic,
+                partition=order.partition,
+                store_ids=order.replicas,
+                leader_epoch=self._epoch,
+                to_store_id=order.store_id,
+            )
+            await call(stub.CreateReplica, request, ORDER_TIMEOUT_S)
+        else:
+            deletion = datanode_pb2.DeleteReplicaRequest(
+                group=order.group, leader_epoch=self._epoch, to_store_id=order.store_id
+            )
+            await call(stub.DeleteReplica, deletion, ORDER_TIMEOUT_S)

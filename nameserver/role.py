@@ -1,0 +1,172 @@
+"""The nameserver process: what it opens, in which order, and how it goes.
+
+Start: ZooKeeper session → view of the cluster → port → name → member node → campaign (R1.8), so that whoever finds it can dial it and gets
+answers.  Leading or not changes nothing but who does the work of office.py.
+
+Drain: resigned first, so that the next candidate leads at once; then unregistered; then the port closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import Protocol
+
+import structlog
+
+from nameserver.clusterview import ClusterView
+from nameserver.metrics import Metrics
+from nameserver.office import Office
+from nameserver.server import NameserverServicer
+from services.config import NameserverConfig
+from services.coordination.election import Election, Leadership
+from services.coordination.enrolment import Enrolment, Step
+from services.coordination.members import Membership
+from services.coordination.names import NameHold, register_name
+from services.coordination.records import MemberRecord
+from services.coordination.session import Session, SessionEvent
+from services.pb import nameserver_pb2_grpc
+from services.process import Runtime
+from services.rpc.channels import Channels
+from services.rpc.servers import Server
+
+SESSION_START_S = 10.0
+GRACE_S = 0.5
+
+log = structlog.get_logger()
+
+
+class OfficeType(Protocol):
+    """What begins a term of office."""
+
+    def __call__(self, leadership: Leadership, session: Session, view: ClusterView, channels: Channels) -> Office: ...
+
+
+class Nameserver:
+    """A role (services/process.py).  ``office`` is put in the product's place by tests."""
+
+    def __init__(self, config: NameserverConfig, runtime: Runtime, office: OfficeType = Office) -> None:
+        self._config, self._runtime, self._new_office = config, runtime, office
+        self._opened = AsyncExitStack()
+        self._enrolment: Enrolment | None = None
+        self._name: NameHold | None = None
+        self._membership: Membership | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self.session: Session
+        self.view: ClusterView
+        self.election: Election
+        self.office: Office | None = None
+        self.endpoint = ""
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        config, runtime = self._config, self._runtime
+        for condition in ("coordination", "view", "registered"):
+            runtime.ready.add(condition)
+        self.session = Session(config.zookeeper, config.cluster, config.session_timeout_s)
+        await self.session.start(SESSION_START_S)
+        self._opened.push_async_callback(self.session.close)
+        runtime.ready.set("coordination", True, detail=f"cluster {self.session.cluster_id}")
+        self._channels = Channels()
+        self._opened.push_async_callback(self._channels.close)
+        self.view = ClusterView(self.session, self._channels, config.name, runtime.fail)
+        self._opened.push_async_callback(self.view.stop)
+        await self.view.start()
+        runtime.ready.set("view", True)
+        self._metrics = Metrics(runtime.registry, self.view)
+        self._open_server()
+        enrolment = Enrolment(
+            port=Step(self._open_port, self._close_port),
+            name=Step(self._take_name, self._leave_name),
+            member=Step(self._become_member, self._leave_members),
+            campaign=Step(self._campaign, self._resign),
+        )
+        await enrolment.join()
+        self._enrolment = enrolment
+        self._opened.push_async_callback(enrolment.leave)
+        self._opened.callback(self.session.subscribe(self._session_changed))
+        runtime.ready.set("registered", True, detail=self.endpoint)
+
+    def _open_server(self) -> None:
+        config = self._config
+        servicer = NameserverServicer(
+            config.name, config.cluster, self.session, self.view, self._channels, lambda: self.office
+        )
+        self._server = Server(config.host, config.port)
+        self._server.add(nameserver_pb2_grpc.add_NameserverServicer_to_server, servicer, "stele.v1.Nameserver")
+
+    async def _open_port(self) -> None:
+        port = await self._server.start()
+        self.endpoint = self._config.endpoint(port)
+        self._runtime.announce(self.endpoint, advertised=self._config.advertised(port))
+
+    async def _close_port(self) -> None:
+        self._server.set_serving(False)
+        self.view.events.close()
+        await self._server.stop(GRACE_S)
+
+    async def _take_name(self) -> None:
+        self._name = await register_name(self.session, self._config.name, self.endpoint, on_taken=self._runtime.fail)
+
+    async def _leave_name(self) -> None:
+        if self._name is not None:
+            await self._name.release()
+
+    async def _become_member(self) -> None:
+        runtime = self._runtime
+        record = MemberRecord(
+            endpoint=self.endpoint,
+            advertised=runtime.advertised,
+            state="ready",
+            version=version("stele"),
+            started_ms=time.time_ns() // 1_000_000,
+            admin_endpoint=runtime.admin.endpoint if runtime.admin is not None else "",
+        )
+        self._membership = Membership(self.session, "nameservers", self._config.name, record, on_taken=runtime.fail)
+        await self._membership.register()
+
+    async def _leave_members(self) -> None:
+        if self._membership is not None:
+            await self._membership.unregister()
+
+    # --- leading ----------------------------------------------------------------------------------------------------
+
+    async def _campaign(self) -> None:
+        self.election = Election(self.session, self._config.name, self.endpoint)
+        self.election.subscribe_leadership(self._led)
+        await self.election.campaign()
+
+    async def _resign(self) -> None:
+        self._led(None)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self.election.resign()
+
+    def _led(self, leadership: Leadership | None) -> None:
+        """An office belongs to one leadership and goes with it."""
+        if self.office is not None:
+            task = asyncio.get_running_loop().create_task(self.office.close(), name="close-office")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+            self.office = None
+        if leadership is not None:
+            self.office = self._new_office(leadership, self.session, self.view, self._channels)
+            self.office.open()
+        self._metrics.epoch(leadership.epoch if leadership is not None else 0)
+
+    def _session_changed(self, event: SessionEvent) -> None:
+        """Without ZooKeeper reads are answered all the same, so the process stays ready."""
+        self._runtime.ready.set("coordination", True, detail=event.state.value)
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        if self._enrolment is not None:
+            self._server.set_serving(False)
+            await self._enrolment.leave()
+
+    async def stop(self) -> None:
+        await self._opened.aclose()
+        await asyncio.gather(*self._closing, return_exceptions=True)

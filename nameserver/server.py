@@ -1,0 +1,171 @@
+"""The Nameserver service (proto/stele/v1/nameserver.proto).
+
+Guarantee: any nameserver answers reads, from its view, which is whole before the port opens and is kept while ZooKeeper
+cannot be reached.  A write is done by the leader, here or forwarded, and ends within its deadline in an answer or an error
+that says whether it may have happened; it is forwarded once: a forwarded one that meets no leader is NotLeader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
+
+from nameserver.clusterview import ClusterView
+from nameserver.lookup import address, member_info
+from nameserver.office import Office
+from services.coordination.session import Session, SessionState
+from services.errors import NoLeader, NotLeader, Unreachable
+from services.pb import common_pb2, nameserver_pb2_grpc
+from services.pb import nameserver_pb2 as pb
+from services.rpc.channels import Channels
+from services.rpc.status import typed_errors
+
+FORWARDED_KEY = "stele-forwarded-by"
+TIMEOUT_DEFAULT_S = 30.0  # of a caller that gave none
+ANSWER_MARGIN_S = 0.1  # of a caller's deadline: the answer has to arrive before it
+LEADER_CONNECT_S = 1.0
+ROUTING_INTERVAL_S = 0.02
+ROUTING_HEARTBEAT_S = 4.0
+
+T = TypeVar("T")
+
+
+class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
+    """``office`` answers the open office of this nameserver, or None while it does not lead."""
+
+    def __init__(
+        self,
+        name: str,
+        cluster: str,
+        session: Session,
+        view: ClusterView,
+        channels: Channels,
+        office: Callable[[], Office | None],
+    ) -> None:
+        self._name, self._cluster = name, cluster
+        self._session, self._view, self._channels, self._office = session, view, channels, office
+
+    # --- writes -----------------------------------------------------------------------------------------------------
+
+    async def CreateNamespace(self, request: pb.CreateNamespaceRequest, context: Any) -> pb.CreateNamespaceResponse:
+        office = self._lead()
+        if office is None:
+            return await self._forward(pb.CreateNamespaceResponse, "CreateNamespace", request, context)
+        return pb.CreateNamespaceResponse(created=await office.create_namespace(request))
+
+    async def CreateTopic(self, request: pb.CreateTopicRequest, context: Any) -> pb.CreateTopicResponse:
+        office = self._lead()
+        if office is None:
+            return await self._forward(pb.CreateTopicResponse, "CreateTopic", request, context)
+        return await office.create_topic(request, _left_s(context))
+
+    async def DeleteTopic(self, request: pb.DeleteTopicRequest, context: Any) -> pb.DeleteTopicResponse:
+        office = self._lead()
+        if office is None:
+            return await self._forward(pb.DeleteTopicResponse, "DeleteTopic", request, context)
+        await office.delete_topic(request.topic, _left_s(context))
+        return pb.DeleteTopicResponse()
+
+    async def RegisterStore(self, request: pb.RegisterStoreRequest, context: Any) -> pb.RegisterStoreResponse:
+        office = self._lead()
+        if office is None:
+            return await self._forward(pb.RegisterStoreResponse, "RegisterStore", request, context)
+        return await office.stores.register(request)
+
+    def _lead(self) -> Office | None:
+        office = self._office()
+        return office if office is not None and office.is_open else None
+
+    async def _forward(self, answer_type: type[T], method: str, request: Any, context: Any) -> T:
+        """NoLeader: nobody leads; NotLeader: somebody else does and could not be reached from here, or not a second time."""
+        leader = self._view.current.catalog.leader
+        if leader is None:
+            raise NoLeader("no nameserver leads at this moment; nothing was changed")
+        if leader.name == self._name:
+            raise NoLeader("this nameserver's leadership is not certain at this moment; nothing was changed")
+        if any(key == FORWARDED_KEY for key, _ in context.invocation_metadata() or ()):
+            raise NotLeader(f"{self._name} does not lead, {leader.name} does", leader=leader.endpoint)
+        try:
+            channel = await self._channels.connected(leader.endpoint, min(LEADER_CONNECT_S, _left_s(context)))
+        except Unreachable:
+            raise NotLeader(
+                f"{leader.name} leads and cannot be reached from {self._name}", leader=leader.endpoint
+            ) from None
+        stub: Any = nameserver_pb2_grpc.NameserverStub(channel)  # type: ignore[no-untyped-call]
+        with typed_errors():
+            forwarded = getattr(stub, method)(
+                request, timeout=_left_s(context), metadata=((FORWARDED_KEY, self._name),)
+            )
+            return cast(T, await forwarded)
+
+    # --- reads ------------------------------------------------------------------------------------------------------
+
+    async def GetCluster(self, request: pb.GetClusterRequest, context: Any) -> pb.GetClusterResponse:
+        catalog = self._view.current.catalog
+        leader = catalog.leader
+        response = pb.GetClusterResponse(
+            cluster=self._cluster,
+            cluster_id=self._session.cluster_id,
+            answered_by=self._name,
+            nameservers=[member_info(m) for _, m in sorted(catalog.nameservers.items())],
+            coordination_connected=self._session.state is SessionState.CONNECTED and not self._session.fenced,
+        )
+        if leader is not None:
+            member = catalog.nameservers.get(leader.name)
+            response.leader, response.leader_epoch = leader.name, leader.epoch
+            response.leader_address.CopyFrom(
+                address(member)
+                if member is not None
+                else common_pb2.Address(endpoint=leader.endpoint, advertised=leader.endpoint)
+            )
+        return response
+
+    async def ListNamespaces(self, request: pb.ListNamespacesRequest, context: Any) -> pb.ListNamespacesResponse:
+        return pb.ListNamespacesResponse(namespaces=self._view.current.namespaces())
+
+    async def ListTopics(self, request: pb.ListTopicsRequest, context: Any) -> pb.ListTopicsResponse:
+        return pb.ListTopicsResponse(topics=self._view.current.topics(request.namespace))
+
+    async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
+        return self._view.current.lookup(request.topic)
+
+    async def ResolveStore(self, request: pb.ResolveStoreRequest, context: Any) -> pb.ResolveStoreResponse:
+        return self._view.current.resolve(request.store_id)
+
+    async def ListStores(self, request: pb.ListStoresRequest, context: Any) -> pb.ListStoresResponse:
+        return pb.ListStoresResponse(stores=self._view.current.stores())
+
+    async def ListBrokers(self, request: pb.ListBrokersRequest, context: Any) -> pb.ListBrokersResponse:
+        return pb.ListBrokersResponse(brokers=self._view.current.brokers())
+
+    async def ListNameservers(self, request: pb.ListNameserversRequest, context: Any) -> pb.ListNameserversResponse:
+        return pb.ListNameserversResponse(nameservers=self._view.current.nameservers())
+
+    async def ListPartitions(self, request: pb.ListPartitionsRequest, context: Any) -> pb.ListPartitionsResponse:
+        return pb.ListPartitionsResponse(partitions=self._view.current.partitions(request.topic))
+
+    # --- streams ----------------------------------------------------------------------------------------------------
+
+    async def WatchRouting(self, request: pb.WatchRoutingRequest, context: Any) -> AsyncIterator[pb.Routing]:
+        while True:
+            routing = self._view.routing()
+            yield routing
+            await asyncio.sleep(ROUTING_INTERVAL_S)
+            heartbeat_at = asyncio.get_running_loop().time() + ROUTING_HEARTBEAT_S
+            sent = routing.revision
+            await self._view.until(lambda _, sent=sent: self._view.routing().revision != sent, heartbeat_at)  # type: ignore[misc]
+
+    async def Events(self, request: pb.EventsRequest, context: Any) -> AsyncIterator[pb.Event]:
+        async with aclosing(self._view.events.read(request.since_ms, request.follow)) as events:
+            async for event in events:
+                yield pb.Event(
+                    id=event.id, time_ms=event.time_ms, kind=event.kind, subject=event.subject, facts=event.facts
+                )
+
+
+def _left_s(context: Any) -> float:
+    """What is left of the caller's deadline, less what the answer needs."""
+    left = context.time_remaining()
+    return TIMEOUT_DEFAULT_S if left is None else max(0.05, left - ANSWER_MARGIN_S)

@@ -1,0 +1,140 @@
+"""Registration of stores: who gets which id (F2).
+
+Guarantee: a store's uuid gets one id, however often it asks; an id is never given to two stores, not after a removal, a failover or a cold
+start (R2.2); a store of another cluster and a removed one are refused (R2.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from nameserver.catalog import StoreState
+from nameserver.counters import STORES, Counter, read_counter
+from nameserver.intervals import IntervalSet
+from services.clock import SYSTEM, Clock
+from services.coordination.election import Leadership
+from services.coordination.metadata import MetadataStore, Transaction, Versioned
+from services.coordination.records import BuriedRecord, StoreRecord
+from services.errors import (
+    ClusterMismatch,
+    CoordinationUnknown,
+    InvalidArgument,
+    RecordExists,
+    StoreMismatch,
+    StoreTombstone,
+    StoreUnknown,
+    VersionConflict,
+)
+from services.pb import nameserver_pb2
+
+ROUNDS_MAX = 8
+TEXT_CHARS_MAX = 128
+
+_log = structlog.get_logger()
+
+Take = Callable[[Counter, Transaction], int]
+
+
+def take_next(counter: Counter, transaction: Transaction) -> int:
+    """The id of a new store."""
+    return counter.take(transaction, 1)[0]
+
+
+class StoreRegister:
+    """The leader's; one per term of office.  ``take`` gives out ids."""
+
+    def __init__(
+        self,
+        leadership: Leadership,
+        metadata: MetadataStore,
+        cluster_id: str,
+        *,
+        clock: Clock = SYSTEM,
+        take: Take = take_next,
+    ) -> None:
+        self._leadership, self._metadata, self._cluster_id = leadership, metadata, cluster_id
+        self._clock, self._take = clock, take
+        self._turn = asyncio.Lock()
+
+    async def register(self, request: nameserver_pb2.RegisterStoreRequest) -> nameserver_pb2.RegisterStoreResponse:
+        """InvalidArgument, ClusterMismatch, StoreTombstone, StoreUnknown, StoreMismatch, LeadershipLost, CoordinationUnknown."""
+        for field, value in (("uuid", request.uuid), ("name", request.name)):
+            if not 0 < len(value) <= TEXT_CHARS_MAX:
+                raise InvalidArgument(f"a store's {field} has 1 to {TEXT_CHARS_MAX} characters, not {len(value)}")
+        if request.cluster_id and request.cluster_id != self._cluster_id:
+            raise ClusterMismatch(
+                f"the store belongs to the cluster {request.cluster_id}, this is {self._cluster_id}",
+                expected=self._cluster_id,
+                got=request.cluster_id,
+            )
+        async with self._turn:
+            store_id = await (self._again(request) if request.store_id else self._new(request))
+        return nameserver_pb2.RegisterStoreResponse(store_id=store_id, cluster_id=self._cluster_id)
+
+    async def _again(self, request: nameserver_pb2.RegisterStoreRequest) -> int:
+        store_id = request.store_id
+        if store_id in await self._buried():
+            raise _removed(store_id)
+        known = await self._get(store_id)
+        if known is None:
+            raise StoreUnknown(f"store {store_id} was never seen in this cluster", store_id=store_id)
+        if known.record.uuid != request.uuid:
+            raise StoreMismatch(
+                f"store {store_id} is {known.record.uuid}, not {request.uuid}: was the data directory copied?",
+                expected=known.record.uuid,
+                got=request.uuid,
+            )
+        await self._welcome_back(store_id, known, request.name)
+        return store_id
+
+    async def _new(self, request: nameserver_pb2.RegisterStoreRequest) -> int:
+        for _ in range(ROUNDS_MAX):
+            counter = await read_counter(self._metadata, STORES)
+            # Read here and not from the mirror: the same store may ask again before the mirror has seen its first record.
+            known = await self._by_uuid(request.uuid)
+            if known is not None:
+                await self._welcome_back(*known, request.name)
+                return known[0]
+            transaction = self._leadership.transaction()
+            store_id = self._take(counter, transaction)
+            record = StoreRecord(
+                name=request.name, state=StoreState.UP, uuid=request.uuid, registered_ms=self._clock.wall_ms()
+            )
+            transaction.create(f"stores/{store_id}", record)
+            try:
+                await transaction.commit()
+            except (VersionConflict, RecordExists):
+                continue
+            _log.info("store_registered", store=store_id, name=request.name, uuid=request.uuid)
+            return store_id
+        raise CoordinationUnknown(f"registration of {request.name} is not settled after {ROUNDS_MAX} rounds")
+
+    async def _welcome_back(self, store_id: int, known: Versioned[StoreRecord], name: str) -> None:
+        record = known.record
+        if record.state == StoreState.TOMBSTONE:
+            raise _removed(store_id)
+        if record.name != name:
+            renamed = StoreRecord(name=name, state=record.state, uuid=record.uuid, registered_ms=record.registered_ms)
+            await self._leadership.transaction().set(f"stores/{store_id}", renamed, known.version).commit()
+            _log.info("store_renamed", store=store_id, name=name, former=record.name)
+
+    async def _by_uuid(self, uuid: str) -> tuple[int, Versioned[StoreRecord]] | None:
+        ids = [int(name) for name in await self._metadata.children("stores") if name.isdecimal()]
+        for store_id, known in zip(ids, await asyncio.gather(*map(self._get, ids)), strict=True):
+            if known is not None and known.record.uuid == uuid:
+                return store_id, known
+        return None
+
+    async def _get(self, store_id: int) -> Versioned[StoreRecord] | None:
+        return await self._metadata.get(f"stores/{store_id}", StoreRecord)
+
+    async def _buried(self) -> IntervalSet:
+        found = await self._metadata.get("stores/buried", BuriedRecord)
+        return IntervalSet.of(found.record.intervals) if found is not None else IntervalSet()
+
+
+def _removed(store_id: int) -> StoreTombstone:
+    return StoreTombstone(f"store {store_id} was removed from this cluster", store_id=store_id)

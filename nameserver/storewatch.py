@@ -1,0 +1,119 @@
+"""Watches what every registered datanode says of itself.
+
+Guarantee: ``reports`` holds, for each registered store whose port is open, the last it said; a report counts as connected
+only while its stream stands and has not been silent for ``SILENCE_MAX_S``; a datanode that answers with another store's id
+is not believed (R2.5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+import structlog
+
+from nameserver.catalog import Member, MemberState
+from nameserver.lookup import read_status
+from nameserver.reports import StoreReport, decisive, disconnected, merge
+from services.errors import ConnectionBroken, SteleError, StoreMismatch, Timeout
+from services.pb import datanode_pb2, datanode_pb2_grpc
+from services.rpc.channels import Channels
+from services.rpc.status import typed_errors
+
+SILENCE_MAX_S = 8.0  # a datanode says something at least every 5 s
+CONNECT_TIMEOUT_S = 2.0
+BACKOFF_FIRST_S = 0.05
+BACKOFF_MAX_S = 1.0
+
+_log = structlog.get_logger()
+
+
+class StoreWatch:
+    """``follow(members)`` after each change of the registrations; ``changed()`` is called after each change that anybody decides by."""
+
+    def __init__(self, channels: Channels, changed: Callable[[], None], *, rng: random.Random | None = None) -> None:
+        self.reports: dict[int, StoreReport] = {}
+        self._channels, self._changed = channels, changed
+        self._rng = rng or random.Random()
+        self._watching: dict[int, tuple[Member, asyncio.Task[None]]] = {}
+
+    def follow(self, members: Mapping[int, Member]) -> None:
+        """Watches exactly ``members``, by store id, but for those that still load: their port is shut, and their registration
+        tells how far they are (R4.4)."""
+        members = {s: m for s, m in members.items() if m.state != MemberState.LOADING}
+        for store_id in list(self._watching):
+            watched, task = self._watching[store_id]
+            wanted = members.get(store_id)
+            if wanted is None or wanted.joined_zxid != watched.joined_zxid:
+                del self._watching[store_id]
+                task.cancel()
+                known = self.reports.get(store_id)
+                if wanted is None:
+                    self.reports.pop(store_id, None)
+                elif known is not None:
+                    self.reports[store_id] = disconnected(known)
+        for store_id, member in members.items():
+            if store_id not in self._watching:
+                task = asyncio.get_running_loop().create_task(self._watch(member), name=f"watch-store-{store_id}")
+                self._watching[store_id] = (member, task)
+
+    async def stop(self) -> None:
+        tasks = [task for _, task in self._watching.values()]
+        self._watching.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch(self, member: Member) -> None:
+        """For as long as the task is wanted: dial, listen, and dial again with capped backoff."""
+        failures = 0
+        while True:
+            try:
+                async for status in self._statuses(member):
+                    failures = 0
+                    self._take(member.store_id, read_status(status))
+            except SteleError as e:
+                known = self.reports.get(member.store_id)
+                if known is not None and known.connected:
+                    _log.info(
+                        "store_watch_broken", store=member.store_id, node=member.name, reason=e.reason, error=e.message
+                    )
+                    self.reports[member.store_id] = disconnected(known)
+                    self._changed()
+            backoff_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(failures, 10)) * self._rng.uniform(0.5, 1.0)
+            failures += 1
+            await asyncio.sleep(backoff_s)
+
+    def _take(self, store_id: int, told: StoreReport) -> None:
+        if told.store_id != store_id:
+            raise StoreMismatch(
+                f"store {store_id} was asked and store {told.store_id} answered", expected=store_id, got=told.store_id
+            )
+        known = self.reports.get(store_id)
+        if known is None or not known.connected:
+            _log.info("store_watched", store=store_id, state=told.state, replicas=len(told.replicas))
+        merged = merge(known, told)
+        self.reports[store_id] = merged
+        if known is None or decisive(merged) != decisive(known):
+            self._changed()
+
+    async def _statuses(self, member: Member) -> Any:
+        channel = await self._channels.connected(member.endpoint, CONNECT_TIMEOUT_S)
+        stub: Any = datanode_pb2_grpc.DatanodeStub(channel)  # type: ignore[no-untyped-call]
+        stream = stub.WatchStore(datanode_pb2.WatchStoreRequest())
+        try:
+            while True:
+                try:
+                    with typed_errors():
+                        async with asyncio.timeout(SILENCE_MAX_S):
+                            status = await stream.read()
+                except TimeoutError:
+                    raise Timeout(f"{member.name} was silent", timeout_s=SILENCE_MAX_S) from None
+                if status is grpc.aio.EOF:  # type: ignore[attr-defined]
+                    raise ConnectionBroken(f"{member.name} ended the watch")
+                yield status
+        finally:
+            stream.cancel()

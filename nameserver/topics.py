@@ -1,0 +1,252 @@
+"""The leader's writes of namespaces, topics and partitions.
+
+Guarantee: every write is one ZooKeeper transaction that carries the leader's epoch; a topic's id and its groups' ids are
+used once (R3.6); a topic has at most one group per index, whichever leaders took part in creating it.
+
+Creating and deleting begin here with one transaction and are finished by reconciliation (reconcile.py), which calls the other methods.
+Reads that decide a write go to ZooKeeper, not to the mirror: a leader's own session has seen everything committed before its epoch
+began and everything it wrote itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+import structlog
+
+from nameserver.catalog import Catalog, TopicState
+from nameserver.counters import GROUPS, TOPICS, read_counter
+from nameserver.placement import place
+from services.bundles import BUNDLES_MAX
+from services.clock import SYSTEM, Clock
+from services.coordination.election import Leadership
+from services.coordination.metadata import MetadataStore, Transaction, Versioned
+from services.coordination.nodes import ANY_VERSION
+from services.coordination.records import NamespaceRecord, PartitionRecord, TopicRecord
+from services.errors import (
+    CoordinationUnknown,
+    InvalidArgument,
+    NamespaceExists,
+    RecordExists,
+    RecordMissing,
+    TopicNotFound,
+    VersionConflict,
+)
+from services.topics import check_name, parse_topic
+
+BUNDLES_DEFAULT = 16
+REPLICATION_DEFAULT = 3
+PARTITIONS_MAX = 1024
+REPLICATION_MAX = 9
+RECORDS_PER_TRANSACTION_MAX = 80
+ROUNDS_MAX = 8
+RESERVED = "alloc"  # topics/alloc is a counter
+
+_log = structlog.get_logger()
+
+
+def topic_path(topic: str) -> str:
+    return f"topics/{topic}"
+
+
+def partition_path(group: int) -> str:
+    return f"partitions/{group}"
+
+
+def check_namespace(name: str) -> str:
+    check_name("namespace", name)
+    if name == RESERVED:
+        raise InvalidArgument(f"the namespace name {RESERVED!r} is reserved", name=name)
+    return name
+
+
+def check_shape(partitions: int, replication: int) -> None:
+    """``replication`` 0: the namespace's default."""
+    if not 1 <= partitions <= PARTITIONS_MAX:
+        raise InvalidArgument(f"a topic has 1 to {PARTITIONS_MAX} partitions, not {partitions}", partitions=partitions)
+    if not 0 <= replication <= REPLICATION_MAX:
+        raise InvalidArgument(
+            f"a partition has 1 to {REPLICATION_MAX} replicas (0: the namespace's default), not {replication}",
+            replication=replication,
+        )
+
+
+class TopicWrites:
+    """One per term of office.  Writes that place partitions take turns."""
+
+    def __init__(self, leadership: Leadership, metadata: MetadataStore, *, clock: Clock = SYSTEM) -> None:
+        self._leadership, self._metadata, self._clock = leadership, metadata, clock
+        self.turn = asyncio.Lock()
+
+    # --- namespaces -------------------------------------------------------------------------------------------------
+
+    async def create_namespace(self, name: str, bundles: int, replication: int, if_absent: bool) -> bool:
+        """True if it was created.  InvalidArgument, NamespaceExists."""
+        check_namespace(name)
+        record = NamespaceRecord(bundles=bundles or BUNDLES_DEFAULT, replication=replication or REPLICATION_DEFAULT)
+        if not 1 <= record.bundles <= BUNDLES_MAX:
+            raise InvalidArgument(f"a namespace has 1 to {BUNDLES_MAX} bundles, not {bundles}", bundles=bundles)
+        check_shape(1, record.replication)
+        transaction = self._leadership.transaction()
+        _create_namespace(transaction, name, record)
+        try:
+            await transaction.commit()
+        except RecordExists:
+            known = await self._metadata.get(f"namespaces/{name}", NamespaceRecord)
+            if if_absent and known is not None and known.record == record:
+                return False
+            raise NamespaceExists(f"there is a namespace {name} already", namespace=name) from None
+        _log.info("namespace_created", namespace=name, bundles=record.bundles, replication=record.replication)
+        return True
+
+    # --- topics -----------------------------------------------------------------------------------------------------
+
+    async def read(self, name: str) -> Versioned[TopicRecord] | None:
+        parse_topic(name)
+        return await self._metadata.get(topic_path(name), TopicRecord)
+
+    async def replication_of(self, namespace: str, asked: int) -> int:
+        if asked:
+            return asked
+        known = await self._metadata.get(f"namespaces/{namespace}", NamespaceRecord)
+        return known.record.replication if known is not None else REPLICATION_DEFAULT
+
+    async def begin_create(self, name: str, partitions: int, replication: int, catalog: Catalog) -> TopicRecord:
+        """Records the topic as being created, with its first partitions.  RecordExists if there is one; NotEnoughStores."""
+        namespace, _ = parse_topic(name)
+        check_namespace(namespace)
+        for _ in range(ROUNDS_MAX):
+            ids = await read_counter(self._metadata, TOPICS)
+            transaction = self._leadership.transaction()
+            if await self._metadata.get(f"namespaces/{namespace}", NamespaceRecord) is None:
+                record = NamespaceRecord(bundles=BUNDLES_DEFAULT, replication=REPLICATION_DEFAULT)
+                _create_namespace(transaction, namespace, record)
+            topic = TopicRecord(
+                id=ids.take(transaction, 1)[0],
+                partitions=partitions,
+                replication=replication,
+                state=TopicState.CREATING,
+                created_ms=self._clock.wall_ms(),
+            )
+            transaction.create(topic_path(name), topic)
+            first = range(min(partitions, RECORDS_PER_TRANSACTION_MAX))
+            await self._add_partitions(transaction, name, first, replication, catalog)
+            try:
+                await transaction.commit()
+            except (VersionConflict, RecordMissing):
+                continue
+            except RecordExists as e:
+                if e.facts.get("path") == topic_path(name):
+                    raise
+                continue
+            except CoordinationUnknown:
+                # The id is this transaction's alone: finding it means that it was committed.
+                written = await self._metadata.get(topic_path(name), TopicRecord)
+                if written is None or written.record.id != topic.id:
+                    raise
+            _log.info("topic_creating", topic=name, id=topic.id, partitions=partitions, replication=replication)
+            return topic
+        raise CoordinationUnknown(f"the creation of {name} is not settled after {ROUNDS_MAX} rounds", topic=name)
+
+    async def record_partitions(self, name: str, catalog: Catalog) -> int:
+        """Records the next partitions of a topic that is being created; how many are recorded now."""
+        topic = await self.read(name)
+        if topic is None or topic.record.state != TopicState.CREATING:
+            return 0
+        recorded = await self._recorded(name, catalog)
+        missing = [i for i in range(topic.record.partitions) if i not in recorded.values()]
+        chunk = missing[:RECORDS_PER_TRANSACTION_MAX]
+        if chunk:
+            transaction = self._leadership.transaction()
+            # Deleting the topic changes its version, so no partition is recorded once that has begun.
+            transaction.check(topic_path(name), topic.version)
+            await self._add_partitions(transaction, name, chunk, topic.record.replication, catalog)
+            await transaction.commit()
+            _log.info(
+                "partitions_recorded", topic=name, recorded=len(recorded) + len(chunk), of=topic.record.partitions
+            )
+        return len(recorded) + len(chunk)
+
+    async def mark_ready(self, name: str) -> None:
+        await self._enter(name, TopicState.CREATING, TopicState.READY)
+
+    async def begin_delete(self, name: str) -> int:
+        """The id of the topic, which is being deleted from now on.  TopicNotFound."""
+        for _ in range(ROUNDS_MAX):
+            topic = await self.read(name)
+            if topic is None:
+                raise TopicNotFound(f"there is no topic {name}", topic=name)
+            if topic.record.state == TopicState.DELETING or await self._enter(
+                name, topic.record.state, TopicState.DELETING
+            ):
+                return topic.record.id
+        raise CoordinationUnknown(f"the deletion of {name} is not settled after {ROUNDS_MAX} rounds", topic=name)
+
+    async def remove_records(self, name: str, catalog: Catalog) -> None:
+        """Removes a topic that is being deleted; its own record last, so that an interrupted removal is taken up again."""
+        topic = await self.read(name)
+        if topic is None or topic.record.state != TopicState.DELETING:
+            return
+        left = iter(sorted(await self._recorded(name, catalog)))
+        while chunk := list(islice(left, RECORDS_PER_TRANSACTION_MAX)):
+            transaction = self._leadership.transaction()
+            transaction.check(topic_path(name), topic.version)
+            for group in chunk:
+                transaction.delete(partition_path(group), ANY_VERSION)
+            await transaction.commit()
+        await self._leadership.transaction().delete(topic_path(name), topic.version).commit()
+        _log.info("topic_removed", topic=name, id=topic.record.id)
+
+    async def is_recorded(self, groups: Iterable[int]) -> Mapping[int, bool]:
+        """Which groups have a record, beyond doubt: the empty transaction proves that we still led when we began to read."""
+        wanted = list(groups)
+        await self._leadership.transaction().commit()
+        found = await asyncio.gather(*(self._metadata.get(partition_path(g), PartitionRecord) for g in wanted))
+        return {group: record is not None for group, record in zip(wanted, found, strict=True)}
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    async def _enter(self, name: str, before: str, after: str) -> bool:
+        topic = await self.read(name)
+        if topic is None or topic.record.state != before:
+            return False
+        record = topic.record
+        changed = TopicRecord(
+            id=record.id,
+            partitions=record.partitions,
+            replication=record.replication,
+            state=after,
+            created_ms=record.created_ms,
+        )
+        try:
+            await self._leadership.transaction().set(topic_path(name), changed, topic.version).commit()
+        except VersionConflict:
+            return False
+        _log.info(f"topic_{after}", topic=name, id=record.id)
+        return True
+
+    async def _add_partitions(
+        self, transaction: Transaction, name: str, indexes: Iterable[int], replication: int, catalog: Catalog
+    ) -> None:
+        wanted = list(indexes)
+        placed = place(len(wanted), replication, catalog.placeable_stores, catalog.replica_counts)
+        groups = (await read_counter(self._metadata, GROUPS)).take(transaction, len(wanted))
+        for group, index, replicas in zip(groups, wanted, placed, strict=True):
+            transaction.create(partition_path(group), PartitionRecord(topic=name, index=index, replicas=replicas))
+
+    async def _recorded(self, name: str, catalog: Catalog) -> dict[int, int]:
+        """Group → index of every recorded partition of the topic: the mirror's, and those that it has not seen yet."""
+        present = {int(g) for g in await self._metadata.children("partitions") if g.isdecimal()}
+        unseen = sorted(present - catalog.partitions.keys())
+        fresh = await asyncio.gather(*(self._metadata.get(partition_path(g), PartitionRecord) for g in unseen))
+        recorded = {g: p.index for g, p in catalog.partitions.items() if p.topic == name and g in present}
+        for group, found in zip(unseen, fresh, strict=True):
+            if found is not None and found.record.topic == name:
+                recorded[group] = found.record.index
+        return recorded
+
+
+def _create_namespace(transaction: Transaction, name: str, record: NamespaceRecord) -> None:
+    transaction.create(f"namespaces/{name}", record).create(f"topics/{name}").create(f"bundles/{name}")

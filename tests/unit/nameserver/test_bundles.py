@@ -1,0 +1,197 @@
+"""Bundles: even, minimal movement, never to a broker that is gone, always under a higher epoch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.variants import r5_9_assigns_by_name, r5_10_keeps_the_epoch
+from nameserver.bundles import Assign, Broker, Pulse, assign
+from nameserver.catalog import Bundle, Member, MemberKind, MemberState
+from tests.support.both_ways import holds_and_variant_fails
+
+BUNDLES = [f"demo/{i:02d}" for i in range(16)]
+Assigner = Callable[..., list[Assign]]
+
+
+def broker(name: str, zxid: int = 10, state: str = MemberState.READY, pulse: Pulse = Pulse.ALIVE) -> Broker:
+    return Broker(Member(MemberKind.BROKERS, name, f"{name}:1", state=state, joined_zxid=zxid), pulse)
+
+
+def by_name(brokers: Iterable[Broker]) -> dict[str, Broker]:
+    return {b.member.name: b for b in brokers}
+
+
+def carry_out(records: dict[str, Bundle], changes: Iterable[Assign], zxid: int) -> dict[str, Bundle]:
+    return {**records, **{c.bundle: Bundle(c.bundle, c.broker, c.epoch, zxid) for c in changes}}
+
+
+def settle(
+    records: dict[str, Bundle], brokers: dict[str, Broker], zxid: int, assigner: Assigner = assign
+) -> tuple[dict[str, Bundle], list[Assign]]:
+    """Rounds until nothing changes."""
+    made: list[Assign] = []
+    for _ in range(100):
+        changes = assigner(BUNDLES, records, brokers)
+        if not changes:
+            return records, made
+        made += changes
+        records = carry_out(records, changes, zxid)
+    raise AssertionError("assignments never settle")
+
+
+def counts(records: dict[str, Bundle]) -> Counter[str]:
+    return Counter(b.broker for b in records.values())
+
+
+def test_every_bundle_gets_an_owner_evenly() -> None:
+    records, made = settle({}, by_name([broker("br1"), broker("br2"), broker("br3")]), 20)
+    assert sorted(counts(records).values()) == [5, 5, 6]
+    assert len(made) == 16
+    assert {m.epoch for m in made} == {1}
+
+
+def test_nothing_moves_where_everything_fits() -> None:
+    brokers = by_name([broker("br1"), broker("br2")])
+    records, _ = settle({}, brokers, 20)
+    assert assign(BUNDLES, records, brokers) == []
+
+
+def test_only_the_bundles_of_a_gone_broker_move() -> None:
+    records, _ = settle({}, by_name([broker("br1"), broker("br2"), broker("br3")]), 20)
+    lost = {b.name for b in records.values() if b.broker == "br2"}
+    after, made = settle(records, by_name([broker("br1"), broker("br3")]), 30)
+    assert {m.bundle for m in made} == lost
+    assert all(m.cause == "gone" and m.former == "br2" and m.epoch == 2 for m in made)
+    assert set(counts(after).values()) == {8}
+
+
+def test_a_joining_broker_gets_just_what_evens_it_out() -> None:
+    records, _ = settle({}, by_name([broker("br1"), broker("br2")]), 20)
+    brokers = by_name([broker("br1"), broker("br2"), broker("br3", zxid=25)])
+    assert len(assign(BUNDLES, records, brokers)) <= 4
+    after, made = settle(records, brokers, 30)
+    assert sorted(counts(after).values()) == [5, 5, 6]
+    assert all(m.broker == "br3" and m.cause == "even" for m in made)
+    assert len(made) == 5
+
+
+def test_a_draining_broker_is_emptied_but_not_if_it_is_the_last() -> None:
+    records, _ = settle({}, by_name([broker("br1"), broker("br2")]), 20)
+    draining = broker("br1", state=MemberState.DRAINING)
+    after, made = settle(records, by_name([draining, broker("br2")]), 30)
+    assert counts(after) == {"br2": 16}
+    assert all(m.cause == "draining" for m in made)
+    assert assign(BUNDLES, records, by_name([draining])) != []
+    alone = {n: Bundle(n, "br1", 1, 20) for n in BUNDLES}
+    assert assign(BUNDLES, alone, by_name([draining])) == []
+
+
+def test_a_broker_that_registered_again_gets_its_bundles_under_a_higher_epoch() -> None:
+    brokers = by_name([broker("br1"), broker("br2")])
+    records, _ = settle({}, brokers, 20)
+    again = by_name([broker("br1", zxid=25), broker("br2")])
+    after, made = settle(records, again, 30)
+    assert {m.bundle for m in made} == {b.name for b in records.values() if b.broker == "br1"}
+    assert all(m.broker == "br1" and m.epoch == 2 and m.cause == "reregistered" for m in made)
+    assert counts(after) == counts(records)
+
+
+def test_a_refusing_port_counts_as_gone_before_the_registration_goes() -> None:
+    records, _ = settle({}, by_name([broker("br1"), broker("br2")]), 20)
+    after, made = settle(records, by_name([broker("br1", pulse=Pulse.REFUSED), broker("br2")]), 30)
+    assert counts(after) == {"br2": 16}
+    assert all(m.cause == "gone" for m in made)
+
+
+def test_a_silent_broker_keeps_what_it_has_and_gets_nothing_new() -> None:
+    records, _ = settle({}, by_name([broker("br1"), broker("br2")]), 20)
+    brokers = by_name([broker("br1", pulse=Pulse.SILENT), broker("br2"), broker("br3", zxid=25)])
+    after, _ = settle(records, brokers, 30)
+    assert counts(after)["br1"] == 8
+    assert assign(BUNDLES, {}, brokers) != []
+    assert all(m.broker != "br1" for m in assign(BUNDLES, {}, brokers))
+
+
+def test_silent_brokers_are_better_than_none_and_unprobed_ones_are_waited_for() -> None:
+    assert {m.broker for m in assign(BUNDLES, {}, by_name([broker("br1", pulse=Pulse.SILENT)]))} == {"br1"}
+    assert assign(BUNDLES, {}, by_name([broker("br1", pulse=Pulse.UNPROBED)])) == []
+    owned = {n: Bundle(n, "br1", 1, 20) for n in BUNDLES}
+    assert assign(BUNDLES, owned, by_name([broker("br1", pulse=Pulse.UNPROBED)])) == []
+
+
+def test_without_any_broker_the_gone_owner_is_struck_out_once() -> None:
+    owned = {n: Bundle(n, "br1", 3, 20) for n in BUNDLES}
+    after, made = settle(owned, {}, 30)
+    assert counts(after) == {"": 16}
+    assert {m.epoch for m in made} == {4}
+    assert assign(BUNDLES, after, {}) == []
+
+
+pulses = st.sampled_from(list(Pulse))
+states = st.sampled_from([MemberState.READY, MemberState.DRAINING, MemberState.LOADING])
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[dict[str, Broker]]:
+    """A sequence of moments; each says which brokers are registered, in which incarnation and state."""
+    moments = []
+    for at in range(draw(st.integers(1, 6))):
+        present = draw(st.sets(st.integers(1, 5)))
+        moments.append(
+            by_name(broker(f"br{n}", draw(st.integers(0, at)) * 10, draw(states), draw(pulses)) for n in present)
+        )
+    return moments
+
+
+@given(histories())
+def test_whatever_happens_assignments_settle_evenly_and_epochs_only_rise(history: list[dict[str, Broker]]) -> None:
+    records: dict[str, Bundle] = {}
+    for at, brokers in enumerate(history):
+        before = records
+        records, made = settle(records, brokers, at * 10 + 5)
+        for m in made:
+            if m.broker:
+                assert m.broker in brokers
+                assert brokers[m.broker].pulse in (Pulse.ALIVE, Pulse.SILENT)
+                assert brokers[m.broker].member.state == MemberState.READY
+        for name, bundle in records.items():
+            known = before.get(name)
+            assert known is None or bundle.epoch >= known.epoch
+            assert known is None or bundle.broker == known.broker or bundle.epoch > known.epoch
+        alive = [n for n, b in brokers.items() if b.pulse is Pulse.ALIVE and b.member.state == MemberState.READY]
+        if alive:
+            held = counts(records)
+            assert sum(held.values()) == len(BUNDLES)
+            assert max(held[n] for n in alive) - min(held[n] for n in alive) <= 1
+
+
+async def test_r5_9_no_assignment_names_a_member_that_is_gone() -> None:
+    async def scenario(assigner: Assigner) -> None:
+        records, _ = settle({}, by_name([broker("br1"), broker("br2")]), 20)
+        _, made = settle(records, by_name([broker("br2")]), 30, assigner)
+        assert made, "the bundles of the dead broker stay with it"
+        assert all(m.broker == "br2" for m in made)
+
+    await holds_and_variant_fails(scenario, assign, r5_9_assigns_by_name.assign)
+
+
+async def test_r5_10_a_new_incarnation_never_inherits_an_epoch() -> None:
+    async def scenario(assigner: Assigner) -> None:
+        records, _ = settle({}, by_name([broker("br1")]), 20)
+        after, _ = settle(records, by_name([broker("br1", zxid=25)]), 30, assigner)
+        assert all(after[n].epoch > records[n].epoch for n in BUNDLES)
+
+    await holds_and_variant_fails(scenario, assign, r5_10_keeps_the_epoch.assign)
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 16, 40])
+def test_any_number_of_brokers_is_served(number: int) -> None:
+    brokers = by_name(broker(f"br{i:02d}") for i in range(number))
+    records, _ = settle({}, brokers, 20)
+    held = counts(records)
+    assert max(held[b] for b in brokers) - min(held[b] for b in brokers) <= 1

@@ -1,0 +1,31 @@
+"""The buried set remembers exactly and compactly (R2.2)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nameserver.intervals import IntervalSet
+from services.errors import InvalidArgument
+
+
+@given(st.lists(st.integers(0, 60)))
+def test_r2_2_buried_set_is_exact_and_disjoint(numbers: list[int]) -> None:
+    buried = IntervalSet()
+    for number in numbers:
+        buried = buried.add(number)
+    assert {n for n in range(70) if n in buried} == set(numbers)
+    for (_, last), (first, _) in zip(buried.intervals, buried.intervals[1:], strict=False):
+        assert last + 1 < first
+    assert IntervalSet.of(buried.pairs()) == buried
+
+
+def test_r2_2_ten_thousand_in_a_row_are_one_interval() -> None:
+    buried = IntervalSet.of((n, n) for n in range(1, 10_001))
+    assert buried.pairs() == [[1, 10_000]]
+
+
+def test_an_interval_that_ends_before_it_starts_is_refused() -> None:
+    with pytest.raises(InvalidArgument):
+        IntervalSet.of([(3, 2)])

@@ -1,0 +1,149 @@
+"""Reconciliation: from any half-done state to what the records say, and nothing destroyed on a guess."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nameserver.catalog import Catalog, MemberState, Partition, Topic, TopicState
+from nameserver.reconcile import (
+    CreateReplica,
+    DeleteReplica,
+    DropOrphan,
+    Effect,
+    MarkReady,
+    RecordPartitions,
+    RemoveRecords,
+    plan,
+)
+from nameserver.reports import Replica, ReplicaState, Reports, disconnected, leaders
+from tests.unit.nameserver.world import World, datanode, report
+
+
+def planned(catalog: Catalog, reports: Reports) -> list[Effect]:
+    return plan(catalog, reports, leaders(reports))
+
+
+def catalog_of(topic: Topic, *partitions: Partition, stores: tuple[int, ...] = (1, 2, 3)) -> Catalog:
+    return Catalog(
+        topics={topic.name: topic},
+        partitions={p.group: p for p in partitions},
+        groups_next=100,
+        datanodes={f"dn{s}": datanode(s) for s in stores},
+    )
+
+
+CREATING = Topic("demo/t", 1, 1, 3, TopicState.CREATING)
+PARTITION = Partition(7, "demo/t", 0, (1, 2, 3))
+CREATE = [CreateReplica(s, 7, "demo/t", 0, (1, 2, 3)) for s in (1, 2, 3)]
+
+
+def test_replicas_are_created_where_they_are_certainly_missing() -> None:
+    catalog = catalog_of(CREATING, PARTITION)
+    assert planned(catalog, {s: report(s) for s in (1, 2, 3)}) == CREATE
+
+
+def test_nothing_is_created_where_the_report_is_partial_or_broken() -> None:
+    catalog = catalog_of(CREATING, PARTITION)
+    assert planned(catalog, {1: report(1, complete=False), 2: disconnected(report(2))}) == []
+
+
+def test_r4_6_a_loading_store_gets_no_replica() -> None:
+    catalog = replace(catalog_of(CREATING, PARTITION), datanodes={"dn1": datanode(1, MemberState.LOADING)})
+    assert planned(catalog, {1: report(1)}) == []
+    ready_member = catalog_of(CREATING, PARTITION, stores=(1,))
+    assert planned(ready_member, {1: report(1, state=MemberState.LOADING)}) == []
+
+
+def test_a_quarantined_replica_is_not_created_anew() -> None:
+    catalog = catalog_of(replace(CREATING, state=TopicState.READY), PARTITION, stores=(1,))
+    assert planned(catalog, {1: report(1, Replica(7, state=ReplicaState.QUARANTINED))}) == []
+
+
+def test_a_topic_is_ready_once_each_partition_has_a_leader_that_says_so_itself() -> None:
+    catalog = catalog_of(CREATING, PARTITION)
+    follower = Replica(7, state=ReplicaState.FOLLOWER, leader_store_id=1, term=2)
+    leader = Replica(7, state=ReplicaState.LEADER, leader_store_id=1, term=2)
+    assert planned(catalog, {2: report(2, follower), 3: report(3, follower)}) == []
+    assert planned(catalog, {1: report(1, leader), 2: report(2, follower)}) == [MarkReady("demo/t")]
+
+
+def test_partitions_that_an_interrupted_create_left_out_are_recorded() -> None:
+    catalog = catalog_of(replace(CREATING, partitions=3), PARTITION)
+    reports = {1: report(1, Replica(7, state=ReplicaState.LEADER, term=1))}
+    assert planned(catalog, reports) == [RecordPartitions("demo/t", (1, 2))]
+
+
+def test_a_deleted_topics_replicas_go_before_its_records() -> None:
+    catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), PARTITION)
+    held = {1: report(1, Replica(7)), 2: report(2)}
+    assert planned(catalog, held) == [DeleteReplica(1, 7)]
+    assert planned(catalog, {1: report(1), 2: report(2)}) == [RemoveRecords("demo/t")]
+
+
+def test_a_delete_does_not_wait_for_a_store_that_cannot_be_asked() -> None:
+    catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), PARTITION)
+    assert planned(catalog, {1: disconnected(report(1, Replica(7)))}) == [RemoveRecords("demo/t")]
+
+
+def test_orphans_are_suspected_only_below_the_group_counter_and_on_a_complete_report() -> None:
+    catalog = Catalog(groups_next=50, datanodes={"dn1": datanode(1)})
+    assert planned(catalog, {1: report(1, Replica(49), Replica(50), Replica(99))}) == [DropOrphan(1, 49)]
+    assert planned(catalog, {1: report(1, Replica(49), complete=False)}) == []
+    assert planned(catalog, {1: disconnected(report(1, Replica(49)))}) == []
+    unknown_counter = replace(catalog, groups_next=0)
+    assert planned(unknown_counter, {1: report(1, Replica(49))}) == []
+
+
+actions = st.one_of(
+    st.tuples(st.just("create"), st.integers(1, 3), st.integers(1, 5)),
+    st.tuples(st.just("delete"), st.integers(1, 3), st.just(0)),
+    st.tuples(st.just("kill"), st.integers(1, 4), st.just(0)),
+    st.tuples(st.just("start"), st.integers(1, 4), st.just(0)),
+    st.tuples(st.just("load"), st.integers(1, 4), st.just(0)),
+    st.tuples(st.just("work"), st.integers(0, 4), st.integers(0, 6)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(actions, max_size=25))
+def test_any_interrupted_history_ends_as_the_records_say(history: list[tuple[str, int, int]]) -> None:
+    """ "work" carries out a part of a plan and forgets the rest: a leader that died in between."""
+    world = World()
+    for action, number, amount in history:
+        name = f"demo/t{number}"
+        match action:
+            case "create" if name not in world.topics:
+                world.create(name, amount, recorded=min(amount, number))
+            case "delete" if name in world.topics:
+                world.delete(name)
+            case "kill":
+                world.up.discard(number)
+                world.loading.discard(number)
+            case "start":
+                world.up.add(number)
+                world.loading.discard(number)
+            case "load":
+                world.up.add(number)
+                world.loading.add(number)
+            case "work":
+                for effect in planned(world.catalog(), world.reports())[number : number + amount]:
+                    world.carry_out(effect)
+        world.catalog().validate()
+
+    world.up, world.loading = set(world.stores), set()
+    for _ in range(20):
+        effects = planned(world.catalog(), world.reports())
+        if not effects:
+            break
+        for effect in effects:
+            world.carry_out(effect)
+        world.catalog().validate()
+    assert not planned(world.catalog(), world.reports())
+    for topic in world.topics.values():
+        assert topic.state == TopicState.READY
+        assert len([p for p in world.partitions.values() if p.topic == topic.name]) == topic.partitions
+    for store_id in world.stores:
+        assert world.held[store_id] == {g for g, p in world.partitions.items() if store_id in p.replicas}

@@ -1,0 +1,106 @@
+"""A cluster in memory on which a plan's effects can be carried out, wholly, partly or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from nameserver.catalog import Catalog, Member, MemberKind, MemberState, Namespace, Partition, Store, Topic, TopicState
+from nameserver.placement import place
+from nameserver.reconcile import (
+    CreateReplica,
+    DeleteReplica,
+    DropOrphan,
+    Effect,
+    MarkReady,
+    RecordPartitions,
+    RemoveRecords,
+)
+from nameserver.reports import Replica, ReplicaState, Reports, StoreReport
+
+
+def datanode(store_id: int, state: str = MemberState.READY, zxid: int = 1) -> Member:
+    return Member(
+        MemberKind.DATANODES,
+        f"dn{store_id}",
+        f"dn{store_id}:1",
+        raft_endpoint=f"dn{store_id}:2",
+        store_id=store_id,
+        state=state,
+        joined_zxid=zxid,
+    )
+
+
+def report(store_id: int, *replicas: Replica, state: str = MemberState.READY, complete: bool = True) -> StoreReport:
+    return StoreReport(store_id, state, replicas={r.group: r for r in replicas}, complete=complete, connected=True)
+
+
+@dataclass
+class World:
+    stores: tuple[int, ...] = (1, 2, 3, 4)
+    up: set[int] = field(default_factory=lambda: {1, 2, 3, 4})
+    loading: set[int] = field(default_factory=set)
+    topics: dict[str, Topic] = field(default_factory=dict)
+    partitions: dict[int, Partition] = field(default_factory=dict)
+    held: dict[int, set[int]] = field(default_factory=lambda: {1: set(), 2: set(), 3: set(), 4: set()})
+    groups_next: int = 1
+    topic_ids: int = 1
+
+    def create(self, name: str, partitions: int, recorded: int) -> None:
+        """The transaction of a create, of which the leader got as far as ``recorded`` partitions."""
+        self.topics[name] = Topic(name, self.topic_ids, partitions, 3, TopicState.CREATING)
+        self.topic_ids += 1
+        self.record(name, range(recorded))
+
+    def record(self, name: str, indexes: range | tuple[int, ...]) -> None:
+        replicas = place(len(indexes), 3, self.stores, self.catalog().replica_counts)
+        for index, chosen in zip(indexes, replicas, strict=True):
+            self.partitions[self.groups_next] = Partition(self.groups_next, name, index, chosen)
+            self.groups_next += 1
+
+    def delete(self, name: str) -> None:
+        self.topics[name] = replace(self.topics[name], state=TopicState.DELETING)
+
+    def carry_out(self, effect: Effect) -> None:
+        match effect:
+            case CreateReplica(store_id, group) if store_id in self.up:
+                assert group in self.partitions, "a replica of a group without record"
+                self.held[store_id].add(group)
+            case DeleteReplica(store_id, group) if store_id in self.up:
+                assert self.topics[self.partitions[group].topic].state == TopicState.DELETING
+                self.held[store_id].discard(group)
+            case DropOrphan(store_id, group) if store_id in self.up:
+                assert group not in self.partitions
+                self.held[store_id].discard(group)
+            case RecordPartitions(topic, missing):
+                self.record(topic, missing)
+            case MarkReady(topic):
+                self.topics[topic] = replace(self.topics[topic], state=TopicState.READY)
+            case RemoveRecords(topic):
+                del self.topics[topic]
+                self.partitions = {g: p for g, p in self.partitions.items() if p.topic != topic}
+            case _:
+                pass
+
+    def catalog(self) -> Catalog:
+        return Catalog(
+            namespaces={"demo": Namespace("demo", 16, 3)},
+            topics=dict(self.topics),
+            partitions=dict(self.partitions),
+            stores={s: Store(s, f"dn{s}", "up", f"u{s}") for s in self.stores},
+            groups_next=self.groups_next,
+            datanodes={
+                f"dn{s}": datanode(s, MemberState.LOADING if s in self.loading else MemberState.READY) for s in self.up
+            },
+        )
+
+    def reports(self) -> Reports:
+        return {s: report(s, *(self._replica(s, g) for g in sorted(self.held[s]))) for s in self.up - self.loading}
+
+    def _replica(self, store_id: int, group: int) -> Replica:
+        """A group with a majority is led by its lowest reachable store."""
+        members = self.partitions[group].replicas if group in self.partitions else (store_id,)
+        able = sorted(s for s in members if s in self.up - self.loading and group in self.held[s])
+        if len(able) <= len(members) // 2:
+            return Replica(group, state=ReplicaState.CANDIDATE, term=1)
+        state = ReplicaState.LEADER if able[0] == store_id else ReplicaState.FOLLOWER
+        return Replica(group, state=state, leader_store_id=able[0], term=able[0])
