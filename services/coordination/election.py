@@ -21,6 +21,7 @@ import structlog
 from services.coordination.keeper import Keeper
 from services.coordination.metadata import MetadataStore, Transaction
 from services.coordination.nodes import Check, Create, Delete, Node, Op, Set
+from services.coordination.pace import Pace
 from services.coordination.records import EpochRecord, LeaderRecord, decode, encode
 from services.coordination.session import Session, SessionEvent, SessionState
 from services.coordination.tree import ELECTION, EPOCH, LEADER
@@ -33,7 +34,7 @@ from services.errors import (
 )
 
 PREFIX = "c-"
-REASSERT_S = 2.0
+REASSERT_S = 3.0  # longer than the pace takes to forget, so that a routine round does not slow a failover
 ROUNDS_MAX = 16
 
 log = structlog.get_logger()
@@ -100,11 +101,12 @@ class Election:
         self.name = name
         self.endpoint = endpoint
         self.leadership: Leadership | None = None
-        self.leader: LeaderRecord | None = None  # who leads, as far as is known; the last known while suspended
+        self.leader: LeaderRecord | None = None
         self._session = session
         self._candidate = ""
         self._leaving = False
         self._campaigning = False
+        self._pace = Pace()
         self._turn = asyncio.Lock()
         self._keeper = Keeper(session, f"election {name}", self._step, reassert_s=REASSERT_S)
         self._relay = session.relay(self._keeper.on_watch)
@@ -148,8 +150,12 @@ class Election:
                 log.warning("resign_unknown", name=self.name, error=str(error))
             self._candidate = ""
 
-    async def current_leader(self) -> LeaderRecord | None:
-        """Asks ZooKeeper.  CoordinationUnknown."""
+    def current_leader(self) -> LeaderRecord | None:
+        """Who leads, as far as is known; the last known while ZooKeeper cannot be reached."""
+        return self.leader
+
+    async def ask_leader(self) -> LeaderRecord | None:
+        """Who leads now, from ZooKeeper.  CoordinationUnknown."""
         node = await self._session.get(LEADER)
         return None if node is None else decode(node.value, LeaderRecord, LEADER)
 
@@ -233,6 +239,7 @@ class Election:
             *([Delete(LEADER)] if leader is not None else []),
             Create(LEADER, encode(record), ephemeral=True),
         ]
+        await self._pace.keep()
         try:
             results = await self._session.commit(ops)
         except (RecordExists, RecordMissing, VersionConflict, CoordinationUnknown) as error:

@@ -1,8 +1,7 @@
 """Keeps a registration asserted for as long as its process lives (R5.7, R5.8).
 
 Guarantee: ``assert_once`` runs again at once after every new session, whenever ``poke`` is called and every few seconds, one run at a
-time, on the event loop, never in a ZooKeeper callback.  However often it is poked, runs are at least a growing pause apart, so that a
-storm of deletions cannot become a storm of writes.
+time, on the event loop, never in a ZooKeeper callback.  However often it is poked, runs keep a pace that slows down (``pace.py``).
 
 It does not promise success while ZooKeeper cannot be reached; it goes on trying.  A definite refusal ends it and is reported once.
 """
@@ -14,21 +13,13 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from services.clock import SYSTEM, Clock
+from services.coordination.pace import Pace
 from services.coordination.session import Session, SessionEvent, SessionState
 from services.errors import SteleError
 
-PAUSE_S_MIN = 0.02
-PAUSE_S_MAX = 0.5  # below the second within which a lost registration has to be back (R5.7)
-QUIET_S = 2.0
 REASSERT_S = 5.0
 
 log = structlog.get_logger()
-
-
-def next_pause(pause_s: float, since_last_run_s: float) -> float:
-    """The pause before the next run: doubles while runs follow one another, starts again after a quiet time."""
-    return PAUSE_S_MIN if since_last_run_s > QUIET_S else min(PAUSE_S_MAX, pause_s * 2)
 
 
 class Keeper:
@@ -38,14 +29,13 @@ class Keeper:
         what: str,
         assert_once: Callable[[], Awaitable[object]],
         on_refused: Callable[[SteleError], None] | None = None,
-        clock: Clock = SYSTEM,
         reassert_s: float = REASSERT_S,
     ) -> None:
         self.what = what
         self._session = session
         self._assert_once = assert_once
         self._on_refused = on_refused
-        self._clock = clock
+        self._pace = Pace()
         self._reassert_s = reassert_s
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -78,19 +68,16 @@ class Keeper:
             self._task.cancel()
 
     async def _run(self) -> None:
-        pause_s, last_run = PAUSE_S_MIN, float("-inf")
         while True:
             try:
                 async with asyncio.timeout(self._reassert_s):
                     await self._wake.wait()
             except TimeoutError:
                 pass
-            pause_s = next_pause(pause_s, self._clock.monotonic() - last_run)
-            await asyncio.sleep(pause_s)
+            await self._pace.keep()
             self._wake.clear()
             if self._session.state is not SessionState.CONNECTED:
                 continue
-            last_run = self._clock.monotonic()
             try:
                 await self._assert_once()
             except SteleError as error:

@@ -29,6 +29,7 @@ from services.coordination.metadata import MetadataStore
 from services.coordination.mirror import Mirror
 from services.coordination.names import WAIT_MARGIN_S, WAIT_STEP_S, name_path, owner_is
 from services.coordination.nodes import Check, Create, Delete, Op, Set
+from services.coordination.pace import Pace
 from services.coordination.records import MemberRecord, NameRecord, decode, encode
 from services.coordination.session import Session
 from services.errors import (
@@ -41,7 +42,7 @@ from services.errors import (
     VersionConflict,
 )
 
-ROUNDS_MAX = 32
+ROUNDS_MAX = 24
 
 log = structlog.get_logger()
 
@@ -112,6 +113,7 @@ class Membership:
         self._session = session
         self._keeper = Keeper(session, f"member {kind}/{name}", self.settle, on_taken)
         self._relay = session.relay(self._keeper.on_watch)
+        self._pace = Pace()
         self._turn = asyncio.Lock()
         self._leaving = False
 
@@ -167,6 +169,7 @@ class Membership:
                 if decision in (Decision.REFUSE, Decision.WAIT):
                     raise self._taken(seen)
                 rounds += 1
+                await self._pace.keep()
                 await self._carry_out(decision, seen, mine)
             if not self._leaving:
                 raise CoordinationUnknown(f"member {self.path}: not settled in {ROUNDS_MAX} rounds", path=self.path)

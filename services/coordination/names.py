@@ -27,11 +27,12 @@ from services.coordination import incarnation
 from services.coordination.incarnation import Fate
 from services.coordination.keeper import Keeper
 from services.coordination.nodes import ANY_VERSION, Create, Delete, Op, Set
+from services.coordination.pace import Pace
 from services.coordination.records import Incarnation, NameRecord, decode, encode
 from services.coordination.session import Session
 from services.errors import CoordinationUnknown, NameTaken, RecordExists, RecordMissing, SteleError, VersionConflict
 
-ROUNDS_MAX = 64
+ROUNDS_MAX = 24
 WAIT_MARGIN_S = 1.5  # ZooKeeper expires sessions in steps of its tick
 WAIT_STEP_S = 0.25
 
@@ -98,6 +99,7 @@ class NameHold:
         self._session = session
         self._keeper = Keeper(session, f"name {name}", self.settle, on_taken)
         self._relay = session.relay(self._keeper.on_watch)
+        self._pace = Pace()
         self._turn = asyncio.Lock()
 
     async def register(self) -> None:
@@ -142,6 +144,7 @@ class NameHold:
                 if decision in (Decision.REFUSE, Decision.WAIT):
                     raise self._taken(seen)
                 rounds += 1
+                await self._pace.keep()
                 await self._carry_out(decision, seen, mine)
             raise CoordinationUnknown(f"name {self.name}: not settled in {ROUNDS_MAX} rounds", name=self.name)
 

@@ -9,12 +9,14 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from kazoo.client import KazooClient
 
+from services.coordination.records import Incarnation
 from services.coordination.session import Session
 from stele.local.zookeeper import ZooKeeperServer
 
@@ -52,6 +54,29 @@ async def open_session(
         await session.close()
 
 
+@dataclass
+class Sessions:
+    """Sessions of one cluster, each as if of a process of its own; all closed with ``stack``."""
+
+    hosts: str
+    cluster: str
+    stack: AsyncExitStack
+
+    async def open(self, hosts: str = "", timeout_s: float = SESSION_TIMEOUT_S, **options: object) -> Session:
+        return await self.stack.enter_async_context(
+            open_session(hosts or self.hosts, self.cluster, timeout_s, **options)
+        )
+
+    async def proxy(self) -> Proxy:
+        return await self.stack.enter_async_context(proxy_to(self.hosts))
+
+    async def cut_off(self) -> tuple[Session, Callable[[], None]]:
+        """A session of another machine's process, and what makes it vanish without a word: the server learns of it by the timeout only."""
+        proxy = await self.proxy()
+        session = await self.open(proxy.hosts, incarnation=Incarnation(instance="elsewhere", machine="another machine"))
+        return session, proxy.cut
+
+
 async def end_session(session: Session, hosts: str = "") -> None:
     """The server ends the session: somebody else presents its id and password, and closes it."""
 
@@ -77,18 +102,17 @@ def frozen(zookeeper: ZooKeeperServer) -> Iterator[None]:
 class Proxy:
     """A TCP connection to a server that a test can spoil.
 
-    ``drop_answers`` delivers what clients send and swallows what the server says; ``cut`` breaks the connections and refuses new ones;
-    ``restore`` undoes both (a connection whose answers were swallowed is broken, since it has lost its place)."""
+    ``drop_answers`` delivers what clients send and swallows what the server says, ``drop_requests`` the other way round; ``cut`` breaks
+    the connections and refuses new ones; ``restore`` undoes all of it (a connection that lost bytes is broken)."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
-        self._dropping = False
+        self._dropping: set[str] = set()
         self._refusing = False
         self.hosts = ""
-        self.bytes_sent = 0  # from clients to the server
 
     async def start(self) -> Proxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -101,7 +125,10 @@ class Proxy:
         self.cut()
 
     def drop_answers(self) -> None:
-        self._dropping = True
+        self._dropping.add("answers")
+
+    def drop_requests(self) -> None:
+        self._dropping.add("requests")
 
     def cut(self) -> None:
         self._refusing = True
@@ -110,7 +137,8 @@ class Proxy:
     def restore(self) -> None:
         if self._dropping:
             self._break()
-        self._dropping = self._refusing = False
+        self._dropping.clear()
+        self._refusing = False
 
     def _break(self) -> None:
         for writer in list(self._writers):
@@ -128,8 +156,8 @@ class Proxy:
         both = {writer, up_writer}
         self._writers |= both
         tasks = [
-            asyncio.create_task(self._pump(reader, up_writer, upwards=True)),
-            asyncio.create_task(self._pump(up_reader, writer, upwards=False)),
+            asyncio.create_task(self._pump(reader, up_writer, "requests")),
+            asyncio.create_task(self._pump(up_reader, writer, "answers")),
         ]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
@@ -138,15 +166,12 @@ class Proxy:
             each.transport.abort()
         self._writers -= both
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upwards: bool) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: str) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                if upwards:
-                    self.bytes_sent += len(data)
-                elif self._dropping:
-                    continue
-                writer.write(data)
-                await writer.drain()
+                if direction not in self._dropping:
+                    writer.write(data)
+                    await writer.drain()
 
 
 @asynccontextmanager
