@@ -1,0 +1,230 @@
+"""Producing through a broker, over real gRPC, with faults at the wire between broker and datanodes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.errors import (
+    BatchCorrupt,
+    InvalidArgument,
+    NotOwner,
+    OutOfOrderSequence,
+    Overloaded,
+    PartitionNotFound,
+    SteleError,
+    TopicNotFound,
+)
+from services.pb import datanode_pb2
+from tests.integration.broker.cluster import Cluster, batch
+from tests.support.eventually import eventually
+
+
+class Break(Exception):
+    """Raised inside the servicer: the stream ends with an error."""
+
+
+async def test_stores_and_answers_with_offsets(cluster: Cluster) -> None:
+    producer = await cluster.producer(await cluster.broker())
+    assert producer.credit_bytes == 1 << 20
+    ids = [await producer.send("a", "b"), await producer.send("c"), await producer.send("d", partition=1)]
+    assert [await producer.offset(i) for i in ids] == [0, 2, 0]
+    assert cluster.group(0).values() == [b"a", b"b", b"c"]
+    assert cluster.group(1).values() == [b"d"]
+    assert cluster.group(0).partition.owner_epoch == 1
+
+
+async def test_joins_waiting_batches_and_keeps_their_order(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    producers = [await cluster.producer(broker) for _ in range(3)]
+    sent = []
+    for n in range(100):
+        for p, producer in enumerate(producers):
+            sent.append((producer, await producer.send(f"{p}-{n}", producer_id=p + 1)))
+    for producer, request_id in sent:
+        await producer.offset(request_id)
+    values = [v.decode() for v in cluster.group().values()]
+    for p, producer in enumerate(producers):
+        assert [v for v in values if v.startswith(f"{p}-")] == [f"{p}-{n}" for n in range(100)]
+        assert producer.order == sorted(producer.order)
+    assert len(cluster.leader.appends) < 300, "batches that waited went together"
+
+
+async def test_an_append_whose_answer_was_lost_is_stored_once(cluster: Cluster) -> None:
+    producer = await cluster.producer(await cluster.broker())
+    await producer.offset(await producer.send("a"))
+    broken = 0
+
+    def break_once(_: datanode_pb2.AppendRequest) -> None:
+        nonlocal broken
+        broken += 1
+        if broken == 1:
+            raise Break
+
+    cluster.leader.after_append = break_once
+    ids = [await producer.send(f"b{n}") for n in range(20)]
+    assert [await producer.offset(i) for i in ids] == list(range(1, 21))
+    assert cluster.group().values() == [b"a", *(f"b{n}".encode() for n in range(20))]
+    assert [i for i in ids if producer.answers[i].duplicate], "the first one was recognised"
+
+
+async def test_an_append_that_never_arrived_is_sent_again_in_order(cluster: Cluster) -> None:
+    producer = await cluster.producer(await cluster.broker())
+    failures = 5
+
+    def break_some(_: datanode_pb2.AppendRequest) -> None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0 and failures % 2 == 0:
+            raise Break
+
+    cluster.leader.before_append = break_some
+    ids = [await producer.send(f"m{n}") for n in range(30)]
+    assert [await producer.offset(i) for i in ids] == list(range(30))
+    assert producer.order == ids
+
+
+async def test_without_producer_id_a_lost_answer_is_an_indefinite_error(cluster: Cluster) -> None:
+    producer = await cluster.producer(await cluster.broker())
+    await producer.offset(await producer.send("a", producer_id=0))
+
+    def break_it(_: datanode_pb2.AppendRequest) -> None:
+        cluster.leader.after_append = lambda _: None
+        raise Break
+
+    cluster.leader.after_append = break_it
+    error = await producer.error(await producer.send("b", producer_id=0))
+    assert not error.definite
+    assert await producer.offset(await producer.send("c", producer_id=0)) == 2
+    assert cluster.group().values() == [b"a", b"b", b"c"], "it had been stored, and was not sent again"
+
+
+async def test_follows_the_leader(cluster: Cluster) -> None:
+    producer = await cluster.producer(await cluster.broker())
+    await producer.offset(await producer.send("a"))
+    for leader in (2, 3, 1):
+        cluster.elect(leader)
+        await producer.offset(await producer.send(f"led by {leader}"))
+        assert cluster.datanodes[leader].appends
+
+
+async def test_a_killed_leader_is_left_for_the_next(cluster: Cluster) -> None:
+    producer = await cluster.producer(await cluster.broker())
+    await producer.offset(await producer.send("a"))
+    cluster.elect(0)
+    await cluster.datanodes[1].kill()
+    ids = [await producer.send(f"b{n}") for n in range(10)]
+    assert len(producer.answers) == 1, "they wait for a leader"
+    cluster.elect(3)
+    assert [await producer.offset(i) for i in ids] == list(range(1, 11))
+
+
+async def test_a_frozen_leader_is_left_once_another_one_leads(cluster: Cluster) -> None:
+    producer = await cluster.producer(await cluster.broker())
+    await producer.offset(await producer.send("a"))
+    frozen = cluster.datanodes[1]
+    frozen.freeze()
+    ids = [await producer.send(f"b{n}") for n in range(10)]
+    cluster.elect(2)
+    assert [await producer.offset(i) for i in ids] == list(range(1, 11))
+    frozen.thaw()
+    await producer.offset(await producer.send("c"))
+    assert cluster.group().values() == [b"a", *(f"b{n}".encode() for n in range(10)), b"c"]
+
+
+async def test_a_slow_leader_that_leads_is_waited_for(cluster: Cluster) -> None:
+    producer = await cluster.producer(await cluster.broker())
+    await producer.offset(await producer.send("a"))
+    cluster.datanodes[1].freeze()
+    request = await producer.send("b")
+    await asyncio.sleep(2.0)  # past the suspicion: nobody else says that it leads
+    cluster.datanodes[1].thaw()
+    assert await producer.offset(request) == 1
+    assert not cluster.datanodes[2].appends
+    assert not cluster.datanodes[3].appends
+
+
+async def test_a_gap_is_the_producers_to_know(cluster: Cluster) -> None:
+    producer = await cluster.producer(await cluster.broker())
+    await producer.offset(await producer.send("a"))
+    error = await producer.error(await producer.send_batch(batch("c", sequence=2)))
+    assert isinstance(error, OutOfOrderSequence)
+    assert error.facts["expected"] == "1"
+    again = await producer.send_batch(batch("a", sequence=0))
+    assert await producer.offset(again) == 0
+    assert producer.answers[again].duplicate
+
+
+@pytest.mark.parametrize(
+    ("topic", "partition", "data", "error"),
+    [
+        ("test/unknown", 0, batch("a"), TopicNotFound),
+        ("test/orders", 9, batch("a"), PartitionNotFound),
+        ("no-namespace", 0, batch("a"), InvalidArgument),
+        ("test/orders", 0, batch("a")[:-1] + b"?", BatchCorrupt),
+        ("test/orders", 0, b"", BatchCorrupt),
+    ],
+)
+async def test_bad_input_is_refused_and_the_stream_goes_on(
+    cluster: Cluster, topic: str, partition: int, data: bytes, error: type[SteleError]
+) -> None:
+    producer = await cluster.producer(await cluster.broker())
+    assert isinstance(await producer.error(await producer.send_batch(data, partition, topic)), error)
+    assert await producer.offset(await producer.send("fine")) == 0
+
+
+async def test_credit_bounds_what_is_unanswered(cluster: Cluster) -> None:
+    producer = await cluster.producer(await cluster.broker(credit_bytes=100))
+    cluster.datanodes[1].freeze()
+    first = await producer.send("x" * 500)  # alone it may be larger than the credit
+    error_of = await producer.send_batch(batch("y" * 60, producer_id=8))
+    cluster.datanodes[1].thaw()
+    assert await producer.offset(first) == 0
+    assert isinstance(await producer.error(error_of), Overloaded)
+    assert producer.order == [first, error_of], "in the order of the requests"
+
+
+async def test_a_topic_that_a_lagging_nameserver_names_late_is_waited_for(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    broker.serving.routes._routes.clear()
+    broker.serving.routes.partitions.clear()
+    producer = await cluster.producer(broker)
+    request = await producer.send("a")
+    cluster.tell()
+    assert await producer.offset(request) == 0
+
+
+async def test_a_deleted_topic_ends_what_serves_it(cluster: Cluster) -> None:
+    producer = await cluster.producer(await cluster.broker())
+    consumer = await cluster.consumer(cluster.brokers["br1"])
+    await producer.offset(await producer.send("a"))
+    cluster.topic_state = "deleting"
+    cluster.tell()
+    assert isinstance(await producer.error(await producer.send("b")), TopicNotFound)
+    assert isinstance(await eventually(lambda: consumer.closed), TopicNotFound)
+
+
+async def test_half_closing_waits_for_the_answers(cluster: Cluster) -> None:
+    producer = await cluster.producer(await cluster.broker())
+    ids = [await producer.send(f"m{n}") for n in range(50)]
+    await producer.done()
+    await eventually(lambda: producer.order == ids)
+
+
+async def test_another_brokers_partition_is_refused(cluster: Cluster) -> None:
+    cluster.owners[cluster.bundle(0)] = ("br2", 5)
+    producer = await cluster.producer(await cluster.broker("br1"))
+    assert isinstance(await producer.error(await producer.send("a")), NotOwner)
+
+
+async def test_ownership_is_void_when_the_session_is_lost(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    producer = await cluster.producer(broker)
+    await producer.offset(await producer.send("a"))
+    broker.serving.void()
+    assert isinstance(await producer.error(await producer.send("b")), NotOwner)
+    cluster.tell()  # the same assignment again: meant for the lost session
+    assert isinstance(await producer.error(await producer.send_batch(batch("b", sequence=1))), NotOwner)
+    cluster.assign("br1", 2)
+    assert await producer.offset(await producer.send_batch(batch("b", sequence=1))) == 1
