@@ -1,8 +1,8 @@
 """Receiving messages of one topic through a subscription.
 
-Guarantee: every message is delivered until it is acknowledged; ``await ack(message)`` returns when the acknowledgement is durable.  Within a
-partition messages come in order (*exclusive*, *failover*); *shared* spreads them over the consumers.  A broker that goes is replaced
-without the user noticing; what may then come twice is a message that was delivered and not acknowledged.
+Guarantee: every message is delivered until it is acknowledged; ``await ack(message)`` returns when the acknowledgement is durable.
+Within a partition messages come in order (*exclusive*, *failover*); *shared* spreads them over the consumers.  A broker that goes is
+replaced without the user noticing; what may then come twice is a message that was delivered and not acknowledged.
 
 Usage::
 

@@ -1,0 +1,214 @@
+"""``stele cluster``: a cluster of real processes on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.errors import InvalidArgument
+from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Output, confirm, examples, group
+from stele.cli.output import OutputFormat, progress, say, show, stderr
+from stele.local.cluster import LocalCluster
+from stele.local.state import ClusterSpec
+
+FOLLOW_INTERVAL_S = 0.2
+
+app = group("Run a cluster of real processes on this machine.")
+ProcessName = Annotated[str, typer.Argument(metavar="NAME", help="Process: zk1, ns1, dn1, br1, …")]
+
+
+@app.command(
+    epilog=examples(
+        "stele cluster up",
+        "stele cluster up --datanodes 5 --brokers 3 --dir /tmp/stele",
+        "STELE_ZOOKEEPER=zk.example:2181 stele cluster up",
+    )
+)
+def up(
+    nameservers: Annotated[int | None, typer.Option(help="Number of nameservers (3).", min=1, max=99)] = None,
+    datanodes: Annotated[int | None, typer.Option(help="Number of datanodes (3).", min=0, max=99)] = None,
+    brokers: Annotated[int | None, typer.Option(help="Number of brokers (2).", min=1, max=99)] = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Start what does not run and wait until all of it is ready.  Can be repeated; larger numbers add processes."""
+    cluster = LocalCluster(directory)
+    have = cluster.files.load() if cluster.exists else None
+    spec = ClusterSpec(
+        nameservers=nameservers if nameservers is not None else (have.count("ns") if have else 3),
+        datanodes=datanodes if datanodes is not None else (have.count("dn") if have else 3),
+        brokers=brokers if brokers is not None else (have.count("br") if have else 2),
+    )
+    names = spec.names()
+    with _shown("starting", 1 + len(names), "ready") as report:
+        cluster.up(spec, report)
+    if not cluster.zookeeper_hosts:
+        return
+    flag = "" if directory == DEFAULT_DIRECTORY else f" --dir {directory}"
+    say(f"ready: {len(names)} processes and ZooKeeper at {cluster.zookeeper_hosts}, files in {cluster.directory}")
+    say(f"reach it:  stele topic create demo/hello --partitions 4{flag}      (STELE_SERVER={cluster.bootstrap})")
+    say(f"stop it:   stele cluster down{flag}      (its data stays; `stele cluster destroy{flag}` removes it)")
+
+
+@app.command(epilog=examples("stele cluster status", "stele cluster status -o json | jq '.[] | select(.ready | not)'"))
+def status(directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE) -> None:
+    """Show every process.  Exit status 1 unless all of them run and are ready."""
+    shown = LocalCluster(directory).status()
+    rows = [(p.name, p.role, p.state, p.ready, p.endpoint, p.pid or "", p.detail) for p in shown]
+    show(output, shown, ("NAME", "ROLE", "STATE", "READY", "ENDPOINT", "PID", "WAITS FOR"), rows)
+    unwell = [p for p in shown if not p.healthy]
+    if unwell:
+        listed = ", ".join(f"{p.name} ({p.state if p.state != 'running' else 'not ready'})" for p in unwell)
+        say(f"{len(unwell)} of {len(shown)} processes are not well: {listed}; `stele cluster up` starts what is dead")
+        raise typer.Exit(FAILED)
+
+
+@app.command(epilog=examples("stele cluster kill dn2", "stele cluster kill br1 --signal TERM"))
+def kill(
+    name: ProcessName,
+    signal_name: Annotated[str, typer.Option("--signal", help="Signal to send.")] = "KILL",
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Send a signal to one process: KILL unless told otherwise.  It stays dead until `start` or `up`."""
+    number = _signal(signal_name)
+    LocalCluster(directory).kill(name, number)
+    say(f"{name}: {signal.Signals(number).name} sent")
+
+
+@app.command(epilog=examples("stele cluster start dn2"))
+def start(name: ProcessName, directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """Start one process again, on its old ports and data, and wait until it is ready."""
+    with _shown(f"starting {name}", 1, "ready") as report:
+        LocalCluster(directory).start(name, progress=report)
+    say(f"{name}: ready")
+
+
+@app.command(epilog=examples("stele cluster pause dn1", "stele cluster pause br1; sleep 5; stele cluster resume br1"))
+def pause(name: ProcessName, directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """Stop one process from running (SIGSTOP): it keeps its connections and answers nobody."""
+    LocalCluster(directory).pause(name)
+    say(f"{name}: paused; `stele cluster resume {name}` lets it go on")
+
+
+@app.command(epilog=examples("stele cluster resume dn1"))
+def resume(name: ProcessName, directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """Let a paused process go on (SIGCONT)."""
+    LocalCluster(directory).resume(name)
+    say(f"{name}: resumed")
+
+
+@app.command(
+    epilog=examples(
+        "stele cluster logs ns1", "stele cluster logs dn1 -n 200 -f", "stele cluster logs -f | grep elected"
+    )
+)
+def logs(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Process; without it: all of them.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are written, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Lines to begin with.", min=0)] = 20,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Print the logs of one process, or of all with their names in front."""
+    cluster = LocalCluster(directory)
+    chosen = [name] if name else cluster.names()
+    paths = {n: cluster.log_path(n) for n in chosen}
+    width = max(map(len, chosen))
+    read = {n: _print_end(path, lines, _prefix(n, width, bool(name))) for n, path in paths.items()}
+    while follow:
+        sys.stdout.flush()
+        time.sleep(FOLLOW_INTERVAL_S)
+        for n, path in paths.items():
+            read[n] = _print_new(path, read[n], _prefix(n, width, bool(name)))
+
+
+@app.command(epilog=examples("stele cluster down", "stele cluster down --now"))
+def down(
+    now: Annotated[bool, typer.Option("--now", help="Kill at once instead of handing work over.")] = False,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Stop every process: brokers, datanodes, nameservers, ZooKeeper.  Data stays; `up` brings it back."""
+    cluster = LocalCluster(directory)
+    with _shown("stopping", len(cluster.names()), "stopped") as report:
+        cluster.down(report, now=now)
+    say(f"stopped; data stays in {cluster.directory}")
+
+
+@app.command(epilog=examples("stele cluster destroy", "stele cluster destroy --yes --dir /tmp/stele"))
+def destroy(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Stop every process and remove the directory with all data."""
+    cluster = LocalCluster(directory)
+    names = cluster.names()
+    confirm(f"Remove the cluster in {cluster.directory} with all of its data?", yes)
+    with _shown("stopping", len(names), "stopped") as report:
+        cluster.destroy(report)
+    say(f"removed {cluster.directory}")
+
+
+@contextmanager
+def _shown(text: str, total: int, done: str) -> Iterator[Callable[[str, str], None]]:
+    """Progress of processes: a bar on a terminal, else one line per process that is done."""
+    interactive = stderr().is_terminal
+    with progress(text, total) as advance:
+
+        def report(name: str, doing: str) -> None:
+            if doing == done:
+                advance()
+                if not interactive:
+                    say(f"{name}: {done}")
+
+        yield report
+
+
+def _signal(name: str) -> int:
+    try:
+        return (
+            signal.Signals[f"SIG{name.upper().removeprefix('SIG')}"]
+            if not name.isdecimal()
+            else signal.Signals(int(name))
+        )
+    except (KeyError, ValueError):
+        raise InvalidArgument(f"{name!r} is no signal; examples: KILL, TERM, STOP, CONT, INT") from None
+
+
+def _prefix(name: str, width: int, alone: bool) -> bytes:
+    return b"" if alone else f"{name:<{width}} ".encode()
+
+
+def _print_end(path: Path, lines: int, prefix: bytes) -> int:
+    """Prints the last lines of a file; its size."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return 0
+    _print(content.splitlines(keepends=True)[-lines:] if lines else [], prefix)
+    return len(content)
+
+
+def _print_new(path: Path, since_bytes: int, prefix: bytes) -> int:
+    """Prints whole lines that a file has gained; how far it was read."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < since_bytes:
+                since_bytes = 0  # written anew
+            file.seek(since_bytes)
+            gained = file.read()
+    except OSError:
+        return since_bytes
+    whole = gained[: gained.rfind(b"\n") + 1]
+    _print(whole.splitlines(keepends=True), prefix)
+    return since_bytes + len(whole)
+
+
+def _print(lines: list[bytes], prefix: bytes) -> None:
+    for line in lines:
+        sys.stdout.buffer.write(prefix + line if line.endswith(b"\n") else prefix + line + b"\n")

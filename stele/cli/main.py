@@ -1,0 +1,79 @@
+"""The command ``stele``."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from stele.cli import (
+    broker,
+    cluster,
+    consume,
+    events,
+    health,
+    nameserver,
+    partition,
+    produce,
+    store,
+    subscription,
+    topic,
+)
+from stele.cli.options import SteleGroup, examples
+
+app = typer.Typer(
+    name="stele",
+    cls=SteleGroup,
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "stele cluster up",
+        "stele topic create demo/hello --partitions 4",
+        "stele produce demo/hello --count 1000",
+        "stele consume demo/hello --subscription me --timeout 2",
+        "stele cluster kill dn1",
+        "stele health",
+    ),
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(metadata.version("stele"))
+        raise typer.Exit
+
+
+@app.callback()
+def stele(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A replicated, partitioned message log that you can kill."""
+
+
+app.add_typer(cluster.app, name="cluster")
+app.add_typer(topic.app, name="topic")
+app.command(epilog=produce.EPILOG, short_help="Send messages: lines of stdin, or made-up ones.")(produce.produce)
+app.command(epilog=consume.EPILOG, short_help="Print messages as they come, and acknowledge them.")(consume.consume)
+app.add_typer(subscription.app, name="subscription")
+app.add_typer(partition.app, name="partition")
+app.add_typer(store.app, name="store")
+app.add_typer(broker.app, name="broker")
+app.add_typer(nameserver.app, name="nameserver")
+app.command(epilog=events.EPILOG, short_help="Show what happened in the cluster.")(events.events)
+app.command(epilog=health.EPILOG)(health.health)
+
+
+def main() -> None:
+    """Entry point: the exit status says whether it went well."""
+    sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

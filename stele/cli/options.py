@@ -1,0 +1,167 @@
+"""What every command shares: where the cluster is, how work runs, how errors end a command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import structlog
+import typer
+from typer.core import TyperGroup
+
+from services import errors
+from services.errors import InvalidArgument, InvalidConfig, SteleError
+from stele.cli.output import OutputFormat, say, stderr, working
+from stele.client import Client, connect
+from stele.local.cluster import LocalCluster
+from stele.local.errors import NoCluster
+
+T = TypeVar("T")
+ORDER = [
+    "cluster",
+    "topic",
+    "produce",
+    "consume",
+    "subscription",
+    "partition",
+    "store",
+    "broker",
+    "nameserver",
+    "events",
+    "health",
+]  # of the commands in the help: as one needs them
+USAGE, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
+
+Server = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        "-s",
+        envvar="STELE_SERVER",
+        metavar="HOST:PORT,…",
+        help="Nameservers of the cluster.  Without it: the local cluster in --dir.",
+    ),
+]
+Directory = Annotated[
+    Path, typer.Option("--dir", envvar="STELE_DIR", metavar="DIR", help="Directory of the local cluster.")
+]
+Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print: table or json.")]
+TopicName = Annotated[str, typer.Argument(metavar="NS/TOPIC", help="Topic, as namespace/topic.")]
+DEFAULT_DIRECTORY = Path(".stele")
+
+_WAY_OUT: dict[type[SteleError], str] = {
+    errors.TopicNotFound: "`stele topic ls` lists the topics, `stele topic create` makes one",
+    errors.TopicExists: "choose another name, or give --if-absent",
+    errors.NamespaceNotFound: "`stele topic ls` lists what there is",
+    errors.SubscriptionNotFound: "`stele subscription ls NS/TOPIC` lists the subscriptions",
+    errors.NotEnoughStores: "start more datanodes, or ask for fewer replicas with --replication",
+    errors.ConsumerBusy: "stop the other consumer, or use --type shared or failover",
+    errors.MessageTooLarge: "send smaller messages",
+    errors.Unreachable: "is the cluster up? `stele cluster status` shows the local one, --server names another",
+    errors.NoLeader: "wait a moment; `stele health` says what is missing",
+    errors.Timeout: "`stele health` says what is missing",
+    errors.DirectoryBusy: "stop the process that uses it",
+    errors.ToolMissing: "install it, then try again",
+    NoCluster: "or name another one with --server or STELE_SERVER",
+}
+
+
+class SteleGroup(TyperGroup):
+    """The root command: an error is one line with the way out; Ctrl-C and a closed pipe are quiet."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SteleError as e:
+            fail(e)
+        except BrokenPipeError:
+            # What is still buffered cannot be written either; the interpreter would complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(PIPE_CLOSED) from None
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def fail(error: SteleError) -> None:
+    """Ends the command with one line about ``error``."""
+    way_out = next((text for kind, text in _WAY_OUT.items() if isinstance(error, kind)), "")
+    what = " ".join(error.message.split())
+    stderr().print(f"[bold red]error:[/] {_escaped(what)}" + (f"; {_escaped(way_out)}" if way_out else ""))
+    is_usage = type(error) in (InvalidArgument, InvalidConfig)
+    raise typer.Exit(USAGE if is_usage else FAILED)
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def group(help: str) -> typer.Typer:
+    """A group of commands that behaves like all others."""
+    return typer.Typer(
+        help=help,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        add_completion=False,
+    )
+
+
+def servers_of(server: str, directory: Path) -> str:
+    """The nameservers that a command talks to.  Raises NoCluster."""
+    if server:
+        return server
+    cluster = LocalCluster(directory)
+    if not cluster.exists:
+        raise NoCluster(f"no cluster in {cluster.directory}: start one with `stele cluster up`")
+    return cluster.bootstrap
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs asynchronous work; Ctrl-C cancels it and lets it clean up."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(40), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+    )
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(work)
+
+
+def with_client(server: str, directory: Path, work: Callable[[Client], Awaitable[T]], doing: str = "") -> T:
+    """Runs ``work`` with a connected client, under a spinner that says what is being done."""
+
+    async def connected() -> T:
+        async with connect(servers_of(server, directory)) as client:
+            return await work(client)
+
+    if not doing:
+        return run(connected())
+    with working(doing):
+        return run(connected())
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Asks before something is lost; where nobody can answer, ``--yes`` is needed."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidArgument(f"{question} Nobody is there to answer: give --yes")
+    if not typer.confirm(question, err=True):
+        say("nothing was changed")
+        raise typer.Exit(FAILED)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

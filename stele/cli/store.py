@@ -1,0 +1,78 @@
+"""``stele store``: the datanodes and what they hold."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from services.errors import InvalidArgument
+from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, Server, examples, group, with_client
+from stele.cli.output import OutputFormat, moment, show, show_facts, show_json, show_rows, size
+from stele.client import Client
+from stele.model import PartitionInfo, StoreInfo
+
+app = group("Stores: the datanodes and what they hold.")
+
+
+@app.command(epilog=examples("stele store ls", "stele store ls -o json"))
+def ls(server: Server = "", directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE) -> None:
+    """List stores with their load progress, leaders and free space."""
+
+    async def work(client: Client) -> list[StoreInfo]:
+        return await client.admin.list_stores()
+
+    stores = with_client(server, directory, work)
+    rows = [
+        (
+            s.store_id,
+            s.name,
+            s.state,
+            s.live,
+            s.status or (s.member.state if s.member else ""),
+            f"{s.loaded}/{s.total}",
+            s.replicas,
+            s.leaders,
+            size(s.disk_free_bytes) if s.disk_free_bytes else "",
+            s.member.endpoint if s.member else "",
+        )
+        for s in stores
+    ]
+    columns = ("ID", "NAME", "STATE", "LIVE", "STATUS", "LOADED", "REPLICAS", "LEADERS", "FREE", "ENDPOINT")
+    show(output, stores, columns, rows)
+
+
+@app.command(epilog=examples("stele store info dn1", "stele store info 2 -o json"))
+def info(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Name or id of a store.")],
+    server: Server = "",
+    directory: Directory = DEFAULT_DIRECTORY,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Show one store and the partitions that it holds."""
+
+    async def work(client: Client) -> tuple[list[StoreInfo], list[PartitionInfo]]:
+        return await client.admin.list_stores(), await client.admin.list_partitions()
+
+    stores, partitions = with_client(server, directory, work)
+    found = next((s for s in stores if store in (s.name, str(s.store_id))), None)
+    if found is None:
+        raise InvalidArgument(f"there is no store {store!r}; there are {', '.join(s.name for s in stores) or 'none'}")
+    held = [(p, r) for p in partitions for r in p.replicas if r.store_id == found.store_id]
+    if output is OutputFormat.JSON:
+        show_json(
+            {"store": found, "replicas": [{"topic": p.topic, "partition": p.partition, "replica": r} for p, r in held]}
+        )
+        return
+    facts = [
+        ("store", f"{found.name} (id {found.store_id})"),
+        ("state", f"{found.state}, {'live' if found.live else 'not live'}"),
+        ("status", f"{found.status or '-'}, loaded {found.loaded}/{found.total}"),
+        ("endpoint", found.member.endpoint if found.member else ""),
+        ("started", moment(found.member.started_ms) if found.member else ""),
+        ("disk free", size(found.disk_free_bytes) if found.disk_free_bytes else ""),
+        *(("problem", problem) for problem in found.problems),
+    ]
+    show_facts(output, found, facts)
+    rows = [(p.topic, p.partition, p.group, r.state, r.term, r.high_watermark, size(r.log_bytes)) for p, r in held]
+    show_rows(("TOPIC", "PARTITION", "GROUP", "STATE", "TERM", "NEXT OFFSET", "LOG"), rows)

@@ -1,0 +1,335 @@
+"""Stele without asyncio: the same names, each call blocking until it is done.
+
+Usage::
+
+    with stele.sync.connect("127.0.0.1:6600") as client:
+        client.admin.create_topic("shop/orders", partitions=4)
+        with client.producer("shop/orders") as producer:
+            producer.send(b"hello")
+        with client.consumer("shop/orders", "billing") as consumer:
+            for message in consumer:
+                consumer.ack(message)
+
+A client runs its own event loop in a thread; it may be used from any number of threads.  Guarantees are those of the asynchronous calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import stele.admin
+import stele.client
+import stele.consumer
+import stele.producer
+from services.errors import SteleError
+from stele.client import CONNECT_TIMEOUT_S
+from stele.errors import ClientClosed
+from stele.model import (
+    BrokerInfo,
+    ClusterInfo,
+    Event,
+    Message,
+    NameserverInfo,
+    NamespaceInfo,
+    PartitionInfo,
+    SendResult,
+    StoreInfo,
+    SubscriptionInfo,
+    TopicInfo,
+)
+from stele.routing import TopicRoutes
+
+T = TypeVar("T")
+JOIN_TIMEOUT_S = 10.0
+
+
+class _LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="stele", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        if not self._thread.is_alive():
+            work.close()
+            raise ClientClosed("the client is closed")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result; a Ctrl-C while waiting cancels the work."""
+        future = self.submit(work)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def call(self, function: Callable[[], T]) -> T:
+        """The result of a function that must run on the loop."""
+
+        async def on_loop() -> T:
+            return function()
+
+        return self.run(on_loop())
+
+    def iterate(self, events: AsyncIterator[T]) -> Iterator[T]:
+        async def following() -> tuple[bool, T | None]:
+            try:
+                return True, await anext(events)
+            except StopAsyncIteration:
+                return False, None
+
+        while True:
+            more, item = self.run(following())
+            if not more:
+                return
+            yield item  # type: ignore[misc]
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(JOIN_TIMEOUT_S)
+            if not self._thread.is_alive():
+                self._loop.close()
+
+
+class Producer:
+    """See ``stele.Producer``."""
+
+    def __init__(self, loop: _LoopThread, inner: stele.producer.Producer) -> None:
+        self._loop, self._inner = loop, inner
+        self.topic = inner.topic
+
+    def send(
+        self,
+        value: bytes,
+        key: bytes | None = None,
+        headers: Mapping[str, bytes] | None = None,
+        partition: int | None = None,
+    ) -> SendResult:
+        return self._loop.run(self._inner.send(value, key, headers, partition))
+
+    def enqueue(
+        self,
+        value: bytes,
+        key: bytes | None = None,
+        headers: Mapping[str, bytes] | None = None,
+        partition: int | None = None,
+    ) -> concurrent.futures.Future[SendResult]:
+        """Waits for room; the future holds the result."""
+        taken = self._loop.run(_wrapped(self._inner.enqueue(value, key, headers, partition)))
+        return self._loop.submit(_awaited(taken[0]))
+
+    def send_nowait(
+        self,
+        value: bytes,
+        key: bytes | None = None,
+        headers: Mapping[str, bytes] | None = None,
+        partition: int | None = None,
+    ) -> concurrent.futures.Future[SendResult]:
+        taken = self._loop.call(lambda: [self._inner.send_nowait(value, key, headers, partition)])
+        return self._loop.submit(_awaited(taken[0]))
+
+    def flush(self) -> None:
+        self._loop.run(self._inner.flush())
+
+    def close(self) -> None:
+        self._loop.run(self._inner.close())
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.run(self._inner.__aexit__(kind, error, trace))
+
+
+class Consumer:
+    """See ``stele.Consumer``."""
+
+    def __init__(self, loop: _LoopThread, inner: stele.consumer.Consumer) -> None:
+        self._loop, self._inner = loop, inner
+        self.topic, self.subscription = inner.topic, inner.subscription
+
+    def open(self) -> None:
+        self._loop.run(self._inner.open())
+
+    def receive(self, timeout_s: float | None = None) -> Message | None:
+        return self._loop.run(self._inner.receive(timeout_s))
+
+    def __iter__(self) -> Iterator[Message]:
+        return self._loop.iterate(aiter(self._inner))
+
+    def ack(self, message: Message) -> None:
+        self._loop.run(self._inner.ack(message))
+
+    def ack_nowait(self, message: Message) -> concurrent.futures.Future[None]:
+        taken = self._loop.call(lambda: [self._inner.ack_nowait(message)])
+        return self._loop.submit(_awaited(taken[0]))
+
+    def ack_cumulative(self, message: Message) -> None:
+        self._loop.run(self._inner.ack_cumulative(message))
+
+    def nack(self, message: Message, delay_s: float = 0.0) -> None:
+        self._loop.call(lambda: self._inner.nack(message, delay_s))
+
+    def flush(self) -> None:
+        self._loop.run(self._inner.flush())
+
+    def seek(
+        self, to: int | str | None = None, *, timestamp_ms: int | None = None, partition: int | None = None
+    ) -> None:
+        self._loop.run(self._inner.seek(to, timestamp_ms=timestamp_ms, partition=partition))
+
+    def close(self) -> None:
+        self._loop.run(self._inner.close())
+
+    def __enter__(self) -> Consumer:
+        self._loop.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Admin:
+    """See ``stele.Admin``."""
+
+    def __init__(self, loop: _LoopThread, inner: stele.admin.Admin) -> None:
+        self._loop, self._inner = loop, inner
+
+    def cluster(self) -> ClusterInfo:
+        return self._loop.run(self._inner.cluster())
+
+    def list_nameservers(self) -> list[NameserverInfo]:
+        return self._loop.run(self._inner.list_nameservers())
+
+    def list_brokers(self) -> list[BrokerInfo]:
+        return self._loop.run(self._inner.list_brokers())
+
+    def list_stores(self) -> list[StoreInfo]:
+        return self._loop.run(self._inner.list_stores())
+
+    def events(self, follow: bool = False, since_ms: int = 0) -> Iterator[Event]:
+        return self._loop.iterate(self._inner.events(follow, since_ms))
+
+    def create_namespace(
+        self, namespace: str, *, bundles: int = 0, replication: int = 0, if_absent: bool = True
+    ) -> bool:
+        work = self._inner.create_namespace(namespace, bundles=bundles, replication=replication, if_absent=if_absent)
+        return self._loop.run(work)
+
+    def list_namespaces(self) -> list[NamespaceInfo]:
+        return self._loop.run(self._inner.list_namespaces())
+
+    def create_topic(self, topic: str, partitions: int = 1, replication: int = 0, if_absent: bool = False) -> TopicInfo:
+        return self._loop.run(self._inner.create_topic(topic, partitions, replication, if_absent))
+
+    def delete_topic(self, topic: str) -> None:
+        self._loop.run(self._inner.delete_topic(topic))
+
+    def list_topics(self, namespace: str = "") -> list[TopicInfo]:
+        return self._loop.run(self._inner.list_topics(namespace))
+
+    def describe_topic(self, topic: str) -> TopicInfo:
+        return self._loop.run(self._inner.describe_topic(topic))
+
+    def lookup(self, topic: str) -> TopicRoutes:
+        return self._loop.run(self._inner.lookup(topic))
+
+    def list_partitions(self, topic: str = "") -> list[PartitionInfo]:
+        return self._loop.run(self._inner.list_partitions(topic))
+
+    def list_subscriptions(self, topic: str) -> list[SubscriptionInfo]:
+        return self._loop.run(self._inner.list_subscriptions(topic))
+
+    def create_subscription(self, topic: str, subscription: str, start: int | str = "earliest") -> bool:
+        return self._loop.run(self._inner.create_subscription(topic, subscription, start))
+
+    def delete_subscription(self, topic: str, subscription: str) -> None:
+        self._loop.run(self._inner.delete_subscription(topic, subscription))
+
+    def seek_subscription(
+        self,
+        topic: str,
+        subscription: str,
+        to: int | str | None = None,
+        *,
+        timestamp_ms: int | None = None,
+        partition: int | None = None,
+    ) -> dict[int, int]:
+        work = self._inner.seek_subscription(topic, subscription, to, timestamp_ms=timestamp_ms, partition=partition)
+        return self._loop.run(work)
+
+
+class Client:
+    """See ``stele.Client``."""
+
+    def __init__(self, servers: str | Sequence[str], timeout_s: float, seed: int | None) -> None:
+        self._loop = _LoopThread()
+        try:
+            self._inner = self._loop.call(lambda: stele.client.connect(servers, timeout_s=timeout_s, seed=seed))
+            self.admin = Admin(self._loop, self._inner.admin)
+        except BaseException:
+            self._loop.stop()
+            raise
+
+    def __enter__(self) -> Client:
+        try:
+            self._loop.run(self._inner.__aenter__())
+        except BaseException:
+            self._loop.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def producer(self, topic: str, **settings: Any) -> Producer:
+        """The settings are those of ``stele.Client.producer``."""
+        return Producer(self._loop, self._loop.call(lambda: self._inner.producer(topic, **settings)))
+
+    def consumer(self, topic: str, subscription: str, **settings: Any) -> Consumer:
+        """The settings are those of ``stele.Client.consumer``."""
+        return Consumer(self._loop, self._loop.call(lambda: self._inner.consumer(topic, subscription, **settings)))
+
+    def close(self) -> None:
+        try:
+            self._loop.run(self._inner.close())
+        except ClientClosed:
+            return
+        finally:
+            self._loop.stop()
+
+
+def connect(servers: str | Sequence[str], *, timeout_s: float = CONNECT_TIMEOUT_S, seed: int | None = None) -> Client:
+    """A client to be used with ``with``; see ``stele.connect``."""
+    return Client(servers, timeout_s, seed)
+
+
+async def _wrapped(work: Coroutine[Any, Any, asyncio.Future[T]]) -> list[asyncio.Future[T]]:
+    """A future that is a result, not to be awaited on the way."""
+    return [await work]
+
+
+async def _awaited(future: asyncio.Future[T]) -> T:
+    return await future
+
+
+__all__ = ["Admin", "Client", "Consumer", "Producer", "SteleError", "connect"]
