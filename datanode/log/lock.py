@@ -41,6 +41,7 @@ class DirectoryLock:
     def release(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a child that is being started may still share the open file
             os.close(fd)
 
     def __enter__(self) -> DirectoryLock:
