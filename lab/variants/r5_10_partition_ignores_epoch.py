@@ -1,0 +1,13 @@
+"""Wrong on purpose (R5.10): a partition that takes writes under any owner epoch, as one does that trusts whoever registered to be the
+owner."""
+
+from __future__ import annotations
+
+from datanode.outcomes import Outcome
+from datanode.partition import Partition
+
+
+class IgnoresEpoch(Partition):
+    def _apply(self, index: int, payload: bytes) -> Outcome:
+        self.owner_epoch = 0
+        return super()._apply(index, payload)

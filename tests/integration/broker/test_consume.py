@@ -1,0 +1,350 @@
+"""Consuming through a broker, over real gRPC, with faults at the wire between broker and datanodes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.errors import (
+    ConsumerBusy,
+    InvalidArgument,
+    NotOwner,
+    PartitionNotFound,
+    SubscriptionNotFound,
+    SubscriptionReset,
+    TopicNotFound,
+)
+from services.pb import broker_pb2 as pb
+from services.rpc.channels import call
+from services.rpc.status import from_pb
+from tests.integration.broker.cluster import TOPIC, BrokerUnderTest, Cluster, Consumer
+from tests.support.eventually import eventually
+
+
+async def fill(cluster: Cluster, count: int, per_batch: int = 1) -> list[str]:
+    """Stores m0, m1, … through the broker."""
+    producer = await cluster.producer(cluster.brokers["br1"])
+    values = [f"m{n}" for n in range(count)]
+    ids = [await producer.send(*values[i : i + per_batch]) for i in range(0, count, per_batch)]
+    for request_id in ids:
+        await producer.offset(request_id)
+    return values
+
+
+async def infos(cluster: Cluster, broker: BrokerUnderTest) -> dict[str, pb.SubscriptionInfo]:
+    response = await cluster.stub(broker).ListSubscriptions(pb.ListSubscriptionsRequest(topic=TOPIC, partitions=[0]))
+    return {s.subscription: s for s in response.subscriptions}
+
+
+async def test_delivers_in_order_and_confirms(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    values = await fill(cluster, 50)
+    consumer = await cluster.consumer(broker)
+    assert consumer.opened is not None
+    assert (consumer.opened.position, consumer.opened.created, consumer.opened.active) == (0, True, True)
+    assert await consumer.received(50) == values
+    await consumer.acked(*range(50))
+    cursor = cluster.group().partition.cursor("s")
+    assert cursor is not None
+    assert cursor.ack_floor == 50
+
+
+async def test_what_this_broker_appends_is_delivered_from_memory(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    consumer = await cluster.consumer(broker)
+    values = await fill(cluster, 200, per_batch=10)
+    assert await consumer.received(200) == values
+    assert not any(d.fetches > 10 for d in cluster.datanodes.values())
+
+
+async def test_credit_bounds_what_is_sent(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 30, per_batch=10)
+    consumer = await cluster.consumer(broker, credit=7)
+    await consumer.received(7)
+    await consumer.credit(5)
+    await consumer.received(12)
+    await consumer.credit(1)
+    await consumer.received(13)
+    await consumer.acked(0)
+    assert len(consumer.offsets) == 13
+
+
+async def test_an_ack_is_confirmed_only_when_committed(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 3)
+    consumer = await cluster.consumer(broker)
+    await consumer.received(3)
+    for datanode in cluster.datanodes.values():
+        datanode.hold_acks.clear()
+    request_id = await consumer.ack(0, 1)
+    await asyncio.sleep(0.2)
+    assert not consumer.confirmed
+    for datanode in cluster.datanodes.values():
+        datanode.hold_acks.set()
+    await eventually(lambda: request_id in consumer.confirmed)
+
+
+async def test_acks_are_joined(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 100)
+    consumer = await cluster.consumer(broker)
+    await consumer.received(100)
+    before = len(cluster.group().log)
+    ids = [await consumer.ack(n) for n in range(100)]
+    await eventually(lambda: consumer.confirmed == set(ids))
+    assert len(cluster.group().log) - before < 30
+
+
+async def test_an_ack_whose_answer_was_lost_is_written_again(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 3)
+    consumer = await cluster.consumer(broker)
+    await consumer.received(3)
+    cluster.leader.fails_acks = 2
+    await consumer.acked(0, 1, 2)
+    cursor = cluster.group().partition.cursor("s")
+    assert cursor is not None
+    assert cursor.ack_floor == 3
+
+
+async def test_next_owner_redelivers_what_was_not_confirmed(cluster: Cluster) -> None:
+    first, second = await cluster.broker("br1"), await cluster.broker("br2")
+    await fill(cluster, 10)
+    consumer = await cluster.consumer(first)
+    await consumer.received(10)
+    await consumer.acked(0, 1, 5)
+    for datanode in cluster.datanodes.values():
+        datanode.hold_acks.clear()
+    await consumer.ack(2)
+    cluster.assign("br2", 2)
+    assert isinstance(await eventually(lambda: consumer.closed), NotOwner)
+    await eventually(lambda: consumer.ended)
+    assert consumer.confirmed == {1}
+    for datanode in cluster.datanodes.values():
+        datanode.hold_acks.set()
+    successor = await cluster.consumer(second)
+    assert await successor.received(7) == ["m2", "m3", "m4", "m6", "m7", "m8", "m9"]
+
+
+async def test_a_client_may_ack_at_the_next_owner_what_the_former_delivered(cluster: Cluster) -> None:
+    first, second = await cluster.broker("br1"), await cluster.broker("br2")
+    await fill(cluster, 5)
+    consumer = await cluster.consumer(first)
+    await consumer.received(5)
+    cluster.assign("br2", 2)
+    await eventually(lambda: consumer.ended)
+    successor = await cluster.consumer(second, credit=0)
+    await successor.acked(0, 1, 2)
+    await successor.credit(10)
+    assert await successor.received(2) == ["m3", "m4"]
+
+
+async def test_exclusive_refuses_a_second_consumer_until_the_first_leaves(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    first = await cluster.consumer(broker, name="first")
+    with pytest.raises(ConsumerBusy, match="first"):
+        await cluster.consumer(broker, name="second")
+    with pytest.raises(ConsumerBusy):
+        await cluster.consumer(broker, name="second", kind=pb.SHARED)
+    first.close()
+
+    async def second() -> Consumer | None:
+        try:
+            return await cluster.consumer(broker, name="second")
+        except ConsumerBusy:
+            return None
+
+    await eventually(second)
+
+
+async def test_failover_hands_over_to_the_next_in_order(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 6)
+    first = await cluster.consumer(broker, kind=pb.FAILOVER, name="first")
+    second = await cluster.consumer(broker, kind=pb.FAILOVER, name="second")
+    assert first.opened is not None
+    assert second.opened is not None
+    assert (first.opened.active, second.opened.active) == (True, False)
+    await first.received(6)
+    await first.acked(0, 1)
+    first.close()
+    assert await second.received(4) == ["m2", "m3", "m4", "m5"]
+    assert second.activity == [True]
+    assert set(second.redelivered.values()) == {1}
+
+
+async def test_shared_gives_each_message_to_one(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    consumers = [await cluster.consumer(broker, kind=pb.SHARED, credit=500) for _ in range(2)]
+    await fill(cluster, 200, per_batch=4)
+    await eventually(lambda: sum(len(c.offsets) for c in consumers) == 200)
+    assert sorted(consumers[0].offsets + consumers[1].offsets) == list(range(200))
+    assert all(len(c.offsets) > 50 for c in consumers)
+
+
+async def test_shared_redelivers_what_a_gone_consumer_held(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 10)
+    first = await cluster.consumer(broker, kind=pb.SHARED)
+    await first.received(10)
+    second = await cluster.consumer(broker, kind=pb.SHARED)
+    await first.acked(3)
+    first.close()
+    await second.received(9)
+    assert sorted(second.offsets) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+
+
+async def test_nack_and_ack_timeout_redeliver(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 3)
+    consumer = await cluster.consumer(broker, ack_timeout_ms=400)
+    await consumer.received(3)
+    await consumer.acked(0)
+    await consumer.nack(1, delay_ms=100)
+    await eventually(lambda: consumer.redelivered.keys() == {1, 2})
+    await consumer.acked(1, 2)
+    assert 0 not in consumer.redelivered
+
+
+async def test_refused_acks_say_why(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 3)
+    consumer = await cluster.consumer(broker, kind=pb.SHARED)
+    cumulative = await consumer.ack(1, cumulative=True)
+    beyond = await consumer.ack(3)
+    await eventually(lambda: len(consumer.refused) == 2)
+    assert all(isinstance(consumer.refused[i], InvalidArgument) for i in (cumulative, beyond))
+
+
+async def test_leaving_in_order_confirms_what_was_acknowledged(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 3)
+    consumer = await cluster.consumer(broker)
+    await consumer.received(3)
+    request_id = await consumer.ack(0, 1, 2)
+    await consumer.leave()
+    assert consumer.confirmed == {request_id}
+
+
+@pytest.mark.parametrize(("start", "first"), [("earliest", 0), ("latest", 5), ("", 5)])
+async def test_where_a_new_subscription_begins(cluster: Cluster, start: str, first: int) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 5)
+    consumer = await cluster.consumer(broker, start=start)
+    assert consumer.opened is not None
+    assert consumer.opened.position == first
+
+
+async def test_subscriptions_are_listed_created_deleted(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    stub = cluster.stub(broker)
+    await fill(cluster, 10)
+    create = pb.CreateSubscriptionRequest(topic=TOPIC, partition=0, subscription="idle", offset=4)
+    assert (await stub.CreateSubscription(create)).created
+    assert not (await stub.CreateSubscription(create)).created
+    consumer = await cluster.consumer(broker, "busy", kind=pb.SHARED, name="me")
+    await consumer.received(10)
+    await consumer.acked(0, 1, 5)
+    listed = await infos(cluster, broker)
+    idle, busy = listed["idle"], listed["busy"]
+    assert (idle.ack_floor, idle.backlog, idle.unacked, list(idle.consumers), idle.type) == (4, 6, 0, [], 0)
+    assert (busy.ack_floor, busy.backlog, busy.unacked, list(busy.consumers), busy.type) == (2, 7, 7, ["me"], pb.SHARED)
+    everywhere = await stub.ListSubscriptions(pb.ListSubscriptionsRequest(topic=TOPIC))
+    assert {(s.partition, s.subscription) for s in everywhere.subscriptions} == {(0, "idle"), (0, "busy")}
+    delete = pb.DeleteSubscriptionRequest(topic=TOPIC, partition=0, subscription="busy")
+    with pytest.raises(ConsumerBusy, match="has consumers: me"):
+        await call(stub.DeleteSubscription, delete, 5)
+    await consumer.leave()
+    assert (await stub.DeleteSubscription(delete)).existed
+    assert not (await stub.DeleteSubscription(delete)).existed
+    assert set(await infos(cluster, broker)) == {"idle"}
+
+
+async def test_seek_closes_consumers_and_starts_at_the_new_position(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    stub = cluster.stub(broker)
+    await fill(cluster, 10)
+    consumer = await cluster.consumer(broker)
+    await consumer.received(10)
+    await consumer.acked(*range(10))
+    seek = pb.SeekSubscriptionRequest(topic=TOPIC, partition=0, subscription="s", offset=7)
+    assert (await stub.SeekSubscription(seek)).position == 7
+    assert isinstance(await eventually(lambda: consumer.closed), SubscriptionReset)
+    again = await cluster.consumer(broker)
+    assert await again.received(3) == ["m7", "m8", "m9"]
+    seek = pb.SeekSubscriptionRequest(topic=TOPIC, partition=0, subscription="s", timestamp_ms=0)
+    assert (await stub.SeekSubscription(seek)).position == 0
+    seek = pb.SeekSubscriptionRequest(topic=TOPIC, partition=0, subscription="unknown", earliest=True)
+    with pytest.raises(SubscriptionNotFound):
+        await call(stub.SeekSubscription, seek, 5)
+    with pytest.raises(InvalidArgument):
+        await call(stub.SeekSubscription, pb.SeekSubscriptionRequest(topic=TOPIC, subscription="s"), 5)
+
+
+async def test_reads_go_on_from_another_replica(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    values = await fill(cluster, 20)
+    cluster.datanodes[2].lags = True
+    await cluster.datanodes[1].kill()
+    cluster.elect(2)
+    consumer = await cluster.consumer(broker)
+    assert await consumer.received(20) == values
+    assert cluster.datanodes[3].fetches > 0
+
+
+async def test_a_frozen_replica_does_not_hold_up_reads(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    values = await fill(cluster, 20)
+    consumer = await cluster.consumer(broker, credit=5)
+    await consumer.received(5)
+    broker.serving._cache.forget(100)
+    cluster.datanodes[1].freeze()
+    await consumer.credit(100)
+    assert await consumer.received(20) == values
+
+
+async def test_a_backlog_larger_than_the_cache_is_read_through(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    broker.serving._cache._bytes_max = 4_000
+    values = await fill(cluster, 500, per_batch=5)
+    consumers = [await cluster.consumer(broker, f"s{n}") for n in range(3)]
+    for consumer in consumers:
+        assert await consumer.received(500) == values
+    assert broker.serving._cache.bytes <= 4_000
+    broker.serving._cache.validate()
+
+
+async def test_what_an_append_of_unknown_outcome_left_behind_is_delivered(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    consumer = await cluster.consumer(broker)
+    await fill(cluster, 2)
+    producer = await cluster.producer(broker)
+
+    def break_it(_: object) -> None:
+        cluster.leader.after_append = lambda _: None
+        raise RuntimeError("the answer is lost")
+
+    cluster.leader.after_append = break_it
+    error = await producer.error(await producer.send("unknown", producer_id=0))
+    assert not error.definite
+    assert await consumer.received(3) == ["m0", "m1", "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (pb.OpenSubscription(topic="test/unknown", subscription="s", type=pb.SHARED), TopicNotFound),
+        (pb.OpenSubscription(topic=TOPIC, partition=7, subscription="s", type=pb.SHARED), PartitionNotFound),
+        (pb.OpenSubscription(topic=TOPIC, subscription="no spaces", type=pb.SHARED), InvalidArgument),
+        (pb.OpenSubscription(topic=TOPIC, subscription="s"), InvalidArgument),
+        (pb.OpenSubscription(topic="bad", subscription="s", type=pb.SHARED), InvalidArgument),
+    ],
+)
+async def test_bad_input_is_refused(cluster: Cluster, request_: pb.OpenSubscription, error: type[Exception]) -> None:
+    stream = cluster.stub(await cluster.broker()).Subscribe()
+    await stream.write(pb.SubscribeRequest(open=request_))
+    response = await asyncio.wait_for(stream.read(), 5)
+    assert isinstance(from_pb(response.closed.error), error)
+    stream.cancel()
