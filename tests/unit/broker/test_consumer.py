@@ -1,0 +1,144 @@
+"""The sending side of a consumer's stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker import consumer as module
+from broker.cache import StoredBatch
+from broker.consumer import ConsumerStream
+from broker.metrics import Metrics
+from broker.subscription import Deliver, Range
+from services.errors import NotOwner
+from services.pb import broker_pb2
+
+
+class Log:
+    """Batches of ten offsets; those below ``cached_below`` are in memory."""
+
+    def __init__(self) -> None:
+        self.cached_below = 1 << 30
+        self.loaded: list[int] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.taken: set[int] = set()  # offsets that are no longer the consumer's
+
+    def cached(self, offset: int) -> StoredBatch | None:
+        return self.batch(offset) if offset < self.cached_below else None
+
+    async def load(self, offset: int) -> StoredBatch | None:
+        self.loaded.append(offset)
+        await self.gate.wait()
+        return self.batch(offset)
+
+    def held(self, consumer: int, first: int, last: int) -> list[Range]:
+        return [(o, o) for o in range(first, last + 1) if o not in self.taken]
+
+    def batch(self, offset: int) -> StoredBatch:
+        base = offset - offset % 10
+        return StoredBatch(base, base + 9, b"bytes")
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+async def stream(log: Log) -> ConsumerStream:
+    return ConsumerStream(1, log, log.held, Metrics())
+
+
+async def take(responses: AsyncIterator[broker_pb2.SubscribeResponse]) -> broker_pb2.SubscribeResponse:
+    return await asyncio.wait_for(anext(responses), 2)
+
+
+def offsets(response: broker_pb2.SubscribeResponse) -> list[int]:
+    return [o for r in response.delivery.offsets for o in range(r.first, r.last + 1)]
+
+
+async def test_one_delivery_per_batch_however_it_was_handed_out(log: Log, stream: ConsumerStream) -> None:
+    stream.deliver(Deliver(1, 3, 5, 0))
+    stream.deliver(Deliver(1, 6, 13, 0))
+    stream.deliver(Deliver(1, 14, 14, 1))
+    responses = stream.responses()
+    assert offsets(await take(responses)) == [3, 4, 5, 6, 7, 8, 9]
+    assert offsets(await take(responses)) == [10, 11, 12, 13]
+    last = await take(responses)
+    assert (offsets(last), last.delivery.redelivery_count, last.delivery.base_offset) == ([14], 1, 10)
+    await responses.aclose()
+
+
+async def test_what_is_no_longer_the_consumers_is_not_sent(log: Log, stream: ConsumerStream) -> None:
+    stream.deliver(Deliver(1, 0, 9, 0))
+    stream.deliver(Deliver(1, 20, 25, 0))
+    log.taken = {0, 1, 4, *range(20, 26)}
+    stream.activity(True)
+    responses = stream.responses()
+    assert (await take(responses)).activity.active
+    assert offsets(await take(responses)) == [2, 3, 5, 6, 7, 8, 9]
+    stream.ack_done(1)
+    assert (await take(responses)).ack_done.request_id == 1
+    await responses.aclose()
+
+
+async def test_a_slow_read_does_not_hold_up_confirmations_or_a_close(log: Log, stream: ConsumerStream) -> None:
+    log.cached_below = 0
+    log.gate.clear()
+    stream.deliver(Deliver(1, 0, 1, 0))
+    responses = stream.responses()
+    waiting = asyncio.ensure_future(take(responses))
+    await asyncio.sleep(0)
+    stream.ack_done(7)
+    assert (await waiting).ack_done.request_id == 7
+    waiting = asyncio.ensure_future(take(responses))
+    log.gate.set()
+    assert offsets(await waiting) == [0, 1]
+    log.gate.clear()
+    stream.deliver(Deliver(1, 10, 11, 0))
+    waiting = asyncio.ensure_future(take(responses))
+    await asyncio.sleep(0.01)
+    stream.close(NotOwner("moved"))
+    assert (await waiting).closed.error.reason == "NOT_OWNER"
+    with pytest.raises(StopAsyncIteration):
+        await take(responses)
+
+
+async def test_one_batch_in_memory_at_a_time(log: Log, stream: ConsumerStream) -> None:
+    log.cached_below = 0
+    stream.deliver(Deliver(1, 0, 99, 0))
+    responses = stream.responses()
+    await take(responses)
+    await asyncio.sleep(0.01)
+    assert log.loaded == [0], "the next one is loaded when this one has been taken"
+    await responses.aclose()
+
+
+async def test_too_many_unconfirmed_acks_hold_the_reader_back(
+    stream: ConsumerStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNCONFIRMED_MAX", 2)
+    await stream.ack_begins()
+    await stream.ack_begins()
+    third = asyncio.ensure_future(stream.ack_begins())
+    await asyncio.sleep(0.01)
+    assert not third.done()
+    stream.ack_done(1)
+    await asyncio.wait_for(third, 2)
+
+
+async def test_finishing_waits_for_confirmations_and_sends_no_more_messages(stream: ConsumerStream) -> None:
+    await stream.ack_begins()
+    stream.finish()
+    stream.deliver(Deliver(1, 0, 5, 0))
+    responses = stream.responses()
+    waiting = asyncio.ensure_future(take(responses))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    stream.ack_done(1)
+    assert (await waiting).ack_done.request_id == 1
+    with pytest.raises(StopAsyncIteration):
+        await take(responses)
