@@ -1,0 +1,186 @@
+"""Real processes, really killed and really paused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from lab.variants.election_without_epoch import LeadershipWithoutEpoch
+from lab.variants.r1_9_own_past_is_a_stranger import OwnPastIsAStranger
+from lab.variants.r5_4_adopts_the_previous_session import AdoptsThePreviousSession
+from lab.variants.r5_9_registers_for_good import RegistersForGood
+from services.coordination.election import Election, Leadership
+from services.coordination.members import Membership, live
+from services.coordination.metadata import MetadataStore
+from services.coordination.names import NameHold
+from services.coordination.records import CounterRecord, NameRecord
+from services.coordination.session import Session
+from tests.support.both_ways import holds_and_variant_fails
+from tests.support.eventually import eventually
+from tests.support.zookeeper import SESSION_TIMEOUT_S, Sessions
+
+# The server looks for expired sessions once a tick, and a session is granted the timeout from its last sign of life on.
+EXPIRED_WITHIN_S = SESSION_TIMEOUT_S + 2.0
+
+
+class Child:
+    """A run of ``process.py``."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def heard(self, event: str, within_s: float = 20.0) -> dict[str, object]:
+        """The next thing it says, which must be ``event``."""
+        assert self.process.stdout is not None
+        line = await asyncio.wait_for(self.process.stdout.readline(), within_s)
+        assert line, f"it ended before it said {event}"
+        said: dict[str, object] = json.loads(line)
+        assert said["event"] == event, said
+        return said
+
+    def tell(self, command: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{command}\n".encode())
+
+    async def kill(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+
+@asynccontextmanager
+async def child(cluster: Sessions, name: str, endpoint: str, *options: str, **classes: type) -> AsyncIterator[Child]:
+    arguments = [
+        "--hosts",
+        cluster.hosts,
+        "--cluster",
+        cluster.cluster,
+        "--name",
+        name,
+        "--endpoint",
+        endpoint,
+        *options,
+    ]
+    for option, given in classes.items():
+        arguments += [f"--{option}", f"{given.__module__}:{given.__name__}"]
+    started = Child(
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.integration.coordination.process",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    )
+    try:
+        yield started
+    finally:
+        await started.kill()
+
+
+async def test_r1_9_a_killed_process_starts_again_at_another_port(sessions: Callable[[], Sessions]) -> None:
+    async def scenario(hold: type[NameHold]) -> None:
+        cluster = sessions()
+        observer = await cluster.open()
+        async with child(cluster, "ns1", "a:1", hold=hold) as first:
+            await first.heard("registered")
+            await first.kill()
+            assert await observer.exists("names/ns1/live") is not None  # its session is still open
+            async with child(cluster, "ns1", "a:2", hold=hold) as second:
+                session = (await second.heard("registered"))["session"]
+                found = await MetadataStore(observer).get("names/ns1", NameRecord)
+                assert found is not None
+                assert (found.record.endpoint, found.record.session) == ("a:2", session)
+
+    await holds_and_variant_fails(scenario, NameHold, OwnPastIsAStranger)
+
+
+async def test_r5_4_a_killed_process_keeps_its_new_node_when_the_old_session_expires(
+    sessions: Callable[[], Sessions],
+) -> None:
+    async def scenario(member: type[Membership]) -> None:
+        cluster = sessions()
+        observer = await cluster.open()
+        async with child(cluster, "ns1", "a:1", member=member) as first:
+            old = (await first.heard("registered"))["session"]
+            await first.kill()
+            async with child(cluster, "ns1", "a:2", member=member) as second:
+                new = (await second.heard("registered"))["session"]
+                stat = await observer.exists("members/nameservers/ns1")
+                assert stat is not None
+                assert stat.ephemeral_owner == new != old
+                # Nothing of the old session is left to take the node away later.
+                with pytest.raises(AssertionError, match="not within"):
+                    await eventually(lambda: moved(observer, stat.czxid), within_s=EXPIRED_WITHIN_S)
+
+    await holds_and_variant_fails(scenario, Membership, AdoptsThePreviousSession)
+
+
+async def moved(observer: Session, czxid: int) -> bool:
+    stat = await observer.exists("members/nameservers/ns1")
+    return stat is None or stat.czxid != czxid
+
+
+async def test_r5_5_a_second_process_of_the_name_is_refused(sessions: Callable[[], Sessions]) -> None:
+    cluster = sessions()
+    async with child(cluster, "ns1", "a:1") as first, child(cluster, "ns1", "a:2") as second:
+        outcomes = [
+            json.loads(await asyncio.wait_for(one.process.stdout.readline(), 20))  # type: ignore[union-attr]
+            for one in (first, second)
+        ]
+        assert sorted(outcome["event"] for outcome in outcomes) == ["refused", "registered"]
+        refused = next(outcome for outcome in outcomes if outcome["event"] == "refused")
+        assert refused["reason"] == "NAME_TAKEN"
+
+
+async def test_r5_9_a_killed_member_is_gone_within_the_session_timeout(sessions: Callable[[], Sessions]) -> None:
+    async def scenario(member: type[Membership]) -> None:
+        cluster = sessions()
+        observer = await cluster.open()
+        async with child(cluster, "ns1", "a:1", member=member) as killed:
+            await killed.heard("registered")
+            await killed.kill()
+
+            async def gone() -> bool:
+                return await observer.exists("members/nameservers/ns1") is None
+
+            await eventually(gone, within_s=EXPIRED_WITHIN_S)
+            assert await live(observer, "nameservers") == {}
+
+    await holds_and_variant_fails(scenario, Membership, RegistersForGood)
+
+
+async def test_a_paused_leader_wakes_up_after_its_successor_wrote(sessions: Callable[[], Sessions]) -> None:
+    """The order to write is waiting when it wakes up, before it has heard that its session is over."""
+
+    async def scenario(leadership: type[Leadership]) -> None:
+        cluster = sessions()
+        other = await cluster.open()
+        await MetadataStore(other).create("stores/alloc", CounterRecord(next=1))
+        async with child(cluster, "ns1", "a:1", "--campaign", leadership=leadership) as paused:
+            await paused.heard("registered")
+            await paused.heard("elected")
+            paused.tell("write 2")
+            assert (await paused.heard("written"))["outcome"] == "accepted"
+            ns2 = Election(other, "ns2", "b:1")
+            await ns2.campaign()
+            paused.process.send_signal(signal.SIGSTOP)
+            successor = await asyncio.wait_for(ns2.elected(), timeout=10)
+            await successor.transaction().set("stores/alloc", CounterRecord(next=3), 1).commit()
+            paused.tell("write 99")
+            paused.process.send_signal(signal.SIGCONT)
+            assert (await paused.heard("written"))["outcome"] == "LEADERSHIP_LOST"
+            found = await MetadataStore(other).get("stores/alloc", CounterRecord)
+            assert found is not None
+            assert found.record.next == 3
+            await ns2.resign()
+
+    await holds_and_variant_fails(scenario, Leadership, LeadershipWithoutEpoch)
