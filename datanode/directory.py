@@ -19,12 +19,13 @@ import shutil
 import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datanode.log import DirectoryLock
 from services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
 
 FORMAT = 1
+T = TypeVar("T")
 _GROUP = re.compile(r"[1-9][0-9]{0,19}")
 _QUARANTINED = re.compile(r"([1-9][0-9]{0,19})-[0-9]+")
 
@@ -107,7 +108,7 @@ class DataDirectory:
     def _load_identity(self) -> Identity:
         path = self.path / "store.json"
         if path.exists():
-            return Identity(**_read_json(path))
+            return _build(path, Identity, _read_json(path))
         if any(self.groups_path.iterdir()):
             raise LogDamaged(f"{path} is missing although {self.groups_path} holds groups", path=path, offset=0)
         identity = Identity(uuid=str(uuid.uuid4()))
@@ -145,7 +146,7 @@ class DataDirectory:
                 raise LogDamaged(f"{path} is missing", path=path, offset=0)
             return None
         body = _read_json(path)
-        spec = GroupSpec(**{**body, "members": tuple(body.get("members", ()))})
+        spec = _build(path, GroupSpec, {**body, "members": tuple(body.get("members") or ())})
         if spec.group != group or not spec.members:
             raise LogDamaged(f"{path} is that of group {spec.group}", path=path, offset=0)
         return spec
@@ -231,6 +232,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     if body.get("format", FORMAT) != FORMAT:
         raise LogDamaged(f"{path} has format {body['format']}; accepted: {FORMAT}", path=path, offset=0)
     return body
+
+
+def _build(path: Path, kind: type[T], body: dict[str, Any]) -> T:
+    try:
+        return kind(**body)
+    except TypeError as e:
+        raise LogDamaged(f"{path} cannot be read: {e}", path=path, offset=0) from None
 
 
 def _write_json(path: Path, body: dict[str, Any]) -> None:

@@ -117,6 +117,7 @@ class Datanode:
         self._spawn(self.store.disk.watch(lambda: self._disk_changed()), "disk")
         gate = self._parts.gate(self.store, runtime.ready, config.load_parallelism, self._open_port, self._say)
         self._spawn(self._pass(gate), "gate")
+        self._spawn(self._empty_trash(directory), "trash")
 
     async def _open_raft(self, directory: DataDirectory, cluster_id: str, nameservers: NameserverClient) -> str:
         config, parts, metrics = self._config, self._parts, self._runtime.registry
@@ -199,12 +200,18 @@ class Datanode:
 
     async def _say_progress(self) -> None:
         said = (0, 0)
-        while True:
+        while self.store.state == "loading":  # looked at right before each write: "loading" must not follow "ready"
             now = (self.store.loaded, self.store.total)
             if now != said:
                 said = now
                 await self._say("loading", *now)
             await asyncio.sleep(PROGRESS_INTERVAL_S)
+
+    async def _empty_trash(self, directory: DataDirectory) -> None:
+        """What an earlier run was deleting when it ended (R3.4)."""
+        await self._runtime.ready.wait("loaded")
+        if removed := await asyncio.to_thread(directory.empty_trash):
+            log.info("trash_emptied", folders=removed)
 
     def _disk_changed(self) -> None:
         """A store without room hands its leaderships over once: one of the others may have some."""

@@ -73,6 +73,7 @@ class Node:
         self.config = config
         self.channels = channels
         self.role: Datanode | None = None
+        self.role_type: type[Datanode] = Datanode
         self.runtime: Runtime
 
     @property
@@ -100,7 +101,7 @@ class Node:
     async def start(self, parts: Parts | None = None, *, ready: bool = True, within_s: float = 20.0) -> None:
         """Starts the role; with ``ready``, waits until its gate is open."""
         self.runtime = Runtime(config=self.config, log=structlog.get_logger())
-        self.role = Datanode(self.config, self.runtime, parts)
+        self.role = self.role_type(self.config, self.runtime, parts)
         await self.role.start()
         if ready:
             await self.ready(within_s)

@@ -1,0 +1,18 @@
+"""Wrong on purpose (R4.7): a replica that is not loaded answers as if it were empty."""
+
+from __future__ import annotations
+
+from datanode.directory import GroupSpec
+from datanode.reading import Stored
+from datanode.replica import Replica
+from datanode.store import Store
+
+
+class _Eager(Replica):
+    def read(self, offset: int, bytes_max: int) -> list[Stored]:
+        return [] if self.group is None else super().read(offset, bytes_max)
+
+
+class AnswersWhileLoading(Store):
+    def _replica(self, spec: GroupSpec) -> Replica:
+        return _Eager(spec, self.store_id, self._entry_bytes_max, self.disk)

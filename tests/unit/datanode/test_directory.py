@@ -1,0 +1,91 @@
+"""The data directory: one opener, whole files, nothing damaged deleted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from datanode.directory import DataDirectory, GroupSpec
+from services.errors import ClusterMismatch, DirectoryBusy, LogDamaged
+
+SPEC = GroupSpec(7, "a/b", 3, (1, 2, 3))
+
+
+def test_one_opener_at_a_time(tmp_path: Path) -> None:
+    first = DataDirectory(tmp_path / "d")
+    with pytest.raises(DirectoryBusy):
+        DataDirectory(tmp_path / "d")
+    first.close()
+    DataDirectory(tmp_path / "d").close()
+
+
+def test_identity_is_kept(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    mine = directory.identity.uuid
+    directory.belongs_to("any")
+    directory.registered(4, "c1")
+    directory.obeyed(9)
+    directory.close()
+    again = DataDirectory(tmp_path)
+    assert (again.identity.uuid, again.identity.store_id, again.identity.leader_epoch) == (mine, 4, 9)
+    again.belongs_to("c1")
+    with pytest.raises(ClusterMismatch) as refused:
+        again.belongs_to("c2")
+    assert refused.value.facts == {"expected": "c2", "got": "c1"}
+
+
+def test_groups_come_back(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.create_group(SPEC)
+    assert directory.groups() == [7]
+    assert directory.read_group(7) == SPEC
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"format": 99}', json.dumps({"group": 8, "members": [1]}).encode()]
+)
+def test_a_damaged_group_file_is_damage(tmp_path: Path, content: bytes) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.create_group(SPEC)
+    (directory.group_path(7) / "group.json").write_bytes(content)
+    with pytest.raises(LogDamaged):
+        directory.read_group(7)
+
+
+def test_a_log_without_a_group_file_is_damage_not_an_unfinished_create(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.create_group(SPEC)
+    (directory.group_path(7) / "group.json").unlink()
+    assert directory.read_group(7) is None
+    (directory.group_path(7) / "term").write_bytes(b"x")
+    with pytest.raises(LogDamaged):
+        directory.read_group(7)
+
+
+def test_groups_without_a_store_file_are_damage(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.create_group(SPEC)
+    directory.close()
+    (tmp_path / "store.json").unlink()
+    with pytest.raises(LogDamaged):
+        DataDirectory(tmp_path)
+    (tmp_path / "store.json").write_bytes(b"{")
+    with pytest.raises(LogDamaged):
+        DataDirectory(tmp_path)
+
+
+def test_r4_5_quarantine_keeps_every_byte(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    for number in (1, 2):
+        directory.create_group(SPEC)
+        (directory.group_path(7) / "log").write_bytes(bytes([number]) * 100)
+        aside = directory.quarantine(7, f"problem {number}", SPEC)
+        assert (aside.path / "log").read_bytes() == bytes([number]) * 100
+        assert directory.groups() == []
+    [reported] = directory.quarantined()
+    assert (reported.group, reported.problem, reported.topic, reported.partition) == (7, "problem 2", "a/b", 3)
+    directory.release_quarantined(7)
+    assert directory.quarantined() == []
+    assert sum((p / "log").exists() for p in directory.quarantine_path.iterdir()) == 2
