@@ -13,6 +13,9 @@ belongs to one SegmentLog: its owner holds the DirectoryLock (R3.5).
 
 A full disk is DiskFull with nothing appended, and the log goes on.  Any other failed write or sync is StorageFailed and final: the
 system may have dropped what it could not write, so a later sync that succeeds proves nothing.
+
+Not preallocated: on ext4, syncs into space written before take 20–40 % less time, but a thousand partitions would hold a thousand
+mostly empty segments, and a file's size would no longer say where its entries end.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ ENTRY_BYTES_MAX = 8 * 1024 * 1024
 DISK_RESERVE_BYTES = 64 * 1024 * 1024
 """What ``append`` leaves free: room for terms, votes and for whatever frees space."""
 APPEND_BYTES_MAX = 1024 * 1024 * 1024
+_UNASKED_BYTES_MAX = 64 * 1024
+"""What is appended before the system is asked again how much is free; a sixteenth of that where it is less."""
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 T = TypeVar("T")
@@ -69,6 +74,7 @@ class SegmentLog:
         self._entry_bytes_max = min(entry_bytes_max, frames.PAYLOAD_BYTES_MAX)
         self._disk_reserve_bytes = disk_reserve_bytes
         self._new_seed = new_seed
+        self._unasked_bytes = 0
         self._failed: str | None = None
         self._closed = False
         self._chain = SegmentChain(directory, self._fs)
@@ -358,12 +364,17 @@ class SegmentLog:
         return total
 
     def _check_room(self, wanted: int) -> None:
+        self._unasked_bytes -= wanted
+        if self._unasked_bytes >= 0:
+            return
         try:
             free = self._fs.free_bytes(self._directory)
         except OSError as e:
             raise self._fail("look for room", e) from e
-        if free < self._disk_reserve_bytes + wanted:
+        room = free - self._disk_reserve_bytes - wanted
+        if room < 0:
             raise self._disk_full()
+        self._unasked_bytes = min(_UNASKED_BYTES_MAX, room // 16)
 
     def _check_usable(self) -> None:
         if self._failed is not None:

@@ -284,6 +284,10 @@ def test_readers_beside_a_writer(tmp_path: Path) -> None:
             log.truncate_from(max(log.first_index, log.last_index - 20 * (round_ % 11)))
         if round_ % 15 == 0:
             log.drop_before(log.last_index - 300)
+    for _ in range(3000):
+        if min(reads) > 0 or wrong:
+            break
+        stop.wait(0.01)
     stop.set()
     for thread in threads:
         thread.join(30)
