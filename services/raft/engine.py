@@ -94,6 +94,8 @@ class Timing:
     notice_s: float = 0.01  # how late followers may learn of a commit when nothing else is said to them
     refused_min_s: float = 0.02  # a leader's process is known to be gone: campaign after this much, at random
     refused_max_s: float = 0.12
+    retry_min_s: float = 0.2  # a candidate that got no majority (a split vote) tries again after this much, at random
+    retry_max_s: float = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         self._answering: tuple[int, int] = (0, 0)  # (term, request) of the AppendEntries being handled
         self._voters: set[int] = set()
         self._pre_voters: set[int] | None = None
+        self._pre_vote_at = float("-inf")
         self._leader_heard_at = float("-inf")
         self._leader_commit_at_start: int | None = None
         self._started_at = now()
@@ -538,9 +541,18 @@ class Engine(SyncObj):  # type: ignore[misc]
         )
 
     def _on_pre_vote(self, candidate: int, term: int, m: pb.RequestVote) -> None:
-        """Grants what a vote in ``term + 1`` would get, unless the leader is alive (H15).  Changes nothing, promises nothing."""
-        up_to_date = (m.last_log_term, m.last_log_index) >= (self.journal.last_term, self.journal.last_index)
-        granted = term >= self.term and up_to_date and not self._leader_alive()
+        """Grants what a vote in ``term + 1`` would get, unless the leader is alive (H15).  Changes nothing, promises nothing.
+
+        Of two replicas that ask at the same moment with equal logs the one with the lower id goes on, so that they do not split
+        the vote."""
+        theirs, ours = (m.last_log_term, m.last_log_index), (self.journal.last_term, self.journal.last_index)
+        granted = term >= self.term and theirs >= ours and not self._leader_alive()
+        if granted and self._pre_voters is not None:
+            asked_just_now = self._now() - self._pre_vote_at < self.timing.retry_min_s
+            if theirs == ours and self.store_id < candidate and asked_just_now:
+                granted = False
+            else:
+                self._pre_voters = None
         answer = pb.VoteAnswer(pre_vote=True, granted=granted, voted_term=term + 1)
         self._emit(candidate, pb.RaftMessage(vote_answer=answer))
 
@@ -577,6 +589,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         if self._SyncObj__raftState == CANDIDATE:
             self._SyncObj__setState(FOLLOWER)
         self._pre_voters = {self.store_id}
+        self._pre_vote_at = self._now()
         ask = pb.RequestVote(
             pre_vote=True, last_log_index=self.journal.last_index, last_log_term=self.journal.last_term
         )
@@ -586,7 +599,8 @@ class Engine(SyncObj):  # type: ignore[misc]
     def _campaign(self, transfer: bool = False) -> None:
         self._pre_voters = None
         self._voters = {self.store_id}
-        self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
+        retry_s = self._rng.uniform(self.timing.retry_min_s, self.timing.retry_max_s)
+        self._SyncObj__raftElectionDeadline = self._now() + retry_s
         self._SyncObj__raftLeader = None
         self._SyncObj__setState(CANDIDATE)
         self._SyncObj__setCurrentTerm(self.term + 1, self.store_id)

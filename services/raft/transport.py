@@ -11,6 +11,7 @@ port that merely does not answer says nothing (a pause, a partition): there the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
@@ -35,6 +36,7 @@ FRAME_BYTES_MAX = (
 )  # a frame is closed once it holds this much; one entry of the largest size still fits the message limit
 HELLO_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 0.3
+PROBES = 3
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 1.0
 MISMATCH_WAIT_S = 5.0
@@ -170,7 +172,9 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         async def read() -> pb.RaftFrame | None:
             return await anext(request_iterator, None)
 
-        await self._run(self._link(hello.from_store_id), read, context.write)
+        link = self._link(hello.from_store_id)
+        link.probing = asyncio.get_running_loop().create_task(self._remember_address(link))
+        await self._run(link, read, context.write)
 
     def _hello(self, to: int) -> pb.RaftHello:
         return pb.RaftHello(cluster_id=self.cluster_id, from_store_id=self.store_id, to_store_id=to)
@@ -250,12 +254,23 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
 
     async def _probe(self, link: _Link) -> None:
         """The accepting side's redial: only to learn whether the peer's process is gone."""
-        try:
-            address = await self._resolver.resolve(link.store_id, timeout_s=PROBE_TIMEOUT_S)
-            if await self._refused(address.raft_endpoint) and link.stream is None:
+        for _ in range(PROBES):
+            try:
+                address = await self._resolver.resolve(link.store_id, timeout_s=PROBE_TIMEOUT_S)
+            except SteleError as e:
+                log.debug("raft_probe_failed", peer=link.store_id, error=str(e))
+                return
+            if link.stream is not None:
+                return
+            if await self._refused(address.raft_endpoint):
                 self._tell_gone(link)
-        except SteleError as e:
-            log.debug("raft_probe_failed", peer=link.store_id, error=str(e))
+                return
+            await asyncio.sleep(REDIAL_MIN_S)
+
+    async def _remember_address(self, link: _Link) -> None:
+        """Resolves a peer that dialled us while it lives, so that a later probe asks nobody."""
+        with contextlib.suppress(SteleError):
+            await self._resolver.resolve(link.store_id, timeout_s=PROBE_TIMEOUT_S * 10)
 
     # --- a connected stream ---------------------------------------------------------------------------------------------
 
