@@ -9,6 +9,9 @@ import pickle
 import pytest
 from pysyncobj import SyncObj
 
+from lab.variants.h4_counts_late_answers import CountsLateAnswers
+from lab.variants.h5_counts_votes_twice import CountsVotesTwice
+from lab.variants.h7_counts_itself_unsynced import CountsItself
 from lab.variants.r3_8_promises_before_persisting import PromisesFirst
 from services.errors import MessageTooLarge, NotLeader, ProposalLost
 from services.pb import raft_pb2 as pb
@@ -91,33 +94,41 @@ def test_h2_commit_moves_only_to_what_the_message_verified() -> None:
     assert follower.commit_index == verified
 
 
-def test_h4_an_answer_of_another_term_does_not_count() -> None:
-    bench = Bench(5)
-    leader = bench.elect(1)
-    bench.settle()
-    for i in (2, 3, 4, 5):
-        bench.sync[i] = False
-    bench.propose(1, b"a")
-    index = leader.journal.last_index
-    late = pb.AppendAnswer(request=1, request_term=leader.term - 1, success=True, match_index=index)
-    for sender in (2, 3, 4):
-        leader.receive(sender, pb.RaftMessage(group=7, term=leader.term, append_answer=late))
-    bench.turn(1)
-    assert leader.commit_index < index
-    assert b"a" not in bench.outcomes
+async def test_h4_an_answer_of_another_term_does_not_count() -> None:
+    async def scenario(kind: type[Engine]) -> None:
+        bench = Bench(5, kind=kind)
+        leader = bench.elect(1)
+        bench.settle()
+        for i in (2, 3, 4, 5):
+            bench.sync[i] = False
+        bench.propose(1, b"a")
+        index = leader.journal.last_index
+        late = pb.AppendAnswer(request=1, request_term=leader.term - 1, success=True, match_index=index)
+        for sender in (2, 3, 4):
+            leader.receive(sender, pb.RaftMessage(group=7, term=leader.term, append_answer=late))
+        bench.turn(1)
+        assert leader.commit_index < index
+        assert b"a" not in bench.outcomes
+
+    await holds_and_variant_fails(scenario, Engine, CountsLateAnswers)
 
 
-def test_h5_one_voter_is_one_vote() -> None:
-    bench = Bench(5)
-    engine = bench.engines[1]
-    engine._campaign()
-    bench.turn(1)
-    vote = pb.RaftMessage(group=7, term=engine.term, vote_answer=pb.VoteAnswer(granted=True, voted_term=engine.term))
-    for _ in range(5):
-        engine.receive(2, vote)
-    assert engine.state == "candidate"
-    engine.receive(3, vote)
-    assert engine.is_leader
+async def test_h5_one_voter_is_one_vote() -> None:
+    async def scenario(kind: type[Engine]) -> None:
+        bench = Bench(5, kind=kind)
+        engine = bench.engines[1]
+        engine._campaign()
+        bench.turn(1)
+        vote = pb.RaftMessage(
+            group=7, term=engine.term, vote_answer=pb.VoteAnswer(granted=True, voted_term=engine.term)
+        )
+        for _ in range(5):
+            engine.receive(2, vote)
+        assert engine.state == "candidate"
+        engine.receive(3, vote)
+        assert engine.is_leader
+
+    await holds_and_variant_fails(scenario, Engine, CountsVotesTwice)
 
 
 def test_h6_and_h17_membership_and_pickles_from_the_wire_change_nothing() -> None:
@@ -141,19 +152,22 @@ def test_h6_and_h17_membership_and_pickles_from_the_wire_change_nothing() -> Non
     assert follower.applied_index == last + 1
 
 
-def test_h7_a_replica_counts_itself_only_after_its_own_sync() -> None:
-    bench = Bench()
-    leader = bench.elect(1)
-    bench.settle()
-    bench.sync[1] = bench.sync[3] = False
-    bench.propose(1, b"a")
-    bench.deliver(1, 2)
-    bench.deliver(2, 1)
-    assert b"a" not in bench.outcomes, "one synced copy of three"
-    bench.flush(1)
-    bench.turn(1)
-    assert bench.outcomes[b"a"] == 1
-    assert leader.commit_index == leader.journal.last_index
+async def test_h7_a_replica_counts_itself_only_after_its_own_sync() -> None:
+    async def scenario(kind: type[Engine]) -> None:
+        bench = Bench(kind=kind)
+        leader = bench.elect(1)
+        bench.settle()
+        bench.sync[1] = bench.sync[3] = False
+        bench.propose(1, b"a")
+        bench.deliver(1, 2)
+        bench.deliver(2, 1)
+        assert b"a" not in bench.outcomes, "one synced copy of three"
+        bench.flush(1)
+        bench.turn(1)
+        assert bench.outcomes[b"a"] == 1
+        assert leader.commit_index == leader.journal.last_index
+
+    await holds_and_variant_fails(scenario, Engine, CountsItself)
 
 
 async def test_r3_8_a_vote_that_could_not_be_written_is_neither_granted_nor_asked_for() -> None:
