@@ -10,6 +10,7 @@ The appender says on its standard output what it is about to do and what it has 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import select
@@ -21,6 +22,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import structlog
 
 from datanode.log import DirectoryLock, SegmentLog, TermFile
 from services.raft.storage import Entry
@@ -81,7 +84,6 @@ class Judge:
     vote: tuple[int, int] = (0, 0)
     vote_asked: tuple[int, int] = (0, 0)
     kills: int = 0
-    cut_tails: int = 0
 
     def hear(self, output: str) -> None:
         lines = output.split("\n")
@@ -174,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         appender(options.appender, options.seed)
         return 0
     seed = options.seed if options.seed is not None else random.SystemRandom().getrandbits(32)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))  # torn tails are expected
     print(f"seed {seed}", file=sys.stderr)
     rng = random.Random(seed)
     entries = kills = 0
