@@ -14,6 +14,7 @@ import structlog
 from datanode.directory import DataDirectory
 
 LOOK_INTERVAL_S = 1.0
+LOOK_AGAIN_S = 0.1  # after an append was refused
 RETURN_FACTOR = 1.05  # full until this much of the reserve is free again, so that the answer does not flicker
 
 log = structlog.get_logger()
@@ -28,16 +29,30 @@ class Disk:
         self._free_bytes = free_bytes or directory.free_bytes
         self._reserve_bytes = reserve_bytes
         self._path = directory.path
+        self._taken_bytes = 0  # by appends since the last look
+        self._look_now = asyncio.Event()
         self.free_bytes = 0
         self.disk_full = False
 
+    def take(self, size: int) -> bool:
+        """Whether an append of ``size`` bytes may be begun.  Counts them, so that a burst between two looks does not
+        fill the disk."""
+        if self.disk_full or self.free_bytes - self._taken_bytes - size < self._reserve_bytes:
+            self._look_now.set()
+            return False
+        self._taken_bytes += size
+        return True
+
     async def look(self) -> bool:
         """Looks now.  True if ``disk_full`` has changed."""
+        before = self._taken_bytes
         try:
             self.free_bytes = await asyncio.to_thread(self._free_bytes)
         except OSError as e:
             log.warning("disk_not_measured", path=str(self._path), error=str(e))
             return False
+        # What was taken before this look but not written yet is missed by it; the margin below the reserve is for that.
+        self._taken_bytes -= before
         limit = self._reserve_bytes * (RETURN_FACTOR if self.disk_full else 1.0)
         was, self.disk_full = self.disk_full, self.free_bytes < limit
         if was == self.disk_full:
@@ -52,4 +67,10 @@ class Disk:
         while True:
             if await self.look():
                 changed()
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            self._look_now.clear()
+            try:
+                async with asyncio.timeout(LOOK_INTERVAL_S):
+                    await self._look_now.wait()
+                    await asyncio.sleep(LOOK_AGAIN_S)
+            except TimeoutError:
+                pass

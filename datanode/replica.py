@@ -39,8 +39,7 @@ RETRY_AFTER_MS = 200
 class Room(Protocol):
     """What a replica asks of the store's disk."""
 
-    @property
-    def disk_full(self) -> bool: ...
+    def take(self, size: int) -> bool: ...
 
 
 class Replica:
@@ -118,8 +117,6 @@ class Replica:
         group = self.leading()
         if owner_epoch < self.partition.owner_epoch:
             raise fenced(owner_epoch, self.partition.owner_epoch)
-        if self._room.disk_full:
-            raise DiskFull(f"store {self._store_id} takes no writes until space returns", store_id=self._store_id)
         if not batches:
             raise InvalidArgument("an append holds at least one batch")
         size = commands.APPEND_HEAD_BYTES + sum(map(len, batches))
@@ -129,6 +126,8 @@ class Replica:
             )
         for b in batches:
             batch.read_header(b)
+        if not self._room.take(size):
+            raise DiskFull(f"store {self._store_id} takes no writes until space returns", store_id=self._store_id)
         return group.propose(commands.encode_append(owner_epoch, batches))
 
     def propose(

@@ -131,7 +131,7 @@ class Datanode:
             store_id,
             directory.groups_path,
             transport,
-            opener(config.segment_bytes, config.entry_bytes_max, config.disk_reserve_bytes, parts.file_system),
+            opener(config.segment_bytes, config.entry_bytes_max, config.disk_reserve_bytes // 2, parts.file_system),
             rng=parts.rng,
             timing=Timing(
                 heartbeat_s=min(HEARTBEAT_S, config.election_timeout_min_s / 4),
