@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from services.errors import SteleError, Timeout, ToolMissing
+from services.errors import PortTaken, StorageFailed, Timeout, ToolMissing
 
 IMAGE = "zookeeper:3.9"
 DEBIAN_JAR_FOLDERS = ("/usr/share/java", "/usr/share/java/zookeeper")
@@ -240,10 +240,7 @@ class ZooKeeperServer:
             return self._child.poll() is None
         if not self.pid:
             return False
-        shown = subprocess.run(
-            ["ps", "-ww", "-p", str(self.pid), "-o", "command="], capture_output=True, text=True, check=False
-        )
-        return str(self.directory / "zoo.cfg") in shown.stdout
+        return str(self.directory / "zoo.cfg") in _command_of(self.pid)
 
     def serves(self) -> bool:
         """It answers as the leader of itself: clients can open sessions."""
@@ -262,11 +259,11 @@ class ZooKeeperServer:
                 time.sleep(0.05)
             if self.is_running:
                 break
-            # The free port may have been taken meanwhile; a fixed one that is taken stays taken.
-            if fixed or "BindException" not in self.log_end() or time.monotonic() > deadline:
-                raise SteleError(
-                    f"ZooKeeper ended while starting on {self.hosts}; {self.log_path} ends:\n{self.log_end()}"
-                )
+            in_use = "BindException" in self.log_path.read_text(errors="replace")
+            if in_use and fixed:
+                raise PortTaken(f"ZooKeeper cannot listen on {self.hosts}: the port is in use", endpoint=self.hosts)
+            if not in_use or time.monotonic() > deadline:
+                raise StorageFailed(f"ZooKeeper ended while starting; {self.log_path} ends:\n{self.log_end()}")
         while not self.serves():
             if time.monotonic() > deadline:
                 raise Timeout(
@@ -400,6 +397,17 @@ class ZooKeeperServer:
         aside = self._state_file.with_suffix(".new")
         aside.write_text(json.dumps(asdict(_Kept(self.port, self.pid, self._container))))
         aside.replace(self._state_file)
+
+
+def _command_of(pid: int) -> str:
+    """The command line of a process; "" where there is none, or where it has ended and nobody has looked yet."""
+    if Path("/proc/self/cmdline").exists():
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        except OSError:
+            return ""
+    shown = subprocess.run(["ps", "-ww", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False)
+    return shown.stdout
 
 
 def _free_port() -> int:

@@ -77,11 +77,12 @@ class Sessions:
         return session, proxy.cut
 
 
-async def end_session(session: Session, hosts: str = "") -> None:
-    """The server ends the session: somebody else presents its id and password, and closes it."""
+async def end_session(session: Session, hosts: str = "", credentials: tuple[int, bytes] | None = None) -> None:
+    """The server ends the session: somebody else presents its id and password (taken before its connection broke), and closes it."""
+    known = credentials or session.credentials
 
     def take_over_and_close() -> None:
-        thief = KazooClient(hosts or session.hosts, client_id=session.credentials, timeout=10)
+        thief = KazooClient(hosts or session.hosts, client_id=known, timeout=10)
         thief.start(timeout=10)
         thief.stop()
         thief.close()

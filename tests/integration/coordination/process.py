@@ -38,7 +38,8 @@ async def main(args: argparse.Namespace) -> None:
     await load(args.hold)(session, args.name, args.endpoint).register()
     node = load(args.member)(session, "nameservers", args.name, MemberRecord(endpoint=args.endpoint))
     await node.register()
-    say(event="registered", session=session.session_id)
+    session_id, password = session.credentials
+    say(event="registered", session=session_id, password=password.hex())
     leadership = None
     if args.campaign:
         elections.Leadership = load(args.leadership)  # type: ignore[misc]

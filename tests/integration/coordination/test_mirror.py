@@ -83,13 +83,15 @@ async def test_catches_up_after_an_expired_session(sessions: Callable[[], Sessio
     await store.create("stores/deleted", CounterRecord(next=1))
     mirror = Mirror(reader, "stores", depth=1)
     await mirror.start()
+    first, credentials = reader.session_id, reader.credentials
     proxy.cut()
     await eventually(lambda: not mirror.synced)
     assert mirror.children("stores") == ["deleted", "kept"]  # the last good view
     await store.delete("stores/deleted", 0)
     await store.create("stores/created", CounterRecord(next=1))
-    await end_session(reader, cluster.hosts) if reader.credentials[0] else None
+    await end_session(reader, cluster.hosts, credentials)
     proxy.restore()
+    await eventually(lambda: reader.session_id != first)
     await eventually(lambda: mirror.synced and mirror.children("stores") == ["created", "kept"])
     await mirror.stop()
 

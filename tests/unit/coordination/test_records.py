@@ -1,0 +1,127 @@
+"""Records and their JSON form."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from services.coordination import records
+from services.coordination.answers import first_failure, translate
+from services.coordination.records import (
+    BuriedRecord,
+    CounterRecord,
+    Incarnation,
+    MemberRecord,
+    NameRecord,
+    PartitionRecord,
+    decode,
+    encode,
+)
+from services.errors import (
+    CoordinationUnknown,
+    NameTaken,
+    RecordExists,
+    RecordMissing,
+    RecordUnreadable,
+    VersionConflict,
+)
+
+EXAMPLES = [
+    records.ClusterRecord(id="c", created_ms=1),
+    records.EpochRecord(epoch=3),
+    records.LeaderRecord(name="ns1", endpoint="a:1", epoch=3),
+    NameRecord(endpoint="a:1", session=-(2**62), owner=Incarnation(instance="i", machine="m", pid=1, pid_started=2)),
+    MemberRecord(endpoint="a:1", raft_endpoint="a:2", store_id=4, state="loading", version="0.1.0", started_ms=5),
+    records.StoreRecord(name="dn1", state="up", uuid="u", registered_ms=1),
+    BuriedRecord(intervals=((1, 4), (9, 9))),
+    records.NamespaceRecord(bundles=4, replication=3),
+    records.TopicRecord(id=1, partitions=4, replication=3, state="ready", created_ms=1),
+    PartitionRecord(topic="demo/orders", index=0, replicas=(1, 2, 3), version=2),
+    records.BundleRecord(broker="br1", epoch=9),
+    CounterRecord(next=17),
+]
+
+
+@pytest.mark.parametrize("record", EXAMPLES, ids=lambda r: type(r).__name__)
+def test_a_record_reads_back_as_it_was_written(record: records.Record) -> None:
+    assert decode(encode(record), type(record)) == record
+    assert json.loads(encode(record))["format"] == 1
+
+
+def test_fields_of_other_versions_are_ignored_or_take_their_defaults() -> None:
+    assert decode(b'{"format": 1, "next": 3, "colour": "red"}', CounterRecord) == CounterRecord(next=3)
+    assert decode(b'{"endpoint": "a:1"}', MemberRecord) == MemberRecord(endpoint="a:1")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"3",
+        b"{}",
+        b'{"next": "3"}',
+        b'{"next": true}',
+        b'{"next": null}',
+        b'{"format": 2, "next": 3}',
+    ],
+)
+def test_whatever_is_no_such_record_is_refused(value: bytes) -> None:
+    with pytest.raises(RecordUnreadable) as refused:
+        decode(value, CounterRecord, "stores/alloc")
+    assert refused.value.facts["path"] == "stores/alloc"
+
+
+@pytest.mark.parametrize(
+    "value", [b'{"topic": "t", "index": 0, "replicas": [1, "2"]}', b'{"topic": "t", "index": 0, "replicas": 3}']
+)
+def test_nested_values_are_checked(value: bytes) -> None:
+    with pytest.raises(RecordUnreadable):
+        decode(value, PartitionRecord)
+
+
+@dataclass(frozen=True)
+class Renewed:
+    FORMAT: ClassVar[int] = 2
+    next: int
+    note: str | None = None
+
+
+def test_a_record_may_have_a_later_format() -> None:
+    assert json.loads(encode(Renewed(next=1))) == {"format": 2, "next": 1, "note": None}
+    assert decode(b'{"format": 1, "next": 1}', Renewed) == Renewed(next=1)
+    assert decode(encode(Renewed(next=1, note="n")), Renewed) == Renewed(next=1, note="n")
+
+
+def test_only_zookeepers_own_answers_are_definite() -> None:
+    from kazoo import exceptions as kazoo
+
+    assert isinstance(translate(kazoo.NoNodeError(), "get", "p"), RecordMissing)
+    assert isinstance(translate(kazoo.NodeExistsError(), "create", "p"), RecordExists)
+    assert isinstance(translate(kazoo.BadVersionError(), "set", "p"), VersionConflict)
+    assert isinstance(translate(kazoo.NotEmptyError(), "delete", "p"), VersionConflict)
+    taken = NameTaken("taken")
+    assert translate(taken, "set", "p") is taken
+    for silence in (
+        kazoo.ConnectionLoss(),
+        kazoo.SessionExpiredError(),
+        kazoo.ConnectionClosedError(),
+        kazoo.OperationTimeoutError(),
+        kazoo.RuntimeInconsistency(),
+        OSError("socket"),
+        RuntimeError("xids do not match"),
+    ):
+        assert isinstance(translate(silence, "set", "p"), CoordinationUnknown), silence
+
+
+def test_the_operation_that_failed_is_found_among_those_rolled_back() -> None:
+    from kazoo import exceptions as kazoo
+
+    conflict = kazoo.BadVersionError()
+    assert first_failure(["/p", True]) is None
+    assert first_failure([kazoo.RolledBackError(), conflict, kazoo.RuntimeInconsistency()]) == (1, conflict)
+    assert first_failure([conflict, kazoo.RuntimeInconsistency()]) == (0, conflict)
