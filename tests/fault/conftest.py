@@ -1,0 +1,5 @@
+"""Whole clusters for the fault tests."""
+
+from tests.support.cluster import cluster
+
+__all__ = ["cluster"]
