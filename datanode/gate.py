@@ -35,7 +35,7 @@ class Gate:
         self._parallelism = parallelism
         self._open_port = open_port
         self._say = say
-        for condition in ("loaded", "settled", "port"):
+        for condition in ("loaded", "settled", "port", "announced"):
             ready.add(condition)
 
     async def open(self) -> None:
@@ -75,6 +75,7 @@ class Gate:
     async def ready(self) -> None:
         self.store.enter("ready")
         await self._say("ready", self.store.loaded, self.store.total)
+        self._ready.set("announced", True)
 
     def _show_loaded(self) -> None:
         self._ready.set("loaded", False, self._progress(self.store.loaded))

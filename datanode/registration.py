@@ -14,13 +14,14 @@ import structlog
 from datanode.directory import DataDirectory
 from services.coordination.members import live
 from services.coordination.session import Session
-from services.errors import ClusterMismatch, CoordinationUnknown, SteleError
+from services.errors import ClusterMismatch, CoordinationUnknown, NameTaken, SteleError, StoreMismatch
 from services.pb import nameserver_pb2 as pb
 from services.rpc.nameservers import NameserverClient
 
 ATTEMPT_S = 5.0
 CONFIRM_FIRST_S = 1.0  # how long a start waits for the confirmation of an id it has
 LOG_INTERVAL_S = 30.0
+FORMER_RUN_MARGIN_S = 2.0  # ZooKeeper expires sessions in steps of its tick
 
 
 def known_nameservers(session: Session) -> Callable[[], Awaitable[list[str]]]:
@@ -38,6 +39,29 @@ def known_nameservers(session: Session) -> Callable[[], Awaitable[list[str]]]:
     return endpoints
 
 
+async def alone(session: Session, store_id: int, name: str) -> None:
+    """No other live process is this store.  A former run of this one, under another name, ends with its session and is
+    waited for.
+
+    Raises NameTaken: two stores of one id would vote twice.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + session.negotiated_timeout_s + FORMER_RUN_MARGIN_S
+    while True:
+        found = await live(session, "datanodes")
+        others = [(n, record) for n, record in found.items() if n != name and record.store_id == store_id]
+        if not others:
+            return
+        if loop.time() >= deadline:
+            other, record = others[0]
+            raise NameTaken(
+                f"store {store_id} is run by the live process {other} at {record.endpoint}: was its directory copied?",
+                name=other,
+                endpoint=record.endpoint,
+            )
+        await asyncio.sleep(0.2)
+
+
 class Registration:
     """Of one data directory, under one name."""
 
@@ -51,7 +75,8 @@ class Registration:
     async def obtain(self) -> bool:
         """The directory has an id when this returns; True if a nameserver has confirmed it.
 
-        Errors: StoreTombstone, ClusterMismatch, and whatever else a nameserver says that no waiting will change.
+        Errors: StoreTombstone, StoreMismatch (a copied directory), ClusterMismatch, and whatever else a nameserver says
+        that no waiting will change.
         """
         if self._directory.identity.store_id == 0:
             await self.confirm()
@@ -72,7 +97,7 @@ class Registration:
                 await self._ask()
                 return
             except SteleError as e:
-                if not e.retryable:
+                if not e.retryable or isinstance(e, StoreMismatch):  # a copied directory: waiting makes it no other
                     raise
                 if loop.time() >= log_at:
                     log_at = loop.time() + LOG_INTERVAL_S
@@ -87,8 +112,8 @@ class Registration:
         answer = await self._nameservers.call("RegisterStore", request, ATTEMPT_S)
         if answer.cluster_id != self._cluster_id or mine.store_id not in (0, answer.store_id):
             raise ClusterMismatch(
-                f"{self._directory.path} holds store {mine.store_id}, and the nameservers of cluster {answer.cluster_id} know it "
-                f"as store {answer.store_id}",
+                f"{self._directory.path} holds store {mine.store_id}, which the nameservers of cluster {answer.cluster_id} "
+                f"know as store {answer.store_id}",
                 expected=self._cluster_id,
                 got=answer.cluster_id,
             )

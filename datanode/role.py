@@ -29,7 +29,7 @@ from datanode.disk import Disk
 from datanode.gate import Gate
 from datanode.log import FileSystem
 from datanode.metrics import Metrics
-from datanode.registration import Registration, known_nameservers
+from datanode.registration import Registration, alone, known_nameservers
 from datanode.server import DatanodeServicer
 from datanode.storage import opener
 from datanode.store import Store
@@ -108,6 +108,7 @@ class Datanode:
         nameservers = NameserverClient(channels, known_nameservers(session), rng=self._parts.rng)
         registration = Registration(directory, config.name, session.cluster_id, nameservers)
         confirmed = await registration.obtain()
+        await alone(session, directory.identity.store_id, config.name)
         raft_endpoint = await self._open_raft(directory, session.cluster_id, nameservers)
         self.endpoint = config.endpoint(self._reserved.getsockname()[1])
         runtime.announce(self.endpoint, raft_endpoint, config.advertised(self._reserved.getsockname()[1]))

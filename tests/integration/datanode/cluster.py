@@ -12,7 +12,8 @@ from typing import Any
 import structlog
 
 from datanode.role import Datanode, Parts
-from services.config import DatanodeConfig
+from nameserver.role import Nameserver
+from services.config import DatanodeConfig, NameserverConfig
 from services.coordination.members import Membership, live
 from services.coordination.records import MemberRecord
 from services.coordination.session import Session
@@ -64,6 +65,24 @@ class StoreRegistry(nameserver_pb2_grpc.NameserverServicer):
                     store_id=record.store_id, endpoint=record.endpoint, raft_endpoint=record.raft_endpoint
                 )
         raise StoreUnknown(f"store {request.store_id} has not registered", store_id=request.store_id)
+
+
+class RealNameserver:
+    """A nameserver in this process."""
+
+    def __init__(self, zk_hosts: str, cluster: str) -> None:
+        self.config = NameserverConfig(
+            name="ns1", cluster=cluster, zookeeper=zk_hosts, session_timeout_s=SESSION_TIMEOUT_S, admin_port=-1
+        )
+        self.runtime = Runtime(config=self.config, log=structlog.get_logger())
+        self.role = Nameserver(self.config, self.runtime)
+
+    async def start(self) -> None:
+        await self.role.start()
+        await asyncio.wait_for(self.runtime.ready.wait(), 20)
+
+    async def stop(self) -> None:
+        await self.role.stop()
 
 
 class Node:
@@ -159,10 +178,12 @@ async def _each(requests: Sequence[Any]) -> AsyncIterator[Any]:
 class Cluster:
     """``count`` datanodes and what they need."""
 
-    def __init__(self, directory: Path, zk_hosts: str, name: str, session: Session) -> None:
+    def __init__(
+        self, directory: Path, zk_hosts: str, name: str, session: Session, stores: StoreRegistry | RealNameserver
+    ) -> None:
         self.session = session
         self.channels = Channels()
-        self.stores = StoreRegistry(session)
+        self.stores: Any = stores
         self.nodes: dict[str, Node] = {}
         self._directory, self._zk_hosts, self._name = directory, zk_hosts, name
 
@@ -269,11 +290,12 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(directory: Path, zk_hosts: str, name: str) -> AsyncIterator[Cluster]:
+async def cluster(directory: Path, zk_hosts: str, name: str, *, nameserver: bool = False) -> AsyncIterator[Cluster]:
     """A control plane without datanodes; whatever was started is stopped at the end."""
     session = Session(zk_hosts, name, 4.0)
     await session.start(20)
-    made = Cluster(directory, zk_hosts, name, session)
+    stores = RealNameserver(zk_hosts, name) if nameserver else StoreRegistry(session)
+    made = Cluster(directory, zk_hosts, name, session, stores)
     await made.stores.start()
     try:
         yield made
