@@ -187,7 +187,6 @@ class Inbox:
         return bool(self._sent or self._to_send or self._cumulative_to_send)
 
     def validate(self) -> None:
-        assert not self._held & self._buffered.keys(), "a message is buffered and held"
         assert self._held_before <= self._held
         assert not self._held & self._acking, "a message is held and being acknowledged"
         assert all(o >= self._acking_below for o in self._buffered)

@@ -1,0 +1,124 @@
+"""A local cluster in a test: ``await cluster.kill("dn2")``.
+
+Usage, once per file::
+
+    cluster = cluster_fixture(nameservers=1, datanodes=3, brokers=2)
+
+    async def test_something(cluster: ClusterUnderTest) -> None:
+        async with cluster.connect() as client: ...
+
+The cluster is shared by the tests of a file; each begins with every process running.  When a test fails, the state and the end of every
+log are printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stele
+from stele.local.cluster import LocalCluster
+from stele.local.processes import ProcessState
+from stele.local.state import ClusterSpec
+
+LOG_LINES = 40
+
+
+class ClusterUnderTest:
+    """The asynchronous face of a LocalCluster."""
+
+    def __init__(self, local: LocalCluster) -> None:
+        self.local = local
+
+    @property
+    def bootstrap(self) -> str:
+        return self.local.bootstrap
+
+    def connect(self, **settings: Any) -> stele.Client:
+        return stele.connect(self.bootstrap, **settings)
+
+    async def up(self) -> None:
+        """Whatever was killed or paused runs again."""
+        await asyncio.to_thread(self.local.up)
+
+    async def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        await asyncio.to_thread(self.local.kill, name, number)
+
+    async def start(self, name: str, wait: bool = True) -> None:
+        await asyncio.to_thread(self.local.start, name, wait)
+
+    async def pause(self, name: str) -> None:
+        await asyncio.to_thread(self.local.pause, name)
+
+    async def resume(self, name: str) -> None:
+        await asyncio.to_thread(self.local.resume, name)
+
+    def describe(self) -> str:
+        """State and the end of every log."""
+        parts = [f"{p.name}: {p.state} ready={p.ready} {p.detail}" for p in self.local.status()]
+        for name in self.local.names():
+            path = self.local.log_path(name)
+            end = path.read_text(errors="replace").splitlines()[-LOG_LINES:] if path.exists() else ["(no log)"]
+            parts.append(f"--- {name} ---\n" + "\n".join(end))
+        return "\n".join(parts)
+
+    def is_whole(self) -> bool:
+        return all(p.state == ProcessState.RUNNING for p in self.local.status())
+
+
+def start_cluster(
+    nameservers: int = 1, datanodes: int = 3, brokers: int = 2, settings: Mapping[str, Mapping[str, str]] | None = None
+) -> ClusterUnderTest:
+    """A ready cluster in a directory of its own, under a short path."""
+    directory = Path(tempfile.mkdtemp(prefix="stele-", dir=os.environ.get("STELE_TEST_DIR") or None))
+    env = {k: v for k, v in os.environ.items() if k != "STELE_ZOOKEEPER"}
+    cluster = ClusterUnderTest(LocalCluster(directory, env))
+    try:
+        cluster.local.up(ClusterSpec(nameservers, datanodes, brokers, settings or {}))
+    except BaseException:
+        print(cluster.describe(), file=sys.stderr)
+        remove_cluster(cluster)
+        raise
+    return cluster
+
+
+def remove_cluster(cluster: ClusterUnderTest) -> None:
+    if cluster.local.exists:
+        cluster.local.destroy()
+    shutil.rmtree(cluster.local.directory, ignore_errors=True)
+
+
+def cluster_fixture(
+    nameservers: int = 1, datanodes: int = 3, brokers: int = 2, settings: Mapping[str, Mapping[str, str]] | None = None
+) -> Callable[..., Any]:
+    """A fixture that gives every test of a file the same cluster, whole at its begin."""
+
+    @pytest.fixture(scope="module", name="running_cluster")
+    def running(request: pytest.FixtureRequest) -> Iterator[ClusterUnderTest]:
+        cluster = start_cluster(nameservers, datanodes, brokers, settings)
+        failed_before = request.session.testsfailed
+        try:
+            yield cluster
+        finally:
+            if request.session.testsfailed > failed_before:
+                print(cluster.describe(), file=sys.stderr)
+            remove_cluster(cluster)
+
+    return running
+
+
+@pytest.fixture
+def cluster(running_cluster: ClusterUnderTest) -> ClusterUnderTest:
+    """The file's cluster, with every process running."""
+    if not running_cluster.is_whole():
+        running_cluster.local.up()
+    return running_cluster
