@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datanode.log import DirectoryLock, FileSystem, OsFileSystem, SegmentLog, TermFile
-from services.errors import GroupDirectoryBusy
+from datanode.log import DirectoryLock, FileSystem, OsFileSystem, SegmentLog, TermFile, check_term
+from services.errors import GroupDirectoryBusy, LogDamaged
 from services.raft.storage import LogStorage, TermStorage
 
 
@@ -37,11 +37,23 @@ def opener(
         lock = DirectoryLock(folder, GroupDirectoryBusy)
         try:
             terms = TermFile(folder, files)
-            terms.load()
+            term, _ = terms.load()
             log = SegmentLog(folder, files, segment_bytes, entry_bytes_max, disk_reserve_bytes)
+            _check(folder, term, log)
         except BaseException:
             lock.release()
             raise
         return GroupStorage(log, terms, lock)
 
     return open_group
+
+
+def _check(folder: Path, term: int, log: SegmentLog) -> None:
+    """What the files cannot tell one by one: the log is not ahead of the term file (H7), and its beginning is there."""
+    try:
+        check_term(folder, term, log.term_at(log.last_index))
+        if log.first_index != 1:
+            raise LogDamaged(f"the log in {folder} begins at entry {log.first_index}, not 1", path=folder, offset=0)
+    except BaseException:
+        log.close()
+        raise
