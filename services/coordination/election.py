@@ -24,6 +24,7 @@ from services.coordination.nodes import Check, Create, Delete, Node, Op, Set
 from services.coordination.pace import Pace
 from services.coordination.records import EpochRecord, LeaderRecord, decode, encode
 from services.coordination.session import Session, SessionEvent, SessionState
+from services.coordination.subscribers import Subscribers
 from services.coordination.tree import ELECTION, EPOCH, LEADER
 from services.errors import (
     CoordinationUnknown,
@@ -110,8 +111,8 @@ class Election:
         self._turn = asyncio.Lock()
         self._keeper = Keeper(session, f"election {name}", self._step, reassert_s=REASSERT_S)
         self._relay = session.relay(self._keeper.on_watch)
-        self._on_leader: list[Callable[[LeaderRecord | None], None]] = []
-        self._on_leadership: list[Callable[[Leadership | None], None]] = []
+        self._on_leader: Subscribers[LeaderRecord | None] = Subscribers()
+        self._on_leadership: Subscribers[Leadership | None] = Subscribers()
         self._unsubscribe: Callable[[], None] = lambda: None
         self._elected = asyncio.Event()
 
@@ -167,13 +168,11 @@ class Election:
 
     def subscribe(self, callback: Callable[[LeaderRecord | None], None]) -> Callable[[], None]:
         """Tells of every change of leader, whoever it is; None while there is none."""
-        self._on_leader.append(callback)
-        return lambda: self._on_leader.remove(callback) if callback in self._on_leader else None
+        return self._on_leader.add(callback)
 
     def subscribe_leadership(self, callback: Callable[[Leadership | None], None]) -> Callable[[], None]:
         """Tells when this process begins to lead, and (None) when that is over."""
-        self._on_leadership.append(callback)
-        return lambda: self._on_leadership.remove(callback) if callback in self._on_leadership else None
+        return self._on_leadership.add(callback)
 
     # --- one step, repeated by the keeper --------------------------------------------------------------------------
 
@@ -263,8 +262,7 @@ class Election:
         self._elected.set()
         log.info("leadership_begun", name=self.name, epoch=record.epoch)
         self._see_leader(record)
-        for callback in list(self._on_leadership):
-            callback(self.leadership)
+        self._on_leadership.tell(self.leadership)
 
     def _on_refused(self, leadership: Leadership) -> None:
         if leadership is not self.leadership:
@@ -272,8 +270,7 @@ class Election:
         self.leadership = None
         self._elected.clear()
         log.warning("leadership_over", name=self.name, epoch=leadership.epoch)
-        for callback in list(self._on_leadership):
-            callback(None)
+        self._on_leadership.tell(None)
         self._keeper.poke()
 
     def _end_leadership(self) -> None:
@@ -283,8 +280,7 @@ class Election:
     def _see_leader(self, leader: LeaderRecord | None) -> None:
         if leader != self.leader:
             self.leader = leader
-            for callback in list(self._on_leader):
-                callback(leader)
+            self._on_leader.tell(leader)
 
     async def _own_candidates(self) -> list[tuple[str, Node]]:
         """Candidates of our session, oldest first."""

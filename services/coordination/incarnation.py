@@ -4,8 +4,8 @@ Guarantee: ``Fate.OWN`` and ``Fate.DEAD`` are answered only on proof that the ot
 proof that it runs.  Whatever cannot be proven is ``Fate.UNKNOWN``, and its session's expiry has to be waited for.
 
 The proofs: the same instance id (this very process, under an earlier session); the same identity, which only the holder of an
-exclusive lock can have (a datanode's store uuid); the same endpoint, whose port this process has open (R1.8), so that the other one
-no longer has; and, on the same machine since the same boot, whether a process of that pid and start time exists.
+exclusive lock can have (a datanode's store uuid); the same endpoint, whose port this process has just opened (R1.8), so that the other
+one no longer has it; and, on the same machine since the same boot, whether a process of that pid and start time exists.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def current(identity: str = "") -> Incarnation:
 
 
 def fate(other: Incarnation, other_endpoint: str, mine: Incarnation, my_endpoint: str) -> Fate:
-    if other.instance == mine.instance or other_endpoint == my_endpoint:
+    """``my_endpoint`` "": the port was opened long ago, so that another run at the same endpoint is not our past but our successor."""
+    if other.instance == mine.instance or (my_endpoint and other_endpoint == my_endpoint):
         return Fate.OWN
     if other.identity and other.identity == mine.identity:
         return Fate.OWN

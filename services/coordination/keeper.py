@@ -88,3 +88,7 @@ class Keeper:
                     return
                 log.warning("registration_unsettled", what=self.what, reason=error.reason, error=str(error))
                 self.poke()
+            except Exception:
+                # A fault of ours must not end the keeping: the process would live on, unseen by the cluster.
+                log.exception("registration_failed", what=self.what)
+                self.poke()

@@ -116,6 +116,7 @@ class Membership:
         self._pace = Pace()
         self._turn = asyncio.Lock()
         self._leaving = False
+        self._registered = False  # once; then the port was opened long ago, and proves nothing about others any more
 
     async def register(self) -> None:
         """NameTaken; CoordinationUnknown: whatever was written goes with the session."""
@@ -157,6 +158,7 @@ class Membership:
                 holder = self.judge(seen)
                 decision = decide(holder, seen.record == mine)
                 if decision is Decision.KEEP:
+                    self._registered = True
                     return
                 if decision is Decision.WAIT:
                     now = asyncio.get_running_loop().time()
@@ -215,9 +217,8 @@ class Membership:
             return Holder.LEFTOVER
         if seen.record is None:
             return Holder.UNPROVEN
-        proven = incarnation.fate(
-            seen.record.owner, seen.record.endpoint, self._session.incarnation, self.record.endpoint
-        )
+        opened = "" if self._registered else self.record.endpoint
+        proven = incarnation.fate(seen.record.owner, seen.record.endpoint, self._session.incarnation, opened)
         if proven in (Fate.OWN, Fate.DEAD):
             return Holder.PAST
         if proven is Fate.ALIVE:

@@ -21,6 +21,7 @@ import structlog
 from services.coordination.nodes import Node, Stat
 from services.coordination.records import R, decode
 from services.coordination.session import Session, SessionEvent, SessionState
+from services.coordination.subscribers import Subscribers
 from services.errors import CoordinationUnknown, RecordUnreadable
 
 RETRY_DELAY_S = 0.1
@@ -53,7 +54,7 @@ class Mirror:
         self._wake = asyncio.Event()
         self._first = asyncio.Event()
         self._moved = asyncio.Event()
-        self._callbacks: list[Changed] = []
+        self._subscribers: Subscribers[frozenset[str]] = Subscribers()
         self._relay = session.relay(self._on_watch)
         self._task: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
@@ -118,8 +119,7 @@ class Mirror:
 
     def subscribe(self, callback: Changed) -> Callable[[], None]:
         """Calls ``callback`` on the loop with the paths that changed, after each batch."""
-        self._callbacks.append(callback)
-        return lambda: self._callbacks.remove(callback) if callback in self._callbacks else None
+        return self._subscribers.add(callback)
 
     async def changed(self) -> None:
         """Waits for the next change."""
@@ -208,8 +208,7 @@ class Mirror:
         if changed:
             moved, self._moved = self._moved, asyncio.Event()
             moved.set()
-            for callback in list(self._callbacks):
-                callback(frozenset(changed))
+            self._subscribers.tell(frozenset(changed))
 
     def _remove(self, path: str) -> set[str]:
         """Takes ``path`` and all below it out of the copy."""

@@ -95,7 +95,9 @@ class NameHold:
     ) -> None:
         self.name = name
         self.endpoint = endpoint
-        self.version = -1  # of the record, once held
+        self.version = (
+            -1
+        )  # of the record, once held; then the port was opened long ago, and proves nothing about others any more
         self._session = session
         self._keeper = Keeper(session, f"name {name}", self.settle, on_taken)
         self._relay = session.relay(self._keeper.on_watch)
@@ -179,7 +181,8 @@ class NameHold:
             return Guard.ABSENT
         if seen.guard_session == self._session.session_id:
             return Guard.OURS
-        proven = incarnation.fate(seen.record.owner, seen.record.endpoint, self._session.incarnation, self.endpoint)
+        opened = self.endpoint if self.version < 0 else ""
+        proven = incarnation.fate(seen.record.owner, seen.record.endpoint, self._session.incarnation, opened)
         if proven in (Fate.OWN, Fate.DEAD):
             return Guard.PAST
         return Guard.LIVE if proven is Fate.ALIVE else Guard.UNPROVEN

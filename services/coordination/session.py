@@ -28,6 +28,7 @@ from services.coordination.answers import first_failure, stat_of, translate
 from services.coordination.connection import Client
 from services.coordination.nodes import ANY_VERSION, Check, Create, Node, Op, Set, Stat
 from services.coordination.records import Incarnation
+from services.coordination.subscribers import Subscribers
 from services.coordination.tree import prepare
 from services.errors import CoordinationUnknown, CoordinationUnreachable, RecordExists, RecordMissing
 
@@ -96,7 +97,7 @@ class Session:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connected = asyncio.Event()
         self._slots = asyncio.Semaphore(INFLIGHT_MAX)
-        self._callbacks: list[Callable[[SessionEvent], None]] = []
+        self._subscribers: Subscribers[SessionEvent] = Subscribers()
         # One thread keeps requests in the order in which they were made; starting and stopping may block for seconds.
         self._submitter = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-submit")
         self._control = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-control")
@@ -159,8 +160,7 @@ class Session:
 
     def subscribe(self, callback: Callable[[SessionEvent], None]) -> Callable[[], None]:
         """Calls ``callback`` on the loop for each change of state, until the returned function is called."""
-        self._callbacks.append(callback)
-        return lambda: self._callbacks.remove(callback) if callback in self._callbacks else None
+        return self._subscribers.add(callback)
 
     async def events(self) -> AsyncIterator[SessionEvent]:
         """Changes of state from now on; ends with CLOSED.  A reader that lags far behind loses the oldest."""
@@ -213,15 +213,11 @@ class Session:
         if state is SessionState.CLOSED:
             self._connected.set()  # waiters go on, and find it closed
         log.info("coordination_session", state=state.value, session=f"{self.session_id:#x}", new_session=new_session)
-        self._emit(SessionEvent(state, self.session_id, self.fenced, new_session))
+        self._subscribers.tell(SessionEvent(state, self.session_id, self.fenced, new_session))
 
     def _fall_fence(self) -> None:
         log.warning("coordination_fenced", session=f"{self.session_id:#x}")
-        self._emit(SessionEvent(self.state, self.session_id, fenced=True))
-
-    def _emit(self, event: SessionEvent) -> None:
-        for callback in list(self._callbacks):
-            callback(event)
+        self._subscribers.tell(SessionEvent(self.state, self.session_id, fenced=True))
 
     def _hand_over(self, callback: Callable[..., None], *args: Any) -> None:
         """From a kazoo thread to the loop; a loop that is gone has nobody to tell."""

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from services.errors import PortTaken, StorageFailed, Timeout, ToolMissing
 
-IMAGE = "zookeeper:3.9"
+OFFICIAL_IMAGE, OWN_IMAGE = "zookeeper:3.9", "stele-zookeeper"  # the second is built from deploy/zookeeper
 DEBIAN_JAR_FOLDERS = ("/usr/share/java", "/usr/share/java/zookeeper")
 HOME_CANDIDATES = (
     "/opt/homebrew/opt/zookeeper/libexec",
@@ -71,7 +71,7 @@ class Container:
     """An image that a Docker engine runs."""
 
     docker: str
-    image: str = IMAGE
+    image: str = OFFICIAL_IMAGE
 
     def __str__(self) -> str:
         return f"container {self.image}"
@@ -124,9 +124,10 @@ def find_container() -> Container | None:
     docker = shutil.which("docker")
     if docker is None or not _runs([docker, "info"]):
         return None
-    if _runs([docker, "image", "inspect", IMAGE]) or _runs([docker, "pull", "--quiet", IMAGE], timeout_s=300):
-        return Container(docker)
-    return None
+    for image in (OFFICIAL_IMAGE, OWN_IMAGE):
+        if _runs([docker, "image", "inspect", image]):
+            return Container(docker, image)
+    return Container(docker) if _runs([docker, "pull", "--quiet", OFFICIAL_IMAGE], timeout_s=300) else None
 
 
 def _runs(command: Sequence[str], timeout_s: float = 20) -> bool:
@@ -259,7 +260,7 @@ class ZooKeeperServer:
                 time.sleep(0.05)
             if self.is_running:
                 break
-            in_use = "BindException" in self.log_path.read_text(errors="replace")
+            in_use = "BindException" in self.log_end(lines=1000)
             if in_use and fixed:
                 raise PortTaken(f"ZooKeeper cannot listen on {self.hosts}: the port is in use", endpoint=self.hosts)
             if not in_use or time.monotonic() > deadline:
@@ -364,8 +365,10 @@ class ZooKeeperServer:
         name = self._container or f"stele-zookeeper-{self.port}"
         subprocess.run([container.docker, "rm", "-f", name], capture_output=True, check=False)
         command = [container.docker, "run", "-d", "--name", name, "--memory", "512m"]
+        command += ["--user", f"{os.getuid()}:{os.getgid()}"]  # its data stay ours to delete
         command += ["-p", f"127.0.0.1:{self.port}:2181", "-v", f"{self.directory / 'data'}:/data"]
         command += ["-v", f"{self.directory / 'zoo.cfg'}:/conf/zoo.cfg:ro", container.image]
+        command += ["/conf/zoo.cfg"] if container.image == OWN_IMAGE else []
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         if ran.returncode != 0:
             raise ToolMissing(f"Docker could not start {container.image}: {ran.stderr.strip()}")

@@ -16,7 +16,7 @@ from lab.variants.r5_7_registers_once import ComesBackAfterLeaving, RegistersOnc
 from lab.variants.r5_8_works_in_callbacks import StormsBack, WorksInCallbacks
 from services.coordination.members import Membership, live, live_in
 from services.coordination.mirror import Mirror
-from services.coordination.names import register_name
+from services.coordination.names import NameHold, register_name
 from services.coordination.nodes import Op
 from services.coordination.records import MemberRecord, decode, encode
 from services.coordination.session import Session
@@ -332,11 +332,31 @@ async def test_two_restarts_in_a_row_leave_the_last(sessions: Callable[[], Sessi
     cluster = sessions()
     runs = [await cluster.open() for _ in range(3)]
     for run in runs:
-        await register_name(run, "br1", "a:1")
-        await member(Membership, run, "a:1").register()
+        await NameHold(run, "br1", "a:1").settle()
+        await member(Membership, run, "a:1").settle()
     await runs[0].close()
     await runs[1].close()
     node = await runs[2].get(PATH)
     assert node is not None
     assert decode(node.value, MemberRecord).owner == runs[2].incarnation
     assert await is_ours(runs[2])
+
+
+async def test_a_process_that_lives_on_yields_to_its_successor_at_the_same_endpoint(
+    sessions: Callable[[], Sessions],
+) -> None:
+    """It has closed its port and is still draining; it must not take back what its successor has registered."""
+    cluster = sessions()
+    old, new = await cluster.open(), await cluster.open()
+    told: list[SteleError] = []
+    await register_name(old, "br1", "a:1", on_taken=told.append)
+    draining = Membership(old, "brokers", "br1", MemberRecord(endpoint="a:1"), on_taken=told.append)
+    await draining.register()
+    await register_name(new, "br1", "a:1")
+    await member(Membership, new, "a:1").register()
+    await eventually(lambda: len(told) == 2)
+    assert all(isinstance(error, NameTaken) for error in told)
+    await draining.unregister()
+    assert await is_ours(new)
+    await old.close()
+    assert await is_ours(new)

@@ -87,6 +87,10 @@ def test_r1_9_what_is_proven_of_another_run(other: Incarnation, endpoint: str, p
     assert fate(other, endpoint, ME, "a:1") is proven
 
 
+def test_r1_9_an_endpoint_opened_long_ago_proves_nothing() -> None:
+    assert fate(Incarnation(instance="o"), "a:1", ME, "") is Fate.UNKNOWN
+
+
 def test_r1_9_only_a_locked_identity_proves_across_machines() -> None:
     there = Incarnation(instance="o", machine="elsewhere", identity="uuid")
     assert fate(there, "b:1", dataclasses.replace(ME, identity="uuid"), "a:1") is Fate.OWN
