@@ -33,7 +33,7 @@ WORKDIR /var/lib/stele
 USER stele
 EXPOSE 7000 7001 7002
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=5s --timeout=10s --start-period=60s --retries=3 \
     CMD ["python", "-m", "services.rpc.healthcheck"]
 ENTRYPOINT ["python", "-m"]
 CMD ["nameserver"]

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-TIMEOUT_S = 3.0
+TIMEOUT_S = 5.0
 
 
 def serving(endpoint: str, timeout_s: float = TIMEOUT_S) -> str | None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import docker
 import pytest
 
 import stele
-from tests.e2e.compose import BROKERS, DATANODES, NAMESERVERS, PUBLISHED, SERVICES, Compose, ensure_base_images
+from tests.e2e.compose import BROKERS, DATANODES, NAMESERVERS, PUBLISHED, ROOT, SERVICES, Compose, ensure_base_images
 from tests.e2e.load import Load, Record, duplicated, lost, out_of_order, stored
 from tests.support.eventually import eventually
 
 HEALTHY_WITHIN_S = 180
 PROGRESS_MESSAGES = 500  # acknowledged and delivered after a kill, before the next one
 TOPIC = "e2e/orders"
+DEFAULT_BOOTSTRAP = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103"
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -53,6 +57,14 @@ async def test_the_host_is_told_addresses_that_it_can_dial(compose: Compose) -> 
         told = {n.name: n.member.advertised for n in await client.admin.list_nameservers()}
         told |= {b.name: b.member.advertised for b in await client.admin.list_brokers() if b.member is not None}
     assert told == {name: f"127.0.0.1:{port}" for name, port in compose.ports.items()}
+
+
+def test_the_example_in_the_readme_runs(compose: Compose) -> None:
+    code, printed = re.findall(r"```python\n(.*?)```\s+```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    assert DEFAULT_BOOTSTRAP in code
+    code = code.replace(DEFAULT_BOOTSTRAP, compose.bootstrap)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == (printed, 0), done.stderr
 
 
 async def victims(client: stele.Client) -> tuple[str, str, str]:
