@@ -7,14 +7,17 @@ when it was applied, and nothing that is not applied.  A batch that contains ``o
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from datanode import commands
 from datanode.commands import Kind
 from datanode.partition import Partition
+from services.raft.storage import REGULAR, Entry
 
 PLACES_MAX = 256
+CHUNK_BYTES_MIN = 16 << 10  # read at once, so that small entries do not cost a read each
+_APPEND = bytes((Kind.APPEND,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,10 @@ class Reader:
     """Reads one partition.  Remembers where the last readers stopped, so that reading on needs no walk from a sparse
     point."""
 
-    def __init__(self, partition: Partition, payload_at: Callable[[int], bytes | None]) -> None:
-        """``payload_at``: the payload of the committed entry at an index; None if the entry is no command."""
+    def __init__(self, partition: Partition, entries: Callable[[int, int, int], Sequence[Entry]]) -> None:
+        """``entries(first, last, bytes_max)``: committed entries of the log from ``first`` on, at least that one."""
         self._partition = partition
-        self._payload_at = payload_at
+        self._entries = entries
         self._places: OrderedDict[int, tuple[int, int]] = OrderedDict()  # next offset → (index, offset of that entry)
 
     def read(self, offset: int, bytes_max: int) -> list[Stored]:
@@ -42,26 +45,31 @@ class Reader:
         found: list[Stored] = []
         size = 0
         index, at = start
-        while at < partition.high_watermark and index <= partition.applied_index and not (found and size >= bytes_max):
-            payload = self._payload_at(index)
-            mask = partition.offsets.mask(index)
-            if payload is None or payload[0] != Kind.APPEND or mask == 0:
+        while at < partition.high_watermark and not (found and size >= bytes_max):
+            entries = self._entries(index, partition.applied_index, max(bytes_max - size, CHUNK_BYTES_MIN))
+            assert entries, f"entry {index} is applied and not in the log"
+            for entry in entries:
+                index, entry_offset = entry.index, at
+                for begin, end, count in self._stored_in(entry):
+                    if at + count > offset:
+                        if found and size + end - begin > bytes_max:
+                            self._remember(at, index, entry_offset)
+                            return found
+                        found.append(Stored(at, entry.payload[begin:end]))
+                        size += end - begin
+                    at += count
                 index += 1
-                continue
-            entry_offset = at
-            for i, (begin, end, header) in enumerate(commands.batches_of(payload)):
-                if mask is not None and not mask >> i & 1:
-                    continue
-                if at + header.record_count > offset:
-                    if found and size + end - begin > bytes_max:
-                        self._remember(at, index, entry_offset)
-                        return found
-                    found.append(Stored(at, payload[begin:end]))
-                    size += end - begin
-                at += header.record_count
-            index += 1
         self._remember(at, index, at)
         return found
+
+    def _stored_in(self, entry: Entry) -> Iterator[tuple[int, int, int]]:
+        """``(begin, end, record_count)`` of each batch of ``entry`` that was stored."""
+        mask = self._partition.offsets.mask(entry.index)
+        if entry.kind != REGULAR or mask == 0 or entry.payload[:1] != _APPEND:
+            return
+        for i, (begin, end, header) in enumerate(commands.batches_of(entry.payload)):
+            if mask is None or mask >> i & 1:
+                yield begin, end, header.record_count
 
     def _start(self, offset: int) -> tuple[int, int] | None:
         return self._places.get(offset) or self._partition.offsets.locate(offset)

@@ -31,7 +31,7 @@ from services.errors import (
     StorageFailed,
 )
 from services.raft.group import Group
-from services.raft.storage import REGULAR
+from services.raft.storage import Entry
 
 RETRY_AFTER_MS = 200
 
@@ -52,7 +52,7 @@ class Replica:
         self._entry_bytes_max = entry_bytes_max
         self._room = room
         self._group: Group | None = None
-        self._reader = Reader(self.partition, self._payload_at)
+        self._reader = Reader(self.partition, self._entries)
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap, by the offset waited for
         self._order = itertools.count()
         self._ended: SteleError | None = None
@@ -175,10 +175,9 @@ class Replica:
                 heapq.heapify(self._waiting)
         return future
 
-    def _payload_at(self, index: int) -> bytes | None:
+    def _entries(self, first: int, last: int, bytes_max: int) -> Sequence[Entry]:
         assert self._group is not None
-        entry = self._group.journal.read(index, index, 1)[0]
-        return entry.payload if entry.kind == REGULAR else None
+        return self._group.journal.read(first, last, bytes_max)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +13,7 @@ from datanode.outcomes import Appended, AppendOutcome, Refused
 from datanode.partition import Partition
 from datanode.reading import Reader
 from services import batch
+from services.raft.storage import NO_OP, REGULAR, Entry
 from tests.unit.datanode.entries import make_batch
 
 epochs = st.sampled_from([1, 1, 1, 1, 2, 3])
@@ -75,6 +78,21 @@ def test_a_replica_from_a_snapshot_goes_on_like_the_one_that_replayed_all(log, c
     assert restored.encode_snapshot() == whole.encode_snapshot()
 
 
+def entries_of(log: list[bytes | None]) -> Callable[[int, int, int], list[Entry]]:
+    """A log that gives at least one entry and stops after ``bytes_max``, as the journal does."""
+
+    def read(first: int, last: int, bytes_max: int) -> list[Entry]:
+        found: list[Entry] = []
+        for index in range(first, last + 1):
+            payload = log[index - 1]
+            found.append(Entry(index, 1, NO_OP if payload is None else REGULAR, payload or b""))
+            if sum(len(e.payload) for e in found) >= min(bytes_max, 600):
+                break
+        return found
+
+    return read
+
+
 def stored_in(log: list[bytes | None]) -> list[tuple[int, bytes]]:
     """What a partition that kept every batch in a list would hold."""
     partition, held = fresh(), []
@@ -103,7 +121,7 @@ def test_every_stored_batch_is_read_at_its_offset(log, reads):
         assert base_offset == end
         end += batch.read_header(stored).record_count
     assert partition.high_watermark == end
-    reader = Reader(partition, lambda index: log[index - 1])
+    reader = Reader(partition, entries_of(log))
     for offset, bytes_max in [*reads, (0, 10_000)]:
         found = [(s.base_offset, s.batch) for s in reader.read(offset, bytes_max)]
         wanted = [(o, b) for o, b in held if o + batch.read_header(b).record_count > offset]
@@ -118,7 +136,7 @@ def test_every_stored_batch_is_read_at_its_offset(log, reads):
 @given(logs, st.sampled_from([1, 100, 500]))
 def test_reading_on_gives_everything_once(log, bytes_max):
     partition, offset, read = fresh(), 0, []
-    reader = Reader(partition, lambda index: log[index - 1])
+    reader = Reader(partition, entries_of(log))
     for index, payload in enumerate(log, 1):
         if payload is not None:
             partition.apply(index, 1, payload)
