@@ -52,8 +52,8 @@ class Client:
         self._inside = False
         self._router = Router(self.look_up)
         self._streams = ProduceStreams(self._channels)
-        brokers = BrokerCalls(self._router, self._channels, self._rng)
-        self.admin = Admin(self._nameservers, brokers, self, self._channels)
+        self._brokers = BrokerCalls(self._router, self._channels, self._rng)
+        self.admin = Admin(self._nameservers, self._brokers, self, self._channels)
         self._users: set[Producer | Consumer] = set()
         self._refresher: asyncio.Task[None] | None = None
         self._closed = False
@@ -129,6 +129,7 @@ class Client:
             subscription,
             self._router,
             self._channels,
+            self._brokers.routes,
             self.admin.seek_partition,
             type=type,
             start=start,

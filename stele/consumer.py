@@ -31,9 +31,10 @@ from services.topics import check_name, parse_topic
 from stele.errors import ClientClosed
 from stele.model import Message
 from stele.partition_consumer import AckPromise, Listeners, PartitionConsumer, SubscriptionSettings
-from stele.routing import Router, TopicRoutes
+from stele.routing import Route, Router, TopicRoutes
 
 ACK_CONFIRM_TIMEOUT_S = 30.0
+OPEN_TIMEOUT_S = 30.0  # to learn the topic's partitions
 CLOSE_TIMEOUT_S = 5.0
 CREDIT_MAX = 1_000_000
 TYPES = {
@@ -42,6 +43,7 @@ TYPES = {
     "shared": broker_pb2.SHARED,
 }
 
+Find = Callable[[str, float], Awaitable[tuple[Route, ...]]]  # topic, timeout
 Seek = Callable[
     [str, int, str, "int | str", "int | None"], Awaitable[int]
 ]  # topic, partition, subscription, start, timestamp
@@ -65,6 +67,7 @@ class Consumer:
         subscription: str,
         router: Router,
         channels: Channels,
+        find: Find,
         seek: Seek,
         *,
         type: str = "shared",
@@ -93,7 +96,7 @@ class Consumer:
             ack_timeout_ms=int((ack_timeout_s or 0) * 1000),
         )
         self._credit = credit
-        self._router, self._channels, self._seek = router, channels, seek
+        self._router, self._channels, self._find, self._seek = router, channels, find, seek
         self._rng = rng or random.Random()
         self._on_closed = on_closed
         self._partitions: list[PartitionConsumer] = []
@@ -111,14 +114,14 @@ class Consumer:
         async with self._opening:
             if not self._partitions:
                 self._check_open()
-                routes = await self._router.routes(self.topic)
+                routes = await self._find(self.topic, OPEN_TIMEOUT_S)
                 listeners = Listeners(arrived=self._has_messages, failed=self._failed)
-                window = max(1, self._credit // len(routes.partitions))
+                window = max(1, self._credit // len(routes))
                 self._partitions = [
                     PartitionConsumer(
                         r.partition, self._settings, window, self._router, self._channels, listeners, self._rng
                     )
-                    for r in routes.partitions
+                    for r in routes
                 ]
                 self._end_watch = self._router.watch(self.topic, self._moved)
                 for p in self._partitions:
@@ -203,8 +206,9 @@ class Consumer:
     async def seek(
         self, to: int | str | None = None, *, timestamp_ms: int | None = None, partition: int | None = None
     ) -> None:
-        """Moves the subscription, for all of its consumers: to ``"earliest"``, ``"latest"``, an offset, or the first message of a
-        time.  Everything from there on is delivered, acknowledged or not.  Without ``partition``: on every partition."""
+        """Moves the subscription, for all of its consumers: to ``"earliest"``, ``"latest"``, an offset, or a time (the place found
+        may be a second or so early, never late).  Everything from there on is delivered, acknowledged or not.  Without
+        ``partition``: on every partition."""
         if (to is None) == (timestamp_ms is None):
             raise InvalidArgument("give one of: a place to seek to, timestamp_ms")
         start = check_start(to) if to is not None else "earliest"

@@ -247,7 +247,7 @@ class Producer:
         not_found = 0
         while self._staged:
             try:
-                self._open(await self._router.routes(self.topic))
+                self._open(await self._router.refresh(self.topic))
                 return
             except SteleError as e:
                 not_found = not_found + 1 if isinstance(e, TopicNotFound) else 0

@@ -110,7 +110,8 @@ class Router:
         return known if known is not None else await self.refresh(topic)
 
     async def refresh(self, topic: str) -> TopicRoutes:
-        """Asks a nameserver; joins a lookup that is under way.  Raises what the lookup raises."""
+        """Asks a nameserver; joins a lookup that is under way.  What was known before is returned while no nameserver answers.  Raises
+        what the lookup raises."""
         known = self._topics.setdefault(topic, _Topic())
         if known.lookup is None or known.lookup.done():
             known.lookup = asyncio.create_task(self._look_up(topic, known), name=f"lookup {topic}")
@@ -147,6 +148,12 @@ class Router:
             await asyncio.sleep(wait_s)
         try:
             routes = await self._lookup(topic)
+        except SteleError as e:
+            if known.routes is None or (e.definite and not e.retryable):
+                raise
+            # Brokers serve without nameservers: the last known route is worth trying.
+            self._log.debug("lookup_failed", topic=topic, reason=e.reason)
+            return known.routes
         finally:
             known.looked_up_s = loop.time()
         before, known.routes = known.routes, routes

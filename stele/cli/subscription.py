@@ -112,7 +112,8 @@ def seek(
     subscription: SubscriptionName,
     to: Annotated[str, typer.Option("--to", metavar="PLACE", help="earliest, latest or an offset.")] = "",
     timestamp_ms: Annotated[
-        int | None, typer.Option("--timestamp-ms", help="The first message of this unix time or later.", min=0)
+        int | None,
+        typer.Option("--timestamp-ms", help="Everything from this unix time on (perhaps a second before).", min=0),
     ] = None,
     partition: Annotated[int | None, typer.Option("--partition", help="Only this partition.", min=0)] = None,
     server: Server = "",
