@@ -21,6 +21,7 @@ from services.rpc.channels import Channels, call
 from services.rpc.status import typed_errors
 
 CONNECT_TIMEOUT_S = 1.0
+PROBES_MAX = 32  # of one store at one time
 QUEUED_MAX = 100_000  # requests of one stream that are not answered
 
 _log = structlog.get_logger()
@@ -163,6 +164,7 @@ class Datanodes:
         self._open: dict[int, Datanode] = {}
         self._endpoints: dict[int, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._probes: dict[int, asyncio.Semaphore] = {}
 
     def observe(self, endpoints: dict[int, str]) -> None:
         """Where the stores are now; streams to former addresses end."""
@@ -182,6 +184,10 @@ class Datanodes:
                 raise Unreachable(f"no address of store {store_id} is known", store_id=store_id)
             datanode = self._open[store_id] = Datanode(self._channels, store_id, endpoint)
         return datanode
+
+    def probes(self, store_id: int) -> asyncio.Semaphore:
+        """Bounds how many partitions ask one store at one time whether it leads; a silent store holds up nobody else."""
+        return self._probes.setdefault(store_id, asyncio.Semaphore(PROBES_MAX))
 
     async def close(self) -> None:
         await asyncio.gather(*(d.close() for d in self._open.values()), *self._closing)

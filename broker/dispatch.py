@@ -38,6 +38,7 @@ from broker.subscription import (
     SetActive,
     Subscription,
 )
+from broker.tasks import Tasks
 from services.batch import Header
 from services.clock import SYSTEM, Clock
 from services.errors import (
@@ -90,6 +91,7 @@ class Dispatch:
         *,
         ack_flush_interval_s: float,
         on_deposed: Callable[[SteleError], None],
+        on_failed: Callable[[BaseException], None],
         metrics: Metrics,
         clock: Clock = SYSTEM,
         rng: random.Random | None = None,
@@ -101,7 +103,7 @@ class Dispatch:
         self._served: dict[str, _Served] = {}
         self._reader = LogReader(partition, cache, metrics, self._grown, rng)
         self._polling: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(on_failed)
         self._writes: set[asyncio.Task[None]] = set()
         self._closed: SteleError | None = None
 
@@ -113,8 +115,8 @@ class Dispatch:
         for cursor in state.cursors:
             self._served[cursor.subscription] = self._made(cursor)
 
-    def stored(self, base_offset: int, header: Header, batch: bytes) -> None:
-        """This broker appended ``batch``."""
+    def stored(self, base_offset: int, header: Header, batch: bytes | None) -> None:
+        """This broker appended a batch; its bytes where they are at hand."""
         self._reader.stored(base_offset, header, batch, wanted=self._has_consumers())
 
     def _grown(self) -> None:
@@ -158,7 +160,7 @@ class Dispatch:
         stream.opened(core.floor, created, core.is_active(id))
         self._carry_out(served, effects)
         if self._polling is None or self._polling.done():
-            self._polling = self._start(self._poll_end())
+            self._polling = self._tasks.start(self._poll_end())
         _log.info("consumer_joined", **self._names(core), consumer=name, type=kind.name, position=core.floor)
         return stream
 
@@ -219,7 +221,7 @@ class Dispatch:
     def _carry_out(self, served: _Served, effects: Iterable[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, PersistAcks):
-                self._writes.add(write := self._start(self._persist(served, effect)))
+                self._writes.add(write := self._tasks.start(self._persist(served, effect)))
                 write.add_done_callback(self._writes.discard)
                 continue
             connected = served.connected.get(effect.consumer)
@@ -380,11 +382,10 @@ class Dispatch:
         for served in self._served.values():
             self._cancel_timers(served)
             self._carry_out(served, served.core.close(error))
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel_soon()
 
     async def stop(self) -> None:
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
     async def flushed(self) -> None:
         """Writes what was acknowledged so far."""
@@ -403,12 +404,6 @@ class Dispatch:
     def _names(self, core: Subscription) -> dict[str, object]:
         route = self._partition.route
         return {"topic": route.topic, "partition": route.partition, "subscription": core.name}
-
-    def _start(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def start_of(

@@ -47,10 +47,10 @@ class LogReader:
             self.end, self.log_start = max(self.end, end), max(self.log_start, log_start)
             self._on_grown()
 
-    def stored(self, base_offset: int, header: Header, batch: bytes, wanted: bool) -> None:
-        """This broker appended ``batch``; if it is ``wanted``, nobody need read it."""
+    def stored(self, base_offset: int, header: Header, batch: bytes | None, wanted: bool) -> None:
+        """This broker appended a batch; if it is ``wanted`` and at hand, nobody need read it."""
         last = base_offset + header.record_count - 1
-        if wanted:
+        if wanted and batch is not None:
             self._cache.put(self._partition.group, StoredBatch(base_offset, last, batch))
         self.grow(last + 1)
 

@@ -43,7 +43,6 @@ ATTEMPT_S = 1.5  # after which a silent leader is suspected
 PROBE_TIMEOUT_S = 0.5
 POLL_FIRST_S = 0.02
 POLL_MAX_S = 0.1
-PROBES_MAX = 64  # of one broker at one time
 SHUN_S = 2.0  # how long a replica that failed a read is read from last
 
 ELSEWHERE = (
@@ -72,7 +71,6 @@ class Partition:
         route: Route,
         epoch: int,
         datanodes: Datanodes,
-        probes: asyncio.Semaphore,
         *,
         clock: Clock = SYSTEM,
         rng: random.Random | None = None,
@@ -80,7 +78,7 @@ class Partition:
         self.route, self.epoch = route, epoch
         self.group = route.group
         self.leader = 0  # store id; 0: not known
-        self._datanodes, self._probes = datanodes, probes
+        self._datanodes = datanodes
         self._clock, self._rng = clock, rng or random.Random()
         self._hint = route.leader_hint
         self._search: asyncio.Task[int] | None = None
@@ -118,46 +116,59 @@ class Partition:
 
     async def _find(self) -> int:
         began_s, rounds = self._clock.monotonic(), 0
-        while True:
-            hint, self._hint = self._hint, 0
-            found = await self._first_leader([hint]) if hint in self.route.replicas else 0
-            found = found or await self._first_leader(self.route.replicas)
-            if found:
-                took_ms = round((self._clock.monotonic() - began_s) * 1000)
-                self.leader = found
-                _log.info("leader_found", group=self.group, store=found, rounds=rounds, took_ms=took_ms)
-                return found
-            await asyncio.sleep(min(POLL_MAX_S, POLL_FIRST_S * 2**rounds) * self._rng.uniform(0.5, 1.0))
-            rounds = min(rounds + 1, 16)
+        hint, self._hint = self._hint, 0
+        probes: dict[int, asyncio.Task[int]] = {}  # a store that is silent is not asked again before it was given up
+        try:
+            while True:
+                # Whoever is said to lead is asked alone first: after a handover of many partitions that is most of the asking.
+                asked = [hint] if rounds == 0 and hint in self.route.replicas else self.route.replicas
+                found = await self._ask(asked, probes, min(POLL_MAX_S, POLL_FIRST_S * 2**rounds))
+                if found:
+                    took_ms = round((self._clock.monotonic() - began_s) * 1000)
+                    self.leader = found
+                    _log.info("leader_found", group=self.group, store=found, rounds=rounds, took_ms=took_ms)
+                    return found
+                rounds = min(rounds + 1, 16)
+        finally:
+            await _cancelled(probes)
 
     async def newer_leader(self, suspect: int) -> bool:
         """Whether another store than ``suspect`` says that it leads."""
-        found = await self._first_leader([s for s in self.route.replicas if s != suspect])
+        probes: dict[int, asyncio.Task[int]] = {}
+        try:
+            found = await self._ask([s for s in self.route.replicas if s != suspect], probes, POLL_MAX_S)
+        finally:
+            await _cancelled(probes)
         if found:
             self.failed(suspect, Timeout(f"store {suspect} is silent"))
             self.leader = found
         return bool(found)
 
-    async def _first_leader(self, stores: Sequence[int]) -> int:
-        """Asks all of ``stores`` at once; the first that says it leads, 0 if none does."""
-        probes = [asyncio.create_task(self._leads(store_id)) for store_id in stores]
-        try:
-            for probe in asyncio.as_completed(probes):
-                if found := await probe:
-                    return found
-            return 0
-        finally:
-            for task in probes:
-                task.cancel()
-            await asyncio.gather(*probes, return_exceptions=True)
+    async def _ask(self, stores: Sequence[int], probes: dict[int, asyncio.Task[int]], interval_s: float) -> int:
+        """The first of ``stores`` that says it leads, at once; 0 after about ``interval_s`` if none does."""
+        until_s = self._clock.monotonic() + interval_s * self._rng.uniform(0.5, 1.0)
+        for store_id in stores:
+            if store_id not in probes:
+                probes[store_id] = asyncio.get_running_loop().create_task(self._leads(store_id))
+        while (left_s := until_s - self._clock.monotonic()) > 0:
+            if not probes:
+                await asyncio.sleep(left_s)
+                break
+            await asyncio.wait(probes.values(), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            for store_id, probe in list(probes.items()):
+                if probe.done():
+                    del probes[store_id]
+                    if found := probe.result():
+                        return found
+        return 0
 
     async def _leads(self, store_id: int) -> int:
         request = datanode_pb2.ListCursorsRequest(group=self.group)
-        async with self._probes:
-            try:
+        try:
+            async with self._datanodes.probes(store_id):
                 await self._datanodes.get(store_id).call("ListCursors", request, PROBE_TIMEOUT_S)
-            except SteleError:
-                return 0
+        except SteleError:
+            return 0
         return store_id
 
     # --- writing --------------------------------------------------------------------------------------------------
@@ -256,3 +267,9 @@ class Partition:
             return self._shunned.get(store_id, 0.0) > now_s, store_id != self.leader
 
         return sorted(self.route.replicas, key=last)
+
+
+async def _cancelled(probes: dict[int, asyncio.Task[int]]) -> None:
+    for probe in probes.values():
+        probe.cancel()
+    await asyncio.gather(*probes.values(), return_exceptions=True)

@@ -19,6 +19,7 @@ import structlog
 from broker.metrics import Metrics
 from broker.partitions import ATTEMPT_S, ELSEWHERE, POLL_MAX_S, Partition
 from broker.pipeline import Answer, Deposed, Effect, Pipeline, Recover, Result, Send, Stored
+from broker.tasks import Tasks
 from services.batch import Header
 from services.clock import SYSTEM, Clock
 from services.errors import InternalError, Overloaded, SteleError, Timeout
@@ -26,6 +27,7 @@ from services.pb import broker_pb2, datanode_pb2
 from services.rpc.status import from_pb, to_wire
 
 RETRY_FIRST_S = 0.01
+RECOVERIES_PER_LOG = 100
 
 _log = structlog.get_logger()
 
@@ -50,8 +52,9 @@ class PartitionProducer:
         partition: Partition,
         pipeline: Pipeline,
         *,
-        on_stored: Callable[[int, Header, bytes], None],
+        on_stored: Callable[[int, Header, bytes | None], None],
         on_deposed: Callable[[SteleError], None],
+        on_failed: Callable[[BaseException], None],
         metrics: Metrics,
         clock: Clock = SYSTEM,
         rng: random.Random | None = None,
@@ -60,7 +63,7 @@ class PartitionProducer:
         self._on_stored, self._on_deposed = on_stored, on_deposed
         self._metrics, self._clock, self._rng = metrics, clock, rng or random.Random()
         self._failures = 0  # recoveries since the last success
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(on_failed)
         self._suspecting = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -86,7 +89,7 @@ class PartitionProducer:
         oldest_s = self._pipeline.oldest_sent_s()
         if oldest_s is not None and now_s - oldest_s > ATTEMPT_S and not self._suspecting:
             self._suspecting = True
-            self._start(self._suspect(self._partition.leader))
+            self._tasks.start(self._suspect(self._partition.leader))
 
     def close(self, error: SteleError) -> None:
         """Takes nothing more; what is in flight may still be answered."""
@@ -99,9 +102,7 @@ class PartitionProducer:
     async def stop(self) -> None:
         """Ends at once: what is in flight has an unknown outcome."""
         self._carry_out(self._pipeline.abandon(Timeout("the broker stopped"), self._clock.monotonic()))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -119,7 +120,7 @@ class PartitionProducer:
                     self._answer(token, result)  # type: ignore[arg-type]
                 case Recover(error):
                     self._failures += 1
-                    self._start(self._recover(error))
+                    self._tasks.start(self._recover(error))
                 case Deposed(error):
                     self._on_deposed(error)
         if self._pipeline.is_idle:
@@ -128,8 +129,8 @@ class PartitionProducer:
     def _answer(self, offered: Offered, result: Result) -> None:
         if isinstance(result, Stored):
             self._failures = 0
-            if not result.duplicate:
-                self._on_stored(result.base_offset, offered.header, offered.batch)
+            # The stored form of a duplicate may be part of a larger batch: its bytes are read back where they are wanted.
+            self._on_stored(result.base_offset, offered.header, None if result.duplicate else offered.batch)
         offered.answer(result)
 
     def _answered(self, request_id: int, store_id: int, done: asyncio.Future[datanode_pb2.AppendResponse]) -> None:
@@ -150,7 +151,8 @@ class PartitionProducer:
         self._carry_out(self._pipeline.answered(request_id, results, now_s))
 
     async def _recover(self, error: SteleError) -> None:
-        _log.info("append_recovering", group=self._partition.group, reason=error.reason, error=error.message)
+        if self._failures % RECOVERIES_PER_LOG == 1:
+            _log.info("append_recovering", group=self._partition.group, reason=error.reason, error=error.message)
         if self._failures > 1:  # the first time at once: another replica may lead already
             wait_s = min(POLL_MAX_S, RETRY_FIRST_S * 2 ** min(self._failures, 10))
             await asyncio.sleep(wait_s * self._rng.uniform(0.5, 1.0))
@@ -173,11 +175,6 @@ class PartitionProducer:
     def _is_silent(self) -> bool:
         oldest_s = self._pipeline.oldest_sent_s()
         return oldest_s is not None and self._clock.monotonic() - oldest_s > ATTEMPT_S
-
-    def _start(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import structlog
+
 from broker.consumer import ConsumerStream
 from broker.dispatch import Dispatch, start_of
 from broker.produce import Produced, ProduceStream
@@ -28,6 +30,8 @@ BATCH_BYTES_MAX = MESSAGE_BYTES_MAX // 2
 CONSUMER_NAME_CHARS_MAX = 128
 ACK_RANGES_MAX = 10_000
 
+_log = structlog.get_logger()
+
 
 class BrokerServicer(broker_pb2_grpc.BrokerServicer):
     """Serves what ``serving`` owns."""
@@ -44,6 +48,7 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         yield pb.ProduceResponse(credit_bytes=self._produce_credit_bytes)
         stream = ProduceStream(self._produce_credit_bytes, self._serving.metrics)
         reading = asyncio.create_task(self._read_produce(request_iterator, stream))
+        reading.add_done_callback(_say_if_failed)
         try:
             async with aclosing(stream.answers()) as answers:
                 async for answer in answers:
@@ -98,6 +103,7 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
             yield pb.SubscribeResponse(closed=pb.Closed(error=to_wire(e)))
             return
         reading = asyncio.create_task(_read_subscribe(requests, served.dispatch, subscription, stream))
+        reading.add_done_callback(_say_if_failed)
         try:
             async with aclosing(stream.responses()) as responses:
                 async for response in responses:
@@ -167,6 +173,11 @@ async def _read_subscribe(
                     stream.close(InvalidArgument("a subscription is opened once, by the first request of its stream"))
     finally:
         stream.finish()
+
+
+def _say_if_failed(reading: asyncio.Task[None]) -> None:
+    if not reading.cancelled() and (error := reading.exception()) is not None:
+        _log.error("stream_reader_failed", exc_info=error)
 
 
 def _ranges(ranges: Any) -> list[Range]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 from collections.abc import Callable
 
@@ -19,9 +20,10 @@ from broker.datanodes import Datanodes
 from broker.dispatch import Dispatch
 from broker.metrics import Metrics
 from broker.ownership import Key, Ownership, Route, Routes
-from broker.partitions import PROBES_MAX, Partition
+from broker.partitions import Partition
 from broker.pipeline import Pipeline
 from broker.produce import PartitionProducer
+from broker.tasks import Tasks
 from services.clock import SYSTEM, Clock
 from services.errors import Fenced, NotOwner, NotReady, PartitionNotFound, SteleError, TopicNotFound
 from services.pb import nameserver_pb2
@@ -34,7 +36,7 @@ OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
 TICK_S = 0.1
 
-Build = Callable[[Route, int, Datanodes, asyncio.Semaphore], Partition]
+Build = Callable[[Route, int, Datanodes], Partition]
 
 _log = structlog.get_logger()
 
@@ -50,18 +52,21 @@ class Served:
         inflight_appends_max: int,
         ack_flush_interval_s: float,
         on_deposed: Callable[[Served, SteleError], None],
+        on_failed: Callable[[Served, BaseException], None],
         metrics: Metrics,
         clock: Clock,
     ) -> None:
         self.client = client
         self.closed: SteleError | None = None
         self._on_deposed = on_deposed
+        tasks_failed = functools.partial(on_failed, self)
         self._settled = asyncio.Event()  # opened or closed
         self.dispatch = Dispatch(
             client,
             cache,
             ack_flush_interval_s=ack_flush_interval_s,
             on_deposed=self._deposed,
+            on_failed=tasks_failed,
             metrics=metrics,
             clock=clock,
         )
@@ -70,10 +75,12 @@ class Served:
             Pipeline.unopened(inflight_appends_max),
             on_stored=self.dispatch.stored,
             on_deposed=self._deposed,
+            on_failed=tasks_failed,
             metrics=metrics,
             clock=clock,
         )
-        self._opening = asyncio.get_running_loop().create_task(self._open())
+        self._tasks = Tasks(tasks_failed)
+        self._tasks.start(self._open())
 
     async def _open(self) -> None:
         try:
@@ -109,8 +116,7 @@ class Served:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self.producer.drained()
-        self._opening.cancel()
-        await asyncio.gather(self._opening, return_exceptions=True)
+        await self._tasks.cancel()
         await self.producer.stop()
         await self.dispatch.stop()
         await self.client.close()
@@ -139,12 +145,11 @@ class Serving:
         self.others_ready = False  # whether another broker could take over
         self._broker = broker
         self._datanodes = Datanodes(channels)
-        self._probes = asyncio.Semaphore(PROBES_MAX)
         self._inflight_appends_max, self._ack_flush_interval_s = inflight_appends_max, ack_flush_interval_s
         self._cache = cache or BatchCache()
         self.metrics = metrics or Metrics()
         self._clock = clock
-        self._build = build or _partition
+        self._build = build or Partition
         self._served: dict[Key, Served] = {}
         self._finishing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -199,6 +204,13 @@ class Serving:
         if self._served.get(key) is served:
             self._close(key, _not_owner(route))
 
+    def _failed(self, served: Served, error: BaseException) -> None:
+        """A fault of this program: the partition is opened anew at its next use."""
+        route = served.client.route
+        _log.error("partition_failed", topic=route.topic, partition=route.partition, exc_info=error)
+        if self._served.get((route.topic, route.partition)) is served:
+            self._close((route.topic, route.partition), NotReady("serving the partition failed; it is opened anew"))
+
     # --- serving --------------------------------------------------------------------------------------------------
 
     def served(self, topic: str, partition: int) -> Served | None:
@@ -252,11 +264,12 @@ class Serving:
                 raise _not_owner(route)
             return None
         self._served[key] = served = Served(
-            self._build(route, epoch, self._datanodes, self._probes),
+            self._build(route, epoch, self._datanodes),
             self._cache,
             inflight_appends_max=self._inflight_appends_max,
             ack_flush_interval_s=self._ack_flush_interval_s,
             on_deposed=self._deposed,
+            on_failed=self._failed,
             metrics=self.metrics,
             clock=self._clock,
         )
@@ -304,10 +317,6 @@ class Serving:
             task.cancel()
         await asyncio.gather(self._ticking, *self._finishing, return_exceptions=True)
         await self._datanodes.close()
-
-
-def _partition(route: Route, epoch: int, datanodes: Datanodes, probes: asyncio.Semaphore) -> Partition:
-    return Partition(route, epoch, datanodes, probes)
 
 
 def _not_owner(route: Route) -> NotOwner:

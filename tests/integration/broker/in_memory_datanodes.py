@@ -4,15 +4,14 @@ assumed instead of done, so that a test can choose at the wire what goes wrong a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from datanode import commands
+from datanode.commands import EARLIEST, LATEST, Position, Start
 from datanode.outcomes import Appended, AppendOutcome, CursorOutcome, DeleteOutcome, FenceOutcome, Refused
 from datanode.partition import Partition
-from datanode.reading import Reader
-from datanode.server import _position  # the wire form of a cursor's start
-from services.batch import decode
+from services.batch import decode, read_header
 from services.errors import GroupNotFound, NotLeader, NotReady, SteleError
 from services.pb import datanode_pb2 as pb
 from services.pb import datanode_pb2_grpc
@@ -28,17 +27,33 @@ class Group:
         self.stores = stores
         self.leader = stores[0]  # 0: none
         self.partition = partition
-        self.log: list[bytes] = []
-        self.reader = Reader(partition, lambda index: self.log[index - 1])
+        self.entries = 0
+        self.stored: list[pb.StoredBatch] = []
+
+    def append(self, owner_epoch: int, batches: Sequence[bytes]) -> object:
+        outcome = self.propose(commands.encode_append(owner_epoch, batches))
+        if isinstance(outcome, AppendOutcome):
+            for batch, result in zip(batches, outcome.results, strict=True):
+                if isinstance(result, Appended) and not result.duplicate:
+                    self.stored.append(pb.StoredBatch(base_offset=result.base_offset, batch=batch))
+        return outcome
 
     def propose(self, payload: bytes) -> object:
-        self.log.append(payload)
-        return self.partition.apply(len(self.log), 1, payload)
+        self.entries += 1
+        return self.partition.apply(self.entries, 1, payload)
+
+    def read(self, offset: int, bytes_max: int) -> list[pb.StoredBatch]:
+        found: list[pb.StoredBatch] = []
+        for stored in self.stored:
+            if stored.base_offset + read_header(stored.batch).record_count > offset:
+                if found and sum(len(s.batch) for s in found) + len(stored.batch) > bytes_max:
+                    break
+                found.append(stored)
+        return found
 
     def values(self) -> list[bytes]:
         """Everything stored, in order."""
-        stored = self.reader.read(self.partition.log_start, 1 << 30)
-        return [record.value for s in stored for record in decode(s.batch)]
+        return [record.value for s in self.stored for record in decode(s.batch)]
 
 
 class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
@@ -110,7 +125,7 @@ class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
             self.before_append(request)
             try:
                 group = self._led(request.group)
-                outcome = group.propose(commands.encode_append(request.owner_epoch, request.batches))
+                outcome = group.append(request.owner_epoch, request.batches)
             except SteleError as e:
                 yield pb.AppendResponse(request_id=request.request_id, error=to_wire(e))
                 continue
@@ -131,10 +146,10 @@ class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
             except SteleError as e:
                 yield pb.FetchResponse(request_id=request.request_id, error=to_wire(e))
                 continue
-            found = [] if self.lags else self.groups[request.group].reader.read(request.offset, request.bytes_max)
+            found = [] if self.lags else self.groups[request.group].read(request.offset, request.bytes_max)
             yield pb.FetchResponse(
                 request_id=request.request_id,
-                batches=[pb.StoredBatch(base_offset=s.base_offset, batch=s.batch) for s in found],
+                batches=found,
                 log_start_offset=partition.log_start,
                 high_watermark=0 if self.lags else partition.high_watermark,
             )
@@ -204,3 +219,15 @@ def _cursor_of(partition: Partition, name: str) -> pb.Cursor:
         acked=[pb.OffsetRange(first=first, last=last) for first, last in cursor.ranges],
         generation=cursor.generation,
     )
+
+
+def _position(request: pb.CreateCursorRequest | pb.ResetCursorRequest) -> Position:
+    match request.WhichOneof("start"):
+        case "offset":
+            return Position(Start.OFFSET, request.offset)
+        case "earliest":
+            return EARLIEST
+        case "latest":
+            return LATEST
+    assert isinstance(request, pb.ResetCursorRequest)
+    return Position(Start.TIMESTAMP, request.timestamp_ms)
