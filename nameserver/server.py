@@ -15,17 +15,20 @@ from typing import Any, TypeVar, cast
 from nameserver.clusterview import ClusterView
 from nameserver.lookup import address, member_info
 from nameserver.office import Office
+from nameserver.topics import topic_path
 from services.coordination.session import Session, SessionState
 from services.errors import NoLeader, NotLeader, Unreachable
 from services.pb import common_pb2, nameserver_pb2_grpc
 from services.pb import nameserver_pb2 as pb
 from services.rpc.channels import Channels
 from services.rpc.status import typed_errors
+from services.topics import parse_topic
 
 FORWARDED_KEY = "stele-forwarded-by"
 TIMEOUT_DEFAULT_S = 30.0  # of a caller that gave none
 ANSWER_MARGIN_S = 0.1  # of a caller's deadline: the answer has to arrive before it
 LEADER_CONNECT_S = 1.0
+CATCH_UP_S = 1.0
 ROUTING_INTERVAL_S = 0.02
 ROUTING_HEARTBEAT_S = 4.0
 
@@ -129,6 +132,7 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         return pb.ListTopicsResponse(topics=self._view.current.topics(request.namespace))
 
     async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
+        await self._catch_up(request.topic)
         return self._view.current.lookup(request.topic)
 
     async def ResolveStore(self, request: pb.ResolveStoreRequest, context: Any) -> pb.ResolveStoreResponse:
@@ -144,7 +148,20 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         return pb.ListNameserversResponse(nameservers=self._view.current.nameservers())
 
     async def ListPartitions(self, request: pb.ListPartitionsRequest, context: Any) -> pb.ListPartitionsResponse:
+        if request.topic:
+            await self._catch_up(request.topic)
         return pb.ListPartitionsResponse(partitions=self._view.current.partitions(request.topic))
+
+    async def _catch_up(self, topic: str) -> None:
+        """Who has just created a topic through one nameserver finds it at every other: a topic that the view lacks is looked
+        for in ZooKeeper before it is said not to exist.  CoordinationUnknown where that gives no answer."""
+        parse_topic(topic)
+        if topic in self._view.current.catalog.topics:
+            return
+        await self._session.sync(timeout_s=CATCH_UP_S)
+        if await self._session.exists(topic_path(topic), timeout_s=CATCH_UP_S) is not None:
+            deadline = asyncio.get_running_loop().time() + CATCH_UP_S
+            await self._view.until(lambda view: topic in view.catalog.topics, deadline)
 
     # --- streams ----------------------------------------------------------------------------------------------------
 

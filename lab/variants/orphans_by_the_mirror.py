@@ -1,0 +1,12 @@
+"""Wrong on purpose: a replica whose partition the mirror does not show is deleted without asking ZooKeeper, though the mirror may be behind."""
+
+from __future__ import annotations
+
+from nameserver.lookup import View
+from nameserver.office import Office
+from nameserver.reconcile import DropOrphan
+
+
+class TrustsTheMirror(Office):
+    async def _drop_orphans(self, suspects: list[DropOrphan], view: View) -> None:
+        self._orders.give(suspects, view.catalog.live_stores)

@@ -1,0 +1,191 @@
+"""Members of a cluster for the nameserver's tests: they register in the real ZooKeeper and serve real gRPC, and keep what they hold in
+memory.  The real datanode and broker meet the nameserver in the fault tests."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from services.coordination.members import Membership
+from services.coordination.records import MemberRecord
+from services.coordination.session import Session
+from services.errors import Fenced, StoreMismatch
+from services.pb import datanode_pb2 as pb
+from services.pb import datanode_pb2_grpc, nameserver_pb2
+from services.rpc.nameservers import NameserverClient
+from services.rpc.servers import Server
+from tests.support.zookeeper import SESSION_TIMEOUT_S, Proxy
+
+
+class GroupsInMemory:
+    """Every replica of a cluster, and who leads: the lowest store of a group of which a majority is there."""
+
+    def __init__(self) -> None:
+        self.datanodes: dict[int, InMemoryDatanode] = {}
+        self._led: dict[int, tuple[int, int]] = {}  # group → (leader, term)
+
+    def leader_of(self, group: int, members: tuple[int, ...]) -> tuple[int, int]:
+        able = sorted(s for s in members if (d := self.datanodes.get(s)) is not None and group in d.replicas)
+        leader = able[0] if len(able) > len(members) // 2 else 0
+        known, term = self._led.get(group, (0, 0))
+        if leader and leader != known:
+            known, term = self._led[group] = (leader, term + 1)
+        return (known if leader else 0), term
+
+    def changed(self) -> None:
+        for datanode in self.datanodes.values():
+            datanode.moved.set()
+
+
+class _Member:
+    """A process's port and registration."""
+
+    kind = ""
+
+    def __init__(self, hosts: str, cluster: str, name: str) -> None:
+        self.name, self.cluster = name, cluster
+        self._zookeeper = Proxy(hosts)
+        self.endpoint = ""
+        self.server = Server("127.0.0.1", 0)
+        self.session: Session
+        self.membership: Membership
+
+    async def _enter(self, **facts: Any) -> None:
+        await self._zookeeper.start()
+        self.session = Session(self._zookeeper.hosts, self.cluster, SESSION_TIMEOUT_S)
+        await self.session.start(20)
+        await self._open()
+        record = MemberRecord(endpoint=self.endpoint, started_ms=1, **facts)
+        self.membership = Membership(self.session, self.kind, self.name, record)
+        await self.membership.register()
+
+    async def _open(self) -> None:
+        self.endpoint = f"127.0.0.1:{await self.server.start()}"
+
+    async def crash(self) -> None:
+        """As kill -9 looks from outside: the port refuses at once, the registration goes with the session's timeout."""
+        self._zookeeper.cut()
+        await self.server.stop(0)
+
+    async def close_port(self) -> None:
+        """The port refuses while the session lives on."""
+        await self.server.stop(0)
+
+    async def stop(self) -> None:
+        await self.server.stop(0)
+        if hasattr(self, "session"):
+            await self.session.close()
+            await self._zookeeper.stop()
+
+
+class StandingBroker(_Member):
+    """A broker that does nothing but live."""
+
+    kind = "brokers"
+
+    async def start(self, state: str = "ready") -> StandingBroker:
+        await self._enter(state=state)
+        return self
+
+
+class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
+    """Keeps replicas as its contract says: idempotent, fenced by the leader's epoch, meant for one store."""
+
+    kind = "datanodes"
+
+    def __init__(self, hosts: str, cluster: str, name: str, groups: GroupsInMemory) -> None:
+        super().__init__(hosts, cluster, name)
+        self.uuid = str(uuid.uuid4())
+        self.store_id = 0
+        self.groups = groups
+        self.state = "ready"
+        self.replicas: dict[int, pb.CreateReplicaRequest] = {}
+        self.orders: list[pb.CreateReplicaRequest | pb.DeleteReplicaRequest] = []
+        self.epoch_seen = 0
+        self.obeys = asyncio.Event()
+        self.obeys.set()
+        self.moved = asyncio.Event()
+        self._add()
+
+    def _add(self) -> None:
+        self.server.add(datanode_pb2_grpc.add_DatanodeServicer_to_server, self, "stele.v1.Datanode")
+
+    async def start(self, nameservers: NameserverClient, state: str = "ready") -> InMemoryDatanode:
+        request = nameserver_pb2.RegisterStoreRequest(uuid=self.uuid, name=self.name)
+        self.store_id = (await nameservers.call("RegisterStore", request, 20)).store_id
+        self.groups.datanodes[self.store_id] = self
+        self.state = state
+        await self._enter(store_id=self.store_id, state=state, raft_endpoint="127.0.0.1:1")
+        return self
+
+    async def enter(self, state: str) -> None:
+        self.state = state
+        self.moved.set()
+        await self.membership.update(state=state)
+
+    async def crash(self) -> None:
+        del self.groups.datanodes[self.store_id]
+        self.groups.changed()
+        await super().crash()
+
+    async def come_back(self) -> None:
+        """Restarted with what it had."""
+        self._zookeeper.restore()
+        self.server = Server("127.0.0.1", 0)
+        self._add()
+        await self._open()
+        self.groups.datanodes[self.store_id] = self
+        self.groups.changed()
+        await self.membership.update(endpoint=self.endpoint)
+
+    # --- the service ------------------------------------------------------------------------------------------------
+
+    async def CreateReplica(self, request: pb.CreateReplicaRequest, context: Any) -> pb.CreateReplicaResponse:
+        self._obey(request)
+        self.orders.append(request)
+        await self.obeys.wait()
+        created = request.group not in self.replicas
+        self.replicas.setdefault(request.group, request)
+        self.groups.changed()
+        return pb.CreateReplicaResponse(created=created)
+
+    async def DeleteReplica(self, request: pb.DeleteReplicaRequest, context: Any) -> pb.DeleteReplicaResponse:
+        self._obey(request)
+        self.orders.append(request)
+        await self.obeys.wait()
+        existed = self.replicas.pop(request.group, None) is not None
+        self.groups.changed()
+        return pb.DeleteReplicaResponse(existed=existed)
+
+    async def WatchStore(self, request: pb.WatchStoreRequest, context: Any) -> AsyncIterator[pb.StoreStatus]:
+        while True:
+            self.moved.clear()
+            yield self._status()
+            try:
+                async with asyncio.timeout(4):
+                    await self.moved.wait()
+            except TimeoutError:
+                continue
+
+    def _obey(self, request: pb.CreateReplicaRequest | pb.DeleteReplicaRequest) -> None:
+        if request.to_store_id != self.store_id:
+            raise StoreMismatch("another store", expected=self.store_id, got=request.to_store_id)
+        if request.leader_epoch < self.epoch_seen:
+            raise Fenced("an older leader", epoch=request.leader_epoch, seen=self.epoch_seen)
+        self.epoch_seen = request.leader_epoch
+
+    def _status(self) -> pb.StoreStatus:
+        status = pb.StoreStatus(store_id=self.store_id, state=self.state, complete=True)
+        for group, request in sorted(self.replicas.items()):
+            leader, term = self.groups.leader_of(group, tuple(request.store_ids))
+            status.replicas.add(
+                group=group,
+                topic=request.topic,
+                partition=request.partition,
+                state="leader" if leader == self.store_id else "follower",
+                leader_store_id=leader,
+                term=term,
+            )
+        return status

@@ -1,0 +1,105 @@
+"""Every store comes to hold what the records say, whenever it comes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lab.variants.orphans_by_the_mirror import TrustsTheMirror
+from nameserver.office import Office
+from nameserver.reconcile import plan
+from services.pb import datanode_pb2
+from services.pb import nameserver_pb2 as pb
+from tests.integration.nameserver.cluster import Cluster
+from tests.support.both_ways import holds_and_variant_fails
+from tests.support.eventually import eventually
+
+
+async def test_a_store_that_was_away_gets_its_replicas_and_drops_its_orphans(cluster: Cluster) -> None:
+    await cluster.start(nameservers=2, datanodes=3)
+    await cluster.create("demo/old", partitions=2)
+    away = cluster.datanodes["dn3"]
+    kept = dict(away.replicas)
+    await cluster.create("demo/stays", partitions=1)
+    (stays,) = away.replicas.keys() - kept.keys()
+    await away.crash()
+    leader = await cluster.leader()
+    await eventually(lambda: away.store_id not in leader.view.current.catalog.live_stores, within_s=15)
+    await cluster.delete("demo/old")
+    assert set(away.replicas) == {*kept, stays}
+    await away.come_back()
+    await eventually(lambda: set(away.replicas) == {stays}, within_s=15, describe=cluster.describe)
+
+
+async def test_a_replica_that_was_never_created_is_created_when_the_store_comes(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=3)
+    away = cluster.datanodes["dn3"]
+    away.obeys.clear()
+    await cluster.create("demo/t", partitions=2)
+    assert not away.replicas
+    away.obeys.set()
+    await eventually(lambda: len(away.replicas) == 2, within_s=15, describe=cluster.describe)
+
+
+async def test_r4_6_a_loading_store_is_alive_and_given_nothing(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=3)
+    await cluster.datanode("dn4", state="loading")
+    leader = await cluster.leader()
+    await eventually(lambda: 4 in leader.view.current.catalog.live_stores)
+    await cluster.create("demo/t", partitions=4)
+    loading = cluster.datanodes["dn4"]
+    assert loading.orders == []
+    stores = (await cluster.ask("ListStores", pb.ListStoresRequest())).stores
+    assert [(s.store_id, s.live, s.status.state) for s in stores][3] == (4, True, "loading")
+    await loading.enter("ready")
+    await cluster.stores_ready(4)
+    await cluster.create("demo/u", partitions=4)
+    assert len(loading.replicas) == 4
+
+
+async def test_a_group_that_was_never_given_out_is_left_alone(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=3)
+    await cluster.create("demo/t", partitions=1)
+    datanode = cluster.datanodes["dn1"]
+    strange = datanode_pb2.CreateReplicaRequest(group=5000, topic="demo/x", store_ids=[1, 2, 3])
+    datanode.replicas[5000] = strange
+    datanode.groups.changed()
+    leader = await cluster.leader()
+    await eventually(lambda: 5000 in leader.view.current.reports[1].replicas)
+    await cluster.create("demo/u", partitions=1)
+    await cluster.delete("demo/u")
+    assert 5000 in datanode.replicas
+
+
+async def test_an_orphan_is_dropped_only_on_zookeepers_word(cluster: Cluster) -> None:
+    """The mirror lacks a partition that ZooKeeper has: its replica must not be touched."""
+    await cluster.start(nameservers=1, datanodes=3)
+    await cluster.create("demo/t", partitions=1)
+    leader = await cluster.leader()
+    whole = leader.view.current
+    (group,) = whole.catalog.partitions
+    behind = replace(whole.catalog, partitions={}, topics={})
+    assert leader.office is not None
+    suspects = plan(behind, whole.reports, {})
+    assert len(suspects) == 3
+
+    async def scenario(kind: type[Office]) -> None:
+        assert leader.office is not None
+        office = kind(leader.office.leadership, leader.session, leader.view, cluster.channels)
+        await office._drop_orphans(suspects, whole)  # type: ignore[arg-type]
+        working = list(office._orders._working.values())
+        for task in working:
+            await task
+        await office.close()
+        assert all(group in d.replicas for d in cluster.datanodes.values())
+
+    await holds_and_variant_fails(scenario, Office, TrustsTheMirror)
+
+
+async def test_a_hanging_store_delays_no_other(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=4)
+    hanging = cluster.datanodes["dn4"]
+    hanging.obeys.clear()
+    await cluster.create("demo/a", partitions=8, replication=4)
+    await cluster.create("demo/b", partitions=8, replication=3, timeout_s=30)
+    assert not hanging.replicas
+    hanging.obeys.set()

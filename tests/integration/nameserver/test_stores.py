@@ -1,0 +1,144 @@
+"""Store ids: given out once, remembered for ever, refused with a type (F2)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from lab.variants.r2_2_ids_from_the_living import IdsFromTheLiving
+from nameserver.stores import StoreRegister
+from services.coordination.metadata import MetadataStore
+from services.coordination.records import BuriedRecord, StoreRecord
+from services.errors import ClusterMismatch, InvalidArgument, StoreMismatch, StoreTombstone, StoreUnknown
+from services.pb import nameserver_pb2 as pb
+from tests.integration.nameserver.cluster import Cluster
+from tests.support.both_ways import holds_and_variant_fails
+from tests.support.eventually import eventually
+
+
+def ask(uuid: str, store_id: int = 0, cluster_id: str = "", name: str = "dn1") -> pb.RegisterStoreRequest:
+    return pb.RegisterStoreRequest(uuid=uuid, name=name, store_id=store_id, cluster_id=cluster_id)
+
+
+async def register(cluster: Cluster, request: pb.RegisterStoreRequest, of: str = "") -> int:
+    return (await cluster.ask("RegisterStore", request, of=of)).store_id  # type: ignore[no-any-return]
+
+
+async def bury(metadata: MetadataStore, store_id: int) -> None:
+    """What removing a store and its tombstone leaves."""
+    known = await metadata.get(f"stores/{store_id}", StoreRecord)
+    assert known is not None
+    buried = await metadata.get("stores/buried", BuriedRecord)
+    intervals = buried.record.intervals if buried is not None else ()
+    await metadata.put("stores/buried", BuriedRecord(intervals=(*intervals, (store_id, store_id))))
+    await metadata.delete(f"stores/{store_id}", known.version)
+
+
+async def test_r2_2_ids_are_idempotent_by_uuid_on_every_nameserver_and_after_a_failover(cluster: Cluster) -> None:
+    await cluster.start(nameservers=2)
+    uuids = [f"u{i}" for i in range(12)]
+    ids = await asyncio.gather(*(register(cluster, ask(u)) for u in uuids))
+    assert sorted(ids) == list(range(1, 13))
+    for name in list(cluster.nameservers):
+        assert await register(cluster, ask("u3"), of=name) == ids[3]
+    leader = await cluster.leader()
+    await cluster.crash(leader._config.name)
+    await cluster.leader()
+    assert await asyncio.gather(*(register(cluster, ask(u)) for u in uuids)) == ids
+    assert await register(cluster, ask("new")) == 13
+
+
+async def test_r2_2_an_id_is_never_given_out_again(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1)
+    leader = await cluster.leader()
+    assert leader.office is not None
+    metadata = MetadataStore(leader.session)
+    make: Callable[..., StoreRegister] = partial(
+        StoreRegister, leader.office.leadership, metadata, leader.session.cluster_id
+    )
+
+    async def scenario(make_register: Callable[[], StoreRegister]) -> None:
+        seen: set[int] = set()
+        for number in range(3):
+            answer = await make_register().register(ask(f"{make_register!r}{number}"[-100:]))
+            assert answer.store_id not in seen, f"store id {answer.store_id} was given out twice"
+            seen.add(answer.store_id)
+            await bury(metadata, answer.store_id)
+
+    await holds_and_variant_fails(scenario, make, lambda: make(take=IdsFromTheLiving([])))
+
+
+async def test_r2_6_a_removed_store_does_not_come_back(cluster: Cluster) -> None:
+    await cluster.start(nameservers=2)
+    metadata = await cluster.metadata()
+    removed, buried = await register(cluster, ask("u1")), await register(cluster, ask("u2"))
+    known = await metadata.get(f"stores/{removed}", StoreRecord)
+    assert known is not None
+    tombstone = StoreRecord(name="dn1", state="tombstone", uuid="u1", registered_ms=known.record.registered_ms)
+    await metadata.set(f"stores/{removed}", tombstone, known.version)
+    await bury(metadata, buried)
+    for request in (ask("u1"), ask("u1", removed), ask("u2", buried)):
+        with pytest.raises(StoreTombstone) as refused:
+            await register(cluster, request)
+        assert refused.value.facts["store_id"] in {str(removed), str(buried)}
+
+
+async def test_a_store_of_another_cluster_or_with_a_copied_directory_is_refused(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1)
+    mine = (await cluster.ask("GetCluster", pb.GetClusterRequest())).cluster_id
+    store_id = await register(cluster, ask("u1", cluster_id=mine))
+    assert await register(cluster, ask("u1", store_id, mine)) == store_id
+    with pytest.raises(ClusterMismatch):
+        await register(cluster, ask("u1", store_id, "other"))
+    with pytest.raises(StoreMismatch):
+        await register(cluster, ask("copy", store_id, mine))
+    with pytest.raises(StoreUnknown):
+        await cluster.ask("RegisterStore", ask("u9", 999, mine), timeout_s=1)
+    for bad in (ask(""), ask("u", name=""), ask("u" * 200)):
+        with pytest.raises(InvalidArgument):
+            await register(cluster, bad)
+
+
+async def test_r2_1_resolving_is_typed_on_every_nameserver(cluster: Cluster) -> None:
+    await cluster.start(nameservers=2, datanodes=1)
+    store_id = cluster.datanodes["dn1"].store_id
+    registered_only = await register(cluster, ask("u-away"))
+    gone = await register(cluster, ask("u-gone"))
+    await bury(await cluster.metadata(), gone)
+
+    async def resolve(wanted: int, of: str) -> str:
+        try:
+            request = pb.ResolveStoreRequest(store_id=wanted)
+            return (
+                await cluster.client(of)._attempt(cluster.nameservers[of].endpoint, "ResolveStore", request, 5)
+            ).endpoint  # type: ignore[no-any-return]
+        except (StoreTombstone, StoreUnknown) as e:
+            return e.reason
+
+    for name in cluster.nameservers:
+
+        async def answers(name: str = name) -> bool:
+            wanted = (store_id, registered_only, gone, 12345)
+            return [await resolve(w, name) for w in wanted] == [
+                cluster.datanodes["dn1"].endpoint,
+                "STORE_UNKNOWN",
+                "STORE_TOMBSTONE",
+                "STORE_UNKNOWN",
+            ]
+
+        await eventually(answers, describe=cluster.describe)
+
+
+async def test_a_renamed_store_keeps_its_id(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1)
+    store_id = await register(cluster, ask("u1", name="dn1"))
+    assert await register(cluster, ask("u1", store_id, name="dn9")) == store_id
+
+    async def renamed() -> bool:
+        stores = (await cluster.ask("ListStores", pb.ListStoresRequest())).stores
+        return [(s.name, s.state, s.live) for s in stores] == [("dn9", "up", False)]
+
+    await eventually(renamed)

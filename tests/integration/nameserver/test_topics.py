@@ -1,0 +1,160 @@
+"""Topics from creation to deletion, asked of any nameserver."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from services.errors import (
+    InvalidArgument,
+    NamespaceExists,
+    NamespaceNotFound,
+    NotEnoughStores,
+    SteleError,
+    TopicExists,
+    TopicNotFound,
+)
+from services.pb import nameserver_pb2 as pb
+from tests.integration.nameserver.cluster import Cluster
+from tests.support.eventually import eventually
+
+
+async def test_a_topic_is_created_with_its_namespace_and_a_leader_for_every_partition(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=3)
+    response = await cluster.create("demo/orders")
+    assert response.created
+    assert (response.topic.state, response.topic.partitions, response.topic.replication) == ("ready", 4, 3)
+    found = await cluster.lookup("demo/orders")
+    assert [r.partition for r in found.partitions] == [0, 1, 2, 3]
+    for route in found.partitions:
+        assert {r.store_id for r in route.replicas} == {1, 2, 3}
+        assert all(r.endpoint for r in route.replicas)
+        assert route.leader_store_id in {1, 2, 3}
+        assert route.bundle.startswith("demo/")
+    (namespace,) = (await cluster.ask("ListNamespaces", pb.ListNamespacesRequest())).namespaces
+    assert (namespace.namespace, namespace.bundles, namespace.replication, namespace.topics) == ("demo", 16, 3, 1)
+
+
+async def test_every_nameserver_answers_and_forwards(cluster: Cluster) -> None:
+    await cluster.start(nameservers=3, datanodes=3)
+    for name in cluster.nameservers:
+        await cluster.create(f"demo/{name}", partitions=2, of=name)
+
+    async def agree() -> bool:
+        answers = []
+        for name in cluster.nameservers:
+            topics = (await cluster.ask("ListTopics", pb.ListTopicsRequest(namespace="demo"), of=name)).topics
+            partitions = (await cluster.ask("ListPartitions", pb.ListPartitionsRequest(), of=name)).partitions
+            leaders = [(p.topic, p.route.group, p.route.leader_store_id) for p in partitions]
+            answers.append(([(t.topic, t.id, t.state) for t in topics], leaders))
+        return answers[0] == answers[1] == answers[2] and len(answers[0][0]) == 3 and len(answers[0][1]) == 6
+
+    await eventually(agree, describe=cluster.describe)
+
+
+async def test_replicas_are_spread_over_more_stores_than_replicas(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=5)
+    await cluster.create("demo/wide", partitions=10, replication=3)
+    await cluster.create("demo/more", partitions=5, replication=3)
+    held = Counter({d.store_id: len(d.replicas) for d in cluster.datanodes.values()})
+    assert set(held.values()) == {9}
+
+
+async def test_an_existing_topic_is_success_only_if_asked_so_and_of_the_same_shape(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=3)
+    first = await cluster.create("demo/t", partitions=2)
+    again = await cluster.create("demo/t", partitions=2, if_absent=True)
+    assert not again.created
+    assert again.topic.id == first.topic.id
+    by_default = await cluster.create("demo/t", partitions=2, replication=0, if_absent=True)
+    assert by_default.topic.id == first.topic.id
+    with pytest.raises(TopicExists):
+        await cluster.create("demo/t", partitions=2)
+    with pytest.raises(TopicExists):
+        await cluster.create("demo/t", partitions=3, if_absent=True)
+
+
+async def test_r3_6_a_recreated_topic_gets_new_groups_and_the_old_ones_are_gone(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=3)
+    before = await cluster.create("demo/t", partitions=3)
+    old = {r.group for r in (await cluster.lookup("demo/t")).partitions}
+    await cluster.delete("demo/t")
+    with pytest.raises(TopicNotFound):
+        await cluster.lookup("demo/t")
+    assert all(not d.replicas for d in cluster.datanodes.values())
+    after = await cluster.create("demo/t", partitions=3)
+    new = {r.group for r in (await cluster.lookup("demo/t")).partitions}
+    assert after.topic.id > before.topic.id
+    assert min(new) > max(old)
+    metadata = await cluster.metadata()
+    assert {int(g) for g in await metadata.children("partitions")} == new
+
+
+async def test_many_partitions_need_several_transactions_and_are_all_there(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=3)
+    response = await cluster.create("demo/many", partitions=200, replication=1, timeout_s=60)
+    assert response.topic.state == "ready"
+    routes = (await cluster.lookup("demo/many")).partitions
+    assert [r.partition for r in routes] == list(range(200))
+    assert sorted(len(d.replicas) for d in cluster.datanodes.values()) == [66, 67, 67]
+    await cluster.delete("demo/many", timeout_s=60)
+    assert all(not d.replicas for d in cluster.datanodes.values())
+    assert await (await cluster.metadata()).children("partitions") == []
+
+
+REFUSED: list[tuple[str, int, int, type[SteleError]]] = [
+    ("orders", 1, 1, InvalidArgument),
+    ("demo/", 1, 1, InvalidArgument),
+    ("/orders", 1, 1, InvalidArgument),
+    ("demo/a/b", 1, 1, InvalidArgument),
+    ("demo/..", 1, 1, InvalidArgument),
+    ("alloc/orders", 1, 1, InvalidArgument),
+    ("demo/" + "x" * 200, 1, 1, InvalidArgument),
+    ("demo/orders", 0, 1, InvalidArgument),
+    ("demo/orders", 1025, 1, InvalidArgument),
+    ("demo/orders", 1, 100, InvalidArgument),
+    ("demo/orders", 1, 4, NotEnoughStores),
+]
+
+
+async def test_what_cannot_be_created_is_refused_with_a_typed_reason_and_leaves_nothing(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=1)
+    for topic, partitions, replication, error in REFUSED:
+        with pytest.raises(error) as refused:
+            await cluster.create(topic, partitions, replication)
+        assert refused.value.definite
+        if error is NotEnoughStores:
+            assert refused.value.facts == {"up": "1", "wanted": "4"}
+    metadata = await cluster.metadata()
+    assert await metadata.children("partitions") == []
+    assert await metadata.children("namespaces") == []
+
+
+async def test_unknown_topics_and_namespaces_are_typed(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1)
+    with pytest.raises(TopicNotFound):
+        await cluster.lookup("demo/none")
+    with pytest.raises(TopicNotFound):
+        await cluster.delete("demo/none")
+    with pytest.raises(NamespaceNotFound):
+        await cluster.ask("ListTopics", pb.ListTopicsRequest(namespace="none"))
+    with pytest.raises(TopicNotFound):
+        await cluster.ask("ListPartitions", pb.ListPartitionsRequest(topic="demo/none"))
+
+
+async def test_namespaces_keep_their_settings(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=2)
+    request = pb.CreateNamespaceRequest(namespace="shop", bundles=4, replication=2)
+    assert (await cluster.ask("CreateNamespace", request)).created
+    with pytest.raises(NamespaceExists):
+        await cluster.ask("CreateNamespace", request)
+    same = pb.CreateNamespaceRequest(namespace="shop", bundles=4, replication=2, if_absent=True)
+    assert not (await cluster.ask("CreateNamespace", same)).created
+    other = pb.CreateNamespaceRequest(namespace="shop", bundles=8, replication=2, if_absent=True)
+    with pytest.raises(NamespaceExists):
+        await cluster.ask("CreateNamespace", other)
+    created = await cluster.create("shop/t", partitions=1, replication=0)
+    assert created.topic.replication == 2
+    with pytest.raises(InvalidArgument):
+        await cluster.ask("CreateNamespace", pb.CreateNamespaceRequest(namespace="big", bundles=5000))

@@ -1,0 +1,131 @@
+"""Answers to readers: typed, and from live registrations only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from lab.variants.r2_1_unknown_is_tombstone import TombstoneIsUnknown, UnknownIsTombstone
+from nameserver.catalog import (
+    Bundle,
+    Catalog,
+    Leader,
+    Member,
+    MemberKind,
+    MemberState,
+    Namespace,
+    Partition,
+    Store,
+    Topic,
+    TopicState,
+)
+from nameserver.intervals import IntervalSet
+from nameserver.lookup import View
+from nameserver.reports import Leadership, Replica, ReplicaState, Reports, leaders
+from services.bundles import bundle_of
+from services.errors import InvalidArgument, NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
+from tests.support.both_ways import holds_and_variant_fails
+from tests.unit.nameserver.world import datanode, report
+
+BUNDLE = bundle_of("demo/t", 0, 1)
+BROKER = Member(MemberKind.BROKERS, "br1", "br1:1", advertised="localhost:1", joined_zxid=5)
+CATALOG = Catalog(
+    namespaces={"demo": Namespace("demo", 1, 3)},
+    topics={"demo/t": Topic("demo/t", 1, 1, 3, TopicState.READY)},
+    partitions={7: Partition(7, "demo/t", 0, (1, 2, 3))},
+    bundles={BUNDLE: Bundle(BUNDLE, "br1", 4, assigned_zxid=9)},
+    stores={1: Store(1, "dn1", "up", "u1"), 2: Store(2, "dn2", "up", "u2"), 3: Store(3, "dn3", "tombstone", "u3")},
+    buried=IntervalSet.of([(4, 6)]),
+    datanodes={"dn1": datanode(1)},
+    brokers={"br1": BROKER},
+    leader=Leader("ns1", "ns1:1", 2),
+)
+REPORTS: Reports = {1: report(1, Replica(7, state=ReplicaState.LEADER, leader_store_id=1, term=3))}
+
+
+def view(catalog: Catalog = CATALOG, reports: Reports = REPORTS) -> View:
+    return View(catalog, reports, leaders(reports))
+
+
+def test_a_route_names_owner_leader_and_replicas() -> None:
+    (route,) = view().lookup("demo/t").partitions
+    assert (route.broker, route.owner_epoch, route.bundle, route.leader_store_id) == ("br1", 4, BUNDLE, 1)
+    assert (route.broker_address.endpoint, route.broker_address.advertised) == ("br1:1", "localhost:1")
+    assert [(r.store_id, r.endpoint, r.state) for r in route.replicas] == [
+        (1, "dn1:1", "leader"),
+        (2, "", ""),
+        (3, "", ""),
+    ]
+
+
+def test_r5_9_a_route_names_no_broker_that_is_gone_or_registered_again() -> None:
+    for brokers in ({}, {"br1": replace(BROKER, joined_zxid=10)}):
+        seen = view(replace(CATALOG, brokers=brokers))
+        (route,) = seen.lookup("demo/t").partitions
+        assert (route.broker, route.broker_address.endpoint, route.owner_epoch) == ("", "", 4)
+        (assigned,) = seen.routing().bundles
+        assert (assigned.broker, assigned.epoch) == ("", 4)
+
+
+def test_a_leader_outside_the_replicas_is_no_hint() -> None:
+    strange = View(CATALOG, REPORTS, {7: Leadership(9, 8, True)})
+    (route,) = strange.lookup("demo/t").partitions
+    assert route.leader_store_id == 0
+
+
+def test_names_are_checked_before_they_are_looked_for() -> None:
+    with pytest.raises(InvalidArgument):
+        view().lookup("nonsense")
+    with pytest.raises(TopicNotFound):
+        view().lookup("demo/none")
+    with pytest.raises(NamespaceNotFound):
+        view().topics("none")
+    assert [t.topic for t in view().topics()] == ["demo/t"]
+
+
+async def test_r2_1_unknown_and_removed_are_told_apart() -> None:
+    def check(make: Callable[..., View]) -> None:
+        seen = make(CATALOG, REPORTS, {})
+        assert seen.resolve(1).endpoint == "dn1:1"
+        for store_id in (2, 99):
+            with pytest.raises(StoreUnknown) as unknown:
+                seen.resolve(store_id)
+            assert unknown.value.retryable
+        for store_id in (3, 4, 6):
+            with pytest.raises(StoreTombstone) as removed:
+                seen.resolve(store_id)
+            assert not removed.value.retryable
+
+    async def scenario(make: Callable[..., View]) -> None:
+        check(make)
+
+    await holds_and_variant_fails(scenario, View, UnknownIsTombstone, StoreTombstone)
+    await holds_and_variant_fails(scenario, View, TombstoneIsUnknown, StoreUnknown)
+
+
+def test_r4_4_a_loading_store_shows_its_progress() -> None:
+    loading = replace(datanode(1, MemberState.LOADING), loaded=3, total=8)
+    seen = view(replace(CATALOG, datanodes={"dn1": loading}), {})
+    status = seen.stores()[0].status
+    assert (status.state, status.loaded, status.total) == ("loading", 3, 8)
+    assert seen.lookup("demo/t").partitions[0].replicas[0].endpoint == ""
+
+
+def test_stores_and_brokers_are_listed_whether_they_live_or_not() -> None:
+    seen = view(replace(CATALOG, brokers={}))
+    assert [(s.store_id, s.live, s.state) for s in seen.stores()] == [
+        (1, True, "up"),
+        (2, False, "up"),
+        (3, False, "tombstone"),
+    ]
+    (gone,) = seen.brokers()
+    assert (gone.name, gone.live, list(gone.bundles)) == ("br1", False, [BUNDLE])
+
+
+def test_the_catalog_checks_itself() -> None:
+    CATALOG.validate()
+    twice = {7: CATALOG.partitions[7], 8: Partition(8, "demo/t", 0, (1,))}
+    with pytest.raises(AssertionError):
+        replace(CATALOG, partitions=twice).validate()
