@@ -88,7 +88,9 @@ def read_header(batch: bytes | memoryview, *, verify: bool = True) -> Header:
     if magic != MAGIC:
         raise BatchCorrupt(f"a batch starts with {MAGIC:#06x}, this one with {magic:#06x}")
     if version != VERSION or flags:
-        raise BatchCorrupt(f"batch version {version} with flags {flags} is not known; accepted: version {VERSION}, flags 0")
+        raise BatchCorrupt(
+            f"batch version {version} with flags {flags} is not known; accepted: version {VERSION}, flags 0"
+        )
     if length != len(batch):
         raise BatchCorrupt(f"the batch says it has {length} bytes and has {len(batch)}")
     if count == 0:
