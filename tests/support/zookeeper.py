@@ -111,12 +111,13 @@ class Proxy:
         self._target = (host, int(port))
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._dropping: set[str] = set()
         self._refusing = False
         self.hosts = ""
 
     async def start(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._on_client, "127.0.0.1", 0)
         self.hosts = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
@@ -124,6 +125,9 @@ class Proxy:
         assert self._server is not None
         self._server.close()
         self.cut()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     def drop_answers(self) -> None:
         self._dropping.add("answers")
@@ -145,6 +149,12 @@ class Proxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: one that the streams module makes is reported as failed when the proxy stops.
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
             writer.transport.abort()
@@ -160,12 +170,14 @@ class Proxy:
             asyncio.create_task(self._pump(reader, up_writer, "requests")),
             asyncio.create_task(self._pump(up_reader, writer, "answers")),
         ]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        for each in both:
-            each.transport.abort()
-        self._writers -= both
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            for each in both:
+                each.transport.abort()
+            self._writers -= both
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: str) -> None:
         with contextlib.suppress(OSError):
