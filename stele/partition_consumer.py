@@ -202,13 +202,15 @@ class PartitionConsumer:
 
     async def _open(self, call: Any) -> None:
         s = self._settings
+        # Acknowledgements that were not confirmed go first, the credit after them: what is acknowledged does not come again.
+        credit = 0 if self.inbox.unconfirmed else self._window
         request = broker_pb2.OpenSubscription(
             topic=s.topic,
             partition=self.partition,
             subscription=s.subscription,
             type=cast(Any, s.type),
             consumer=s.name,
-            credit=self._window,
+            credit=credit,
             ack_timeout_ms=s.ack_timeout_ms,
         )
         set_start(request, s.start)
@@ -226,7 +228,7 @@ class PartitionConsumer:
         # Only now: what was buffered comes again on this stream, acknowledgements not yet confirmed are repeated on it.
         self.inbox.opened()
         self._nacks.clear()
-        self._owed_credit = 0
+        self._owed_credit = self._window - credit
         self.active = response.opened.active
         self._ever_opened = True
         self.opened.set()
@@ -260,20 +262,20 @@ class PartitionConsumer:
                 pass
 
     async def _write(self, call: Any) -> None:
-        """Credit, negative acknowledgements and acknowledgements, as they come; those of one turn together."""
+        """Acknowledgements and credit, as they come; those of one turn together."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             try:
                 with typed_errors():
-                    if self._owed_credit >= max(1, self._window // 2):
-                        credit = broker_pb2.Credit(messages=self._owed_credit)
-                        self._owed_credit = 0
-                        await call.write(broker_pb2.SubscribeRequest(credit=credit))
                     while self._nacks:
                         await call.write(broker_pb2.SubscribeRequest(nack=self._nacks.popleft()))
                     while (request := self.inbox.next_request()) is not None:
                         await call.write(broker_pb2.SubscribeRequest(ack=_ack(request)))
+                    if self._owed_credit >= max(1, self._window // 2):
+                        credit = broker_pb2.Credit(messages=self._owed_credit)
+                        self._owed_credit = 0
+                        await call.write(broker_pb2.SubscribeRequest(credit=credit))
             except (SteleError, asyncio.InvalidStateError):
                 return  # the reader learns why
 
