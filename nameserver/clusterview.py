@@ -66,6 +66,8 @@ class ClusterView:
         self._unreadable: dict[str, str] = {}
         self._routing = (self.current, b"", nameserver_pb2.Routing(answered_by=name))
         self._running = False
+        self._channels = channels
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Returns with a whole view.  CoordinationUnknown if ZooKeeper does not give one in time."""
@@ -159,6 +161,7 @@ class ClusterView:
         return catalog
 
     def _replace(self, catalog: Catalog) -> None:
+        self._hang_up(_endpoints(self.current.catalog) - _endpoints(catalog))
         self._watch.follow(catalog.live_stores)
         led = leaders(self._watch.reports)
         self.events.record(self._leader_events.derive(catalog, led), self._clock.wall_ms())
@@ -167,6 +170,13 @@ class ClusterView:
         moved.set()
         for callback in list(self._callbacks):
             callback()
+
+    def _hang_up(self, endpoints: set[str]) -> None:
+        """Nobody is there any more: what still waits for an answer need not, and the connections are given back."""
+        for endpoint in endpoints:
+            task = asyncio.get_running_loop().create_task(self._channels.close(endpoint))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     def _check_cluster(self, node: tuple[bytes, object] | None) -> None:
         """Another cluster under our path means that ZooKeeper lost its data: nothing that we know holds there."""
@@ -184,3 +194,8 @@ class ClusterView:
                     got=found,
                 )
             )
+
+
+def _endpoints(catalog: Catalog) -> set[str]:
+    members = (*catalog.nameservers.values(), *catalog.datanodes.values(), *catalog.brokers.values())
+    return {member.endpoint for member in members}

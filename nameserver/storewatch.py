@@ -47,7 +47,7 @@ class StoreWatch:
         for store_id in list(self._watching):
             watched, task = self._watching[store_id]
             wanted = members.get(store_id)
-            if wanted is None or wanted.joined_zxid != watched.joined_zxid:
+            if wanted is None or (wanted.joined_zxid, wanted.endpoint) != (watched.joined_zxid, watched.endpoint):
                 del self._watching[store_id]
                 task.cancel()
                 known = self.reports.get(store_id)

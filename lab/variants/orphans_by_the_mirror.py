@@ -1,4 +1,4 @@
-"""Wrong on purpose: a replica whose partition the mirror does not show is deleted without asking ZooKeeper, though the mirror may be behind."""
+"""Wrong on purpose: a replica whose partition the mirror does not show is deleted without asking ZooKeeper."""
 
 from __future__ import annotations
 

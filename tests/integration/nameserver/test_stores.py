@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from lab.variants.r2_2_ids_from_the_living import IdsFromTheLiving
+from lab.variants.r2_6_welcomes_the_removed import WelcomesTheRemoved
 from nameserver.stores import StoreRegister
 from services.coordination.metadata import MetadataStore
 from services.coordination.records import BuriedRecord, StoreRecord
@@ -72,18 +73,27 @@ async def test_r2_2_an_id_is_never_given_out_again(cluster: Cluster) -> None:
 
 
 async def test_r2_6_a_removed_store_does_not_come_back(cluster: Cluster) -> None:
-    await cluster.start(nameservers=2)
-    metadata = await cluster.metadata()
+    await cluster.start(nameservers=1)
+    leader = await cluster.leader()
+    assert leader.office is not None
+    metadata = MetadataStore(leader.session)
     removed, buried = await register(cluster, ask("u1")), await register(cluster, ask("u2"))
     known = await metadata.get(f"stores/{removed}", StoreRecord)
     assert known is not None
     tombstone = StoreRecord(name="dn1", state="tombstone", uuid="u1", registered_ms=known.record.registered_ms)
     await metadata.set(f"stores/{removed}", tombstone, known.version)
     await bury(metadata, buried)
-    for request in (ask("u1"), ask("u1", removed), ask("u2", buried)):
-        with pytest.raises(StoreTombstone) as refused:
-            await register(cluster, request)
-        assert refused.value.facts["store_id"] in {str(removed), str(buried)}
+
+    async def scenario(stores: StoreRegister) -> None:
+        for request in (ask("u1"), ask("u1", removed), ask("u2", buried)):
+            with pytest.raises(StoreTombstone) as refused:
+                await stores.register(request)
+            assert refused.value.facts["store_id"] in {str(removed), str(buried)}
+
+    leadership, cluster_id = leader.office.leadership, leader.session.cluster_id
+    product = StoreRegister(leadership, metadata, cluster_id)
+    variant = WelcomesTheRemoved(leadership, metadata, cluster_id)
+    await holds_and_variant_fails(scenario, product, variant, pytest.fail.Exception)
 
 
 async def test_a_store_of_another_cluster_or_with_a_copied_directory_is_refused(cluster: Cluster) -> None:

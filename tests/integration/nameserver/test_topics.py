@@ -6,6 +6,9 @@ from collections import Counter
 
 import pytest
 
+from lab.variants.r3_6_reuses_groups import ReusesGroups
+from nameserver.topics import TopicWrites
+from services.coordination.metadata import MetadataStore
 from services.errors import (
     InvalidArgument,
     NamespaceExists,
@@ -17,6 +20,7 @@ from services.errors import (
 )
 from services.pb import nameserver_pb2 as pb
 from tests.integration.nameserver.cluster import Cluster
+from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually
 
 
@@ -89,6 +93,30 @@ async def test_r3_6_a_recreated_topic_gets_new_groups_and_the_old_ones_are_gone(
     assert min(new) > max(old)
     metadata = await cluster.metadata()
     assert {int(g) for g in await metadata.children("partitions")} == new
+
+
+async def test_r3_6_group_and_topic_ids_are_used_once(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=1)
+    leader = await cluster.leader()
+    assert leader.office is not None
+    metadata = MetadataStore(leader.session)
+
+    async def scenario(writes: TopicWrites) -> None:
+        used: set[int] = set()
+        ids: set[int] = set()
+        for _ in range(3):
+            topic = await writes.begin_create("demo/again", 2, 1, leader.view.current.catalog)
+            groups = {int(g) for g in await metadata.children("partitions")}
+            assert not groups & used, f"groups {groups & used} were used before"
+            assert topic.id not in ids
+            used |= groups
+            ids.add(topic.id)
+            await writes.begin_delete("demo/again")
+            await writes.remove_records("demo/again", leader.view.current.catalog)
+
+    await leader.office.close()
+    leadership = leader.office.leadership
+    await holds_and_variant_fails(scenario, TopicWrites(leadership, metadata), ReusesGroups(leadership, metadata))
 
 
 async def test_many_partitions_need_several_transactions_and_are_all_there(cluster: Cluster) -> None:

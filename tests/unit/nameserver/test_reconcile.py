@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nameserver.catalog import Catalog, MemberState, Partition, Topic, TopicState
+from lab.variants import r4_6_gives_to_the_loading
+from nameserver.catalog import Catalog, MemberState, Partition, Store, Topic, TopicState
 from nameserver.reconcile import (
     CreateReplica,
     DeleteReplica,
@@ -19,7 +21,10 @@ from nameserver.reconcile import (
     plan,
 )
 from nameserver.reports import Replica, ReplicaState, Reports, disconnected, leaders
+from tests.support.both_ways import holds_and_variant_fails
 from tests.unit.nameserver.world import World, datanode, report
+
+Planner = Callable[..., list[Effect]]
 
 
 def planned(catalog: Catalog, reports: Reports) -> list[Effect]:
@@ -50,11 +55,33 @@ def test_nothing_is_created_where_the_report_is_partial_or_broken() -> None:
     assert planned(catalog, {1: report(1, complete=False), 2: disconnected(report(2))}) == []
 
 
-def test_r4_6_a_loading_store_gets_no_replica() -> None:
+async def test_r4_6_a_loading_store_gets_no_replica() -> None:
     catalog = replace(catalog_of(CREATING, PARTITION), datanodes={"dn1": datanode(1, MemberState.LOADING)})
-    assert planned(catalog, {1: report(1)}) == []
-    ready_member = catalog_of(CREATING, PARTITION, stores=(1,))
-    assert planned(ready_member, {1: report(1, state=MemberState.LOADING)}) == []
+
+    async def scenario(planner: Planner) -> None:
+        assert planner(catalog, {1: report(1)}, {}) == []
+        assert (
+            planner(catalog_of(CREATING, PARTITION, stores=(1,)), {1: report(1, state=MemberState.LOADING)}, {}) == []
+        )
+
+    await holds_and_variant_fails(scenario, plan, r4_6_gives_to_the_loading.plan)
+
+
+async def test_r4_6_a_loading_store_is_no_candidate_for_placement() -> None:
+    stores = {s: Store(s, f"dn{s}", "up", f"u{s}") for s in (1, 2)}
+    members = {"dn1": datanode(1), "dn2": datanode(2, MemberState.LOADING)}
+    catalog = Catalog(stores=stores, datanodes=members)
+
+    async def scenario(seen: Catalog) -> None:
+        assert seen.placeable_stores == (1,)
+
+    await holds_and_variant_fails(scenario, catalog, r4_6_gives_to_the_loading.as_if_ready(catalog))
+
+
+def test_a_store_that_is_being_removed_is_no_candidate() -> None:
+    stores = {1: Store(1, "dn1", "offline", "u1"), 2: Store(2, "dn2", "up", "u2")}
+    catalog = Catalog(stores=stores, datanodes={f"dn{s}": datanode(s) for s in (1, 2, 3)})
+    assert catalog.placeable_stores == (2,)
 
 
 def test_a_quarantined_replica_is_not_created_anew() -> None:
