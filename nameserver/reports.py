@@ -16,6 +16,7 @@ class ReplicaState(StrEnum):
     FOLLOWER = "follower"
     CANDIDATE = "candidate"
     LEADER = "leader"
+    RECOVERING = "recovering"
     QUARANTINED = "quarantined"
     FAILED = "failed"
     DELETED = "deleted"

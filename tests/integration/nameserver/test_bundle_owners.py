@@ -18,6 +18,14 @@ from tests.support.eventually import eventually
 
 async def start(cluster: Cluster, brokers: int, nameservers: int = 1) -> None:
     await cluster.start(nameservers=nameservers, brokers=brokers)
+    leader = await cluster.leader()
+
+    def all_alive() -> bool:
+        members = leader.view.current.catalog.brokers.values()
+        assert leader.office is not None
+        return len(members) == brokers and all(leader.office.probes.pulse(m) is Pulse.ALIVE for m in members)
+
+    await eventually(all_alive, describe=cluster.describe)
     await cluster.ask("CreateNamespace", pb.CreateNamespaceRequest(namespace="demo"))
 
 
