@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from datanode.log import DirectoryLock
+from datanode.log import DirectoryLock, TermFile
+from datanode.storage import RECOVERING_NAME
 from services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
 
 FORMAT = 1
@@ -163,6 +164,28 @@ class DataDirectory:
         found = Quarantined(group, target, problem, spec.topic if spec else "", spec.partition if spec else 0)
         _write_json(target / "problem.json", {"problem": problem, "topic": found.topic, "partition": found.partition})
         return found
+
+    def rebuild(self, aside: Quarantined) -> GroupSpec | None:
+        """A new folder for a group whose old one was set aside, marked *recovering*: with its term and vote, without its log, which
+        its peers hold (R4.5).  None if that cannot be done safely: what it was or how it voted is not readable, or it has no peers."""
+        body = _read_json(aside.path / "group.json") if (aside.path / "group.json").exists() else {}
+        if not body:
+            return None
+        spec = _build(aside.path, GroupSpec, {**body, "members": tuple(body.get("members") or ())})
+        term, voted_for = TermFile(aside.path).load()
+        if len(spec.members) < 2 or (term, voted_for) == (0, 0):
+            return None
+        path = self.group_path(spec.group)
+        new = path.with_name(f"{path.name}.new")
+        with _typed(path):
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            TermFile(new).store(term, voted_for)
+            (new / RECOVERING_NAME).touch()
+            _write_json(new / "group.json", asdict(spec))
+            os.rename(new, path)
+            _sync_folder(self.groups_path)
+        return spec
 
     def quarantined(self) -> list[Quarantined]:
         """What was moved aside and is still of interest, the newest per group."""

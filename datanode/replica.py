@@ -69,7 +69,7 @@ class Replica:
 
     @property
     def state(self) -> str:
-        """``loading``, ``follower``, ``candidate``, ``leader`` or ``failed``."""
+        """``loading``, ``follower``, ``candidate``, ``leader``, ``recovering`` or ``failed``."""
         if self.problem:
             return "failed"
         return self._group.state if self._group is not None else "loading"

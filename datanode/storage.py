@@ -10,6 +10,8 @@ from datanode.log import DirectoryLock, FileSystem, OsFileSystem, SegmentLog, Te
 from services.errors import GroupDirectoryBusy, LogDamaged
 from services.raft.storage import LogStorage, TermStorage
 
+RECOVERING_NAME = "recovering"
+
 
 @dataclass(slots=True)
 class GroupStorage:
@@ -18,6 +20,13 @@ class GroupStorage:
     log: LogStorage
     terms: TermStorage
     lock: DirectoryLock
+    marker: Path  # there while the log comes back from the peers (R4.5)
+    recovering: bool
+
+    def recovered(self) -> None:
+        """The log is whole again; durable when this returns."""
+        self.marker.unlink(missing_ok=True)
+        OsFileSystem().fsync_dir(self.marker.parent)
 
     def close(self) -> None:
         try:
@@ -43,7 +52,8 @@ def opener(
         except BaseException:
             lock.release()
             raise
-        return GroupStorage(log, terms, lock)
+        marker = folder / RECOVERING_NAME
+        return GroupStorage(log, terms, lock, marker, marker.exists())
 
     return open_group
 

@@ -1,10 +1,10 @@
 """The replicas of one store: loaded at start, created and deleted as the leading nameserver says, reported to whoever
 watches.
 
-Guarantee: a replica that is damaged costs that replica, not the store (R4.5): it is moved aside, never deleted, and
-reported.  Creates and deletes of one group happen one after the other (R3.3), are idempotent, and are refused under a
-lower nameserver epoch than one seen before.  ``changes`` of :meth:`changed` name every replica whose report may differ
-from the last one.
+Guarantee: a replica that is damaged costs that replica, not the store (R4.5): it is moved aside, never deleted,
+reported, and gets its log back from its peers if its term and vote are whole.  Creates and deletes of one group happen
+one after the other (R3.3), are idempotent, and are refused under a lower nameserver epoch than one seen before.
+``changes`` of :meth:`changed` name every replica whose report may differ from the last one.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Store:
     async def load(self, parallelism: int, loaded: Callable[[], None] = lambda: None) -> None:
         """Opens every group of the data directory, ``parallelism`` at a time (R4.4); calls ``loaded`` after each."""
         found = await asyncio.to_thread(self.directory.quarantined)
-        self.quarantined = {q.group: q for q in found}
         groups = await asyncio.to_thread(self.directory.groups)
+        self.quarantined = {q.group: q for q in found if q.group not in groups}
         self.total = len(groups)
         places = asyncio.Semaphore(parallelism)
 
@@ -73,6 +73,8 @@ class Store:
         async with asyncio.TaskGroup() as tasks:
             for group in groups:
                 tasks.create_task(load_one(group))
+        for aside in list(self.quarantined.values()):
+            await self._repair(aside)
         log.info("groups_loaded", loaded=self.loaded, quarantined=len(self.quarantined))
 
     async def _load_one(self, group: int) -> None:
@@ -97,6 +99,20 @@ class Store:
                 self.replicas[group] = replica = self._replica(spec)
                 replica.fail(str(e))
 
+    async def _repair(self, aside: Quarantined) -> None:
+        """Starts a quarantined group anew, to get its log back from its peers (R4.5); it stays quarantined if that is not safe."""
+        try:
+            spec = await asyncio.to_thread(self.directory.rebuild, aside)
+            if spec is None:
+                return
+            await self._open(spec)
+        except (SteleError, OSError) as e:
+            self.replicas.pop(aside.group, None)
+            log.error("group_not_repaired", group=aside.group, problem=str(e))
+            return
+        del self.quarantined[aside.group]
+        log.warning("group_recovering", group=aside.group, from_peers=[m for m in spec.members if m != self.store_id])
+
     async def _open(self, spec: GroupSpec) -> None:
         replica = self.replicas[spec.group] = self._replica(spec)
         group = await self.registry.create(spec.group, spec.members, replica)
@@ -116,8 +132,8 @@ class Store:
     async def create(self, spec: GroupSpec, leader_epoch: int, to_store_id: int) -> bool:
         """True if the replica was created, False if it was there.
 
-        Errors: StoreMismatch (R2.5), Fenced, InvalidArgument, LogDamaged for a replica that is quarantined here: an
-        empty one in its place would have forgotten its votes.
+        Errors: StoreMismatch (R2.5), Fenced, InvalidArgument, LogDamaged for a replica that is quarantined here and
+        could not be repaired: an empty one in its place would have forgotten its votes.
         """
         await self._obey(leader_epoch, to_store_id)
         if self.store_id not in spec.members or len(set(spec.members)) != len(spec.members):

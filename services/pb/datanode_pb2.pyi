@@ -696,7 +696,7 @@ class ReplicaStatus(_message.Message):
     topic: _builtins.str
     partition: _builtins.int
     state: _builtins.str
-    """loading, follower, candidate, leader, quarantined, failed, deleted"""
+    """loading, follower, candidate, leader, recovering, quarantined, failed, deleted"""
     leader_store_id: _builtins.int
     """0: none known"""
     term: _builtins.int

@@ -208,11 +208,16 @@ class AppendEntries(_message.Message):
     PREV_LOG_TERM_FIELD_NUMBER: _builtins.int
     COMMIT_INDEX_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
+    RECOVERED_AT_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """number of this request within the sender's term"""
     prev_log_index: _builtins.int
     prev_log_term: _builtins.int
     commit_index: _builtins.int
+    recovered_at: _builtins.int
+    """Only to a replica that said `recovering`: the leader does not count it, and once its synced log reaches this index it holds
+    everything it may ever have acknowledged.
+    """
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogEntry]: ...
     def __init__(
@@ -223,10 +228,11 @@ class AppendEntries(_message.Message):
         prev_log_term: _builtins.int = ...,
         commit_index: _builtins.int = ...,
         entries: _abc.Iterable[Global___LogEntry] | None = ...,
+        recovered_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "entries", b"entries", "prev_log_index", b"prev_log_index", "prev_log_term", b"prev_log_term", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "entries", b"entries", "prev_log_index", b"prev_log_index", "prev_log_term", b"prev_log_term", "recovered_at", b"recovered_at", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -244,6 +250,7 @@ class AppendAnswer(_message.Message):
     CONFLICT_INDEX_FIELD_NUMBER: _builtins.int
     CONFLICT_TERM_FIELD_NUMBER: _builtins.int
     REQUEST_TERM_FIELD_NUMBER: _builtins.int
+    RECOVERING_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     success: _builtins.bool
     match_index: _builtins.int
@@ -253,6 +260,8 @@ class AppendAnswer(_message.Message):
     conflict_term: _builtins.int
     request_term: _builtins.int
     """term of the request that this answers"""
+    recovering: _builtins.bool
+    """its log was lost: not to be counted towards a majority (R4.5)"""
     def __init__(
         self,
         *,
@@ -262,10 +271,11 @@ class AppendAnswer(_message.Message):
         conflict_index: _builtins.int = ...,
         conflict_term: _builtins.int = ...,
         request_term: _builtins.int = ...,
+        recovering: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_index", b"conflict_index", "conflict_term", b"conflict_term", "match_index", b"match_index", "request", b"request", "request_term", b"request_term", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_index", b"conflict_index", "conflict_term", b"conflict_term", "match_index", b"match_index", "recovering", b"recovering", "request", b"request", "request_term", b"request_term", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,6 +20,7 @@ H13    an entry travels whole, below a limit that is enforced when it is propose
 H14    what waits is delivered before the clock is looked at (the driver's order); a stalled process polls before it campaigns
 H15    pre-vote, answers with the higher term, check-quorum
 H17    typed messages only; VERSION and MEMBERSHIP commands are refused
+R4.5   a replica that lost its log is *recovering*: it neither votes, campaigns nor counts until it holds again all it had promised
 H18    a refusal names the conflicting term and its first index
 =====  ==========================================================================================================
 """
@@ -120,7 +121,7 @@ class _Proposal:
 class _Peer:
     """What a leader knows of one follower beyond the library's next and match index."""
 
-    __slots__ = ("commit_sent", "heard_at", "inflight", "inflight_bytes", "rewound_at", "sent_at")
+    __slots__ = ("commit_sent", "heard_at", "inflight", "inflight_bytes", "recovered_at", "rewound_at", "sent_at")
 
     def __init__(self, now: float) -> None:
         self.inflight: deque[tuple[int, int]] = deque()  # (request, bytes)
@@ -129,6 +130,7 @@ class _Peer:
         self.heard_at = now
         self.sent_at = float("-inf")
         self.commit_sent = 0
+        self.recovered_at = 0  # not 0: it lost its log, and is not counted until it holds entries up to here
 
     def forget_inflight(self) -> None:
         self.inflight.clear()
@@ -182,6 +184,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         timing: Timing,
         may_lead: Callable[[], bool],
         entry_bytes_max: int,
+        recovering: bool = False,
     ) -> None:
         self.group_id = group_id
         self.store_id = store_id
@@ -191,6 +194,10 @@ class Engine(SyncObj):  # type: ignore[misc]
         self.timing = timing
         self.may_lead = may_lead
         self.entry_bytes_max = entry_bytes_max
+        self.recovering = recovering
+        self.holds_again = (
+            False  # recovering, and everything it lost is back: the caller makes that durable, then `recovered`
+        )
         self.failed: SteleError | None = None
         self.on_change: Callable[[], None] = lambda: None
         self._now = now
@@ -264,6 +271,8 @@ class Engine(SyncObj):  # type: ignore[misc]
         """Applied up to the commit index that a leader reported first (R4.1), or no leader anywhere (R4.3): a majority has been
         connected for three heartbeats, or none could be reached for an election timeout, without a word of a leader."""
         now = self._now()
+        if self.recovering:
+            return True  # one bad replica does not hold its node (R4.5)
         if self._leader_commit_at_start is not None:
             silent = now - self._leader_heard_at >= self.timing.election_max_s
             return self._applied >= self._leader_commit_at_start or silent
@@ -306,6 +315,11 @@ class Engine(SyncObj):  # type: ignore[misc]
         self._enter()
         if self.is_leader:
             self._advance_commit()
+
+    def recovered(self) -> None:
+        """What was lost is back, and the caller has made durable that it is: this replica votes and is counted again."""
+        self.recovering = self.holds_again = False
+        self.on_change()
 
     def fail(self, error: SteleError) -> None:
         """Ends this replica: it says nothing more, and what it was asked ends with ``error``."""
@@ -393,7 +407,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         wanted = [
             (self._SyncObj__raftMatchIndex.get(Node(m), 0), m)
             for m in self._peers
-            if self._is_connected(m) and (to is None or m == to)
+            if self._is_connected(m) and not self._peers[m].recovered_at and (to is None or m == to)
         ]
         if not wanted or max(wanted)[0] < self.journal.last_index:
             return False
@@ -418,7 +432,7 @@ class Engine(SyncObj):  # type: ignore[misc]
             self._on_request_vote(sender, message.term, message.request_vote)
         elif body == "vote_answer":
             self._on_vote_answer(sender, message.vote_answer)
-        elif body == "timeout_now" and message.term == self.term and sender == self.leader and self.may_lead():
+        elif body == "timeout_now" and message.term == self.term and sender == self.leader and self._may_campaign():
             self._campaign(transfer=True)
 
     def _on_append_entries(self, leader: int, term: int, m: pb.AppendEntries) -> None:
@@ -448,6 +462,8 @@ class Engine(SyncObj):  # type: ignore[misc]
             self._refuse(leader, term, m, conflict_index=first, conflict_term=conflict_term)
             return
         entries = m.entries
+        if self.recovering and m.recovered_at and min(m.prev_log_index, journal.synced_index) >= m.recovered_at:
+            self.holds_again = True
         skip = 0
         while skip < len(entries) and entries[skip].index <= journal.last_index and self._holds(entries[skip]):
             skip += 1
@@ -488,12 +504,18 @@ class Engine(SyncObj):  # type: ignore[misc]
 
     def _accept(self, leader: int, match_index: int, promise: bool = True) -> None:
         term, request = self._answering
-        answer = pb.AppendAnswer(request=request, request_term=term, success=True, match_index=match_index)
+        answer = pb.AppendAnswer(
+            request=request, request_term=term, success=True, match_index=match_index, recovering=self.recovering
+        )
         self._emit(leader, pb.RaftMessage(append_answer=answer), promise=promise)
 
     def _refuse(self, leader: int, term: int, m: pb.AppendEntries, conflict_index: int, conflict_term: int) -> None:
         answer = pb.AppendAnswer(
-            request=m.request, request_term=term, conflict_index=conflict_index, conflict_term=conflict_term
+            request=m.request,
+            request_term=term,
+            conflict_index=conflict_index,
+            conflict_term=conflict_term,
+            recovering=self.recovering,
         )
         self._emit(leader, pb.RaftMessage(append_answer=answer))
 
@@ -505,6 +527,12 @@ class Engine(SyncObj):  # type: ignore[misc]
         while peer.inflight and peer.inflight[0][0] <= m.request:
             peer.inflight_bytes -= peer.inflight.popleft()[1]
         next_index, match_index = self._SyncObj__raftNextIndex, self._SyncObj__raftMatchIndex
+        if m.recovering and not peer.recovered_at:  # what it acknowledged before it lost its log is void
+            peer.recovered_at = self.journal.last_index
+            match_index[node] = 0
+            log.info("raft_peer_recovering", group=self.group_id, peer=follower, until_index=peer.recovered_at)
+        elif not m.recovering:
+            peer.recovered_at = 0
         if m.success:
             before = next_index[node]
             if m.match_index > match_index[node]:
@@ -524,6 +552,8 @@ class Engine(SyncObj):  # type: ignore[misc]
         peer.forget_inflight()
 
     def _on_request_vote(self, candidate: int, term: int, m: pb.RequestVote) -> None:
+        if self.recovering:  # R4.5: it cannot know which entries it stood for
+            return
         if m.pre_vote:
             self._on_pre_vote(candidate, term, m)
             return
@@ -581,7 +611,7 @@ class Engine(SyncObj):  # type: ignore[misc]
     def _election_due(self) -> None:
         self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
         self._SyncObj__raftLeader = None
-        if not self.may_lead() or self.journal.disk_full or self._reachable() * 2 <= len(self.members):
+        if not self._may_campaign() or self._reachable() * 2 <= len(self.members):
             return  # R4.2: a closed gate follows and votes, it does not campaign
         if len(self.members) == 1:
             self._campaign()
@@ -595,6 +625,9 @@ class Engine(SyncObj):  # type: ignore[misc]
         )
         for peer in self._others():
             self._emit(peer, pb.RaftMessage(request_vote=ask))
+
+    def _may_campaign(self) -> bool:
+        return self.may_lead() and not self.recovering and not self.journal.disk_full
 
     def _campaign(self, transfer: bool = False) -> None:
         self._pre_voters = None
@@ -672,6 +705,7 @@ class Engine(SyncObj):  # type: ignore[misc]
                 prev_log_index=first - 1,
                 prev_log_term=journal.term_at(first - 1),
                 commit_index=self.commit_index,
+                recovered_at=peer.recovered_at,
                 entries=[pb.LogEntry(index=e.index, term=e.term, kind=e.kind, payload=e.payload) for e in entries],
             )
             if entries:
@@ -696,7 +730,8 @@ class Engine(SyncObj):  # type: ignore[misc]
     def _advance_commit(self) -> None:
         """Commits what a majority has synced, ourselves counted only up to our own sync, and only in our own term."""
         match = self._SyncObj__raftMatchIndex
-        synced = [self.journal.synced_index, *(match[Node(m)] for m in self._peers)]
+        counted = (0 if peer.recovered_at else match[Node(m)] for m, peer in self._peers.items())
+        synced = [self.journal.synced_index, *counted]
         index = sorted(synced, reverse=True)[len(self.members) // 2]
         if index > self.commit_index and self.journal.term_at(index) == self.term:
             self._SyncObj__raftCommitIndex = index

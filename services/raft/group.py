@@ -25,7 +25,7 @@ from services.errors import DiskFull, GroupStopped, StorageFailed
 from services.pb import raft_pb2 as pb
 from services.raft.engine import Engine, StateMachine, Timing
 from services.raft.journal import Journal
-from services.raft.storage import REGULAR, LogStorage, TermStorage
+from services.raft.storage import REGULAR, OpenStorage
 from services.raft.ticker import Ticker
 
 log = structlog.get_logger()
@@ -41,7 +41,7 @@ class Group:
         group_id: int,
         store_id: int,
         members: Sequence[int],
-        storage: tuple[LogStorage, TermStorage],
+        storage: OpenStorage,
         machine: StateMachine,
         ticker: Ticker,
         rng: random.Random,
@@ -55,19 +55,31 @@ class Group:
         self.store_id = store_id
         self.members = tuple(members)
         self.machine = machine
-        self.journal = Journal(*storage)
+        self.journal = Journal(storage.log, storage.terms)
+        self._storage = storage
         self._ticker = ticker
         self._directory = directory
         self._count_vanished = count_vanished
         self._callbacks: list[Callable[[Group], None]] = []
         self.engine = Engine(
-            group_id, store_id, members, self.journal, machine, ticker.now, rng, timing, may_lead, entry_bytes_max
+            group_id,
+            store_id,
+            members,
+            self.journal,
+            machine,
+            ticker.now,
+            rng,
+            timing,
+            may_lead,
+            entry_bytes_max,
+            storage.recovering,
         )
         self.engine.on_change = self._changed
         self._retry: asyncio.TimerHandle | None = None
         self._flushed = asyncio.Event()
         self._flushed.set()
         self._stopped = False
+        self._ending_recovery: asyncio.Task[None] | None = None
 
     # --- what it is -------------------------------------------------------------------------------------------------
 
@@ -85,8 +97,8 @@ class Group:
 
     @property
     def state(self) -> str:
-        """``follower``, ``candidate``, ``leader`` or ``failed``."""
-        return self.engine.state
+        """``follower``, ``candidate``, ``leader``, ``recovering`` (its log was lost and comes back from its peers) or ``failed``."""
+        return "recovering" if self.engine.recovering and not self.engine.failed else self.engine.state
 
     @property
     def problem(self) -> str:
@@ -184,6 +196,8 @@ class Group:
             self._broken(e)
         self._send_ready()
         self._start_flush()
+        if self.engine.holds_again and self._ending_recovery is None:
+            self._ending_recovery = asyncio.get_running_loop().create_task(self._end_recovery())
         return self.engine.next_deadline()
 
     def _guarded(self, event: Callable[..., None], *arguments: Any) -> None:
@@ -238,6 +252,16 @@ class Group:
                 StorageFailed(f"replica of group {self.group_id} on store {self.store_id} stopped: {error}")
             )
 
+    async def _end_recovery(self) -> None:
+        """PERSIST BEFORE VOTE: once this replica counts again, a restart must not take it for one that lost its log."""
+        try:
+            await asyncio.to_thread(self._storage.recovered)
+        except Exception as e:
+            self._broken(e)
+            return
+        log.info("replica_recovered", group=self.group_id, store=self.store_id, last_index=self.last_index)
+        self.engine.recovered()
+
     def directory_vanished(self) -> None:
         """Its directory is no longer there: it stops itself and reports once (R3.7)."""
         if not self.engine.failed:
@@ -269,3 +293,5 @@ class Group:
                 self._retry.cancel()
             self._ticker.forget(self)
         await self._flushed.wait()
+        if self._ending_recovery is not None:
+            await asyncio.gather(self._ending_recovery, return_exceptions=True)

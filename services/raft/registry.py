@@ -27,21 +27,12 @@ from services.errors import GroupStopped
 from services.pb import raft_pb2 as pb
 from services.raft.engine import StateMachine, Timing
 from services.raft.group import Group
-from services.raft.storage import LogStorage, TermStorage
+from services.raft.storage import OpenStorage
 from services.raft.ticker import Ticker
 
 log = structlog.get_logger()
 
 DIRECTORY_CHECK_S = 2.0
-
-
-class OpenStorage(Protocol):
-    """A group's directory, opened under its exclusive lock (R3.5)."""
-
-    log: LogStorage
-    terms: TermStorage
-
-    def close(self) -> None: ...
 
 
 class Links(Protocol):
@@ -144,7 +135,7 @@ class Registry:
             group_id,
             self.store_id,
             members,
-            (storage.log, storage.terms),
+            storage,
             machine,
             self._ticker,
             random.Random(self._rng.getrandbits(64)),

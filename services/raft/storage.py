@@ -69,3 +69,24 @@ class TermStorage(Protocol):
     def store(self, term: int, voted_for: int) -> None:
         """Durable when it returns."""
         ...
+
+
+class OpenStorage(Protocol):
+    """A group's directory, opened under its exclusive lock (R3.5)."""
+
+    @property
+    def log(self) -> LogStorage: ...
+
+    @property
+    def terms(self) -> TermStorage: ...
+
+    @property
+    def recovering(self) -> bool:
+        """The log that was here is lost and its term file is not: the replica stands for nothing until its peers have made it whole."""
+        ...
+
+    def recovered(self) -> None:
+        """It is whole again; durable when this returns."""
+        ...
+
+    def close(self) -> None: ...

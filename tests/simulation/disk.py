@@ -17,6 +17,13 @@ class Platter:
     synced: list[Entry] = field(default_factory=list)
     unsynced: list[tuple[str, object]] = field(default_factory=list)
     term: tuple[int, int] = (0, 0)
+    recovering: bool = False
+
+    def lose_log(self) -> None:
+        """The log is damaged and set aside; the term file is whole (R4.5)."""
+        self.synced.clear()
+        self.unsynced.clear()
+        self.recovering = True
 
     def crash(self, rng: random.Random) -> None:
         """Any prefix of the unsynced changes survives."""

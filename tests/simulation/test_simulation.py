@@ -10,6 +10,7 @@ import structlog
 
 from lab.variants.h7_counts_itself_unsynced import CountsItself
 from lab.variants.r3_8_promises_before_persisting import PromisesFirst
+from lab.variants.r4_5_votes_without_its_log import VotesWithoutItsLog
 from services.raft.engine import Engine
 from tests.simulation.world import Options, Violation, World
 
@@ -43,7 +44,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
     assert traces[0] == traces[1]
 
 
-@pytest.mark.parametrize("wrong", [PromisesFirst, CountsItself])
+@pytest.mark.parametrize("wrong", [PromisesFirst, CountsItself, VotesWithoutItsLog])
 def test_the_simulator_finds_what_is_wrong(wrong: type[Engine]) -> None:
     """It proves itself: a variant that breaks a correction is caught."""
     for seed in range(100):

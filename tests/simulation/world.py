@@ -155,6 +155,7 @@ class World:
             self.timing,
             lambda: True,
             1 << 20,
+            node.platter.recovering,
         )
         self._say(f"start {i}: term {node.engine.term} last {journal.last_index}")
         self._turn_soon(i)
@@ -204,6 +205,10 @@ class World:
                 self._crash(i)
                 self._at(self.rng.random() * 2, lambda: self._restart(i))
                 return
+        if engine.holds_again:
+            node.platter.recovering = False
+            engine.recovered()
+            self._say(f"recovered {i}")
         if node.flush is None:
             flush = engine.journal.begin()
             if flush is not None:
@@ -307,7 +312,9 @@ class World:
 
     def _fault(self) -> None:
         x = self.rng.random()
-        if x < 0.3:
+        if x < 0.06:
+            self._damage(self.rng.choice(self.ids))
+        elif x < 0.3:
             i = self.rng.choice(self.ids)
             self.faults["crash"] += 1
             self._crash(i)
@@ -340,6 +347,16 @@ class World:
                     self._disconnect(i, b)
                     self._at(self.rng.random() * 4, lambda b=b: self._connect(i, b))
         self._at(self.rng.random() * 1.2, self._fault_if_running)
+
+    def _damage(self, i: int) -> None:
+        """A log is lost for good, unless that many are gone already that entries may be."""
+        if sum(n.platter.recovering for n in self.nodes.values()) >= (len(self.ids) - 1) // 2:
+            return
+        self.faults["lost log"] += 1
+        self._say(f"lost log {i}")
+        self._crash(i)
+        self.nodes[i].platter.lose_log()
+        self._at(self.rng.random() * 1.5, lambda: self._restart(i))
 
     def _fault_if_running(self) -> None:
         if self.now < self.options.seconds:

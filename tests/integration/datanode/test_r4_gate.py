@@ -312,6 +312,7 @@ async def test_r4_5_a_damaged_group_is_set_aside_and_the_node_serves(fresh: Open
             await dn3.stop()
             before = (Path(dn3.config.data_dir) / "groups" / "1").glob("*.seg")
             damage_log(dn3, 1)
+            (Path(dn3.config.data_dir) / "groups" / "1" / "term").write_bytes(b"and its vote is not readable either")
             damaged = {path.name: path.read_bytes() for path in before}
             await dn3.start(Parts(store=store))
             assert (await dn3.fetch(2, 0)).high_watermark == 2
@@ -336,6 +337,33 @@ async def test_r4_5_a_damaged_group_is_set_aside_and_the_node_serves(fresh: Open
             break
 
     await holds_and_variant_fails(scenario, Store, variant, (AssertionError, SteleError))
+
+
+async def test_r4_5_a_damaged_group_gets_its_log_back_from_its_peers(fresh: Opener) -> None:
+    async with fresh() as made:
+        [dn1, _, dn3] = await three_with_groups(made)
+        for _ in range(10):
+            await made.appended(1, make_batch(size=500))
+        await made.replicated(1, 12)
+        await dn3.stop()
+        damage_log(dn3, 1)
+        await dn3.start(Parts())
+
+        async def whole() -> bool:
+            assert (await dn3.fetch(1, 0)).high_watermark == 12
+            return state_of(dn3, 1) == "follower"
+
+        await eventually(whole)
+        assert (Path(dn3.config.data_dir) / "quarantine" / "1-1").is_dir()
+        await dn3.stop()
+        await dn3.start(Parts())
+        await eventually(lambda: state_of(dn3, 1) in ("follower", "leader"))
+        await dn1.stop()  # and it counts again: two of three go on
+        await made.appended(1, make_batch())
+
+
+def state_of(node: Node, group: int) -> str:
+    return str(node.store.replicas[group].state)
 
 
 # --- R4.6 -------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from pathlib import Path
 from datanode.storage import opener
 from services.pb import raft_pb2 as pb
 from services.raft.engine import Timing
-from services.raft.registry import Links, OpenStorage, Registry
+from services.raft.registry import Links, Registry
+from services.raft.storage import OpenStorage
 
 FAST = Timing(heartbeat_s=0.02, election_min_s=0.1, election_max_s=0.2)
 
