@@ -36,6 +36,7 @@ from services.errors import SteleError
 from stele.local.cluster import ClusterSpec, LocalCluster
 
 TOPIC = "demo/orders"
+REPORT_COLUMNS = 120  # where the output is no terminal
 PARTITIONS = 4
 PRODUCERS = 2
 CONSUMERS = 2
@@ -196,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(
             f"accepted: --messages from {PRODUCERS}, --seconds from {FIRST_FAULT_AFTER_S + 50:g}, --size from 24, --repeat from 1"
         )
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else REPORT_COLUMNS)
     runs: list[Run] = []
     try:
         for number in range(given.repeat):

@@ -78,7 +78,7 @@ def show(
     )
     table.add_column("fault")
     table.add_column("process")
-    for column in ("writes unavailable (ms)", "reads unavailable (ms)", "lost", "duplicated"):
+    for column in ("writes unavailable\n(ms)", "reads unavailable\n(ms)", "lost", "duplicated"):
         table.add_column(column, justify="right")
     for c in costs:
         table.add_row(c.fault, c.process, str(c.writes_ms), str(c.reads_ms), str(c.lost), str(c.duplicated))
