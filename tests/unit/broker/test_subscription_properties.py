@@ -59,6 +59,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
                             assert count == 0
                             if self.sub.type is not Kind.SHARED:
                                 assert offset > self.highest_new, "new messages come in order"
+                                assert not len(self.sub.waiting), "after everything that comes again"
                             self.highest_new = max(offset, self.highest_new)
                         self.delivered_before[offset] = count
                         self.holding[consumer][offset] = count
