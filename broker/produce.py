@@ -27,6 +27,7 @@ from services.pb import broker_pb2, datanode_pb2
 from services.rpc.status import from_pb, to_wire
 
 RETRY_FIRST_S = 0.01
+PATIENCE_S = 0.3  # with a store that owes an answer and is known to lead no more
 RECOVERIES_PER_LOG = 100
 
 _log = structlog.get_logger()
@@ -64,6 +65,7 @@ class PartitionProducer:
         self._metrics, self._clock, self._rng = metrics, clock, rng or random.Random()
         self._failures = 0  # recoveries since the last success
         self._tasks = Tasks(on_failed)
+        self._asked: dict[int, int] = {}  # append in flight → the store it was sent to, oldest first
         self._suspecting = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -86,10 +88,9 @@ class PartitionProducer:
         """To be called a few times a second: deadlines, and a leader that is silent."""
         now_s = self._clock.monotonic()
         self._carry_out(self._pipeline.timer(now_s))
-        oldest_s = self._pipeline.oldest_sent_s()
-        if oldest_s is not None and now_s - oldest_s > ATTEMPT_S and not self._suspecting:
+        if self._silent_store() and not self._suspecting:
             self._suspecting = True
-            self._tasks.start(self._suspect(self._partition.leader))
+            self._tasks.start(self._suspect())
 
     def close(self, error: SteleError) -> None:
         """Takes nothing more; what is in flight may still be answered."""
@@ -110,7 +111,7 @@ class PartitionProducer:
         for effect in effects:
             match effect:
                 case Send(request_id, batches):
-                    store_id = self._partition.leader
+                    store_id = self._asked[request_id] = self._partition.leader
                     self._metrics.append_batches.observe(len(batches))
                     answer = self._partition.append(batches)
                     answer.add_done_callback(
@@ -135,6 +136,7 @@ class PartitionProducer:
 
     def _answered(self, request_id: int, store_id: int, done: asyncio.Future[datanode_pb2.AppendResponse]) -> None:
         now_s = self._clock.monotonic()
+        self._asked.pop(request_id, None)
         error: SteleError | None
         if done.cancelled():
             error = Timeout("the append was given up")
@@ -159,22 +161,29 @@ class PartitionProducer:
         await self._partition.find_leader()
         self._carry_out(self._pipeline.recovered(self._clock.monotonic()))
 
-    async def _suspect(self, leader: int) -> None:
-        """The leader is silent: it may be slow, or frozen with another one elected.  Only another's word decides."""
+    async def _suspect(self) -> None:
+        """A store is silent: it may be slow, or frozen with another one elected.  Only another's word decides."""
         try:
-            while self._is_silent():
-                if await self._partition.newer_leader(leader):
-                    _log.warning("leader_silent", group=self._partition.group, store=leader, now=self._partition.leader)
-                    error = Timeout(f"store {leader} gave no answer", timeout_s=ATTEMPT_S)
+            while silent := self._silent_store():
+                known = self._partition.leader
+                if known not in (0, silent) or await self._partition.newer_leader(silent):
+                    _log.warning("leader_silent", group=self._partition.group, store=silent, now=self._partition.leader)
+                    error = Timeout(f"store {silent} gave no answer", timeout_s=ATTEMPT_S)
+                    self._asked.clear()
                     self._carry_out(self._pipeline.abandon(error, self._clock.monotonic()))
                     return
                 await asyncio.sleep(POLL_MAX_S)
         finally:
             self._suspecting = False
 
-    def _is_silent(self) -> bool:
+    def _silent_store(self) -> int:
+        """The store that owes the oldest answer for too long; less is enough once another one is known to lead."""
         oldest_s = self._pipeline.oldest_sent_s()
-        return oldest_s is not None and self._clock.monotonic() - oldest_s > ATTEMPT_S
+        store_id = next(iter(self._asked.values()), 0)
+        if oldest_s is None or not store_id:
+            return 0
+        patience_s = ATTEMPT_S if self._partition.leader in (0, store_id) else PATIENCE_S
+        return store_id if self._clock.monotonic() - oldest_s > patience_s else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

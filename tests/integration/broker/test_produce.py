@@ -228,3 +228,17 @@ async def test_ownership_is_void_when_the_session_is_lost(cluster: Cluster) -> N
     assert isinstance(await producer.error(await producer.send_batch(batch("b", sequence=1))), NotOwner)
     cluster.assign("br1", 2)
     assert await producer.offset(await producer.send_batch(batch("b", sequence=1))) == 1
+
+
+async def test_a_frozen_leader_whose_successor_an_acknowledgement_found_is_left_at_once(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    producer = await cluster.producer(broker)
+    await producer.offset(await producer.send("a"))
+    served = broker.serving.served("test/orders", 0)
+    assert served is not None
+    cluster.datanodes[1].freeze()
+    ids = [await producer.send(f"b{n}") for n in range(10)]
+    await eventually(lambda: cluster.datanodes[1].frozen and not served.producer._pipeline.is_idle)
+    cluster.elect(2)
+    served.client.leader = 2  # as the unary call that found it leaves it
+    assert [await producer.offset(i, within_s=5) for i in ids] == list(range(1, 11))
