@@ -19,22 +19,31 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class _LossyStream:
-    """Writes where it can; a closed pipe or a full disk loses the line, not the process."""
+    """Writes where it can; a closed pipe or a full disk loses the line, not the process.  None: whatever stderr is at the time."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
-        except (OSError, ValueError):
+            return (self._stream or sys.stderr).write(text)
+        except (OSError, ValueError, AttributeError):
             return 0
 
     def flush(self) -> None:
         try:
-            self._stream.flush()
-        except (OSError, ValueError):
+            (self._stream or sys.stderr).flush()
+        except (OSError, ValueError, AttributeError):
             pass
+
+
+def to_stderr(level: str) -> None:
+    """For a program that uses Stele and not for a process of it: lines from ``level`` up, for people, never on stdout."""
+    out: Any = _LossyStream(None)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(out),
+    )
 
 
 def configure(format: str = "auto", level: str = "info", *, stream: TextIO | None = None, **bound: object) -> None:

@@ -27,6 +27,19 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
+def test_a_closed_stderr_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    logs.to_stderr("warning")
+    logger = structlog.get_logger()
+    now = io.StringIO()
+    monkeypatch.setattr("sys.stderr", now)
+    logger.warning("seen")
+    assert "seen" in now.getvalue()
+    now.close()
+    logger.warning("lost")
+    monkeypatch.setattr("sys.stderr", None)
+    logger.warning("lost too")
+
+
 def test_json_lines_carry_what_was_bound() -> None:
     stream = io.StringIO()
     logs.configure("auto", "info", stream=stream, role="broker", node="br1", cluster="c")
