@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from services.raft.engine import Engine, Outgoing
+from services.raft.engine import Engine
+from services.raft.library import Outgoing
 
 
 class PromisesFirst(Engine):

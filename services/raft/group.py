@@ -23,8 +23,9 @@ import structlog
 
 from services.errors import DiskFull, GroupStopped, StorageFailed
 from services.pb import raft_pb2 as pb
-from services.raft.engine import Engine, StateMachine, Timing
+from services.raft.engine import Engine, StateMachine
 from services.raft.journal import Journal
+from services.raft.library import Timing
 from services.raft.storage import REGULAR, OpenStorage
 from services.raft.ticker import Ticker
 

@@ -25,8 +25,9 @@ from prometheus_client import CollectorRegistry, Counter
 from services.clock import SYSTEM, Clock
 from services.errors import GroupStopped
 from services.pb import raft_pb2 as pb
-from services.raft.engine import StateMachine, Timing
+from services.raft.engine import StateMachine
 from services.raft.group import Group
+from services.raft.library import Timing
 from services.raft.storage import OpenStorage
 from services.raft.ticker import Ticker
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 from services.errors import SteleError
 from services.pb import raft_pb2 as pb
-from services.raft.engine import LEADER, Engine, Timing
+from services.raft.engine import Engine
 from services.raft.journal import Flush, Journal
+from services.raft.library import LEADER, Timing
 from services.raft.storage import NO_OP, Entry
 from tests.simulation.disk import Platter, SimulatedLog, SimulatedTerms
 

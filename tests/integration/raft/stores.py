@@ -8,8 +8,8 @@ from typing import Any
 
 from datanode.storage import opener
 from services.pb import raft_pb2_grpc
-from services.raft.engine import Timing
 from services.raft.group import Group
+from services.raft.library import Timing
 from services.raft.registry import Registry
 from services.raft.transport import RaftTransport
 from services.rpc.channels import Channels

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from services.errors import SteleError
 from services.pb import raft_pb2 as pb
-from services.raft.engine import Engine, Timing
+from services.raft.engine import Engine
 from services.raft.journal import Journal
+from services.raft.library import Timing
 from tests.simulation.disk import Platter, SimulatedLog, SimulatedTerms
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datanode.storage import opener
 from services.pb import raft_pb2 as pb
-from services.raft.engine import Timing
+from services.raft.library import Timing
 from services.raft.registry import Links, Registry
 from services.raft.storage import OpenStorage
 

@@ -15,8 +15,9 @@ from lab.variants.h7_counts_itself_unsynced import CountsItself
 from lab.variants.r3_8_promises_before_persisting import PromisesFirst
 from services.errors import MessageTooLarge, NotLeader, ProposalLost
 from services.pb import raft_pb2 as pb
-from services.raft.engine import OVERRIDDEN, RELIED_UPON, Engine
+from services.raft.engine import Engine
 from services.raft.journal import Journal
+from services.raft.library import OVERRIDDEN, RELIED_UPON
 from services.raft.storage import MEMBERSHIP, Entry
 from tests.simulation.disk import Platter, SimulatedLog, SimulatedTerms
 from tests.support.both_ways import holds_and_variant_fails

@@ -1,0 +1,142 @@
+"""Elections: pre-vote, votes attributed to voters, check-quorum, the gate (H5, H15, R4.2, R4.5).
+
+Guarantee: at most one leader in a term.  A replica whose gate is closed, whose disk is full or whose log is lost does not
+campaign; one whose log is lost does not vote either.  A replica that was cut off does not disturb a living leader when it comes
+back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pysyncobj.node import Node
+
+from services.pb import raft_pb2 as pb
+from services.raft.library import CANDIDATE, FOLLOWER, LEADER, Library
+
+
+class Elections(Library):
+    """``may_lead`` is the node's gate; ``recovering`` says that the log was lost and the term file was not."""
+
+    def __init__(self, *library: Any, may_lead: Callable[[], bool], recovering: bool) -> None:
+        self.may_lead = may_lead
+        self.recovering = recovering
+        self._voters: set[int] = set()
+        self._pre_voters: set[int] | None = None
+        self._pre_vote_at = float("-inf")
+        self._leader_heard_at = float("-inf")
+        super().__init__(*library)
+
+    def peer_gone(self, store_id: int) -> None:
+        """The peer's process is gone: its link broke and a new one was refused.  If it led, campaign soon (a hint: safe if wrong)."""
+        self._enter()
+        if not self.failed and self.leader == store_id and not self.is_leader:
+            self._SyncObj__raftLeader = None
+            self._leader_heard_at = float("-inf")
+            wait_s = self._rng.uniform(self.timing.refused_min_s, self.timing.refused_max_s)
+            self._SyncObj__raftElectionDeadline = self._now() + wait_s
+            self.on_change()
+
+    def _election_due(self) -> None:
+        self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
+        self._SyncObj__raftLeader = None
+        if not self._may_campaign() or self._reachable() * 2 <= len(self.members):
+            return  # R4.2: a closed gate follows and votes, it does not campaign
+        if len(self.members) == 1:
+            self._campaign()
+            return
+        if self._SyncObj__raftState == CANDIDATE:
+            self._SyncObj__setState(FOLLOWER)
+        self._pre_voters = {self.store_id}
+        self._pre_vote_at = self._now()
+        ask = pb.RequestVote(
+            pre_vote=True, last_log_index=self.journal.last_index, last_log_term=self.journal.last_term
+        )
+        for peer in self._others():
+            self._emit(peer, pb.RaftMessage(request_vote=ask))
+
+    def _may_campaign(self) -> bool:
+        return self.may_lead() and not self.recovering and not self.journal.disk_full
+
+    def _campaign(self, transfer: bool = False) -> None:
+        self._pre_voters = None
+        self._voters = {self.store_id}
+        retry_s = self._rng.uniform(self.timing.retry_min_s, self.timing.retry_max_s)
+        self._SyncObj__raftElectionDeadline = self._now() + retry_s
+        self._SyncObj__raftLeader = None
+        self._SyncObj__setState(CANDIDATE)
+        self._SyncObj__setCurrentTerm(self.term + 1, self.store_id)
+        self._SyncObj__votesCount = 1
+        ask = pb.RequestVote(
+            last_log_index=self.journal.last_index, last_log_term=self.journal.last_term, transfer=transfer
+        )
+        for peer in self._others():
+            self._emit(peer, pb.RaftMessage(request_vote=ask), promise=True)
+        if len(self.members) == 1:
+            self._SyncObj__onBecomeLeader()
+
+    def _follow(self, term: int | None) -> None:
+        """Becomes a follower: of nobody known, in ``term`` if that is higher."""
+        if term is not None:
+            self._SyncObj__setCurrentTerm(term, None)
+            self._pre_voters = None
+        if self._SyncObj__raftState == LEADER:
+            self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
+        self._SyncObj__raftLeader = None
+        self._SyncObj__setState(FOLLOWER)
+
+    def _on_request_vote(self, candidate: int, term: int, m: pb.RequestVote) -> None:
+        if self.recovering:  # R4.5: it cannot know which entries it stood for
+            return
+        if m.pre_vote:
+            self._on_pre_vote(candidate, term, m)
+            return
+        if term < self.term:
+            self._emit(candidate, pb.RaftMessage(vote_answer=pb.VoteAnswer(voted_term=term)))
+            return
+        super()._SyncObj__onMessageReceived(
+            Node(candidate),
+            {
+                "type": "request_vote",
+                "term": term,
+                "last_log_index": m.last_log_index,
+                "last_log_term": m.last_log_term,
+            },
+        )
+
+    def _on_pre_vote(self, candidate: int, term: int, m: pb.RequestVote) -> None:
+        """Grants what a vote in ``term + 1`` would get, unless the leader is alive (H15).  Changes nothing, promises nothing.
+
+        Of two replicas that ask at the same moment with equal logs the one with the lower id goes on, so that they do not split
+        the vote."""
+        theirs, ours = (m.last_log_term, m.last_log_index), (self.journal.last_term, self.journal.last_index)
+        granted = term >= self.term and theirs >= ours and not self._leader_alive()
+        if granted and self._pre_voters is not None:
+            asked_just_now = self._now() - self._pre_vote_at < self.timing.retry_min_s
+            if theirs == ours and self.store_id < candidate and asked_just_now:
+                granted = False
+            else:
+                self._pre_voters = None
+        answer = pb.VoteAnswer(pre_vote=True, granted=granted, voted_term=term + 1)
+        self._emit(candidate, pb.RaftMessage(vote_answer=answer))
+
+    def _leader_alive(self) -> bool:
+        if self._SyncObj__raftState == LEADER:
+            return True
+        recent = self._now() - self._leader_heard_at < self.timing.election_min_s
+        return recent and self.leader != 0 and self._is_connected(self.leader)
+
+    def _on_vote_answer(self, voter: int, m: pb.VoteAnswer) -> None:
+        if not m.granted:
+            return
+        if m.pre_vote:
+            if self._pre_voters is not None and m.voted_term == self.term + 1:
+                self._pre_voters.add(voter)
+                if len(self._pre_voters) * 2 > len(self.members):
+                    self._campaign()
+            return
+        if self._SyncObj__raftState != CANDIDATE or m.voted_term != self.term or voter in self._voters:  # H5
+            return
+        self._voters.add(voter)
+        super()._SyncObj__onMessageReceived(Node(voter), {"type": "response_vote", "term": m.voted_term})

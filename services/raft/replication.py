@@ -1,0 +1,244 @@
+"""Replication: what a leader sends, what a follower keeps, what an answer counts for (H1, H2, H4, H7, H18, R4.5).
+
+Guarantee: an entry is committed once a majority has synced it, the leader counted only up to its own sync and a recovering replica not at
+all; what a follower acknowledged is cut from its log only by a leader that cannot have counted it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+import structlog
+from pysyncobj.node import Node
+
+from services.pb import raft_pb2 as pb
+from services.raft.elections import Elections
+from services.raft.library import LEADER
+from services.raft.storage import Entry
+
+log = structlog.get_logger()
+
+INFLIGHT_BYTES_MAX: Final = 8 << 20  # per peer, sent and not answered
+INFLIGHT_REQUESTS_MAX: Final = 256
+BATCH_BYTES_MAX: Final = 1 << 20
+
+
+class Peer:
+    """What a leader knows of one follower beyond the library's next and match index."""
+
+    __slots__ = ("commit_sent", "heard_at", "inflight", "inflight_bytes", "recovered_at", "rewound_at", "sent_at")
+
+    def __init__(self, now: float) -> None:
+        self.inflight: deque[tuple[int, int]] = deque()  # (request, bytes)
+        self.inflight_bytes = 0
+        self.rewound_at = 0  # requests up to this number were sent before the last rewind
+        self.heard_at = now
+        self.sent_at = float("-inf")
+        self.commit_sent = 0
+        self.recovered_at = 0  # not 0: it lost its log, and is not counted until it holds entries up to here
+
+    def forget_inflight(self) -> None:
+        self.inflight.clear()
+        self.inflight_bytes = 0
+
+
+class Replication(Elections):
+    """Both ends of AppendEntries."""
+
+    def __init__(self, *library: Any, **elections: Any) -> None:
+        self.holds_again = (
+            False  # recovering, and everything it lost is back: the caller makes that durable, then `recovered`
+        )
+        self._peers: dict[int, Peer] = {}
+        self._request = 0  # number of the newest AppendEntries sent in this term
+        self._answering: tuple[int, int] = (0, 0)  # (term, request) of the AppendEntries being handled
+        self._leader_commit_at_start: int | None = None
+        self._notice_at: float | None = None
+        super().__init__(*library, **elections)
+
+    # --- the follower's end -------------------------------------------------------------------------------------------
+
+    def _on_append_entries(self, leader: int, term: int, m: pb.AppendEntries) -> None:
+        if term < self.term:  # H15: it must learn that it was deposed
+            self._refuse(leader, term, m, conflict_index=0, conflict_term=0)
+            return
+        if self._SyncObj__raftState == LEADER:
+            raise AssertionError(f"two leaders in term {term}: {self.store_id} and {leader}")
+        self._answering = (term, m.request)
+        self._leader_heard_at = self._now()
+        self._pre_voters = None
+        if self._leader_commit_at_start is None:
+            self._leader_commit_at_start = m.commit_index
+        journal = self.journal
+        if m.prev_log_index > journal.last_index:
+            self._contact(leader, term, 0)
+            self._refuse(leader, term, m, conflict_index=journal.last_index + 1, conflict_term=0)
+            return
+        if m.prev_log_index >= journal.first_index and journal.term_at(m.prev_log_index) != m.prev_log_term:
+            conflict_term = journal.term_at(m.prev_log_index)
+            first = m.prev_log_index
+            while (
+                first > max(self.commit_index + 1, journal.first_index) and journal.term_at(first - 1) == conflict_term
+            ):
+                first -= 1
+            self._contact(leader, term, 0)
+            self._refuse(leader, term, m, conflict_index=first, conflict_term=conflict_term)
+            return
+        entries = m.entries
+        if self.recovering and m.recovered_at and min(m.prev_log_index, journal.synced_index) >= m.recovered_at:
+            self.holds_again = True
+        skip = 0
+        while skip < len(entries) and entries[skip].index <= journal.last_index and self._holds(entries[skip]):
+            skip += 1
+        verified = entries[-1].index if entries else m.prev_log_index
+        commit = min(m.commit_index, verified)  # H2
+        if skip == len(entries):  # H1: nothing new and nothing in conflict leaves the log alone
+            self._contact(leader, term, commit)
+            if (
+                verified > journal.synced_index
+            ):  # a slow or full disk is no silence: say what is synced now, the rest later
+                self._accept(leader, journal.synced_index, promise=False)
+            self._accept(leader, verified)
+            return
+        new = entries[skip:]
+        if new[0].index <= self.commit_index:
+            raise AssertionError(f"term {term} would replace committed entry {new[0].index} of group {self.group_id}")
+        prev_index, prev_term = new[0].index - 1, journal.term_before(new[0].index)
+        self._SyncObj__onMessageReceived(
+            Node(leader),
+            {
+                "type": "append_entries",
+                "term": term,
+                "commit_index": commit,
+                "prevLogIdx": prev_index,
+                "prevLogTerm": prev_term,
+                "entries": [(Entry(e.index, e.term, e.kind, e.payload), e.index, e.term) for e in new],
+            },
+        )
+
+    def _holds(self, entry: pb.LogEntry) -> bool:
+        return entry.index < self.journal.first_index or self.journal.term_at(entry.index) == entry.term
+
+    def _accept(self, leader: int, match_index: int, promise: bool = True) -> None:
+        term, request = self._answering
+        answer = pb.AppendAnswer(
+            request=request, request_term=term, success=True, match_index=match_index, recovering=self.recovering
+        )
+        self._emit(leader, pb.RaftMessage(append_answer=answer), promise=promise)
+
+    def _refuse(self, leader: int, term: int, m: pb.AppendEntries, conflict_index: int, conflict_term: int) -> None:
+        answer = pb.AppendAnswer(
+            request=m.request,
+            request_term=term,
+            conflict_index=conflict_index,
+            conflict_term=conflict_term,
+            recovering=self.recovering,
+        )
+        self._emit(leader, pb.RaftMessage(append_answer=answer))
+
+    def _SyncObj__sendNextNodeIdx(
+        self, node: Node, reset: bool = False, nextNodeIdx: int | None = None, success: bool = False
+    ) -> None:
+        if not success or nextNodeIdx is None:
+            raise AssertionError("the library refused a request that was checked before")
+        self._accept(node.id, nextNodeIdx - 1)
+
+    # --- the leader's end ---------------------------------------------------------------------------------------------
+
+    def _has_quorum(self, now: float) -> bool:
+        """Check-quorum: a majority, ourselves included, was heard within one election timeout (H15)."""
+        heard = sum(now - p.heard_at < self.timing.election_max_s for p in self._peers.values())
+        return (heard + 1) * 2 > len(self.members)
+
+    def _SyncObj__sendAppendEntries(self) -> None:
+        now = self._now()
+        notice = self._notice_at is not None and self._notice_at <= now
+        for follower, peer in self._peers.items():
+            if self._is_connected(follower):
+                self._send_to(follower, peer, now, notice)
+            else:
+                peer.sent_at = now
+        if notice or all(p.commit_sent >= self.commit_index for p in self._peers.values()):
+            self._notice_at = None
+
+    def _send_to(self, follower: int, peer: Peer, now: float, notice: bool) -> None:
+        next_index, node, journal = self._SyncObj__raftNextIndex, Node(follower), self.journal
+        due = now - peer.sent_at >= self.timing.heartbeat_s or (notice and peer.commit_sent < self.commit_index)
+        while due or next_index[node] <= journal.last_index:
+            room = INFLIGHT_BYTES_MAX - peer.inflight_bytes
+            full = room <= 0 or len(peer.inflight) >= INFLIGHT_REQUESTS_MAX
+            if full and not due:
+                return
+            first = next_index[node]
+            entries = [] if full else journal.read(first, journal.last_index, min(BATCH_BYTES_MAX, room))
+            self._request += 1
+            append = pb.AppendEntries(
+                request=self._request,
+                prev_log_index=first - 1,
+                prev_log_term=journal.term_at(first - 1),
+                commit_index=self.commit_index,
+                recovered_at=peer.recovered_at,
+                entries=[pb.LogEntry(index=e.index, term=e.term, kind=e.kind, payload=e.payload) for e in entries],
+            )
+            if entries:
+                size = sum(len(e.payload) for e in entries)
+                peer.inflight.append((self._request, size))
+                peer.inflight_bytes += size
+                next_index[node] = entries[-1].index + 1
+            peer.sent_at, peer.commit_sent = now, self.commit_index
+            self._emit(follower, pb.RaftMessage(append_entries=append))  # may leave before our own sync
+            due = False
+
+    def _on_append_answer(self, follower: int, m: pb.AppendAnswer) -> None:
+        if self._SyncObj__raftState != LEADER or m.request_term != self.term:  # H4
+            return
+        peer, node = self._peers[follower], Node(follower)
+        peer.heard_at = self._now()
+        while peer.inflight and peer.inflight[0][0] <= m.request:
+            peer.inflight_bytes -= peer.inflight.popleft()[1]
+        next_index, match_index = self._SyncObj__raftNextIndex, self._SyncObj__raftMatchIndex
+        if m.recovering and not peer.recovered_at:  # what it acknowledged before it lost its log is void
+            peer.recovered_at = self.journal.last_index
+            match_index[node] = 0
+            log.info("raft_peer_recovering", group=self.group_id, peer=follower, until_index=peer.recovered_at)
+        elif not m.recovering:
+            peer.recovered_at = 0
+        if m.success:
+            before = next_index[node]
+            if m.match_index > match_index[node]:
+                match_index[node] = m.match_index
+            next_index[node] = max(before, match_index[node] + 1)  # H1
+            return
+        if m.request <= peer.rewound_at:  # answers what was sent before the last rewind
+            return
+        wanted = m.conflict_index
+        if m.conflict_term:  # H18: skip the whole term unless we hold entries of it
+            at = min(wanted, self.journal.last_index)
+            while at >= self.journal.first_index and self.journal.term_at(at) > m.conflict_term:
+                at -= 1
+            wanted = max(self.journal.first_index + 1, min(wanted, at + 1))
+        next_index[node] = max(match_index[node] + 1, min(wanted, self.journal.last_index + 1))
+        peer.rewound_at = self._request
+        peer.forget_inflight()
+
+    def _rewind_lost(self, store_id: int) -> None:
+        peer = self._peers.get(store_id)
+        if peer is not None:
+            node = Node(store_id)
+            match = self._SyncObj__raftMatchIndex[node]
+            self._SyncObj__raftNextIndex[node] = match + 1 if match else self.journal.last_index + 1
+            peer.rewound_at = self._request
+            peer.forget_inflight()
+            peer.sent_at = float("-inf")
+
+    def _advance_commit(self) -> None:
+        """Commits what a majority has synced, ourselves counted only up to our own sync, and only in our own term."""
+        match = self._SyncObj__raftMatchIndex
+        counted = (0 if peer.recovered_at else match[Node(m)] for m, peer in self._peers.items())
+        synced = [self.journal.synced_index, *counted]
+        index = sorted(synced, reverse=True)[len(self.members) // 2]
+        if index > self.commit_index and self.journal.term_at(index) == self.term:
+            self._SyncObj__raftCommitIndex = index
+            if self._notice_at is None:
+                self._notice_at = self._now() + self.timing.notice_s
