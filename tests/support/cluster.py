@@ -26,11 +26,14 @@ from typing import Any
 import pytest
 
 import stele
+from stele.health import judge
 from stele.local.cluster import LocalCluster
 from stele.local.processes import ProcessState
 from stele.local.state import ClusterSpec
+from tests.support.eventually import eventually
 
 LOG_LINES = 40
+HEALTHY_S = 60.0
 
 
 class ClusterUnderTest:
@@ -79,7 +82,7 @@ def start_cluster(
     nameservers: int = 1, datanodes: int = 3, brokers: int = 2, settings: Mapping[str, Mapping[str, str]] | None = None
 ) -> ClusterUnderTest:
     """A ready cluster in a directory of its own, under a short path."""
-    directory = Path(tempfile.mkdtemp(prefix="stele-", dir=os.environ.get("STELE_TEST_DIR") or None))
+    directory = Path(tempfile.mkdtemp(prefix="cluster-under-test-", dir=os.environ.get("STELE_TEST_DIR") or None))
     env = {k: v for k, v in os.environ.items() if k != "STELE_ZOOKEEPER"}
     cluster = ClusterUnderTest(LocalCluster(directory, env))
     try:
@@ -117,8 +120,20 @@ def cluster_fixture(
 
 
 @pytest.fixture
-def cluster(running_cluster: ClusterUnderTest) -> ClusterUnderTest:
-    """The file's cluster, with every process running."""
+async def cluster(running_cluster: ClusterUnderTest) -> ClusterUnderTest:
+    """The file's cluster, with every process running and nothing left of the last test's faults."""
     if not running_cluster.is_whole():
-        running_cluster.local.up()
+        await running_cluster.up()
+    async with running_cluster.connect() as client:
+        await eventually(lambda: is_healthy(client), within_s=HEALTHY_S, every_s=0.1, describe=running_cluster.describe)
     return running_cluster
+
+
+async def is_healthy(client: stele.Client) -> bool:
+    admin = client.admin
+    checks = judge(
+        await admin.cluster(), await admin.list_stores(), await admin.list_brokers(), await admin.list_partitions()
+    )
+    problems = [f"{c.name}: {c.detail}" for c in checks if not c.ok]
+    assert not problems, problems
+    return True

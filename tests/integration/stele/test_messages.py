@@ -255,6 +255,21 @@ async def test_iteration_ends_when_the_consumer_is_closed(client: stele.Client) 
         await consumer.receive()
 
 
+async def test_a_cancelled_task_does_not_go_on_receiving(client: stele.Client) -> None:
+    topic = await new_topic(client)
+    async with client.consumer(topic, "s") as consumer:
+
+        async def receiving() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()  # as Ctrl-C does: while the task runs
+            await consumer.receive(timeout_s=0)
+            pytest.fail("the cancellation was lost")
+
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(receiving())
+
+
 async def test_memory_is_bounded(client: stele.Client) -> None:
     topic = await new_topic(client)
     producer = client.producer(topic, buffer_bytes_max=10_000, linger_ms=50)
