@@ -35,9 +35,17 @@ class Source(Protocol):
 class ConsumerStream:
     """The sending side of a Subscribe stream."""
 
-    def __init__(self, id: int, source: Source, held: Callable[[int, int, int], list[Range]], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        id: int,
+        source: Source,
+        held: Callable[[int, int, int], list[Range]],
+        give_back: Callable[[int], None],
+        metrics: Metrics,
+    ) -> None:
         self.id = id
         self._source, self._held, self._metrics = source, held, metrics
+        self._give_back = give_back  # credit for messages that were handed out and are not sent
         self._notices: deque[broker_pb2.SubscribeResponse] = deque()
         self._deliveries: deque[Deliver] = deque()
         self._unconfirmed = 0
@@ -131,7 +139,14 @@ class ConsumerStream:
                 return True
             self._deliveries.popleft()
             self._deliveries.extendleft(Deliver(self.id, a, b, head.redelivery_count) for a, b in reversed(held))
+            self._not_sent(head.first, head.last, held)
         return False
+
+    def _not_sent(self, first: int, last: int, held: list[Range]) -> None:
+        """The consumer cannot return credit for what it never sees: without this its window would shrink for good."""
+        messages = last - first + 1 - sum(b - a + 1 for a, b in held)
+        if messages:
+            self._give_back(messages)
 
     def _delivery(self, batch: StoredBatch) -> broker_pb2.SubscribeResponse:
         """All that is next in line and lies in ``batch``."""
@@ -146,7 +161,9 @@ class ConsumerStream:
             last = min(head.last, batch.last_offset)
             if last < head.last:
                 self._deliveries.appendleft(Deliver(self.id, last + 1, head.last, count))
-            for a, b in self._held(self.id, head.first, last):
+            held = self._held(self.id, head.first, last)
+            self._not_sent(head.first, last, held)
+            for a, b in held:
                 delivery.offsets.append(datanode_pb2.OffsetRange(first=a, last=b))
                 messages += b - a + 1
         self._metrics.delivered.inc(messages)

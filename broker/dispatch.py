@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import random
 from collections.abc import Callable, Iterable
@@ -154,7 +155,9 @@ class Dispatch:
         effects = core.add_consumer(
             id, name, kind, request.credit, request.ack_timeout_ms / 1000, self._clock.monotonic()
         )
-        stream = ConsumerStream(id, self._reader, core.held, self._metrics)
+        stream = ConsumerStream(
+            id, self._reader, core.held, functools.partial(self.credit, request.subscription, id), self._metrics
+        )
         served.connected[id] = _Connected(stream, name, max(1, request.credit))
         self._metrics.consumers.inc()
         stream.opened(core.floor, created, core.is_active(id))

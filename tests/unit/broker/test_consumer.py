@@ -24,6 +24,7 @@ class Log:
         self.loaded: list[int] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.given_back: list[int] = []
         self.taken: set[int] = set()  # offsets that are no longer the consumer's
 
     def cached(self, offset: int) -> StoredBatch | None:
@@ -49,7 +50,7 @@ def log() -> Log:
 
 @pytest.fixture
 async def stream(log: Log) -> ConsumerStream:
-    return ConsumerStream(1, log, log.held, Metrics())
+    return ConsumerStream(1, log, log.held, log.given_back.append, Metrics())
 
 
 async def take(responses: AsyncIterator[broker_pb2.SubscribeResponse]) -> broker_pb2.SubscribeResponse:
@@ -58,6 +59,15 @@ async def take(responses: AsyncIterator[broker_pb2.SubscribeResponse]) -> broker
 
 def offsets(response: broker_pb2.SubscribeResponse) -> list[int]:
     return [o for r in response.delivery.offsets for o in range(r.first, r.last + 1)]
+
+
+async def test_credit_for_what_is_not_sent_is_given_back(log: Log, stream: ConsumerStream) -> None:
+    """A consumer returns credit for what it received; what was dropped on the way would otherwise be lost to its window."""
+    log.taken = {3, 4, 8}
+    stream.deliver(Deliver(1, 3, 4, 0))
+    stream.deliver(Deliver(1, 5, 9, 0))
+    assert offsets(await take(stream.responses())) == [5, 6, 7, 9]
+    assert sum(log.given_back) == 3
 
 
 async def test_one_delivery_per_batch_however_it_was_handed_out(log: Log, stream: ConsumerStream) -> None:
