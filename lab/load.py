@@ -13,6 +13,7 @@ from stele.client import Client
 from stele.model import SendResult
 
 STEP_S = 0.01
+LINGER_MS = 20  # eight batches every 20 ms leave half of two cores to the cluster
 SEND_TIMEOUT_S = 60.0
 READ_BACK_QUIET_S = 1.0
 DELIVERY_TIMEOUT_S = 60.0
@@ -44,7 +45,7 @@ class Load:
         history, mine = self._history, self._messages // producers
         answers: list[asyncio.Future[SendResult]] = []
         started = time.monotonic()
-        async with self._client.producer(self._topic, linger_ms=10, send_timeout_s=SEND_TIMEOUT_S) as producer:
+        async with self._client.producer(self._topic, linger_ms=LINGER_MS, send_timeout_s=SEND_TIMEOUT_S) as producer:
             sent = 0
             while sent < mine:
                 due = min(mine, int((time.monotonic() - started) / self._seconds * mine) + 1)
