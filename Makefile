@@ -79,12 +79,12 @@ test-e2e: $(VENV_READY) ## the cluster in containers, where a Docker engine answ
 	@$(PYTEST) tests/e2e $(ARGS)
 
 .PHONY: sim
-sim: $(VENV_READY) ## the protocol under virtual time
-	@$(PYTEST) tests/simulation $(ARGS)
+sim: $(VENV_READY) ## Raft under virtual time: make sim RUNS=500 SEED=0 NODES=3
+	@$(PY) -m tests.simulation --runs $(or $(RUNS),500) --seed $(or $(SEED),0) --nodes $(or $(NODES),3) $(ARGS)
 
 .PHONY: bench
-bench: $(VENV_READY) $(ZOOKEEPER_READY) ## throughput and latency on this machine
-	@$(PY) -m benchmarks $(ARGS)
+bench: $(VENV_READY) ## the durable log against the floor of this machine's disk
+	@$(PY) benchmarks/log_floor.py $(ARGS)
 
 .PHONY: clean
 clean: ## remove the environment and everything generated; a running cluster's data stays

@@ -113,7 +113,7 @@ class World:
         except AssertionError as e:
             tail = "\n".join(self.trace[-TRACE_LINES:])
             raise Violation(
-                f"seed {self.seed}: {e}\nreplay: python -m tests.simulation --seed {self.seed} --runs 1\n{tail}"
+                f"seed {self.seed}: {e}\nreplay: make sim SEED={self.seed} RUNS=1 NODES={self.options.nodes}\n{tail}"
             ) from e
 
     def _run_until(self, end: float, done: Callable[[], bool] = lambda: False) -> None:
