@@ -44,6 +44,7 @@ from services.batch import Header
 from services.clock import SYSTEM, Clock
 from services.errors import (
     ConsumerBusy,
+    DiskFull,
     Fenced,
     Overloaded,
     SteleError,
@@ -56,6 +57,7 @@ END_POLL_S = 0.5
 TIMER_MIN_S = 0.02
 CREDIT_JOIN_S = 0.005
 CURSOR_TIMEOUT_S = 10.0
+DISK_FULL_RETRY_S = 1.0
 CONSUMERS_MAX = 1_000  # of one subscription
 
 _log = structlog.get_logger()
@@ -282,7 +284,7 @@ class Dispatch:
             generation=acks.generation,
         )
         try:
-            await self._partition.call("AckCursor", request)
+            await self._write_acks(request)
         except Fenced as e:
             self._on_deposed(e)
         except SteleError as e:
@@ -291,6 +293,16 @@ class Dispatch:
             self._carry_out(served, served.core.close(e))
         else:
             self._carry_out(served, served.core.persisted(acks.generation))
+
+    async def _write_acks(self, request: datanode_pb2.AckCursorRequest) -> None:
+        """Acknowledgements wait for space: closing the consumers would deliver everything again, and make none."""
+        while True:
+            try:
+                await self._partition.call("AckCursor", request)
+                return
+            except DiskFull as e:
+                _log.warning("acks_wait_for_space", group=self._partition.group, error=e.message)
+                await asyncio.sleep(DISK_FULL_RETRY_S * self._rng.uniform(0.75, 1.25))
 
     # --- cursors --------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-import structlog
-
 from broker.consumer import ConsumerStream
 from broker.dispatch import Dispatch, start_of
 from broker.produce import Produced, ProduceStream
@@ -30,8 +28,6 @@ BATCH_BYTES_MAX = MESSAGE_BYTES_MAX // 2
 CONSUMER_NAME_CHARS_MAX = 128
 ACK_RANGES_MAX = 10_000
 
-_log = structlog.get_logger()
-
 
 class BrokerServicer(broker_pb2_grpc.BrokerServicer):
     """Serves what ``serving`` owns."""
@@ -48,11 +44,11 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         yield pb.ProduceResponse(credit_bytes=self._produce_credit_bytes)
         stream = ProduceStream(self._produce_credit_bytes, self._serving.metrics)
         reading = asyncio.create_task(self._read_produce(request_iterator, stream))
-        reading.add_done_callback(_say_if_failed)
         try:
             async with aclosing(stream.answers()) as answers:
                 async for answer in answers:
                     yield answer
+            _raise_if_failed(reading)
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -103,11 +99,11 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
             yield pb.SubscribeResponse(closed=pb.Closed(error=to_wire(e)))
             return
         reading = asyncio.create_task(_read_subscribe(requests, served.dispatch, subscription, stream))
-        reading.add_done_callback(_say_if_failed)
         try:
             async with aclosing(stream.responses()) as responses:
                 async for response in responses:
                     yield response
+            _raise_if_failed(reading)
         finally:
             served.dispatch.leave(subscription, stream.id)
             reading.cancel()
@@ -125,6 +121,8 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
     ) -> pb.ListSubscriptionsResponse:
         """Without ``partitions``: of those that this broker owns."""
         parse_topic(request.topic)
+        if request.topic not in self._serving.routes.partitions:
+            await self._serving.partition(request.topic, 0)  # a moment for a topic that is new; else TopicNotFound
         wanted = list(request.partitions) or [r.partition for r in self._serving.owned(request.topic)]
         served = await asyncio.gather(*(self._opened(request.topic, p) for p in wanted))
         found = await asyncio.gather(*(s.dispatch.list() for s in served))
@@ -175,9 +173,10 @@ async def _read_subscribe(
         stream.finish()
 
 
-def _say_if_failed(reading: asyncio.Task[None]) -> None:
-    if not reading.cancelled() and (error := reading.exception()) is not None:
-        _log.error("stream_reader_failed", exc_info=error)
+def _raise_if_failed(reading: asyncio.Task[None]) -> None:
+    """What ended the reader ends the stream."""
+    if reading.done() and not reading.cancelled():
+        reading.result()
 
 
 def _ranges(ranges: Any) -> list[Range]:

@@ -14,7 +14,7 @@ import structlog
 from datanode.directory import DataDirectory
 from services.coordination.members import live
 from services.coordination.session import Session
-from services.errors import ClusterMismatch, CoordinationUnknown, NameTaken, SteleError, StoreMismatch
+from services.errors import ClusterMismatch, CoordinationUnknown, DirectoryBusy, SteleError, StoreMismatch
 from services.pb import nameserver_pb2 as pb
 from services.rpc.nameservers import NameserverClient
 
@@ -39,12 +39,13 @@ def known_nameservers(session: Session) -> Callable[[], Awaitable[list[str]]]:
     return endpoints
 
 
-async def alone(session: Session, store_id: int, name: str) -> None:
+async def alone(session: Session, directory: DataDirectory, name: str) -> None:
     """No other live process is this store.  A former run of this one, under another name, ends with its session and is
     waited for.
 
-    Raises NameTaken: two stores of one id would vote twice.
+    Raises DirectoryBusy: two stores of one id would vote twice.
     """
+    store_id = directory.identity.store_id
     loop = asyncio.get_running_loop()
     deadline = loop.time() + session.negotiated_timeout_s + FORMER_RUN_MARGIN_S
     while True:
@@ -54,10 +55,10 @@ async def alone(session: Session, store_id: int, name: str) -> None:
             return
         if loop.time() >= deadline:
             other, record = others[0]
-            raise NameTaken(
-                f"store {store_id} is run by the live process {other} at {record.endpoint}: was its directory copied?",
-                name=other,
-                endpoint=record.endpoint,
+            raise DirectoryBusy(
+                f"store {store_id} is run by the live process {other} at {record.endpoint}: was {directory.path} copied?",
+                path=directory.path,
+                owner=other,
             )
         await asyncio.sleep(0.2)
 

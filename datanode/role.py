@@ -1,13 +1,14 @@
 """The datanode process: what it opens, in which order, and how it goes.
 
-Start: data directory locked → ZooKeeper session → store id → Raft port → name → member node (``loading``) → groups
-loaded and settled → client port → replicas may lead → member node ``ready`` (R1.8, R4.1, R4.2, R4.6).  ``start``
-returns once the node is registered; the rest goes on behind it and ends in the process's ready gate.
+Start: data directory locked → ports bound → ZooKeeper session → name → store id → Raft port → member node
+(``loading``) → groups loaded and settled → client port open → replicas may lead → member node ``ready`` (R1.8, R4.1,
+R4.2, R4.6).  ``start`` returns once the node is registered; the rest goes on behind it and ends in the process's ready
+gate.
 
 Drain is the mirror image (R4.8): leadership handed over → member node gone → client port closed.
 
-The client's port is known before it opens, so that it can be registered: with ``port`` 0 the system chooses one at
-start, and the socket stays bound, not listening, until the gate opens.
+Both ports are known before they open: with port 0 the system chooses one at start, and the socket stays bound, not
+listening, until its server starts.  A port that is taken is found before anything is registered.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from services.errors import CoordinationUnknown, InternalError, SteleError
 from services.pb import datanode_pb2_grpc, raft_pb2_grpc
 from services.ports import bind
 from services.process import Runtime
-from services.raft.engine import Timing
+from services.raft.library import Timing
 from services.raft.registry import Registry
 from services.raft.transport import RaftTransport
 from services.rpc.channels import Channels
@@ -94,6 +95,8 @@ class Datanode:
         self._opened.callback(directory.close)
         self._reserved = bind(config.host, config.port)
         self._opened.callback(self._reserved.close)
+        raft_reserved = bind(config.host, config.raft_port, setting="raft_port")
+        self._opened.callback(raft_reserved.close)
         session = Session(
             config.zookeeper,
             config.cluster,
@@ -107,10 +110,16 @@ class Datanode:
         self._opened.push_async_callback(channels.close)
         nameservers = NameserverClient(channels, known_nameservers(session), rng=self._parts.rng)
         registration = Registration(directory, config.name, session.cluster_id, nameservers)
-        confirmed = await registration.obtain()
-        await alone(session, directory.identity.store_id, config.name)
-        raft_endpoint = await self._open_raft(directory, session.cluster_id, nameservers)
         self.endpoint = config.endpoint(self._reserved.getsockname()[1])
+        # What may be refused comes first: a start that fails leaves no store behind and no other one renamed.
+        if directory.identity.store_id:
+            await alone(session, directory, config.name)
+        self._name = await register_name(session, config.name, self.endpoint, on_taken=runtime.fail)
+        confirmed = await registration.obtain()
+        await alone(session, directory, config.name)
+        raft_port = raft_reserved.getsockname()[1]
+        raft_endpoint = await self._open_raft(directory, session.cluster_id, nameservers, raft_port)
+        raft_reserved.close()
         runtime.announce(self.endpoint, raft_endpoint, config.advertised(self._reserved.getsockname()[1]))
         await self._register(session, raft_endpoint)
         if not confirmed:
@@ -120,7 +129,9 @@ class Datanode:
         self._spawn(self._pass(gate), "gate")
         self._spawn(self._empty_trash(directory), "trash")
 
-    async def _open_raft(self, directory: DataDirectory, cluster_id: str, nameservers: NameserverClient) -> str:
+    async def _open_raft(
+        self, directory: DataDirectory, cluster_id: str, nameservers: NameserverClient, port: int
+    ) -> str:
         config, parts, metrics = self._config, self._parts, self._runtime.registry
         store_id = directory.identity.store_id
         channels = Channels()  # of their own: the transport closes them to dial anew
@@ -146,7 +157,7 @@ class Datanode:
         await disk.look()
         self.store = parts.store(directory, registry, disk, config.entry_bytes_max)
         self._metrics = Metrics(metrics, self.store)
-        server = Server(config.host, config.raft_port)
+        server = Server(config.host, port)
         server.add(raft_pb2_grpc.add_RaftServicer_to_server, transport, "stele.v1.Raft")
         self._opened.push_async_callback(server.stop)
         self._opened.push_async_callback(transport.close)
@@ -165,7 +176,6 @@ class Datanode:
             started_ms=time.time_ns() // 1_000_000,
             admin_endpoint=runtime.admin.endpoint if runtime.admin is not None else "",
         )
-        self._name = await register_name(session, config.name, self.endpoint, on_taken=runtime.fail)
         self._membership = Membership(session, "datanodes", config.name, record, on_taken=runtime.fail)
         await self._membership.register()
 

@@ -15,6 +15,7 @@ from nameserver.catalog import StoreState
 from nameserver.counters import STORES, Counter, read_counter
 from nameserver.intervals import IntervalSet
 from services.clock import SYSTEM, Clock
+from services.config import PROCESS_NAMES, is_process_name
 from services.coordination.election import Leadership
 from services.coordination.metadata import MetadataStore, Transaction, Versioned
 from services.coordination.records import BuriedRecord, StoreRecord
@@ -31,7 +32,7 @@ from services.errors import (
 from services.pb import nameserver_pb2
 
 ROUNDS_MAX = 8
-TEXT_CHARS_MAX = 128
+UUID_CHARS_MAX = 128
 
 _log = structlog.get_logger()
 
@@ -61,9 +62,10 @@ class StoreRegister:
 
     async def register(self, request: nameserver_pb2.RegisterStoreRequest) -> nameserver_pb2.RegisterStoreResponse:
         """InvalidArgument, ClusterMismatch, StoreTombstone, StoreUnknown, StoreMismatch, LeadershipLost, CoordinationUnknown."""
-        for field, value in (("uuid", request.uuid), ("name", request.name)):
-            if not 0 < len(value) <= TEXT_CHARS_MAX:
-                raise InvalidArgument(f"a store's {field} has 1 to {TEXT_CHARS_MAX} characters, not {len(value)}")
+        if not 0 < len(request.uuid) <= UUID_CHARS_MAX:
+            raise InvalidArgument(f"a store's uuid has 1 to {UUID_CHARS_MAX} characters, not {len(request.uuid)}")
+        if not is_process_name(request.name):
+            raise InvalidArgument(f"a store's name {request.name[:64]!r} is not accepted: {PROCESS_NAMES}")
         if request.cluster_id and request.cluster_id != self._cluster_id:
             raise ClusterMismatch(
                 f"the store belongs to the cluster {request.cluster_id}, this is {self._cluster_id}",

@@ -93,8 +93,8 @@ def read_header(batch: bytes | memoryview, *, verify: bool = True) -> Header:
         )
     if length != len(batch):
         raise BatchCorrupt(f"the batch says it has {length} bytes and has {len(batch)}")
-    if count == 0:
-        raise BatchCorrupt("a batch holds at least one record")
+    if not 0 < count <= (length - HEADER_BYTES) // _RECORD.size:
+        raise BatchCorrupt(f"a batch of {length} bytes does not hold {count} records")
     if verify and crc32c(memoryview(batch)[_CRC_COVERS_FROM:].toreadonly()) != crc:
         raise BatchCorrupt("the batch's checksum does not fit its bytes")
     return Header(length, count, producer_id, sequence, timestamp_ms)

@@ -22,6 +22,7 @@ KIB = 1024
 MIB = 1024 * KIB
 MESSAGE_BYTES_MAX = 8 * MIB  # of one gRPC message; every other size stays below it
 PORT_MAX = 65535
+PROCESS_NAMES = "1 to 63 of a-z 0-9 -, starting with a letter or digit"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 _EVERYWHERE = ("0.0.0.0", "::", "[::]")
@@ -86,7 +87,7 @@ class NodeConfig:
         check_bounds(self)
         for key in ("name", "cluster"):
             value = getattr(self, key)
-            _require(bool(_NAME.fullmatch(value)), key, value, "1 to 63 of a-z 0-9 -, starting with a letter or digit")
+            _require(is_process_name(value), key, value, PROCESS_NAMES)
         for server in self.zookeeper.split(","):
             _require("/" not in server, "zookeeper", self.zookeeper, "host:port without a path; `cluster` is the path")
             _check_address("zookeeper", server.strip())
@@ -194,6 +195,11 @@ ROLES: dict[str, type[NodeConfig]] = {
 }
 
 
+def is_process_name(name: str) -> bool:
+    """Whether a process or a cluster may have this name."""
+    return bool(_NAME.fullmatch(name))
+
+
 def check_session_timeout(session_timeout_s: float, granted_min_s: float, granted_max_s: float) -> None:
     """Refuses a session timeout that ZooKeeper would silently replace by another one.  Raises InvalidConfig."""
     if not granted_min_s <= session_timeout_s <= granted_max_s:
@@ -218,7 +224,8 @@ def check_bounds(config: Any) -> None:
             raise InvalidConfig(f"{f.name} {value!r} is not accepted: {_KINDS[kind]}")
         low, high = f.metadata.get("low"), f.metadata.get("high")
         if low is not None and not low <= value <= high:
-            raise InvalidConfig(f"{f.name} {value:g} is not accepted: {low:g} to {high:g}")
+            shown = [f"{v:g}" if kind is float else str(v) for v in (value, low, high)]
+            raise InvalidConfig(f"{f.name} {shown[0]} is not accepted: {shown[1]} to {shown[2]}")
 
 
 ConfigT = TypeVar("ConfigT", bound=NodeConfig)

@@ -6,9 +6,11 @@ is open, else 503.  The port opens before anything else of the process, so that 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -24,6 +26,16 @@ def new_registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
     return registry
+
+
+class _Answered(logging.Filter):
+    """Leaves out what aiohttp says of a request that is no HTTP: the caller was answered with 400, and nothing is wrong here."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_ANSWERED = _Answered()
 
 
 class AdminServer:
@@ -52,6 +64,7 @@ class AdminServer:
                 web.get("/metrics", self._metrics),
             ]
         )
+        logging.getLogger("aiohttp.server").addFilter(_ANSWERED)
         listening = bind(self._host, self._port, setting="admin_port")
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         try:

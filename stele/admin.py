@@ -21,6 +21,7 @@ from services.rpc.nameservers import NameserverClient
 from services.rpc.status import typed_errors
 from services.topics import check_name, parse_topic
 from stele.broker_calls import BrokerCalls
+from stele.consumer import check_start, check_target
 from stele.model import (
     BrokerInfo,
     ClusterInfo,
@@ -216,6 +217,7 @@ class Admin:
         """Creates it on every partition; whether it was new on any."""
         parse_topic(topic)
         check_name("subscription", subscription)
+        check_start(start)
         created = False
         for r in await self._brokers.routes(topic, READ_TIMEOUT_S):
             request = broker_pb2.CreateSubscriptionRequest(
@@ -252,13 +254,11 @@ class Admin:
         """Moves a subscription for all of its consumers; the new position of each partition.  See ``Consumer.seek``."""
         parse_topic(topic)
         check_name("subscription", subscription)
-        if (to is None) == (timestamp_ms is None):
-            raise InvalidArgument("give one of: a place to seek to, timestamp_ms")
+        start = check_target(to, timestamp_ms)
         routes = await self._brokers.routes(topic, READ_TIMEOUT_S)
         chosen = [r.partition for r in routes if partition is None or r.partition == partition]
         if not chosen:
             raise PartitionNotFound(f"{topic} has partitions 0 to {len(routes) - 1}, not {partition}")
-        start = to if to is not None else "earliest"
         return {p: await self.seek_partition(topic, p, subscription, start, timestamp_ms) for p in chosen}
 
     async def seek_partition(

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 from collections.abc import Sequence
 from types import TracebackType
 
 import structlog
 
-from services.errors import SteleError, Unreachable
+from services import logs
+from services.errors import InvalidArgument, SteleError, Unimplemented, Unreachable
 from services.pb import common_pb2, nameserver_pb2
 from services.rpc.channels import Channels
 from services.rpc.nameservers import NameserverClient
@@ -61,6 +61,12 @@ class Client:
     async def __aenter__(self) -> Client:
         try:
             await self._learn(self._timeout_s)
+        except Unimplemented:
+            await self.close()
+            raise InvalidArgument(
+                f"{', '.join(self._bootstrap)} is no nameserver: give the address of one",
+                servers=",".join(self._bootstrap),
+            ) from None
         except SteleError as e:
             await self.close()
             raise Unreachable(
@@ -187,12 +193,9 @@ class Client:
 
 
 def connect(servers: str | Sequence[str], *, timeout_s: float = CONNECT_TIMEOUT_S, seed: int | None = None) -> Client:
-    """A client of the cluster whose nameservers are at ``"host:port,host:port"``; use it with ``async with``.  Raises Unreachable
-    there when none answers within ``timeout_s``."""
+    """A client of the cluster whose nameservers are at ``"host:port,host:port"``; use it with ``async with``.  Raises
+    there Unreachable when none answers within ``timeout_s``, InvalidArgument when what answers is another kind of process."""
     if not structlog.is_configured():
         # A library does not write to its user's stdout.
-        structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger(30),
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        )
+        logs.to_stderr("warning")
     return Client(servers, timeout_s=timeout_s, seed=seed)

@@ -58,6 +58,15 @@ def check_start(start: int | str) -> int | str:
     raise InvalidArgument(f"{start!r} is no place to start: earliest, latest or an offset from 0 on")
 
 
+def check_target(to: int | str | None, timestamp_ms: int | None) -> int | str:
+    """Where to seek: a place or a time, one of them.  Raises InvalidArgument."""
+    if (to is None) == (timestamp_ms is None):
+        raise InvalidArgument("give one of: a place to seek to, timestamp_ms")
+    if timestamp_ms is not None and (not isinstance(timestamp_ms, int) or not 0 <= timestamp_ms < 1 << 63):
+        raise InvalidArgument(f"timestamp_ms {timestamp_ms!r} is not accepted: milliseconds since 1970, from 0 on")
+    return check_start(to) if to is not None else "earliest"
+
+
 class Consumer:
     """Made by ``client.consumer``; see the module's docstring."""
 
@@ -213,9 +222,7 @@ class Consumer:
         """Moves the subscription, for all of its consumers: to ``"earliest"``, ``"latest"``, an offset, or a time (the place found
         may be a second or so early, never late).  Everything from there on is delivered, acknowledged or not.  Without
         ``partition``: on every partition."""
-        if (to is None) == (timestamp_ms is None):
-            raise InvalidArgument("give one of: a place to seek to, timestamp_ms")
-        start = check_start(to) if to is not None else "earliest"
+        start = check_target(to, timestamp_ms)
         if not self._partitions:
             await self.open()
         chosen = [p for p in self._partitions if partition is None or p.partition == partition]

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from services.batch import decode
-from services.errors import SteleError
+from services.errors import BatchCorrupt, SteleError
 from stele.model import Message
 
 Range = tuple[int, int]
@@ -55,8 +55,18 @@ def join(offsets: Iterable[int]) -> list[Range]:
 def read_delivery(
     topic: str, partition: int, base_offset: int, batch: bytes, ranges: Sequence[Range], redelivery_count: int
 ) -> list[Message]:
-    """The messages of a stored batch that are meant for this consumer.  Raises BatchCorrupt."""
-    records = decode(batch)
+    """The messages of a stored batch that are meant for this consumer.  Raises BatchCorrupt with the place of what cannot be read."""
+    try:
+        records = decode(batch)
+    except BatchCorrupt as e:
+        first, last = (ranges[0][0], ranges[-1][1]) if ranges else (base_offset, base_offset)
+        raise BatchCorrupt(
+            f"messages {first} to {last} of {topic}-{partition} cannot be read: {e}",
+            topic=topic,
+            partition=partition,
+            first=first,
+            last=last,
+        ) from None
     return [
         Message(topic, partition, offset, r.key, r.value, r.headers, r.timestamp_ms, redelivery_count)
         for first, last in ranges
@@ -181,6 +191,13 @@ class Inbox:
             emptied.clear()
         self._to_send, self._cumulative_to_send, self._acking_below = [], [], 0
         return [promise for _, promise in acks]
+
+    def give_up(self) -> list[object]:
+        """Nothing is acknowledged any more; the promises that are void.  What is buffered may still be taken."""
+        promises = [promise for r in self._sent.values() for _, promise in r.acks]
+        promises += [promise for _, promise in self._to_send + self._cumulative_to_send]
+        self._sent, self._to_send, self._cumulative_to_send = {}, [], []
+        return promises
 
     @property
     def unconfirmed(self) -> bool:

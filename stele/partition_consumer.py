@@ -17,6 +17,7 @@ import grpc
 import structlog
 
 from services.errors import (
+    BatchCorrupt,
     ConnectionBroken,
     ConsumerBusy,
     PartitionNotFound,
@@ -38,6 +39,7 @@ OPEN_TIMEOUT_S = 10.0  # the broker may have to find the partition's leader firs
 BUSY_GRACE_S = 2.0  # an exclusive subscription's last consumer may be noticed as gone a little late
 BUSY_GRACE_AGAIN_S = 15.0  # and so may this consumer's own broken stream
 NOT_FOUND_MAX = 3
+UNREADABLE_MAX = 3  # deliveries of the same bytes: on their way they may have been spoilt once
 
 AckPromise = asyncio.Future[None]
 
@@ -144,7 +146,7 @@ class PartitionConsumer:
     # --- the stream -----------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        failures, not_found = 0, 0
+        failures, not_found, unreadable = 0, 0, 0
         loop = asyncio.get_running_loop()
         busy_since_s: float | None = None
         while True:
@@ -160,14 +162,19 @@ class PartitionConsumer:
             self.active = False
             failures += 1
             not_found = not_found + 1 if isinstance(error, TopicNotFound) else 0
+            unreadable = unreadable + 1 if isinstance(error, BatchCorrupt) else 0
             if isinstance(error, ConsumerBusy):
                 busy_since_s = busy_since_s if busy_since_s is not None else loop.time()
                 grace_s = BUSY_GRACE_AGAIN_S if self._ever_opened else BUSY_GRACE_S
                 is_over = loop.time() - busy_since_s > grace_s
+            elif isinstance(error, BatchCorrupt):
+                is_over = unreadable >= UNREADABLE_MAX
             else:
                 is_over = not may_retry(error) and not 0 < not_found < NOT_FOUND_MAX
             if is_over:
                 self._listeners.failed(error)
+                for promise in self.inbox.give_up():
+                    _fail(promise, error)
                 return
             self._log.debug(
                 "subscription_broken", topic=self._settings.topic, partition=self.partition, reason=error.reason

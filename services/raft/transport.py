@@ -19,7 +19,14 @@ from typing import Any, Protocol
 import grpc
 import structlog
 
-from services.errors import ClusterMismatch, ConnectionBroken, SteleError, StoreMismatch, StoreTombstone
+from services.errors import (
+    ClusterMismatch,
+    ConnectionBroken,
+    InvalidArgument,
+    SteleError,
+    StoreMismatch,
+    StoreTombstone,
+)
 from services.pb import raft_pb2 as pb
 from services.pb import raft_pb2_grpc
 from services.rpc.channels import Channels
@@ -155,8 +162,8 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
     # --- accepting (from stores with lower ids) -------------------------------------------------------------------------
 
     async def Exchange(self, request_iterator: AsyncIterator[pb.RaftFrame], context: Any) -> None:
-        """gRPC handler.  Errors: StoreMismatch, ClusterMismatch."""
-        hello = (await asyncio.wait_for(anext(request_iterator), HELLO_TIMEOUT_S)).hello
+        """gRPC handler.  Errors: InvalidArgument, StoreMismatch, ClusterMismatch."""
+        hello = await self._heard(request_iterator)
         if hello.to_store_id != self.store_id:
             raise StoreMismatch(
                 f"this is store {self.store_id}, not {hello.to_store_id}", expected=hello.to_store_id, got=self.store_id
@@ -175,6 +182,19 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         link = self._link(hello.from_store_id)
         link.probing = asyncio.get_running_loop().create_task(self._remember_address(link))
         await self._run(link, read, context.write)
+
+    async def _heard(self, frames: AsyncIterator[pb.RaftFrame]) -> pb.RaftHello:
+        """The hello of another store."""
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                first = await anext(frames, None)
+        except TimeoutError:
+            first = None
+        if first is None or not first.HasField("hello"):
+            raise InvalidArgument("a stream between stores begins with a hello")
+        if first.hello.from_store_id in (0, self.store_id):
+            raise InvalidArgument(f"store {first.hello.from_store_id} is no peer of store {self.store_id}")
+        return first.hello
 
     def _hello(self, to: int) -> pb.RaftHello:
         return pb.RaftHello(cluster_id=self.cluster_id, from_store_id=self.store_id, to_store_id=to)

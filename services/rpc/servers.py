@@ -16,11 +16,12 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.config import MESSAGE_BYTES_MAX, join_address
-from services.errors import InternalError, SteleError
+from services.errors import InternalError, InvalidArgument, SteleError
 from services.ports import bind
 from services.rpc.status import to_status
 
@@ -150,9 +151,38 @@ class _Handler(grpc.RpcMethodHandler):  # type: ignore[type-arg]
         self.request_streaming = handler.request_streaming
         self.response_streaming = handler.response_streaming
         self.request_deserializer = handler.request_deserializer
+        if not handler.request_streaming:
+            self.request_deserializer = _reading(handler.request_deserializer)
         self.response_serializer = handler.response_serializer
         self.unary_unary = self.unary_stream = self.stream_unary = self.stream_stream = None
         setattr(self, attribute, behaviour)
+
+
+class _Unreadable:
+    """In place of a request that is no message: gRPC itself would answer with a bare UNKNOWN."""
+
+
+def _reading(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserializer is None:
+        return None
+
+    def read(content: bytes) -> Any:
+        try:
+            return deserializer(content)
+        except DecodeError:
+            return _Unreadable()
+
+    return read
+
+
+def _check(request: Any) -> Any:
+    if isinstance(request, _Unreadable):
+        raise _unreadable()
+    return request
+
+
+def _unreadable() -> InvalidArgument:
+    return InvalidArgument("a request is not a message of this call's type")
 
 
 def _behaviour(handler: Any) -> tuple[Callable[..., Any], str]:
@@ -167,7 +197,7 @@ def _guarded(behaviour: Callable[..., Any], response_streaming: bool, method: st
 
         async def generate(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                async with contextlib.aclosing(behaviour(request, context)) as answers:
+                async with contextlib.aclosing(behaviour(_check(request), context)) as answers:
                     async for answer in answers:
                         yield answer
             except Exception as e:
@@ -178,7 +208,7 @@ def _guarded(behaviour: Callable[..., Any], response_streaming: bool, method: st
 
         async def answer(request: Any, context: Any) -> Any:
             try:
-                return await behaviour(request, context)
+                return await behaviour(_check(request), context)
             except Exception as e:
                 return _end(context, e, method)
 
@@ -187,7 +217,7 @@ def _guarded(behaviour: Callable[..., Any], response_streaming: bool, method: st
 
         def generate_in_thread(request: Any, context: Any) -> Iterator[Any]:
             try:
-                yield from behaviour(request, context)
+                yield from behaviour(_check(request), context)
             except Exception as e:
                 _end(context, e, method)
 
@@ -195,7 +225,7 @@ def _guarded(behaviour: Callable[..., Any], response_streaming: bool, method: st
 
     def answer_in_thread(request: Any, context: Any) -> Any:
         try:
-            return behaviour(request, context)
+            return behaviour(_check(request), context)
         except Exception as e:
             return _end(context, e, method)
 
@@ -206,6 +236,8 @@ def _end(context: Any, error: Exception, method: str) -> None:
     """Ends the call with ``error`` as its status; an abort that the handler asked for stays what it is."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    if isinstance(error, DecodeError):  # a request of a stream
+        error = _unreadable()
     if not isinstance(error, SteleError):
         incident = secrets.token_hex(4)
         _log.error("rpc_failed", method=method, incident=incident, exc_info=error)

@@ -9,11 +9,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import structlog
 import typer
 from typer.core import TyperGroup
 
-from services import errors
+from services import errors, logs
 from services.errors import InvalidArgument, InvalidConfig, SteleError
 from stele.cli.output import OutputFormat, say, stderr, working
 from stele.client import Client, connect
@@ -61,6 +60,7 @@ _WAY_OUT: dict[type[SteleError], str] = {
     errors.NotEnoughStores: "start more datanodes, or ask for fewer replicas with --replication",
     errors.ConsumerBusy: "stop the other consumer, or use --type shared or failover",
     errors.MessageTooLarge: "send smaller messages",
+    errors.BatchCorrupt: "`stele subscription seek` leads past it",
     errors.Unreachable: "is the cluster up? `stele cluster status` shows the local one, --server names another",
     errors.NoLeader: "wait a moment; `stele health` says what is missing",
     errors.Timeout: "`stele health` says what is missing",
@@ -126,9 +126,7 @@ def servers_of(server: str, directory: Path) -> str:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Runs asynchronous work; Ctrl-C cancels it and lets it clean up."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(40), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
-    )
+    logs.to_stderr("error")
     try:
         import uvloop
 

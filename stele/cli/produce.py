@@ -80,10 +80,10 @@ def produce(
     try:
         with_client(server, directory, work)
     finally:
-        if tally.attempted:
+        if tally.stored or tally.attempted > tally.failed:
             say(tally.summary())
     if tally.error is not None:
-        if not isinstance(tally.error, SteleError):
+        if not isinstance(tally.error, SteleError) or not tally.stored:
             raise tally.error
         say(f"{tally.failed} of {tally.attempted} messages were not acknowledged; the first error:")
         raise tally.error

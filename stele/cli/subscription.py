@@ -35,7 +35,7 @@ def parse_place(place: str) -> int | str:
     """``earliest``, ``latest`` or an offset."""
     if place in ("earliest", "latest"):
         return place
-    if place.isdecimal():
+    if place.isdecimal() and len(place) < 20:
         return int(place)
     raise InvalidArgument(f"{place!r} is no place in a topic: earliest, latest or an offset from 0 on")
 

@@ -1,0 +1,751 @@
+"""Whatever a caller says, it gets one typed error, the processes go on, and what was acknowledged stays.
+
+Three ways in: the client, the command, and bytes on the ports of a real cluster, from well-formed calls that make no sense down to noise.
+Every test begins with acknowledged messages and ends by reading all of them back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import struct
+import sys
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+
+import stele
+from services import batch
+from services.batch import Record
+from services.config import MESSAGE_BYTES_MAX
+from services.errors import (
+    BatchCorrupt,
+    ClusterMismatch,
+    Fenced,
+    GroupNotFound,
+    InvalidArgument,
+    MessageTooLarge,
+    NamespaceNotFound,
+    NotEnoughStores,
+    NotLeader,
+    OutOfOrderSequence,
+    PartitionNotFound,
+    SteleError,
+    StoreMismatch,
+    StoreUnknown,
+    SubscriptionNotFound,
+    TopicExists,
+    TopicNotFound,
+    Unreachable,
+)
+from services.pb import (
+    broker_pb2,
+    broker_pb2_grpc,
+    datanode_pb2,
+    datanode_pb2_grpc,
+    nameserver_pb2,
+    nameserver_pb2_grpc,
+    raft_pb2,
+    raft_pb2_grpc,
+)
+from services.rpc.channels import Channels, call
+from services.rpc.status import from_pb, typed_errors
+from tests.support.cluster import ClusterUnderTest, cluster_fixture
+from tests.support.eventually import eventually
+from tests.support.ledger import Ledger
+
+running_cluster = cluster_fixture(nameservers=1, datanodes=3, brokers=1)
+
+MESSAGES = 40
+PARTITIONS = 2
+U64_MAX = (1 << 64) - 1
+U32_MAX = (1 << 32) - 1
+SEED = 20
+_number = itertools.count(1)
+T = TypeVar("T")
+
+
+@pytest.fixture
+async def client(cluster: ClusterUnderTest) -> AsyncIterator[stele.Client]:
+    async with cluster.connect() as connected:
+        yield connected
+
+
+@pytest.fixture
+async def ledger(cluster: ClusterUnderTest, client: stele.Client) -> AsyncIterator[Ledger]:
+    """Acknowledged messages, all of them read back after the test; no process has ended meanwhile, none met a fault of its own."""
+    before = {p.name: p.pid for p in cluster.local.status()}
+    topic = f"bad/t{next(_number)}"
+    await client.admin.create_topic(topic, partitions=PARTITIONS, replication=3)
+    written = Ledger(client, topic, PARTITIONS)
+    await written.must_send(MESSAGES)
+    yield written
+    await written.must_send(MESSAGES)
+    await written.check()
+    assert {p.name: p.pid for p in cluster.local.status()} == before, cluster.describe()
+    assert faults(cluster) == []
+
+
+def faults(cluster: ClusterUnderTest) -> list[str]:
+    """What processes logged as faults of their own: every exception that nobody expected."""
+    roles = [name for name in cluster.local.names() if name != "zk1"]
+    lines = [line for name in roles for line in cluster.local.log_path(name).read_text(errors="replace").splitlines()]
+    return [line[:2000] for line in lines if '"exception"' in line or "Traceback" in line]
+
+
+@pytest.fixture
+async def channels() -> AsyncIterator[Channels]:
+    opened = Channels()
+    yield opened
+    await opened.close()
+
+
+async def refused(work: Awaitable[object], kind: type[SteleError], **facts: object) -> SteleError:
+    """``work`` ends with exactly this error and these facts."""
+    try:
+        answer = await work
+    except SteleError as error:
+        check_error(error, kind, facts)
+        return error
+    raise AssertionError(f"{answer!r} instead of {kind.__name__}")
+
+
+def check_error(error: SteleError | None, kind: type[SteleError], facts: dict[str, object]) -> None:
+    assert type(error) is kind, f"{error!r} instead of {kind.__name__}"
+    assert error.message
+    assert "\n" not in error.message
+    assert {k: error.facts.get(k) for k in facts} == {k: str(v) for k, v in facts.items()}
+
+
+# --- the client ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_client_refuses_what_no_topic_is(client: stele.Client, ledger: Ledger) -> None:
+    admin, topic = client.admin, ledger.topic
+    absent = "bad/absent"
+    for name in (
+        "",
+        "plain",
+        "a/b/c",
+        "/t",
+        "n/",
+        "a b/c",
+        "a/ü",
+        "../x",
+        "n/" + "x" * 129,
+        "n/.hidden",
+        "n/a\nb",
+        "n/\0",
+    ):
+        await refused(admin.create_topic(name), InvalidArgument)
+        with pytest.raises(InvalidArgument):
+            client.producer(name)
+        with pytest.raises(InvalidArgument):
+            client.consumer(name, "s")
+    await refused(admin.create_topic("alloc/t"), InvalidArgument)
+    await refused(admin.create_topic(topic, partitions=PARTITIONS + 1), TopicExists, topic=topic, partitions=PARTITIONS)
+    await refused(admin.create_topic("bad/wide", replication=4), NotEnoughStores, up=3, wanted=4)
+    await refused(admin.create_topic("bad/wide", partitions=100_000), InvalidArgument, partitions=100_000)
+    await refused(admin.create_topic("bad/wide", partitions=0), InvalidArgument)
+    await refused(admin.create_topic("bad/wide", replication=-1), InvalidArgument)
+    await refused(admin.create_namespace("n", bundles=1 << 20), InvalidArgument)
+    assert "bad/wide" not in {t.topic for t in await admin.list_topics()}
+    for work in (
+        admin.describe_topic(absent),
+        admin.delete_topic(absent),
+        admin.list_subscriptions(absent),
+        admin.list_partitions(absent),
+        admin.create_subscription(absent, "s"),
+        client.producer(absent).send(b"x"),
+        client.consumer(absent, "s").receive(),
+    ):
+        await refused(work, TopicNotFound, topic=absent)
+    await refused(admin.list_topics("absent"), NamespaceNotFound, namespace="absent")
+    error = await refused(
+        client.producer(topic).send(b"x", partition=PARTITIONS), PartitionNotFound, partition=PARTITIONS
+    )
+    assert error.definite
+    await refused(client.producer(topic).send(b"x", partition=-1), PartitionNotFound, partition=-1)
+
+
+async def test_the_client_refuses_places_that_are_none(client: stele.Client, ledger: Ledger) -> None:
+    admin, topic = client.admin, ledger.topic
+    for name in ("", "a/b", "s s", "x" * 129, "ü"):
+        with pytest.raises(InvalidArgument):
+            client.consumer(topic, name)
+        await refused(admin.create_subscription(topic, name), InvalidArgument)
+    starts: list[Any] = [-1, 1 << 63, "soon", 1.5, None, True]
+    for start in starts:
+        with pytest.raises(InvalidArgument):
+            client.consumer(topic, "s", start=start)
+        await refused(admin.create_subscription(topic, "s", start=start), InvalidArgument)
+        if start is not None:
+            await refused(admin.seek_subscription(topic, "s", start), InvalidArgument)
+    with pytest.raises(InvalidArgument):
+        client.consumer(topic, "s", type="weird")
+    await refused(admin.seek_subscription(topic, "absent", "earliest"), SubscriptionNotFound, subscription="absent")
+    await refused(admin.seek_subscription(topic, "absent", timestamp_ms=-1), InvalidArgument)
+    await refused(admin.delete_subscription(topic, "absent"), SubscriptionNotFound)
+    assert await admin.list_subscriptions(topic) == []
+    async with client.consumer(topic, "far", start=1 << 40) as far:  # beyond the end: what comes next
+        await ledger.must_send(2)
+        got = [await far.receive(10), await far.receive(10)]
+        assert all(m is not None and ledger.stored[m.partition][m.offset] == m.value for m in got)
+
+
+async def test_an_oversized_message_is_refused_and_the_producer_goes_on(client: stele.Client, ledger: Ledger) -> None:
+    async with client.producer(ledger.topic) as producer:
+        before = [await producer.enqueue(b"before-%d" % i, partition=0) for i in range(5)]
+        error = await refused(producer.send(b"x" * (1 << 20), partition=0), MessageTooLarge, bytes_max=1_047_498)
+        assert error.definite
+        assert not error.retryable
+        await refused(producer.send(b"", headers={"h": b"x" * (2 << 20)}), MessageTooLarge)
+        with pytest.raises(MessageTooLarge):
+            producer.send_nowait(b"x" * (64 << 20))
+        largest = b"y" * 1_047_498
+        ledger.note(await producer.send(largest, partition=0), largest)
+        for i, promise in enumerate(before):
+            ledger.note(await promise, b"before-%d" % i)
+
+
+async def test_addresses_of_no_nameserver(cluster: ClusterUnderTest, client: stele.Client, ledger: Ledger) -> None:
+    for address in ("", "nowhere", "host:", ":1", "host:0", "host:70000", "host:port", [], ["a:1"] * 101):
+        with pytest.raises(InvalidArgument):
+            stele.connect(address)
+    [broker] = await client.admin.list_brokers()
+    assert broker.member is not None
+    with pytest.raises(InvalidArgument, match=f"{broker.member.endpoint} is no nameserver"):
+        async with stele.connect(broker.member.endpoint):
+            pass
+    for endpoint in ("127.0.0.1:1", cluster.local.zookeeper_hosts, "name.invalid:7000"):
+        with pytest.raises(Unreachable, match=endpoint):
+            async with stele.connect(endpoint, timeout_s=0.5):
+                pass
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+USAGE, FAILED = 2, 1
+COMMANDS: list[tuple[str, int, str, str]] = [
+    # command line, status, what was wrong, the way out
+    ("topic create {topic}", FAILED, "there is a topic {topic} already", "--if-absent"),
+    ("topic create plain", USAGE, "topic 'plain'", "write it as namespace/topic"),
+    ("topic create ../x", USAGE, "'..'", "a-z A-Z 0-9"),
+    ("topic create bad/x --partitions 100000", USAGE, "100000", "1 to 1024"),
+    ("topic create bad/x --replication 4", FAILED, "needs 4 stores", "--replication"),
+    ("topic info bad/absent", FAILED, "no topic bad/absent", "stele topic ls"),
+    ("topic rm bad/absent --yes", FAILED, "no topic bad/absent", "stele topic ls"),
+    ("topic ls absent", FAILED, "no namespace absent", "stele topic ls"),
+    ("produce bad/absent --count 3", FAILED, "no topic bad/absent", "stele topic create"),
+    ("produce {topic} --count 1 --size 2000000", FAILED, "2000000 bytes", "smaller"),
+    ("produce {topic} --count 1 --partition 7", FAILED, "0 to 1, not 7", ""),
+    ("consume bad/absent -S s --count 1", FAILED, "no topic bad/absent", "stele topic create"),
+    ("consume {topic} -S bad/name --count 1", USAGE, "'bad/name'", "a-z A-Z 0-9"),
+    ("consume {topic} -S s --from -5 --count 1", USAGE, "'-5'", "an offset from 0 on"),
+    ("consume {topic} -S s --type weird", USAGE, "weird", "exclusive, failover, shared"),
+    ("subscription seek {topic} absent --to earliest", FAILED, "'absent'", "stele subscription ls"),
+    ("partition info {topic} 7", FAILED, "0 to 1, not 7", ""),
+    ("topic ls --server 127.0.0.1:1", FAILED, "127.0.0.1:1", "stele cluster status"),
+    ("topic ls --server nonsense", USAGE, "'nonsense'", "host:port"),
+    ("topic ls --server {broker}", USAGE, "{broker} is no nameserver", ""),
+    ("cluster up --datanodes 1", USAGE, "dn2", "stele cluster destroy"),
+]
+
+
+async def test_a_command_ends_with_one_line(cluster: ClusterUnderTest, client: stele.Client, ledger: Ledger) -> None:
+    [broker] = await client.admin.list_brokers()
+    assert broker.member is not None
+    names = {"topic": ledger.topic, "broker": broker.member.endpoint}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("STELE_")}
+    env["STELE_DIR"] = str(cluster.local.directory)
+    places = asyncio.Semaphore(3)
+
+    async def run(line: str, status: int, wrong: str, way_out: str) -> None:
+        async with places:
+            ran = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "stele.cli.main", *line.format(**names).split()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=env,
+            )
+            out, err = await asyncio.wait_for(ran.communicate(), 60)
+        assert (ran.returncode, out) == (status, b""), f"{line}: {ran.returncode} {out!r} {err!r}"
+        [said] = err.decode().splitlines()
+        assert said.startswith("error: "), f"{line}: {said}"
+        assert wrong.format(**names) in said, f"{line}: {said}"
+        assert way_out in said, f"{line}: {said}"
+
+    await asyncio.gather(*(run(*case) for case in COMMANDS))
+
+
+# --- calls that make no sense -------------------------------------------------------------------------------------
+
+
+def make_batch(*values: bytes, producer_id: int = 0, sequence: int = 0) -> bytes:
+    return batch.encode([Record(value, timestamp_ms=1) for value in values], producer_id, sequence)
+
+
+def with_checksum(head: bytes) -> bytes:
+    """The batch with the checksum that fits it."""
+    return head[:8] + struct.pack(">I", batch.crc32c(head[12:])) + head[12:]
+
+
+def nonsense_batches() -> list[bytes]:
+    good = make_batch(b"value")
+    rng = random.Random(SEED)
+    return [
+        b"",
+        b"x",
+        rng.randbytes(200),
+        good[:-1],
+        good + b"x",
+        good[:-1] + bytes([good[-1] ^ 1]),  # one bit
+        b"\0\0" + good[2:],  # magic
+        with_checksum(good[:2] + b"\x63" + good[3:]),  # version
+        with_checksum(good[:12] + struct.pack(">I", 0) + good[16:]),  # no record
+        with_checksum(good[:12] + struct.pack(">I", U32_MAX) + good[16:]),  # more records than its bytes can hold
+    ]
+
+
+async def stream(method: Any, requests: Sequence[Any], timeout_s: float = 20.0) -> list[Any]:
+    """Every answer to ``requests``; the stream is ended after the last."""
+
+    async def said() -> AsyncIterator[Any]:
+        for request in requests:
+            yield request
+
+    async with asyncio.timeout(timeout_s):
+        with typed_errors():
+            return [answer async for answer in method(said())]
+
+
+async def test_nonsense_to_a_broker(client: stele.Client, ledger: Ledger, channels: Channels) -> None:
+    topic = ledger.topic
+    [broker] = await client.admin.list_brokers()
+    assert broker.member is not None
+    stub: Any = broker_pb2_grpc.BrokerStub(channels.get(broker.member.endpoint))  # type: ignore[no-untyped-call]
+    requests: list[Any] = []
+    expected: dict[int, tuple[type[SteleError] | None, dict[str, object]]] = {}
+
+    def offer(
+        data: bytes, kind: type[SteleError] | None, topic: str = topic, partition: int = 0, **facts: object
+    ) -> None:
+        request_id = len(requests) + 1
+        requests.append(broker_pb2.ProduceRequest(request_id=request_id, topic=topic, partition=partition, batch=data))
+        expected[request_id] = (kind, facts)
+
+    good = [make_batch(b"sequence-%d" % i, producer_id=77, sequence=i) for i in range(3)]
+    offer(good[0], None)
+    for data in nonsense_batches():
+        offer(data, BatchCorrupt)
+    offer(good[0], TopicNotFound, topic="bad/absent")
+    offer(good[0], InvalidArgument, topic="absent")
+    offer(good[0], InvalidArgument, topic="")
+    offer(good[0], PartitionNotFound, partition=PARTITIONS, topic=topic)
+    offer(good[0], PartitionNotFound, partition=U32_MAX, topic=topic)
+    offer(good[2], OutOfOrderSequence, expected=1, got=2)
+    offer(make_batch(b"x", producer_id=78, sequence=5), OutOfOrderSequence, expected=0, got=5)
+    offer(make_batch(b"x", producer_id=79, sequence=U64_MAX), OutOfOrderSequence, expected=0, got=U64_MAX)
+    offer(make_batch(b"x" * (2 << 20)), MessageTooLarge, bytes_max=1 << 20)
+    offer(make_batch(b"x" * (5 << 20)), MessageTooLarge, bytes_max=4 << 20)
+    offer(good[1], None)
+    offer(good[1], None)  # again: a duplicate
+    offer(good[2], None)
+    answers = {a.request_id: a for a in await stream(stub.Produce, requests)}
+    assert set(answers) == {0, *expected}
+    for request_id, (kind, facts) in expected.items():
+        error = from_pb(answers[request_id].error)
+        if kind is None:
+            assert error is None, error
+        else:
+            check_error(error, kind, facts)
+    stored = [request_id for request_id, (kind, _) in expected.items() if kind is None]
+    offsets = [answers[r].base_offset for r in stored]
+    assert [answers[r].duplicate for r in stored] == [False, False, True, False]
+    assert offsets[1] == offsets[2]
+    for i, offset in enumerate((offsets[0], offsets[1], offsets[3])):
+        ledger.note(stele.SendResult(0, offset), b"sequence-%d" % i)
+    too_large = broker_pb2.ProduceRequest(request_id=1, topic=topic, batch=b"x" * (MESSAGE_BYTES_MAX + 1))
+    with pytest.raises(SteleError):  # the transport's own limit ends this stream, not the process
+        await stream(stub.Produce, [too_large])
+
+    # --- subscriptions
+
+    async def closed(request: broker_pb2.SubscribeRequest, kind: type[SteleError], **facts: object) -> None:
+        [answer] = await stream(stub.Subscribe, [request])
+        check_error(from_pb(answer.closed.error), kind, facts)
+
+    def open_(**fields: Any) -> broker_pb2.SubscribeRequest:
+        opened: dict[str, Any] = {"topic": topic, "subscription": "raw", "type": broker_pb2.SHARED, "earliest": True}
+        return broker_pb2.SubscribeRequest(open=broker_pb2.OpenSubscription(**(opened | fields)))
+
+    await closed(broker_pb2.SubscribeRequest(), InvalidArgument)
+    await closed(broker_pb2.SubscribeRequest(credit=broker_pb2.Credit(messages=U32_MAX)), InvalidArgument)
+    await closed(open_(topic="bad/absent"), TopicNotFound)
+    await closed(open_(topic="\n"), InvalidArgument)
+    await closed(open_(partition=U32_MAX), PartitionNotFound)
+    await closed(open_(subscription="a/b"), InvalidArgument)
+    await closed(open_(subscription=""), InvalidArgument)
+    await closed(open_(type=99), InvalidArgument)
+    await closed(open_(type=0), InvalidArgument)
+    await closed(open_(consumer="x" * 1000), InvalidArgument)
+    assert await stream(stub.Subscribe, []) == []
+
+    def ack(request_id: int, *ranges: tuple[int, int], cumulative: bool = False) -> broker_pb2.SubscribeRequest:
+        acked = [datanode_pb2.OffsetRange(first=a, last=b) for a, b in ranges]
+        return broker_pb2.SubscribeRequest(
+            ack=broker_pb2.Ack(request_id=request_id, ranges=acked, cumulative=cumulative)
+        )
+
+    everything = [datanode_pb2.OffsetRange(first=0, last=U64_MAX), datanode_pb2.OffsetRange(first=9, last=3)]
+    answers_ = await stream(
+        stub.Subscribe,
+        [
+            open_(credit=U32_MAX, ack_timeout_ms=U32_MAX),
+            broker_pb2.SubscribeRequest(credit=broker_pb2.Credit(messages=U32_MAX)),
+            broker_pb2.SubscribeRequest(nack=broker_pb2.Nack(ranges=everything, delay_ms=U32_MAX)),
+            ack(1),
+            ack(2, (0, U64_MAX)),
+            ack(3, (5, 2)),
+            ack(4, (0, 0), cumulative=True),
+            ack(5, *[(0, 0)] * 10_001),
+            ack(6, (0, 0)),
+        ],
+    )
+    done = {a.ack_done.request_id: a.ack_done for a in answers_ if a.WhichOneof("response") == "ack_done"}
+    assert set(done) == {1, 2, 3, 4, 5, 6}
+    for request_id in (1, 2, 3, 4, 5):
+        check_error(from_pb(done[request_id].error), InvalidArgument, {})
+    assert not done[6].error.reason
+    twice = await stream(stub.Subscribe, [open_(), open_()])
+    check_error(from_pb(twice[-1].closed.error), InvalidArgument, {})
+
+    # --- calls
+
+    pb = broker_pb2
+    for method, request, kind in (
+        ("ListSubscriptions", pb.ListSubscriptionsRequest(topic="bad/absent"), TopicNotFound),
+        ("ListSubscriptions", pb.ListSubscriptionsRequest(topic=topic, partitions=[7]), PartitionNotFound),
+        ("CreateSubscription", pb.CreateSubscriptionRequest(topic=topic, subscription="?"), InvalidArgument),
+        ("CreateSubscription", pb.CreateSubscriptionRequest(topic="bad/absent", subscription="s"), TopicNotFound),
+        ("DeleteSubscription", pb.DeleteSubscriptionRequest(topic=topic, subscription=""), InvalidArgument),
+        ("SeekSubscription", pb.SeekSubscriptionRequest(topic=topic, subscription="raw"), InvalidArgument),
+        (
+            "SeekSubscription",
+            pb.SeekSubscriptionRequest(topic=topic, subscription="absent", earliest=True),
+            SubscriptionNotFound,
+        ),
+        (
+            "SeekSubscription",
+            pb.SeekSubscriptionRequest(topic=topic, partition=9, subscription="raw", earliest=True),
+            PartitionNotFound,
+        ),
+    ):
+        await refused(call(getattr(stub, method), request, 15), kind)
+    for target in ({"offset": U64_MAX}, {"timestamp_ms": U64_MAX}):
+        request = pb.SeekSubscriptionRequest(topic=topic, subscription="raw", **target)
+        assert (await call(stub.SeekSubscription, request, 15)).position == len(ledger.stored[0])
+    gone = pb.DeleteSubscriptionRequest(topic=topic, subscription="never")
+    assert not (await call(stub.DeleteSubscription, gone, 15)).existed
+
+
+async def test_nonsense_to_a_datanode(client: stele.Client, ledger: Ledger, channels: Channels) -> None:
+    stores = {s.store_id: s for s in await client.admin.list_stores()}
+    [partition] = [p for p in await client.admin.list_partitions(ledger.topic) if p.partition == 0]
+    group, leader, epoch = partition.group, partition.leader_store_id, partition.owner_epoch
+    other = next(s for s in stores if s != leader)
+    cluster_id = (await client.admin.cluster()).cluster_id
+
+    def stub(store_id: int) -> Any:
+        member = stores[store_id].member
+        assert member is not None
+        return datanode_pb2_grpc.DatanodeStub(channels.get(member.endpoint))  # type: ignore[no-untyped-call]
+
+    async def appended(kind: type[SteleError], store_id: int = leader, **fields: Any) -> SteleError | None:
+        facts = fields.pop("facts", {})
+        request: dict[str, Any] = {"request_id": 1, "group": group, "owner_epoch": epoch, "batches": [make_batch(b"x")]}
+        [answer] = await stream(stub(store_id).Append, [datanode_pb2.AppendRequest(**(request | fields))])
+        error = from_pb(answer.error) or from_pb(answer.results[0].error)
+        check_error(error, kind, facts)
+        return error
+
+    await appended(GroupNotFound, group=0, facts={"group": 0})
+    await appended(GroupNotFound, group=U64_MAX)
+    await appended(InvalidArgument, batches=[])
+    for data in nonsense_batches():
+        await appended(BatchCorrupt, batches=[make_batch(b"x"), data])
+    await appended(MessageTooLarge, batches=[make_batch(b"x" * (1 << 20))], facts={"bytes_max": 1 << 20})
+    await appended(MessageTooLarge, batches=[make_batch(b"x" * 500_000)] * 3)
+    await appended(Fenced, owner_epoch=0, facts={"epoch": 0, "seen": epoch})
+    await appended(NotLeader, store_id=other, facts={"leader": leader})
+    sequence = make_batch(b"x", producer_id=5, sequence=3)
+    await appended(OutOfOrderSequence, batches=[sequence], facts={"expected": 0, "got": 3})
+
+    async def fetched(**fields: Any) -> Any:
+        request: dict[str, Any] = {"request_id": 1, "group": group}
+        [answer] = await stream(stub(leader).Fetch, [datanode_pb2.FetchRequest(**(request | fields))])
+        return answer
+
+    end = len(ledger.stored[0])
+    check_error(from_pb((await fetched(group=U64_MAX)).error), GroupNotFound, {})
+    for offset in (end, end + 1, 1 << 63, U64_MAX):  # -1 of a signed caller is the last of these
+        answer = await fetched(offset=offset, max_wait_ms=1, bytes_max=U32_MAX)
+        assert (answer.error.reason, len(answer.batches), answer.high_watermark) == ("", 0, end)
+    assert (await fetched(offset=0, bytes_max=0)).batches
+
+    pb = datanode_pb2
+    ranges = [pb.OffsetRange(first=0, last=0)]
+    create: dict[str, Any] = {
+        "group": 9_000,
+        "topic": "bad/x",
+        "store_ids": list(stores),
+        "leader_epoch": 1 << 40,
+        "to_store_id": leader,
+    }
+    for method, request, kind in (
+        ("Fence", pb.FenceRequest(group=U64_MAX, owner_epoch=1), GroupNotFound),
+        ("Fence", pb.FenceRequest(group=group, owner_epoch=0), Fenced),
+        ("CreateCursor", pb.CreateCursorRequest(group=group, owner_epoch=epoch, subscription="a/b"), InvalidArgument),
+        ("CreateCursor", pb.CreateCursorRequest(group=group, owner_epoch=epoch, subscription="s"), InvalidArgument),
+        (
+            "AckCursor",
+            pb.AckCursorRequest(group=group, owner_epoch=epoch, subscription="absent", ranges=ranges),
+            SubscriptionNotFound,
+        ),
+        (
+            "AckCursor",
+            pb.AckCursorRequest(group=group, owner_epoch=epoch, subscription="s", ranges=ranges * 10_001),
+            InvalidArgument,
+        ),
+        ("ResetCursor", pb.ResetCursorRequest(group=group, owner_epoch=epoch, subscription="s"), InvalidArgument),
+        (
+            "ResetCursor",
+            pb.ResetCursorRequest(group=group, owner_epoch=epoch, subscription="absent", offset=U64_MAX),
+            SubscriptionNotFound,
+        ),
+        ("ListCursors", pb.ListCursorsRequest(group=0), GroupNotFound),
+        ("CreateReplica", pb.CreateReplicaRequest(**(create | {"group": 0})), InvalidArgument),
+        ("CreateReplica", pb.CreateReplicaRequest(**(create | {"topic": "../x"})), InvalidArgument),
+        ("CreateReplica", pb.CreateReplicaRequest(**(create | {"to_store_id": 99})), StoreMismatch),
+        ("CreateReplica", pb.CreateReplicaRequest(**(create | {"store_ids": []})), InvalidArgument),
+        ("CreateReplica", pb.CreateReplicaRequest(**(create | {"store_ids": [other]})), InvalidArgument),
+        ("CreateReplica", pb.CreateReplicaRequest(**(create | {"store_ids": [leader, leader]})), InvalidArgument),
+        ("CreateReplica", pb.CreateReplicaRequest(**(create | {"leader_epoch": 0})), Fenced),
+        ("DeleteReplica", pb.DeleteReplicaRequest(group=group, leader_epoch=0, to_store_id=leader), Fenced),
+        ("DeleteReplica", pb.DeleteReplicaRequest(group=group, leader_epoch=9, to_store_id=99), StoreMismatch),
+    ):
+        await refused(call(getattr(stub(leader), method), request, 15), kind)
+
+    # --- the Raft port
+
+    member = stores[leader].member
+    assert member is not None
+    raft: Any = raft_pb2_grpc.RaftStub(channels.get(member.raft_endpoint))  # type: ignore[no-untyped-call]
+
+    def hello(**fields: Any) -> raft_pb2.RaftFrame:
+        said: dict[str, Any] = {"cluster_id": cluster_id, "from_store_id": 77, "to_store_id": leader}
+        return raft_pb2.RaftFrame(hello=raft_pb2.RaftHello(**(said | fields)))
+
+    await refused(stream(raft.Exchange, []), InvalidArgument)
+    await refused(stream(raft.Exchange, [raft_pb2.RaftFrame()]), InvalidArgument)
+    await refused(stream(raft.Exchange, [hello(to_store_id=99)]), StoreMismatch, expected=99, got=leader)
+    await refused(stream(raft.Exchange, [hello(cluster_id="other")]), ClusterMismatch, expected=cluster_id, got="other")
+    await refused(stream(raft.Exchange, [hello(from_store_id=0)]), InvalidArgument)
+    await refused(stream(raft.Exchange, [hello(from_store_id=leader)]), InvalidArgument)
+    silent = raft.Exchange()
+    with typed_errors():  # says nothing at all
+        await refused(asyncio.wait_for(_read(silent), 15), InvalidArgument)
+    deposing = raft_pb2.RaftMessage(
+        group=group, term=1 << 60, append_entries=raft_pb2.AppendEntries(prev_log_index=U64_MAX, commit_index=U64_MAX)
+    )
+    no_member = await stream(raft.Exchange, [hello(), raft_pb2.RaftFrame(messages=[deposing, raft_pb2.RaftMessage()])])
+    assert [a.hello.from_store_id for a in no_member] == [leader]
+    [after] = [p for p in await client.admin.list_partitions(ledger.topic) if p.partition == 0]
+    assert max(r.term for r in after.replicas) == max(r.term for r in partition.replicas), "a stranger was believed"
+
+
+async def _read(call: Any) -> Any:
+    with typed_errors():
+        return await call.read()
+
+
+async def test_nonsense_to_a_nameserver(
+    cluster: ClusterUnderTest, client: stele.Client, ledger: Ledger, channels: Channels
+) -> None:
+    stub: Any = nameserver_pb2_grpc.NameserverStub(channels.get(cluster.bootstrap))  # type: ignore[no-untyped-call]
+    pb = nameserver_pb2
+    before = [t.topic for t in await client.admin.list_topics()], [s.store_id for s in await client.admin.list_stores()]
+    for method, request, kind in (
+        ("Lookup", pb.LookupRequest(), InvalidArgument),
+        ("Lookup", pb.LookupRequest(topic="x" * 1_000_000), InvalidArgument),
+        ("Lookup", pb.LookupRequest(topic="bad/absent"), TopicNotFound),
+        ("CreateTopic", pb.CreateTopicRequest(), InvalidArgument),
+        ("CreateTopic", pb.CreateTopicRequest(topic="bad/y"), InvalidArgument),
+        ("CreateTopic", pb.CreateTopicRequest(topic="bad/y", partitions=U32_MAX), InvalidArgument),
+        ("CreateTopic", pb.CreateTopicRequest(topic="bad/y", partitions=1, replication=U32_MAX), InvalidArgument),
+        ("CreateTopic", pb.CreateTopicRequest(topic="alloc/y", partitions=1), InvalidArgument),
+        ("CreateNamespace", pb.CreateNamespaceRequest(), InvalidArgument),
+        ("CreateNamespace", pb.CreateNamespaceRequest(namespace="y", bundles=U32_MAX), InvalidArgument),
+        ("CreateNamespace", pb.CreateNamespaceRequest(namespace="y", replication=U32_MAX), InvalidArgument),
+        ("DeleteTopic", pb.DeleteTopicRequest(topic="/"), InvalidArgument),
+        ("DeleteTopic", pb.DeleteTopicRequest(topic="bad/absent"), TopicNotFound),
+        ("ListTopics", pb.ListTopicsRequest(namespace="\0"), NamespaceNotFound),
+        ("ListPartitions", pb.ListPartitionsRequest(topic="bad/absent"), TopicNotFound),
+        ("ListPartitions", pb.ListPartitionsRequest(topic="absent"), InvalidArgument),
+        ("ResolveStore", pb.ResolveStoreRequest(), StoreUnknown),
+        ("ResolveStore", pb.ResolveStoreRequest(store_id=U64_MAX), StoreUnknown),
+        ("RegisterStore", pb.RegisterStoreRequest(), InvalidArgument),
+        ("RegisterStore", pb.RegisterStoreRequest(uuid="u", name="../../x"), InvalidArgument),
+        ("RegisterStore", pb.RegisterStoreRequest(uuid="u", name="dn9", cluster_id="other"), ClusterMismatch),
+        ("RegisterStore", pb.RegisterStoreRequest(uuid="u", name="dn9", store_id=1), StoreMismatch),
+        ("RegisterStore", pb.RegisterStoreRequest(uuid="u", name="dn9", store_id=U64_MAX), StoreUnknown),
+    ):
+        await refused(call(getattr(stub, method), request, 15), kind)
+    for since_ms in (-1, -(1 << 63), (1 << 63) - 1):
+        async for _ in stub.Events(pb.EventsRequest(since_ms=since_ms)):
+            break
+    after = [t.topic for t in await client.admin.list_topics()], [s.store_id for s in await client.admin.list_stores()]
+    assert after == before
+
+
+async def test_a_batch_that_no_consumer_can_read_stops_nobody_for_ever(
+    client: stele.Client, ledger: Ledger, channels: Channels
+) -> None:
+    """Its header and checksum are good, its records are not: brokers and datanodes do not look at them.  The consumer says so, and a
+    seek leads past it."""
+    topic = "bad/poison"
+    await client.admin.create_topic(topic, partitions=1, replication=3)
+    [broker] = await client.admin.list_brokers()
+    assert broker.member is not None
+    stub: Any = broker_pb2_grpc.BrokerStub(channels.get(broker.member.endpoint))  # type: ignore[no-untyped-call]
+    good = make_batch(b"a", b"b")
+    poison = with_checksum(good[: batch.HEADER_BYTES] + b"\xff" * (len(good) - batch.HEADER_BYTES))
+    batches = [make_batch(b"before"), poison, make_batch(b"after")]
+    requests = [broker_pb2.ProduceRequest(request_id=i + 1, topic=topic, batch=b) for i, b in enumerate(batches)]
+    answers = await stream(stub.Produce, requests)
+    assert [a.base_offset for a in answers[1:]] == [0, 1, 3]
+    async with client.consumer(topic, "s", type="exclusive") as consumer:
+        first = await consumer.receive(10)
+        assert first is not None
+        assert first.value == b"before"
+        with contextlib.suppress(BatchCorrupt):  # the consumer may have met the other one already
+            await asyncio.wait_for(consumer.ack(first), 20)
+        error = await refused(
+            asyncio.wait_for(consumer.receive(), 20), BatchCorrupt, topic=topic, partition=0, first=1, last=2
+        )
+        assert not error.retryable
+    await client.admin.seek_subscription(topic, "s", 3)
+    async with client.consumer(topic, "s", type="exclusive") as consumer:
+        after = await consumer.receive(10)
+        assert after is not None
+        assert (after.offset, after.value) == (3, b"after")
+    await client.admin.delete_topic(topic)
+
+
+# --- bytes that are no calls ----------------------------------------------------------------------------------------
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
+
+
+def noises() -> list[bytes]:
+    rng = random.Random(SEED)
+    return [
+        b"",
+        b"\0" * 4096,
+        rng.randbytes(64),
+        rng.randbytes(1 << 20),
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + rng.randbytes(512),  # as a TLS client begins
+        PREFACE + rng.randbytes(8192),
+        PREFACE + SETTINGS + b"\xff\xff\xff" + rng.randbytes(4096),  # a frame of 16 MiB
+        PREFACE + SETTINGS + b"\0\0\x05\x01\x05\0\0\0\x01" + rng.randbytes(5),  # headers that are none
+        b"ruok",
+    ]
+
+
+async def test_noise_on_every_port(cluster: ClusterUnderTest, client: stele.Client, ledger: Ledger) -> None:
+    stores = await client.admin.list_stores()
+    raft = [s.member.raft_endpoint for s in stores if s.member is not None]
+    ports = [e for p in cluster.local.status() if p.role != "zookeeper" for e in (p.endpoint, p.admin)] + raft
+    assert len(ports) == 13
+
+    async def pour(endpoint: str, noise: bytes) -> None:
+        host, _, port = endpoint.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            writer.write(noise)
+            await asyncio.wait_for(writer.drain(), 2)
+            await asyncio.wait_for(reader.read(4096), 0.2)
+        writer.close()
+
+    for noise in noises():
+        await asyncio.gather(*(pour(endpoint, noise) for endpoint in ports))
+
+    mute = [await asyncio.open_connection(*e.rsplit(":", 1)) for e in ports for _ in range(20)]
+    try:
+        await ledger.must_send(MESSAGES)
+    finally:
+        for _, writer in mute:
+            writer.close()
+
+    async def well() -> bool:
+        return all(p.healthy for p in await asyncio.to_thread(cluster.local.status))
+
+    await eventually(well, within_s=10, describe=cluster.describe)
+
+
+async def test_calls_that_are_no_messages(
+    cluster: ClusterUnderTest, client: stele.Client, ledger: Ledger, channels: Channels
+) -> None:
+    """The right path, and bytes that do not parse."""
+    stores = [s.member for s in await client.admin.list_stores()]
+    [broker] = await client.admin.list_brokers()
+    assert broker.member is not None
+    assert stores[0] is not None
+    noise = b"\xff" * 64
+    for endpoint, method in (
+        (cluster.bootstrap, "/stele.v1.Nameserver/Lookup"),
+        (cluster.bootstrap, "/stele.v1.Nameserver/CreateTopic"),
+        (broker.member.endpoint, "/stele.v1.Broker/SeekSubscription"),
+        (stores[0].endpoint, "/stele.v1.Datanode/CreateReplica"),
+    ):
+        await refused(call(_Bytes(channels.get(endpoint).unary_unary(method)), _Noise(noise), 10), InvalidArgument)
+    for endpoint, method in (
+        (broker.member.endpoint, "/stele.v1.Broker/Produce"),
+        (broker.member.endpoint, "/stele.v1.Broker/Subscribe"),
+        (stores[0].endpoint, "/stele.v1.Datanode/Append"),
+        (stores[0].endpoint, "/stele.v1.Datanode/Fetch"),
+        (stores[0].raft_endpoint, "/stele.v1.Raft/Exchange"),
+    ):
+        speaking = channels.get(endpoint).stream_stream(method)()
+        await speaking.write(noise)
+        await refused(_to_end(speaking), InvalidArgument)
+
+
+async def _to_end(speaking: Any) -> None:
+    async with asyncio.timeout(10):
+        with typed_errors():
+            while await speaking.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                pass
+
+
+class _Noise(bytes):
+    def ByteSize(self) -> int:
+        return len(self)
+
+
+class _Bytes:
+    """A call that sends bytes as they are."""
+
+    def __init__(self, method: Any) -> None:
+        self._method = method
+
+    def __call__(self, request: bytes, timeout: float) -> Any:
+        return self._method(bytes(request), timeout=timeout)
