@@ -80,18 +80,12 @@ def judge(history: History) -> Verdict:
 
 
 def longest_gap_s(times: Mapping[int, Sequence[float]], start_s: float, end_s: float) -> float:
-    """The longest time between two successes in one partition, over partitions, that touches ``start_s..end_s``: how long the
-    worst partition stood still."""
+    """The longest time between two successes in one partition, over partitions, within ``start_s..end_s``: how long the worst
+    partition stood still.  What lies outside belongs to another fault."""
     longest = 0.0
     for moments in times.values():
         before = start_s
-        for at in moments:
-            if at < start_s:
-                continue
+        for at in (*(m for m in moments if start_s < m < end_s), end_s):
             longest = max(longest, at - before)
             before = at
-            if at >= end_s:
-                break
-        else:
-            longest = max(longest, end_s - before)
     return longest

@@ -105,7 +105,7 @@ def test_the_longest_gap_is_the_worst_partitions() -> None:
     times = {0: [1.0, 2.0, 3.0, 4.0], 1: [1.0, 3.5, 4.0]}
     assert longest_gap_s(times, 1.0, 4.0) == 2.5
     assert longest_gap_s({0: [1.0, 2.0]}, 1.0, 9.0) == 7.0
-    assert longest_gap_s({0: [1.0, 2.0, 6.0]}, 1.5, 3.0) == 4.0
+    assert longest_gap_s({0: [1.0, 2.0, 6.0]}, 1.5, 3.0) == 1.0, "the rest of that gap is the next fault's"
 
 
 def test_a_message_carries_its_identity() -> None:
