@@ -43,8 +43,13 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self._env,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background job ignores it
+            preexec_fn=_hear_ctrl_c,
         )
+
+
+def _hear_ctrl_c() -> None:
+    """A shell starts its background jobs deaf to it, and everything they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
