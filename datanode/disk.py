@@ -15,6 +15,7 @@ from datanode.directory import DataDirectory
 
 LOOK_INTERVAL_S = 1.0
 LOOK_AGAIN_S = 0.1  # after an append was refused
+LEADER_BYTES_MIN = 64 << 10
 RETURN_FACTOR = 1.05  # full until this much of the reserve is free again, so that the answer does not flicker
 
 log = structlog.get_logger()
@@ -42,6 +43,13 @@ class Disk:
             return False
         self._taken_bytes += size
         return True
+
+    def has_room_to_lead(self) -> bool:
+        """Whether terms, votes and entries of leaders can still be written.  Measured now; asked once per election."""
+        try:
+            return self._free_bytes() >= max(self._reserve_bytes // 2, LEADER_BYTES_MIN)
+        except OSError:
+            return True
 
     async def look(self) -> bool:
         """Looks now.  True if ``disk_full`` has changed."""

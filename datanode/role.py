@@ -139,6 +139,8 @@ class Datanode:
         resolver = Resolver(nameservers.lookup_store, rng=parts.rng, registry=metrics)
         self._opened.push_async_callback(resolver.close)
         transport = RaftTransport(store_id, cluster_id, channels, resolver, parts.rng)
+        disk = Disk(directory, config.disk_reserve_bytes, parts.free_bytes)
+        await disk.look()
         registry = Registry(
             store_id,
             directory.groups_path,
@@ -152,9 +154,8 @@ class Datanode:
             ),
             entry_bytes_max=config.entry_bytes_max,
             metrics=metrics,
+            has_room=disk.has_room_to_lead,
         )
-        disk = Disk(directory, config.disk_reserve_bytes, parts.free_bytes)
-        await disk.look()
         self.store = parts.store(directory, registry, disk, config.entry_bytes_max)
         self._metrics = Metrics(metrics, self.store)
         server = Server(config.host, port)

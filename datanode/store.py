@@ -135,11 +135,12 @@ class Store:
         Errors: StoreMismatch (R2.5), Fenced, InvalidArgument, LogDamaged for a replica that is quarantined here and
         could not be repaired: an empty one in its place would have forgotten its votes.
         """
-        await self._obey(leader_epoch, to_store_id)
+        self._check_meant(to_store_id)
         if self.store_id not in spec.members or len(set(spec.members)) != len(spec.members):
             raise InvalidArgument(
                 f"group {spec.group} cannot have the members {list(spec.members)} on store {self.store_id}"
             )
+        await self._obey(leader_epoch)  # only now: a call that makes no sense must not depose the nameserver that leads
         async with self._gate(spec.group):
             known = self.replicas.get(spec.group)
             if known is not None:
@@ -159,7 +160,8 @@ class Store:
     async def delete(self, group: int, leader_epoch: int, to_store_id: int) -> bool:
         """True if there was such a replica.  When it returns nothing of it runs and its folder is gone (R3.4).
         StoreMismatch, Fenced."""
-        await self._obey(leader_epoch, to_store_id)
+        self._check_meant(to_store_id)
+        await self._obey(leader_epoch)
         async with self._gate(group):
             replica = self.replicas.pop(group, None)
             if replica is not None:
@@ -181,11 +183,13 @@ class Store:
             )
         return False
 
-    async def _obey(self, leader_epoch: int, to_store_id: int) -> None:
+    def _check_meant(self, to_store_id: int) -> None:
         if to_store_id != self.store_id:
             raise StoreMismatch(
                 f"this is store {self.store_id}, not {to_store_id}", expected=to_store_id, got=self.store_id
             )
+
+    async def _obey(self, leader_epoch: int) -> None:
         async with self._obeying:
             seen = self.directory.identity.leader_epoch
             if leader_epoch < seen:

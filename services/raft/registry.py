@@ -4,7 +4,9 @@ Guarantee: at any moment a group id has at most one running replica here and its
 one group return the same instance (R3.1, R3.2); a delete joins the same gate (R3.3); once a directory is removed nothing of its group is
 left running (R3.4).  Gates are per group, so a thousand groups are created side by side.
 
-``may_lead`` is the ready gate (R4.2): while it is False the groups vote and follow, and neither campaign nor take over.
+``may_lead`` is the ready gate (R4.2): while it is False the groups vote and follow, and neither campaign nor take over.  The same holds
+while ``has_room`` is False: a leader that cannot store its first entry leads nothing, and a vote for itself that cannot be stored
+ends the term of one that still serves.
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ class Registry:
         timing: Timing | None = None,
         entry_bytes_max: int = 1 << 20,
         metrics: CollectorRegistry | None = None,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self.store_id = store_id
         self.root = root
@@ -83,6 +86,7 @@ class Registry:
         self._gates: dict[int, tuple[asyncio.Lock, int]] = {}
         self._trash_number = itertools.count(1)
         self._may_lead = False
+        self._has_room = has_room
         self._closed = False
         self._watching: asyncio.Task[None] | None = None
         self._vanished = Counter(
@@ -141,7 +145,7 @@ class Registry:
             self._ticker,
             random.Random(self._rng.getrandbits(64)),
             self._timing,
-            lambda: self._may_lead,
+            lambda: self._may_lead and self._has_room(),
             self._entry_bytes_max,
             self.path(group_id),
             self._vanished.inc,

@@ -174,6 +174,8 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
                 expected=self.cluster_id,
                 got=hello.cluster_id,
             )
+        if hello.from_store_id in (0, self.store_id):
+            raise InvalidArgument(f"store {hello.from_store_id} is no peer of store {self.store_id}")
         await context.write(pb.RaftFrame(hello=self._hello(hello.from_store_id)))
 
         async def read() -> pb.RaftFrame | None:
@@ -184,7 +186,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         await self._run(link, read, context.write)
 
     async def _heard(self, frames: AsyncIterator[pb.RaftFrame]) -> pb.RaftHello:
-        """The hello of another store."""
+        """The hello that opens a stream."""
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 first = await anext(frames, None)
@@ -192,8 +194,6 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             first = None
         if first is None or not first.HasField("hello"):
             raise InvalidArgument("a stream between stores begins with a hello")
-        if first.hello.from_store_id in (0, self.store_id):
-            raise InvalidArgument(f"store {first.hello.from_store_id} is no peer of store {self.store_id}")
         return first.hello
 
     def _hello(self, to: int) -> pb.RaftHello:
