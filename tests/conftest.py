@@ -6,9 +6,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from stele.local.zookeeper import ZooKeeperServer
 from tests.support.zookeeper import server, unique_cluster_name
+
+settings.register_profile("suite", deadline=None)  # how fast an example runs is a benchmark's matter
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,6 @@ class UnregistersByName(Ungated):
         del self._groups[group_id]
         await group.stop()
         await asyncio.to_thread(storage.close)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(1.0)
         self._groups.pop(group_id, None)
         return True

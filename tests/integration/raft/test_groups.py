@@ -121,7 +121,7 @@ async def test_r2_5_a_message_for_another_store_is_refused_and_resolved_again(tm
         await stores.leader(1)
         assert not stores.stores[1].transport.is_connected(3)
         stores.addresses[3] = right
-        await eventually(lambda: stores.stores[1].transport.is_connected(3), within_s=15)
+        await eventually(lambda: stores.stores[1].transport.is_connected(3), within_s=40)
         assert StoreMismatch.retryable
 
 
