@@ -109,6 +109,8 @@ class RaftMessage(_message.Message):
     APPEND_ENTRIES_FIELD_NUMBER: _builtins.int
     APPEND_ANSWER_FIELD_NUMBER: _builtins.int
     TIMEOUT_NOW_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_OFFER_FIELD_NUMBER: _builtins.int
+    AWAKE_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     term: _builtins.int
     """the sender's current term"""
@@ -122,6 +124,10 @@ class RaftMessage(_message.Message):
     def append_answer(self) -> Global___AppendAnswer: ...
     @_builtins.property
     def timeout_now(self) -> Global___TimeoutNow: ...
+    @_builtins.property
+    def snapshot_offer(self) -> Global___SnapshotOffer: ...
+    @_builtins.property
+    def awake(self) -> Global___Awake: ...
     def __init__(
         self,
         *,
@@ -132,12 +138,14 @@ class RaftMessage(_message.Message):
         append_entries: Global___AppendEntries | None = ...,
         append_answer: Global___AppendAnswer | None = ...,
         timeout_now: Global___TimeoutNow | None = ...,
+        snapshot_offer: Global___SnapshotOffer | None = ...,
+        awake: Global___Awake | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append_answer", b"append_answer", "append_entries", b"append_entries", "body", b"body", "request_vote", b"request_vote", "timeout_now", b"timeout_now", "vote_answer", b"vote_answer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_answer", b"append_answer", "append_entries", b"append_entries", "awake", b"awake", "body", b"body", "request_vote", b"request_vote", "snapshot_offer", b"snapshot_offer", "timeout_now", b"timeout_now", "vote_answer", b"vote_answer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_answer", b"append_answer", "append_entries", b"append_entries", "body", b"body", "group", b"group", "request_vote", b"request_vote", "term", b"term", "timeout_now", b"timeout_now", "vote_answer", b"vote_answer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_answer", b"append_answer", "append_entries", b"append_entries", "awake", b"awake", "body", b"body", "group", b"group", "request_vote", b"request_vote", "snapshot_offer", b"snapshot_offer", "term", b"term", "timeout_now", b"timeout_now", "vote_answer", b"vote_answer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request_vote", "vote_answer", "append_entries", "append_answer", "timeout_now"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["request_vote", "vote_answer", "append_entries", "append_answer", "timeout_now", "snapshot_offer", "awake"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -209,6 +217,7 @@ class AppendEntries(_message.Message):
     COMMIT_INDEX_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
     RECOVERED_AT_FIELD_NUMBER: _builtins.int
+    SLEEP_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """number of this request within the sender's term"""
     prev_log_index: _builtins.int
@@ -218,6 +227,8 @@ class AppendEntries(_message.Message):
     """Only to a replica that said `recovering`: the leader does not count it, and once its synced log reaches this index it holds
     everything it may ever have acknowledged.
     """
+    sleep: _builtins.bool
+    """the group is idle and every replica holds everything: no more heartbeats until something happens"""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogEntry]: ...
     def __init__(
@@ -229,10 +240,11 @@ class AppendEntries(_message.Message):
         commit_index: _builtins.int = ...,
         entries: _abc.Iterable[Global___LogEntry] | None = ...,
         recovered_at: _builtins.int = ...,
+        sleep: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "entries", b"entries", "prev_log_index", b"prev_log_index", "prev_log_term", b"prev_log_term", "recovered_at", b"recovered_at", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "entries", b"entries", "prev_log_index", b"prev_log_index", "prev_log_term", b"prev_log_term", "recovered_at", b"recovered_at", "request", b"request", "sleep", b"sleep"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,3 +307,171 @@ class TimeoutNow(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TimeoutNow: _TypeAlias = TimeoutNow  # noqa: Y015
+
+@_typing.final
+class Members(_message.Message):
+    """Who a group consists of, by store id.  Learners get the log and are counted nowhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOTERS_FIELD_NUMBER: _builtins.int
+    LEARNERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def voters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def learners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        voters: _abc.Iterable[_builtins.int] | None = ...,
+        learners: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["learners", b"learners", "voters", b"voters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Members: _TypeAlias = Members  # noqa: Y015
+
+@_typing.final
+class SnapshotInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    CRC_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """last entry that its state stands for"""
+    term: _builtins.int
+    """that entry's term"""
+    mark: _builtins.int
+    """the state machine's own measure of how far it is"""
+    time_ms: _builtins.int
+    """when it was taken"""
+    size: _builtins.int
+    """bytes of the state"""
+    crc: _builtins.int
+    """CRC32C of the state"""
+    @_builtins.property
+    def members(self) -> Global___Members:
+        """in force at that entry"""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        term: _builtins.int = ...,
+        members: Global___Members | None = ...,
+        mark: _builtins.int = ...,
+        time_ms: _builtins.int = ...,
+        size: _builtins.int = ...,
+        crc: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["members", b"members"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc", b"crc", "index", b"index", "mark", b"mark", "members", b"members", "size", b"size", "term", b"term", "time_ms", b"time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotInfo: _TypeAlias = SnapshotInfo  # noqa: Y015
+
+@_typing.final
+class SnapshotOffer(_message.Message):
+    """In place of AppendEntries where the log does not reach back far enough.  Answered like them; the state itself is fetched."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    request: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> Global___SnapshotInfo: ...
+    def __init__(
+        self,
+        *,
+        request: _builtins.int = ...,
+        snapshot: Global___SnapshotInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotOffer: _TypeAlias = SnapshotOffer  # noqa: Y015
+
+@_typing.final
+class Awake(_message.Message):
+    """The sender's replica has ended or leads no more: groups that sleep under it wake up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Awake: _TypeAlias = Awake  # noqa: Y015
+
+@_typing.final
+class FetchSnapshotRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    TO_STORE_ID_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    to_store_id: _builtins.int
+    group: _builtins.int
+    index: _builtins.int
+    offset: _builtins.int
+    """bytes that the caller has already"""
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        to_store_id: _builtins.int = ...,
+        group: _builtins.int = ...,
+        index: _builtins.int = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "index", b"index", "offset", b"offset", "to_store_id", b"to_store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchSnapshotRequest: _TypeAlias = FetchSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class SnapshotChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotChunk: _TypeAlias = SnapshotChunk  # noqa: Y015

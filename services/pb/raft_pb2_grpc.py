@@ -39,6 +39,11 @@ class RaftStub:
                 request_serializer=stele_dot_v1_dot_raft__pb2.RaftFrame.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_raft__pb2.RaftFrame.FromString,
                 _registered_method=True)
+        self.FetchSnapshot = channel.unary_stream(
+                '/stele.v1.Raft/FetchSnapshot',
+                request_serializer=stele_dot_v1_dot_raft__pb2.FetchSnapshotRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_raft__pb2.SnapshotChunk.FromString,
+                _registered_method=True)
 
 
 class RaftServicer:
@@ -53,6 +58,14 @@ class RaftServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchSnapshot(self, request, context):
+        """The bytes of a snapshot that the callee offered, from an offset on: a transfer that broke is resumed where it stopped (H16).
+        NOT_FOUND once the callee does not have it any more: it will offer another.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RaftServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +73,11 @@ def add_RaftServicer_to_server(servicer, server):
                     servicer.Exchange,
                     request_deserializer=stele_dot_v1_dot_raft__pb2.RaftFrame.FromString,
                     response_serializer=stele_dot_v1_dot_raft__pb2.RaftFrame.SerializeToString,
+            ),
+            'FetchSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchSnapshot,
+                    request_deserializer=stele_dot_v1_dot_raft__pb2.FetchSnapshotRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_raft__pb2.SnapshotChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,6 +107,33 @@ class Raft:
             '/stele.v1.Raft/Exchange',
             stele_dot_v1_dot_raft__pb2.RaftFrame.SerializeToString,
             stele_dot_v1_dot_raft__pb2.RaftFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/stele.v1.Raft/FetchSnapshot',
+            stele_dot_v1_dot_raft__pb2.FetchSnapshotRequest.SerializeToString,
+            stele_dot_v1_dot_raft__pb2.SnapshotChunk.FromString,
             options,
             channel_credentials,
             insecure,
