@@ -129,6 +129,13 @@ class Dispatch:
                 self._carry_out(served, self._grow(served.core, now_s))
 
     def _grow(self, core: Subscription, now_s: float) -> list[Effect]:
+        """Consumers go on from the first message that is kept: what retention removed is delivered to nobody, and is told."""
+        skipped = core.backlog(self._reader.log_start)
+        if skipped:
+            self._metrics.trimmed.inc(skipped)
+            _log.warning(
+                "messages_trimmed", **self._names(core), unacknowledged=skipped, position=self._reader.log_start
+            )
         return [*core.trim(self._reader.log_start, now_s), *core.available(self._reader.end, now_s)]
 
     def _has_consumers(self) -> bool:
@@ -346,6 +353,8 @@ class Dispatch:
         """Every subscription, also one that nobody is connected to."""
         state = await self._call("ListCursors", datanode_pb2.ListCursorsRequest())
         self._reader.grow(state.high_watermark, state.log_start_offset)
+        for served in self._served.values():
+            self._carry_out(served, self._grow(served.core, self._clock.monotonic()))
         route = self._partition.route
         return [
             broker_pb2.SubscriptionInfo(

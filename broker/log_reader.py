@@ -16,7 +16,7 @@ from broker.cache import BatchCache, StoredBatch
 from broker.metrics import Metrics
 from broker.partitions import POLL_MAX_S, Partition
 from services.batch import Header, read_header
-from services.errors import InvalidArgument, SteleError
+from services.errors import InvalidArgument, OffsetOutOfRange, SteleError
 from services.pb import datanode_pb2
 
 READ_BYTES = 1 << 20  # of one read ahead
@@ -56,7 +56,11 @@ class LogReader:
 
     async def look_for_end(self) -> None:
         """Asks a replica where the log ends now.  Raises SteleError."""
-        response = await self._partition.fetch(self.end, 1)
+        try:
+            response = await self._partition.fetch(self.end, 1)
+        except OffsetOutOfRange as e:
+            self._trimmed(e)
+            return
         self._keep(response)
         self.grow(response.high_watermark, response.log_start_offset)
 
@@ -81,15 +85,22 @@ class LogReader:
                     batch = next((b for b in found if b.base_offset <= offset <= b.last_offset), None)
                     if batch is not None or offset < self.log_start:
                         return batch
-                except InvalidArgument as e:
-                    if (log_start := e.facts.get("log_start_offset", "")).isdigit() and offset < int(log_start):
-                        self.grow(0, int(log_start))
+                except OffsetOutOfRange as e:
+                    self._trimmed(e)
+                    if offset < self.log_start:
                         return None
+                except InvalidArgument as e:
                     _log.error("read_refused", group=self._partition.group, offset=offset, error=e.message)
                 except SteleError as e:
                     _log.debug("read_failed", group=self._partition.group, offset=offset, reason=e.reason)
             attempts = min(attempts + 1, 5)
             await asyncio.sleep(POLL_MAX_S * attempts * self._rng.uniform(0.5, 1.0))
+
+    def _trimmed(self, error: OffsetOutOfRange) -> None:
+        """A replica says where the log begins now; it does not end before that."""
+        earliest = error.facts.get("earliest", "")
+        if earliest.isdigit():
+            self.grow(int(earliest), int(earliest))
 
     def _keep(self, response: datanode_pb2.FetchResponse) -> list[StoredBatch]:
         found = []

@@ -22,6 +22,11 @@ class Metrics:
         )
         self.delivered = Counter("stele_broker_delivered_messages", "Messages sent to consumers", registry=registry)
         self.redelivered = Counter("stele_broker_redelivered_messages", "Of these, sent before", registry=registry)
+        self.trimmed = Counter(
+            "stele_broker_trimmed_messages",
+            "Messages that retention removed before a subscription had acknowledged them",
+            registry=registry,
+        )
         self.acked = Counter(
             "stele_broker_confirmed_acks", "Acknowledgement requests confirmed as durable", registry=registry
         )

@@ -29,6 +29,7 @@ from services.errors import (
     InvalidArgument,
     NotLeader,
     NotReady,
+    OffsetOutOfRange,
     ProposalLost,
     SteleError,
     StorageFailed,
@@ -239,7 +240,8 @@ class Partition:
 
     async def fetch(self, offset: int, bytes_max: int, *, is_committed: bool = False) -> datanode_pb2.FetchResponse:
         """Committed batches from ``offset`` on, from the leader or else another replica.  ``is_committed``: there is a message at
-        ``offset``, so that a replica which does not know it lags.  Raises SteleError when none answers."""
+        ``offset``, so that a replica which does not know it lags.  Raises OffsetOutOfRange where retention has removed it, another
+        SteleError when none answers."""
         trouble: SteleError = Unreachable("no replica of the partition is known")
         for store_id in self._readers():
             request = datanode_pb2.FetchRequest(group=self.group, offset=offset, bytes_max=bytes_max)
@@ -255,7 +257,7 @@ class Partition:
                 trouble = Timeout(f"store {store_id} is silent", timeout_s=ATTEMPT_S)
             except SteleError as e:
                 trouble = e
-            if isinstance(trouble, InvalidArgument):
+            if isinstance(trouble, InvalidArgument | OffsetOutOfRange):
                 raise trouble
             self._shunned[store_id] = self._clock.monotonic() + SHUN_S
         raise trouble

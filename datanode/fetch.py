@@ -88,7 +88,7 @@ class FetchStream:
         return pb.FetchResponse(
             request_id=request.request_id,
             batches=[pb.StoredBatch(base_offset=s.base_offset, batch=s.batch) for s in found],
-            log_start_offset=replica.partition.log_start,
+            log_start_offset=replica.log_start,
             high_watermark=replica.partition.high_watermark,
         )
 

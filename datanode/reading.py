@@ -1,7 +1,8 @@
 """Finding stored batches in the log again.
 
 Guarantee: what is returned are exactly the stored batches from ``offset`` on, in order, each at the offset it was given
-when it was applied, and nothing that is not applied.  A batch that contains ``offset`` comes whole.
+when it was applied, and nothing that is not applied.  A batch that contains ``offset`` comes whole.  The log may begin
+behind 1: no entry in front of what the snapshots vouch for is asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from datanode import commands
 from datanode.commands import Kind
 from datanode.partition import Partition
-from services.raft.storage import REGULAR, Entry
+from services.raft.storage import REGULAR, Entry, Snapshot
 
 PLACES_MAX = 256
 CHUNK_BYTES_MIN = 16 << 10  # read at once, so that small entries do not cost a read each
@@ -26,20 +27,60 @@ class Stored:
     batch: bytes
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Kept:
+    """Messages from ``offset`` on stand in entries from ``index`` on, and all of these are in the log."""
+
+    index: int = 1
+    offset: int = 0
+
+
+def kept(first_index: int, snapshots: Sequence[Snapshot], log_start: int) -> Kept:
+    """What the log still holds, going by the snapshots of this replica.
+
+    A log that was shortened begins at or before the entry behind one of them, and where that entry's messages begin is the
+    snapshot's mark.  The largest one whose mark the partition's own start has reached is behind everything that compaction
+    may remove, now or while somebody reads.  A replica whose start has not reached any of them (it was given a snapshot, or was
+    started from one, and applies the trim later) holds what its oldest one leaves.
+    """
+    usable = [s for s in snapshots if s.index + 1 >= first_index]
+    reached = [s for s in usable if s.mark <= log_start]
+    if reached:
+        return Kept(reached[-1].index + 1, reached[-1].mark)
+    if usable and first_index > 1:
+        return Kept(usable[0].index + 1, usable[0].mark)
+    return Kept()
+
+
 class Reader:
     """Reads one partition.  Remembers where the last readers stopped, so that reading on needs no walk from a sparse
     point."""
 
-    def __init__(self, partition: Partition, entries: Callable[[int, int, int], Sequence[Entry]]) -> None:
+    def __init__(
+        self,
+        partition: Partition,
+        entries: Callable[[int, int, int], Sequence[Entry]],
+        kept: Callable[[], Kept] = Kept,
+    ) -> None:
         """``entries(first, last, bytes_max)``: committed entries of the log from ``first`` on, at least that one."""
         self._partition = partition
         self._entries = entries
+        self._kept = kept
         self._places: OrderedDict[int, tuple[int, int]] = OrderedDict()  # next offset → (index, offset of that entry)
+
+    @property
+    def log_start(self) -> int:
+        """The first offset that can be read here."""
+        return max(self._partition.log_start, self._kept().offset)
+
+    def forget(self) -> None:
+        """The partition is another one than before."""
+        self._places.clear()
 
     def read(self, offset: int, bytes_max: int) -> list[Stored]:
         """Batches from ``offset`` on, at least one if there is one, until they exceed ``bytes_max``."""
         partition = self._partition
-        start = self._start(offset) if partition.log_start <= offset < partition.high_watermark else None
+        start = self._start(offset) if self.log_start <= offset < partition.high_watermark else None
         if start is None:
             return []
         found: list[Stored] = []
@@ -72,7 +113,11 @@ class Reader:
                 yield begin, end, header.record_count
 
     def _start(self, offset: int) -> tuple[int, int] | None:
-        return self._places.get(offset) or self._partition.offsets.locate(offset)
+        known = self._places.get(offset) or self._partition.offsets.locate(offset)
+        if known is None:
+            return None
+        at = max(Kept(*known), self._kept())
+        return at.index, at.offset
 
     def _remember(self, next_offset: int, index: int, entry_offset: int) -> None:
         self._places[next_offset] = (index, entry_offset)

@@ -1,8 +1,8 @@
 """One replica of one partition: the state machine, its Raft group, and those who wait for messages.
 
 Guarantee: a batch is proposed only if its header and checksum are good and the owner's epoch is not already overtaken;
-what a reader gets is committed; who waits for an offset is woken by the entry that brings it, or told when the replica
-ends.
+what a reader gets is committed; who waits for an offset is woken by the entry or snapshot that brings it, or told when
+the replica ends.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from services.errors import (
     MessageTooLarge,
     NotLeader,
     NotReady,
+    OffsetOutOfRange,
     SteleError,
     StorageFailed,
 )
@@ -130,31 +131,57 @@ class Replica:
             raise DiskFull(f"store {self._store_id} takes no writes until space returns", store_id=self._store_id)
         return group.propose(commands.encode_append(owner_epoch, batches))
 
-    def propose(
-        self,
-        command: commands.Fence | commands.CreateCursor | commands.Ack | commands.ResetCursor | commands.DeleteCursor,
-    ) -> asyncio.Future[object]:
+    def propose(self, command: commands.OwnerCommand) -> asyncio.Future[object]:
         return self.leading().propose(commands.encode(command))
 
+    def trim(self, log_start: int) -> asyncio.Future[object]:
+        """Proposes that messages below ``log_start`` are no longer kept: retention's decision, of the replica that leads."""
+        return self.current().propose(commands.encode(commands.Trim(log_start)))
+
+    # --- the Raft group's machine -----------------------------------------------------------------------------------
+
     def apply(self, index: int, term: int, payload: bytes) -> Outcome:
-        """The Raft group's call: the entry at ``index`` is committed."""
+        """The entry at ``index`` is committed."""
         outcome = self.partition.apply(index, term, payload)
+        self._wake_readers()
+        return outcome
+
+    def snapshot(self) -> tuple[bytes, int]:
+        """The state after what was applied, and its mark."""
+        return self.partition.encode_snapshot(), self.partition.mark
+
+    def restore(self, state: bytes) -> None:
+        """Becomes ``state``.  SnapshotDamaged, and then nothing has changed."""
+        self.partition.restore(state)
+        self._reader.forget()
+        self._wake_readers()
+
+    def _wake_readers(self) -> None:
         waiting, end = self._waiting, self.partition.high_watermark
         while waiting and waiting[0][0] < end:
             _wake(heapq.heappop(waiting)[2])
-        return outcome
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
+    @property
+    def log_start(self) -> int:
+        """The first offset that can be read from this replica: never below the partition's own."""
+        return self._reader.log_start
+
     def read(self, offset: int, bytes_max: int) -> list[Stored]:
-        """Committed batches from ``offset`` on.  Raises LogDamaged for stored bytes that do not check, InvalidArgument
+        """Committed batches from ``offset`` on.  Raises LogDamaged for stored bytes that do not check, OffsetOutOfRange
         below the log's start."""
         group = self.running()
         if group.state == "failed":
             raise StorageFailed(group.problem, group=self.spec.group)
-        if offset < self.partition.log_start:
-            start = self.partition.log_start
-            raise InvalidArgument(f"offset {offset} is no longer kept; the first is {start}", log_start_offset=start)
+        start = self.log_start
+        if offset < start:
+            raise OffsetOutOfRange(
+                f"offset {offset} is no longer kept; the first is {start}",
+                offset=offset,
+                earliest=start,
+                latest=self.partition.high_watermark,
+            )
         try:
             return self._reader.read(offset, bytes_max)
         except OSError as e:

@@ -80,6 +80,13 @@ class OutOfOrderSequence(SteleError):
     code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, False
 
 
+class OffsetOutOfRange(SteleError):
+    """The offset is below the first that is kept: retention has removed what was there (facts ``offset``, ``earliest``,
+    ``latest``).  Definite, terminal for that offset: read on from ``earliest``."""
+
+    code, definite, retryable = StatusCode.OUT_OF_RANGE, True, False
+
+
 # --- what exists --------------------------------------------------------------------------------------------------
 
 
@@ -108,6 +115,10 @@ class GroupNotFound(_NotFound):
     Definite, retryable after a new lookup."""
 
     retryable = True
+
+
+class SnapshotNotFound(_NotFound):
+    """The replica does not have that snapshot any more (facts ``group``, ``index``): it will offer another.  Definite, terminal."""
 
 
 class _Exists(SteleError):

@@ -12,7 +12,7 @@ from datanode.commands import EARLIEST, LATEST, Position, Start
 from datanode.outcomes import Appended, AppendOutcome, CursorOutcome, DeleteOutcome, FenceOutcome, Refused
 from datanode.partition import Partition
 from services.batch import decode, read_header
-from services.errors import GroupNotFound, NotLeader, NotReady, SteleError
+from services.errors import GroupNotFound, NotLeader, NotReady, OffsetOutOfRange, SteleError
 from services.pb import datanode_pb2 as pb
 from services.pb import datanode_pb2_grpc
 from services.rpc.servers import Server
@@ -41,6 +41,10 @@ class Group:
     def propose(self, payload: bytes) -> object:
         self.entries += 1
         return self.partition.apply(self.entries, 1, payload)
+
+    def trim(self, log_start: int) -> None:
+        """Retention has removed everything below."""
+        self.propose(commands.encode(commands.Trim(log_start)))
 
     def read(self, offset: int, bytes_max: int) -> list[pb.StoredBatch]:
         found: list[pb.StoredBatch] = []
@@ -143,6 +147,8 @@ class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
             self.fetches += 1
             try:
                 partition = self._replica(request.group).partition
+                if request.offset < partition.log_start:
+                    raise OffsetOutOfRange("no longer kept", offset=request.offset, earliest=partition.log_start)
             except SteleError as e:
                 yield pb.FetchResponse(request_id=request.request_id, error=to_wire(e))
                 continue

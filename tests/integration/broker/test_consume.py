@@ -32,6 +32,11 @@ async def fill(cluster: Cluster, count: int, per_batch: int = 1) -> list[str]:
     return values
 
 
+async def fill_more(cluster: Cluster, *values: str) -> None:
+    producer = await cluster.producer(cluster.brokers["br1"])
+    await producer.offset(await producer.send(*values, producer_id=8))
+
+
 async def infos(cluster: Cluster, broker: BrokerUnderTest) -> dict[str, pb.SubscriptionInfo]:
     response = await cluster.stub(broker).ListSubscriptions(pb.ListSubscriptionsRequest(topic=TOPIC, partitions=[0]))
     return {s.subscription: s for s in response.subscriptions}
@@ -348,3 +353,61 @@ async def test_bad_input_is_refused(cluster: Cluster, request_: pb.OpenSubscript
     response = await asyncio.wait_for(stream.read(), 5)
     assert isinstance(from_pb(response.closed.error), error)
     stream.cancel()
+
+
+# --- retention --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_consumer_goes_on_from_the_first_message_that_is_kept(cluster: Cluster) -> None:
+    """The broker learns of the trim by reading what is gone."""
+    broker = await cluster.broker()
+    values = await fill(cluster, 100)
+    consumer = await cluster.consumer(broker, credit=10)
+    await consumer.received(10)
+    await consumer.acked(0, 1, 5)
+    cluster.group().trim(60)
+    broker.serving._cache.forget(cluster.group().id)
+    await consumer.credit(100)
+    await eventually(lambda: consumer.values[-1] == values[-1], describe=lambda: consumer.offsets)
+    assert [o for o in consumer.offsets if o >= 60] == list(range(60, 100))
+    assert consumer.closed is None
+    assert broker.serving.metrics.trimmed._value.get() == 60 - 3
+    await consumer.acked(7, *range(60, 100))  # what was delivered and is gone may still be acknowledged
+    cursor = cluster.group().partition.cursor("s")
+    assert cursor is not None
+    assert (cursor.ack_floor, cursor.ranges) == (100, [])
+
+
+async def test_a_consumer_that_waits_at_the_end_does_not_miss_a_trim_that_passes_it(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 10)
+    consumer = await cluster.consumer(broker, credit=5)
+    await consumer.received(5)
+    cluster.group().trim(10)
+    await eventually(lambda: broker.serving.metrics.trimmed._value.get() == 10)
+    await consumer.credit(100)
+    await fill_more(cluster, "after")
+    await eventually(lambda: consumer.values[-1:] == ["after"], describe=lambda: consumer.offsets)
+    assert consumer.offsets == [0, 1, 2, 3, 4, 10]
+
+
+async def test_a_subscription_that_nobody_is_connected_to_owes_nothing_that_is_gone(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 20)
+    consumer = await cluster.consumer(broker, credit=1)
+    await consumer.leave()
+    assert (await infos(cluster, broker))["s"].backlog == 20
+    cluster.group().trim(15)
+    found = (await infos(cluster, broker))["s"]
+    assert (found.ack_floor, found.backlog) == (15, 5)
+
+
+async def test_a_new_subscription_below_the_start_is_told_where_it_begins(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 20)
+    cluster.group().trim(15)
+    consumer = await cluster.consumer(broker, "late", offset=3)
+    assert consumer.opened is not None
+    assert (consumer.opened.created, consumer.opened.position) == (True, 15)
+    await consumer.received(5)
+    assert consumer.offsets == [15, 16, 17, 18, 19]

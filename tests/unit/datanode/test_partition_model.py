@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from datanode import commands
 from datanode.commands import Ack, CreateCursor, DeleteCursor, Fence, Position, ResetCursor, Start, Trim
 from datanode.outcomes import Appended, AppendOutcome, Refused, TrimOutcome
 from datanode.partition import Partition
-from datanode.reading import Reader
+from datanode.reading import Reader, kept
 from services import batch
-from services.raft.storage import NO_OP, REGULAR, Entry
+from services.raft.storage import NO_OP, REGULAR, Entry, Members, Snapshot
 from tests.unit.datanode.entries import make_batch
 
 epochs = st.sampled_from([1, 1, 1, 1, 2, 3])
@@ -132,6 +132,52 @@ def test_every_stored_batch_is_read_at_its_offset(log, reads):
         assert len(found) <= 1 or size <= bytes_max
         if len(found) < len(wanted):
             assert size + len(wanted[len(found)][1]) > bytes_max
+
+
+@settings(max_examples=300)
+@given(logs, st.lists(st.integers(1, 60), min_size=1, max_size=4), st.data())
+def test_what_is_kept_is_read_from_a_log_that_was_shortened(log, taken_after, data):
+    """A replica that was given a snapshot, or was started from one, over a log that begins wherever its oldest snapshot allows."""
+    snapshots, states = [], []
+    partition, held = fresh(), stored_in(log)
+    for index, payload in enumerate(log, 1):
+        if payload is not None:
+            partition.apply(index, 1, payload)
+        if index in taken_after:
+            snapshots.append(Snapshot(index, 1, Members((1,)), partition.mark, 0, 0, 0))
+            states.append((index, partition.encode_snapshot()))
+    assume(snapshots)
+    oldest = data.draw(st.integers(0, len(snapshots) - 1), "oldest snapshot")
+    first_index = data.draw(st.integers(1, snapshots[oldest].index + 1), "first index")
+    from_snapshot = data.draw(st.integers(oldest, len(snapshots) - 1), "restored from")
+    left = snapshots[oldest:]
+    restored = fresh()
+    at, state = states[from_snapshot]
+    restored.restore(state)
+    whole = entries_of(log)
+
+    def shortened(first: int, last: int, bytes_max: int) -> list[Entry]:
+        assert first >= first_index, f"entry {first} is asked for; the log begins at {first_index}"
+        return whole(first, last, bytes_max)
+
+    reader = Reader(restored, shortened, lambda: kept(first_index, left, restored.log_start))
+    while True:
+        start = reader.log_start
+        assert restored.log_start <= start <= max(restored.log_start, left[0].mark)
+        for offset in range(start, restored.high_watermark + 1):
+            found = [(s.base_offset, s.batch) for s in reader.read(offset, 100)]
+            wanted = [
+                (o, b) for o, b in held if restored.high_watermark > o > offset - batch.read_header(b).record_count
+            ]
+            assert found == wanted[: len(found)]
+            assert bool(found) == bool(wanted)
+        if start:
+            assert reader.read(start - 1, 100) == []
+        if at == len(log):
+            break
+        at += 1
+        if (payload := log[at - 1]) is not None:
+            restored.apply(at, 1, payload)
 
 
 @given(logs, st.sampled_from([1, 100, 500]))
