@@ -83,8 +83,8 @@ sim: $(VENV_READY) ## Raft under virtual time: make sim RUNS=500 SEED=0 NODES=3
 	@$(PY) -m tests.simulation --runs $(or $(RUNS),500) --seed $(or $(SEED),0) --nodes $(or $(NODES),3) $(ARGS)
 
 .PHONY: bench
-bench: $(VENV_READY) ## the durable log against the floor of this machine's disk
-	@$(PY) benchmarks/log_floor.py $(ARGS)
+bench: $(VENV_READY) ## speed against stock PySyncObj and this machine's floor: make bench ARGS="--help"
+	@$(PY) -m benchmarks $(ARGS)
 
 .PHONY: clean
 clean: ## remove the environment and everything generated; a running cluster's data stays

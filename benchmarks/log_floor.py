@@ -1,32 +1,26 @@
 """The durable log against the floor under it: append + sync, against pwrite + fdatasync of as many bytes to a plain file.
 
-    python benchmarks/log_floor.py [--seconds 2] [--directory DIR] [--json FILE]
-
 Both run in turn, in short slices, on the same disk, so that a slow moment of the machine meets both.  A ratio of 1.0 is the floor.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.report import Row, row
+from benchmarks.samples import percentile
 from datanode.log import SegmentLog
 from datanode.log.frames import HEAD_BYTES
 from services.raft.storage import Entry
 
 SIZES = {"100 B": 100, "64 KiB": 64 * 1024, "1 MiB": 1024 * 1024}
 SLICES = 20
+FLOOR = "pwrite + fdatasync"
 
 
 @dataclass(frozen=True)
@@ -114,35 +108,5 @@ def processing(payload: bytes, directory: Path) -> float:
     return max(0.0, statistics.median(append_s) - statistics.median(write_s))
 
 
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--seconds", type=float, default=2.0, help="of writing, per size and contestant (default %(default)s)"
-    )
-    parser.add_argument(
-        "--directory", type=Path, default=None, help="a folder on the disk to measure (default: a temporary one)"
-    )
-    parser.add_argument("--json", type=Path, default=None, help="where the numbers go (default: standard output)")
-    options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
-        results = [measure(name, size, options.seconds, Path(directory)) for name, size in SIZES.items()]
-    table = Table(title="append + sync against pwrite + fdatasync, one entry each")
-    for title in ("entry", "floor p50 µs", "p99 µs", "log p50 µs", "p99 µs", "MiB/s", "ratio", "own work µs"):
-        table.add_column(title, justify="right")
-    for result in results:
-        table.add_row(*(str(value) for value in asdict(result).values()))
-    Console(file=sys.stderr).print(table)
-    text = json.dumps({"benchmark": "log_floor", "results": [asdict(result) for result in results]}, indent=2)
-    if options.json is None:
-        print(text)
-    else:
-        options.json.write_text(text + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def rows(results: list[Result]) -> list[Row]:
+    return [row("log", f"append + sync, {r.entry}", r.log_p50_us, "µs", (FLOOR, r.floor_p50_us)) for r in results]

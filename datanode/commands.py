@@ -8,6 +8,7 @@ A regular log entry holds one command, big-endian: ``command u8 | owner_epoch u6
 * ack: ``name | generation u64 | count u32 | count × (first u64, last u64)``, both ends included;
 * reset cursor: like create; ``start`` may also be a timestamp;
 * delete cursor: ``name``;
+* trim: ``log_start u64``, with the owner epoch 0: retention is no owner's business;
 
 and ``name`` is ``length u8 | UTF-8``.  :func:`decode` raises CommandDamaged or BatchCorrupt for anything else, the same
 on every replica.
@@ -30,6 +31,7 @@ _HEAD = struct.Struct(">BQ")
 _START = struct.Struct(">BQ")
 _ACK = struct.Struct(">QI")
 _RANGE = struct.Struct(">QQ")
+_TRIM = struct.Struct(">Q")
 _BATCH_LENGTH = struct.Struct(">I")
 _BATCH_LENGTH_AT = 4
 APPEND_HEAD_BYTES = _HEAD.size
@@ -46,6 +48,7 @@ class Kind(IntEnum):
     ACK = 4
     RESET_CURSOR = 5
     DELETE_CURSOR = 6
+    TRIM = 7
 
 
 class Start(IntEnum):
@@ -106,7 +109,16 @@ class DeleteCursor:
     subscription: str
 
 
-Command = Append | Fence | CreateCursor | Ack | ResetCursor | DeleteCursor
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Messages below ``log_start`` are no longer kept.  Proposed by the replica that leads, for retention; it carries no owner
+    epoch and changes none."""
+
+    log_start: int
+
+
+OwnerCommand = Fence | CreateCursor | Ack | ResetCursor | DeleteCursor
+Command = Append | OwnerCommand | Trim
 
 
 def encode_append(owner_epoch: int, batches: Sequence[bytes]) -> bytes:
@@ -114,7 +126,7 @@ def encode_append(owner_epoch: int, batches: Sequence[bytes]) -> bytes:
     return _HEAD.pack(Kind.APPEND, owner_epoch) + b"".join(batches)
 
 
-def encode(command: Fence | CreateCursor | Ack | ResetCursor | DeleteCursor) -> bytes:
+def encode(command: OwnerCommand | Trim) -> bytes:
     match command:
         case Fence(epoch):
             return _HEAD.pack(Kind.FENCE, epoch)
@@ -127,6 +139,8 @@ def encode(command: Fence | CreateCursor | Ack | ResetCursor | DeleteCursor) -> 
             return head + b"".join(_RANGE.pack(first, last) for first, last in ranges)
         case DeleteCursor(epoch, name):
             return _HEAD.pack(Kind.DELETE_CURSOR, epoch) + _name(name)
+        case Trim(log_start):
+            return _HEAD.pack(Kind.TRIM, 0) + _TRIM.pack(log_start)
 
 
 def _name(name: str) -> bytes:
@@ -176,6 +190,12 @@ def _decode_small(kind: Kind, epoch: int, payload: bytes) -> Command:
     command: Command
     if kind is Kind.FENCE:
         command = Fence(epoch)
+    elif kind is Kind.TRIM:
+        if epoch:
+            raise CommandDamaged(f"a trim under the owner epoch {epoch}")
+        (log_start,) = _TRIM.unpack_from(payload, at)
+        at += _TRIM.size
+        command = Trim(log_start)
     else:
         length = payload[at]
         name_bytes = payload[at + 1 : at + 1 + length]

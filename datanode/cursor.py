@@ -2,7 +2,8 @@
 
 Guarantee: an offset is acknowledged for good once :meth:`Cursor.ack` has taken it, until a reset; the acknowledged set
 is the same whatever the order and grouping of the acknowledgements.  Its size is bounded by ``ranges_max``: an
-acknowledgement that would need more is refused whole.
+acknowledgement that would need more is refused whole.  What retention has removed counts as acknowledged: it can never
+be delivered, and a cursor that waited for it would never move again.
 """
 
 from __future__ import annotations
@@ -66,6 +67,18 @@ class Cursor:
         else:
             self._firsts[lo:hi] = array("Q", (first,))
             self._lasts[lo:hi] = array("Q", (last,))
+
+    def trim(self, log_start: int) -> int:
+        """Messages below ``log_start`` are gone: the floor is at least there; how many of them were not acknowledged.
+        The generation stays: acknowledgements that are on their way are as good as before."""
+        if log_start <= self.ack_floor:
+            return 0
+        below = bisect_left(self._firsts, log_start)
+        spans = zip(self._firsts[:below], self._lasts[:below], strict=True)
+        acked = sum(min(last, log_start - 1) - first + 1 for first, last in spans)
+        unacked = log_start - self.ack_floor - acked
+        self._add(self.ack_floor, log_start - 1)
+        return unacked
 
     def reset(self, ack_floor: int, generation: int) -> None:
         self.ack_floor, self.generation = ack_floor, generation

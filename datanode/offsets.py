@@ -1,7 +1,7 @@
 """Where in the log an offset is, and which offset a time is, in memory that does not grow with the log.
 
-Both indexes are sparse: a bounded list of points; when it is full every second point goes and the spacing doubles.
-Which points remain depends on the log alone, so equal logs have equal indexes.
+Both indexes are sparse: a bounded list of points; when it is full every second point goes and the spacing doubles; as
+trims make room it halves again.  Which points remain depends on the log alone, so equal logs have equal indexes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ TIME_SPACING_MS = 1_000  # milliseconds between two points, at first
 class _Points:
     """Pairs that grow in both columns."""
 
-    __slots__ = ("_max", "keys", "spacing", "values")
+    __slots__ = ("_max", "_spacing_min", "keys", "spacing", "values")
 
     def __init__(self, points_max: int, spacing: int) -> None:
         self._max = points_max
+        self._spacing_min = spacing
         self.spacing = spacing
         self.keys = array("Q")
         self.values = array("Q")
@@ -35,8 +36,16 @@ class _Points:
         self.keys.append(key)
         self.values.append(value)
 
+    def drop(self, count: int) -> None:
+        """Forgets the first ``count`` points."""
+        if count > 0:
+            del self.keys[:count], self.values[:count]
+        if len(self.keys) * 4 <= self._max and self.spacing > self._spacing_min:
+            self.spacing //= 2
+
     def validate(self) -> None:
         assert len(self.keys) == len(self.values) <= self._max
+        assert self.spacing >= self._spacing_min
         assert all(a < b for a, b in zip(self.keys, self.keys[1:], strict=False))
         assert all(a <= b for a, b in zip(self.values, self.values[1:], strict=False))
 
@@ -83,9 +92,18 @@ class OffsetIndex:
         """None: every batch of the append entry at ``index`` was stored."""
         return self._partial.get(index)
 
-    def validate(self, applied_index: int, high_watermark: int) -> None:
+    def trim(self, log_start: int) -> None:
+        """Nothing below ``log_start`` will be asked for: one point at or before it stays, and what the walk from there needs."""
+        self._points.drop(bisect_right(self._points.keys, log_start) - 1)
+        if self._points.values:
+            first = self._points.values[0]
+            self._partial = {index: mask for index, mask in self._partial.items() if index >= first}
+
+    def validate(self, applied_index: int, log_start: int, high_watermark: int) -> None:
         self._points.validate()
+        assert bool(self._points.keys) == (high_watermark > 0)
         if self._points.keys:
+            assert self._points.keys[0] <= log_start, "the first message that is kept cannot be found"
             assert self._points.keys[-1] < high_watermark
             assert self._points.values[-1] <= applied_index
         assert all(0 < index <= applied_index for index in self._partial)
@@ -127,6 +145,10 @@ class TimeIndex:
         """The offset to start from for everything at or after ``timestamp_ms``; None: from the beginning."""
         at = bisect_right(self._points.keys, timestamp_ms) - 1
         return self._points.values[at] if at >= 0 else None
+
+    def trim(self, log_start: int) -> None:
+        """Nothing below ``log_start`` will be asked for: one point at or before it stays."""
+        self._points.drop(bisect_right(self._points.values, log_start) - 1)
 
     def validate(self, high_watermark: int) -> None:
         self._points.validate()

@@ -65,4 +65,12 @@ class DeleteOutcome:
     existed: bool
 
 
-Outcome = AppendOutcome | FenceOutcome | CursorOutcome | DeleteOutcome | Refused
+@dataclass(frozen=True, slots=True)
+class TrimOutcome:
+    """Messages below ``log_start`` are no longer kept; ``unacked`` of them were still owed to a subscription."""
+
+    log_start: int
+    unacked: int = 0
+
+
+Outcome = AppendOutcome | FenceOutcome | CursorOutcome | DeleteOutcome | TrimOutcome | Refused

@@ -3,7 +3,7 @@
 Guarantee: every replica that applied the same entries holds the same state and gave the same outcomes.  Offsets are
 assigned here, without gaps, and never change.  A batch is stored at most once per producer and sequence.  Nothing is
 stored under an owner epoch lower than the highest one seen (R5.10).  An acknowledged offset stays acknowledged until
-its cursor is reset or deleted.
+its cursor is reset or deleted.  ``log_start`` only rises, and only by a trim.
 
 :meth:`Partition.apply` never raises for what an entry holds: a damaged or refused command is an outcome like any other
 (H11).  Messages are not kept here: the log is the message log, and :mod:`datanode.reading` finds them in it again.  No
@@ -16,18 +16,28 @@ from datanode import commands
 from datanode.commands import (
     Ack,
     Append,
-    Command,
     CreateCursor,
     DeleteCursor,
     Fence,
     Kind,
+    OwnerCommand,
     Position,
     ResetCursor,
     Start,
+    Trim,
 )
 from datanode.cursor import RANGES_MAX, Cursor
 from datanode.offsets import OffsetIndex, TimeIndex
-from datanode.outcomes import Appended, AppendOutcome, CursorOutcome, DeleteOutcome, FenceOutcome, Outcome, Refused
+from datanode.outcomes import (
+    Appended,
+    AppendOutcome,
+    CursorOutcome,
+    DeleteOutcome,
+    FenceOutcome,
+    Outcome,
+    Refused,
+    TrimOutcome,
+)
 from datanode.packing import Packer, SnapshotDamaged, Unpacker
 from datanode.producers import PRODUCERS_MAX, Producers
 from services.batch import Header
@@ -77,6 +87,11 @@ class Partition:
         """By subscription; not to be changed by the caller."""
         return self._cursors
 
+    @property
+    def mark(self) -> int:
+        """How far it is, as retention measures it: messages below it are in the log up to the last applied entry."""
+        return self.high_watermark
+
     # --- applying -------------------------------------------------------------------------------------------------
 
     def apply(self, index: int, term: int, payload: bytes) -> Outcome:
@@ -97,12 +112,15 @@ class Partition:
             return Refused.of(e)
         except commands.CommandDamaged as e:
             return Refused.of(InvalidArgument(f"entry {index}: {e}"))
+        if isinstance(command, Trim):
+            # No fence (R5.10): it stands for no owner, writes nothing, and drops only what retention allows under any.
+            return self._trim(command.log_start)
         if command.owner_epoch < self.owner_epoch:
             return Refused.of(fenced(command.owner_epoch, self.owner_epoch))
         self.owner_epoch = command.owner_epoch
         return self._carry_out(index, command)
 
-    def _carry_out(self, index: int, command: Command) -> Outcome:
+    def _carry_out(self, index: int, command: Append | OwnerCommand) -> Outcome:
         match command:
             case Append(headers=headers):
                 return self._append(index, headers)
@@ -179,6 +197,17 @@ class Partition:
         cursor.reset(self._offset_of(position), self._next_generation())
         return CursorOutcome(name, cursor.ack_floor, cursor.generation)
 
+    def _trim(self, log_start: int) -> Outcome:
+        """What is gone is delivered to nobody: cursors below move up to the start and count the rest as acknowledged."""
+        log_start = min(log_start, self.high_watermark)
+        if log_start <= self.log_start:
+            return TrimOutcome(self.log_start)
+        self.log_start = log_start
+        unacked = sum(cursor.trim(log_start) for cursor in self._cursors.values())
+        self.offsets.trim(log_start)
+        self.times.trim(log_start)
+        return TrimOutcome(log_start, unacked)
+
     def _next_generation(self) -> int:
         self._last_generation += 1
         return self._last_generation
@@ -206,9 +235,10 @@ class Partition:
         assert len(generations) == len(self._cursors)
         assert all(0 < g <= self._last_generation for g in generations)
         for cursor in self._cursors.values():
+            assert cursor.ack_floor >= self.log_start, "an offset is owed that is gone"
             cursor.validate(self.high_watermark, self._ranges_max)
         self.producers.validate(self.high_watermark)
-        self.offsets.validate(self.applied_index, self.high_watermark)
+        self.offsets.validate(self.applied_index, self.log_start, self.high_watermark)
         self.times.validate(self.high_watermark)
 
     def encode_snapshot(self) -> bytes:

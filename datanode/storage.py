@@ -1,16 +1,38 @@
-"""A group's folder, opened: lock, log, term and vote."""
+"""A group's folder, opened: lock, log, snapshots, term and vote.
+
+Guarantee: what ``opener`` opens is one history: the newest snapshot, if there is one, and the log behind it, under a term that is not
+older than either (H7, H10).  What a crash interrupted is finished; damage is LogDamaged, and stays where it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from datanode.log import DirectoryLock, FileSystem, OsFileSystem, SegmentLog, TermFile, check_term
-from services.errors import GroupDirectoryBusy, LogDamaged
-from services.raft.storage import LogStorage, TermStorage
+import structlog
+
+from datanode.log import DirectoryLock, FileSystem, OsFileSystem, SegmentLog, SnapshotFiles, TermFile, check_term
+from datanode.log.beginning import Beginning, decide
+from services.errors import GroupDirectoryBusy, LogDamaged, StorageFailed
+from services.raft.storage import LogStorage, SnapshotStorage, TermStorage
 
 RECOVERING_NAME = "recovering"
+
+log = structlog.get_logger()
+
+
+class Lock(Protocol):
+    """What keeps a folder for one opener."""
+
+    def release(self) -> None: ...
+
+
+def lock_group(folder: Path) -> Lock:
+    """The lock of the operating system.  GroupDirectoryBusy."""
+    return DirectoryLock(folder, GroupDirectoryBusy)
 
 
 @dataclass(slots=True)
@@ -19,51 +41,94 @@ class GroupStorage:
 
     log: LogStorage
     terms: TermStorage
-    lock: DirectoryLock
-    marker: Path  # there while the log comes back from the peers (R4.5)
+    snapshots: SnapshotStorage
     recovering: bool
+    _folder: Path
+    _files: FileSystem
+    _close: Callable[[], None]
 
     def recovered(self) -> None:
         """The log is whole again; durable when this returns."""
-        self.marker.unlink(missing_ok=True)
-        OsFileSystem().fsync_dir(self.marker.parent)
+        try:
+            with suppress(FileNotFoundError):
+                self._files.unlink(self._folder / RECOVERING_NAME)
+            self._files.fsync_dir(self._folder)
+        except OSError as e:
+            raise StorageFailed(f"{self._folder}: {e.strerror or e}", path=self._folder, errno=e.errno) from e
 
     def close(self) -> None:
-        try:
-            self.log.close()
-        finally:
-            self.lock.release()
+        self._close()
 
 
 def opener(
-    segment_bytes: int, entry_bytes_max: int, disk_reserve_bytes: int, fs: FileSystem | None = None
+    segment_bytes: int,
+    entry_bytes_max: int,
+    disk_reserve_bytes: int,
+    fs: FileSystem | None = None,
+    lock: Callable[[Path], Lock] = lock_group,
 ) -> Callable[[Path], GroupStorage]:
     """For the Raft registry: opens a folder, recovering its log.  GroupDirectoryBusy, LogDamaged, StorageFailed,
-    DiskFull."""
+    DiskFull.  ``lock`` is replaced only where ``fs`` is no file system that two processes could share."""
     files = fs or OsFileSystem()
 
     def open_group(folder: Path) -> GroupStorage:
-        lock = DirectoryLock(folder, GroupDirectoryBusy)
+        held = lock(folder)
         try:
-            terms = TermFile(folder, files)
-            term, _ = terms.load()
-            log = SegmentLog(folder, files, segment_bytes, entry_bytes_max, disk_reserve_bytes)
-            _check(folder, term, log)
+            return _open(folder, held)
         except BaseException:
-            lock.release()
+            held.release()
             raise
-        marker = folder / RECOVERING_NAME
-        return GroupStorage(log, terms, lock, marker, marker.exists())
+
+    def _open(folder: Path, held: Lock) -> GroupStorage:
+        terms = TermFile(folder, files)
+        term, _ = terms.load()
+        snapshots = SnapshotFiles(folder, files, disk_reserve_bytes)
+        entries = SegmentLog(folder, files, segment_bytes, entry_bytes_max, disk_reserve_bytes)
+
+        def close() -> None:
+            try:
+                entries.close()
+                snapshots.close()
+            finally:
+                held.release()
+
+        try:
+            _settle(folder, term, entries, snapshots)
+            recovering = RECOVERING_NAME in files.listdir(folder)
+        except BaseException:
+            entries.close()
+            raise
+        return GroupStorage(entries, terms, snapshots, recovering, folder, files, close)
 
     return open_group
 
 
-def _check(folder: Path, term: int, log: SegmentLog) -> None:
-    """What the files cannot tell one by one: the log is not ahead of the term file (H7), and its beginning is there."""
-    try:
-        check_term(folder, term, log.term_at(log.last_index))
-        if log.first_index != 1:
-            raise LogDamaged(f"the log in {folder} begins at entry {log.first_index}, not 1", path=folder, offset=0)
-    except BaseException:
-        log.close()
-        raise
+def _settle(folder: Path, term: int, entries: SegmentLog, snapshots: SnapshotFiles) -> None:
+    """What the files cannot tell one by one: term, snapshots and log are one history.  What a crash interrupted is finished."""
+    beginning, damaged = _whole_beginning(folder, entries, snapshots)
+    start = beginning.start
+    check_term(folder, term, max(entries.term_at(entries.last_index), start.term if start else 0))
+    if start is not None and beginning.finish_reset:
+        log.info("install_finished", path=str(folder), index=start.index, term=start.term)
+        entries.reset(start.index, start.term)
+    for index in damaged:
+        snapshots.set_aside(index)
+    snapshots.drop(beginning.remove)
+
+
+def _whole_beginning(folder: Path, entries: SegmentLog, snapshots: SnapshotFiles) -> tuple[Beginning, set[int]]:
+    """What to start from, its state checked BEFORE anything is done on its account; and which snapshots turned out damaged."""
+    whole, damaged = list(snapshots.headers), set(snapshots.damaged)
+    while True:
+        beginning = decide(entries, whole, sorted(damaged), folder)
+        if beginning.start is None:
+            return beginning, damaged
+        index = beginning.start.index
+        try:
+            snapshots.check(index)
+        except LogDamaged as e:
+            log.warning("snapshot_damaged", path=e.facts["path"], problem=str(e))
+            damaged.add(index)
+            whole = [header for header in whole if header.snapshot.index != index]
+        else:
+            return beginning, damaged

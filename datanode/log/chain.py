@@ -56,7 +56,7 @@ class SegmentChain:
 
     def load(self) -> None:
         """All segments that the folder holds, checked against one another (LogDamaged).  The last is open and not yet recovered;
-        what an interrupted ``create`` left is removed."""
+        what an interrupted ``create`` or ``begin_anew`` left is removed."""
         bases: list[int] = []
         for name in self._fs.listdir(self._directory):
             base = base_of(name)
@@ -64,13 +64,18 @@ class SegmentChain:
                 bases.append(base)
             elif base_of(name.removesuffix(UNFINISHED_SUFFIX)) is not None:
                 self._fs.unlink(self._directory / name)
-        for base in sorted(bases):
-            segment = self._open(base)
+        bases.sort()
+        while bases and not (self.segments and self.segments[0].header.begins_anew):
+            segment = self._open(bases.pop())
             if self.segments:
-                before = self.active
-                _seal(before, segment.header)
-                self.close_file(before)
-            self.segments = [*self.segments, segment]
+                _seal(segment, self.segments[0].header)
+                self.close_file(segment)
+            self.segments = [segment, *self.segments]
+        if self.segments:
+            # The names found may be in the system's cache only; from here on they count as durable.
+            self._fs.fsync_dir(self._directory)
+        for base in bases:
+            self._fs.unlink(self._directory / segment_name(base))
 
     def _open(self, base: int) -> Segment:
         path = self._directory / segment_name(base)
@@ -88,28 +93,53 @@ class SegmentChain:
 
         A full disk (ENOSPC) leaves nothing under the final name; after any other error that is not known.
         """
+        segment = self.prepare(header)
+        self.name(segment)
+        return segment
+
+    def prepare(self, header: Header) -> Segment:
+        """A new segment, written and synced aside: nothing finds it before ``name``."""
         path = self._directory / segment_name(header.base)
-        aside = path.with_name(path.name + UNFINISHED_SUFFIX)
-        file = self._fs.create(aside)
+        file = self._fs.create(_aside(path))
         try:
             file.pwrite([header.to_bytes()], 0)
             file.fdatasync()
-            self._fs.rename(aside, path)
-            try:
-                self._fs.fsync_dir(self._directory)
-            except OSError as e:
-                raise OSError(errno.EIO, f"sync of the folder: {e.strerror}") from e
         except BaseException:
             file.close()
             raise
         sparse = SegmentIndex()
         return Segment(path, header, HEADER_BYTES, HEADER_BYTES, header.base - 1, header.previous_term, file, sparse)
 
+    def name(self, segment: Segment) -> None:
+        """A prepared segment takes its place, durably; it is closed if it cannot."""
+        try:
+            self._fs.rename(_aside(segment.path), segment.path)
+            try:
+                self._fs.fsync_dir(self._directory)
+            except OSError as e:
+                raise OSError(errno.EIO, f"sync of the folder: {e.strerror}") from e
+        except BaseException:
+            self.close_file(segment)
+            raise
+
     def push(self, segment: Segment) -> None:
         """``segment`` becomes the active one.  With the guard held."""
         if self.segments:
             self._use(self.active)
         self.segments = [*self.segments, segment]
+
+    def begin_anew(self, segment: Segment) -> None:
+        """A named segment that begins anew becomes the only one.  It voids the others as soon as it is named, so they need not be
+        gone durably."""
+        with self.guard:
+            void, self.segments = self.segments, [segment]
+            self.cuts += 1
+            self._sealed_in_use.clear()
+            for old in void:
+                self._let_go(old)
+        for old in void:
+            if old.path != segment.path:
+                self._fs.unlink(old.path)
 
     def remove(self, segment: Segment) -> None:
         """Takes the first or last segment out of what readers see, then off the disk, durably."""
@@ -191,7 +221,7 @@ class SegmentChain:
                 raise LogDamaged(
                     f"{segment.path}: damaged at byte {found.frames_end}", path=segment.path, offset=found.frames_end
                 )
-            log.warning("log_footer_damaged", path=str(segment.path))
+            log.warning("log_footer_unusable", path=str(segment.path))
             sparse = found.index
         with self.guard:
             if segment.index is None:  # else another reader was first, and a truncation may have cut what it set
@@ -215,6 +245,10 @@ class SegmentChain:
             assert HEADER_BYTES <= self.active.synced_end <= self.active.frames_end, self.active
             assert len(self._sealed_in_use) <= SEALED_IN_USE_MAX, self._sealed_in_use
             assert all(segment.pins >= 0 for segment in self.segments), self.segments
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(path.name + UNFINISHED_SUFFIX)
 
 
 def opened(segment: Segment) -> File:

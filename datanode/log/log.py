@@ -4,12 +4,12 @@ Guarantees:
 
 * What ``sync`` covered is there after any crash, in order, unless ``truncate_from`` removed it.
 * After any crash the log is a prefix of what it was: appended entries go from the end, never from the middle.  A truncation drops
-  whole segments from the newest on and then cuts one, each step durable before the next.
+  whole segments from the newest on and then cuts one, each step durable before the next.  A reset is one step behind such a cut.
 * Every byte is checked when it is read: the last segment when the log is opened, the others on each read.
 * Memory does not grow with the entries: one small record per segment, the sparse index of the active one and of a few in use.
 
-One thread at a time writes (``append``, ``truncate_from``, ``sync``, ``drop_before``); any thread may read meanwhile.  The directory
-belongs to one SegmentLog: its owner holds the DirectoryLock (R3.5).
+One thread at a time writes (``append``, ``truncate_from``, ``sync``, ``reset``, ``drop_before``); any thread may read meanwhile.
+The directory belongs to one SegmentLog: its owner holds the DirectoryLock (R3.5).
 
 A full disk is DiskFull with nothing appended, and the log goes on.  Any other failed write or sync is StorageFailed and final: the
 system may have dropped what it could not write, so a later sync that succeeds proves nothing.
@@ -24,6 +24,7 @@ import builtins
 import errno
 import secrets
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
@@ -203,6 +204,29 @@ class SegmentLog:
                 break
         return entries
 
+    def memberships(self) -> list[Entry]:
+        """Every MEMBERSHIP entry.  Only the segments that hold one are read."""
+        return self._unless_cut(self._memberships)
+
+    def _memberships(self) -> list[Entry]:
+        entries: list[Entry] = []
+        segments = self._chain.segments
+        for segment, successor in zip_longest(segments, segments[1:]):
+            if successor is not None and successor.header.previous_membership < segment.base:
+                continue
+            with self._chain.guard:
+                if segment not in self._chain.segments:  # retention has dropped it meanwhile
+                    continue
+                self._chain.pin(segment)
+            try:
+                sparse = self._chain.index_of(segment)
+                for index in sparse.memberships:
+                    span = (*sparse.floor(index), sparse.offset_after(index, segment.frames_end))
+                    entries += read_run(opened(segment), segment, span, index, index, 0, True)
+            finally:
+                self._chain.unpin(segment)
+        return entries
+
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def append(self, entries: Sequence[Entry]) -> None:
@@ -224,7 +248,7 @@ class SegmentLog:
             sparse = _indexed(active)
             offset = start
             for entry in entries:
-                sparse.note(entry.index, entry.term, offset)
+                sparse.note(entry.index, entry.term, entry.kind, offset)
                 offset += frames.HEAD_BYTES + len(entry.payload)
             active.frames_end = active.file_bytes = offset
             active.last_index, active.last_term = entries[-1].index, entries[-1].term
@@ -277,6 +301,34 @@ class SegmentLog:
         finally:
             chain.unpin(segment)
 
+    def reset(self, index: int, term: int) -> None:
+        """The log is empty and begins behind entry ``index`` of ``term``, durably when it returns.
+
+        A crash on the way leaves a prefix of what was up to ``index``, or the new beginning.  DiskFull likewise, and it may be
+        called again.  The segment that begins anew is named BEFORE those that it voids are removed.
+        """
+        self._check_usable()
+        if index < self.first_index - 1:
+            raise ValueError(f"the log begins at {self.first_index} and cannot be reset to begin behind {index}")
+        chain = self._chain
+        try:
+            new = chain.prepare(Header(index + 1, self._new_seed(), previous_term=term))
+        except OSError as e:
+            raise self._disk_full() if e.errno in NO_SPACE else self._fail("begin anew", e) from e
+        try:
+            self.truncate_from(index + 1)
+        except BaseException:
+            chain.close_file(new)
+            raise
+        try:
+            chain.name(new)
+        except OSError as e:
+            raise self._disk_full() if e.errno in NO_SPACE else self._fail("begin anew", e) from e
+        try:
+            chain.begin_anew(new)
+        except OSError as e:
+            raise self._fail("drop what was before", e) from e
+
     def drop_before(self, index: int) -> None:
         """Retention: removes the segments all of whose entries are below ``index``, from the oldest on; never the active one."""
         self._check_usable()
@@ -308,7 +360,8 @@ class SegmentLog:
         except OSError as e:
             raise self._fail("seal", e) from e
         old.synced_end = end
-        header = Header(old.last_index + 1, self._new_seed(), old.base, old.last_term, end, old_bytes)
+        membership = _indexed(old).last_membership or old.header.previous_membership
+        header = Header(old.last_index + 1, self._new_seed(), old.base, old.last_term, end, old_bytes, membership)
         try:
             new = self._chain.create(header)
         except OSError as e:

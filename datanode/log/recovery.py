@@ -68,12 +68,13 @@ def scan(file: File, header: Header, end: int) -> Scan:
             if len(buffer) < needed:
                 break
             continue
-        _, _, found_term, found, kind = head
-        if found != expected or found_term < term or kind & ~frames.SYNCED_BEFORE == frames.FOOTER:
+        _, _, found_term, found, flagged = head
+        kind = flagged & ~frames.SYNCED_BEFORE
+        if found != expected or found_term < term or kind == frames.FOOTER:
             break
         if not frames.fits(buffer, at, head, seed):
             break
-        index.note(found, found_term, position)
+        index.note(found, found_term, kind, position)
         term = found_term
         expected += 1
         position += needed

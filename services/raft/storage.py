@@ -46,7 +46,7 @@ class Snapshot:
 
 
 class LogStorage(Protocol):
-    """A durable sequence of entries with consecutive indexes.
+    """A durable sequence of entries with consecutive indexes.  It may begin behind 1: what stood before is in a snapshot (H10).
 
     ``append`` and ``truncate_from`` take effect for readers at once; they are durable only once ``sync`` has returned.
     OSError from any of them leaves the object unusable: the replica is failed (a sync that failed is never retried as if clean).
@@ -64,10 +64,17 @@ class LogStorage(Protocol):
     @property
     def bytes(self) -> int: ...
 
-    def term_at(self, index: int) -> int: ...
+    def term_at(self, index: int) -> int:
+        """The term of an entry, or of the one before the first; IndexError for any other."""
+        ...
 
     def read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
-        """Entries ``first..last``, cut off after ``bytes_max`` payload bytes; always at least one if ``first`` exists."""
+        """Entries ``first..last``, cut off after ``bytes_max`` payload bytes; always at least one if ``first`` exists.
+        IndexError before the start, which moves while others read."""
+        ...
+
+    def memberships(self) -> list[Entry]:
+        """Every entry of kind MEMBERSHIP in the log, in order."""
         ...
 
     def append(self, entries: Sequence[Entry]) -> None: ...
@@ -76,12 +83,9 @@ class LogStorage(Protocol):
 
     def sync(self) -> None: ...
 
-    def memberships(self) -> list[Entry]:
-        """Every entry of kind MEMBERSHIP in the log, in order."""
-        ...
-
     def reset(self, index: int, term: int) -> None:
-        """The log becomes empty and begins behind entry ``index`` of ``term``; durable when it returns."""
+        """The log becomes empty and begins behind entry ``index`` of ``term``; durable when it returns.  The snapshot of that
+        entry is durable BEFORE.  DiskFull: nothing but entries above ``index`` is gone, and it may be called again."""
         ...
 
     def drop_before(self, index: int) -> None:
@@ -91,19 +95,32 @@ class LogStorage(Protocol):
     def close(self) -> None: ...
 
 
+def is_ahead(snapshot: Snapshot, log: LogStorage) -> bool:
+    """Whether ``log`` has to be reset before it can go on behind ``snapshot``: it ends before it, or is another history there."""
+    if snapshot.index > log.last_index:
+        return True
+    return snapshot.index >= log.first_index - 1 and log.term_at(snapshot.index) != snapshot.term
+
+
 class SnapshotSource(Protocol):
-    """An open snapshot; stays readable although it is dropped meanwhile."""
+    """An open snapshot; it stays readable although it is dropped meanwhile."""
 
     @property
     def snapshot(self) -> Snapshot: ...
 
-    def read(self, offset: int, length: int) -> bytes: ...
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the state; fewer than ``length`` only where it ends."""
+        ...
 
     def close(self) -> None: ...
 
 
 class SnapshotStorage(Protocol):
-    """The snapshots of one replica.  ``snapshots`` is cheap and may be read from any thread; everything else blocks."""
+    """The snapshots of one replica.  ``snapshots`` is cheap and may be read from any thread; everything else blocks.
+
+    Running out of space is DiskFull; any other failed write is StorageFailed, and then every later one is (a sync that failed
+    is never retried as if clean).
+    """
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
@@ -111,7 +128,7 @@ class SnapshotStorage(Protocol):
         ...
 
     def write(self, snapshot: Snapshot, state: bytes) -> None:
-        """Durable when it returns.  DiskFull leaves nothing; StorageFailed."""
+        """Durable when it returns: aside, synced, renamed, folder synced.  DiskFull leaves nothing; StorageFailed."""
         ...
 
     def read(self, index: int) -> bytes:
@@ -119,27 +136,31 @@ class SnapshotStorage(Protocol):
         ...
 
     def open(self, index: int) -> SnapshotSource:
-        """KeyError if there is no such snapshot."""
+        """KeyError if there is no such snapshot; LogDamaged: its state does not check, and nobody may be given it."""
         ...
 
     def drop_before(self, index: int) -> None:
         """Removes the snapshots whose index is below ``index``."""
         ...
 
+    # a transfer, kept over restarts so that it can be resumed
+
     def staged(self, snapshot: Snapshot) -> int:
-        """Bytes of this very snapshot that were staged, by this run or an earlier one; what was staged of another one is removed."""
+        """Bytes of this very snapshot that are staged; what was staged of another one is removed."""
         ...
 
     def stage(self, snapshot: Snapshot, offset: int, chunk: bytes) -> None:
-        """Adds ``chunk`` at ``offset``, which must be ``staged(snapshot)``."""
+        """Appends at ``offset``, which must be ``staged(snapshot)``.  Synced at the latest by ``check_staged``.  DiskFull keeps
+        what was staged before."""
         ...
 
     def check_staged(self, snapshot: Snapshot) -> bytes:
-        """The whole staged state, synced and checked.  LogDamaged: it does not check and has been removed."""
+        """The whole staged state, synced and checked against size and CRC.  LogDamaged: it does not check and has been removed."""
         ...
 
     def install_staged(self, snapshot: Snapshot) -> None:
-        """It becomes the only snapshot, durable when this returns.  Nothing if that has happened already."""
+        """It becomes the only snapshot, durable; older ones are removed.  The term of whoever offered it is stored BEFORE (H7):
+        a log that begins behind a snapshot of a later term than the term file's is refused when it is opened."""
         ...
 
 

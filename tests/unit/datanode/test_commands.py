@@ -18,6 +18,7 @@ from datanode.commands import (
     Position,
     ResetCursor,
     Start,
+    Trim,
 )
 from services import batch
 from services.errors import BatchCorrupt
@@ -34,6 +35,7 @@ small = st.one_of(
     st.builds(Ack, u64, names, u64, ranges),
     st.builds(ResetCursor, u64, names, positions),
     st.builds(DeleteCursor, u64, names),
+    st.builds(Trim, u64),
 )
 
 
@@ -54,6 +56,9 @@ def test_an_append_keeps_epoch_and_headers(epoch, counts):
 @example(b"\x01" + bytes(8))
 @example(b"\x01" + bytes(8) + b"\x53\x74\x01\x00" + bytes(36))
 @example(b"\x03" + bytes(8))
+@example(b"\x07" + bytes(8))
+@example(b"\x07" + bytes(7) + b"\x01" + bytes(8))
+@example(b"\x07" + bytes(17))
 @example(b"\x03" + bytes(8) + b"\x02\xff\xfe" + bytes(9))
 def test_any_bytes_are_a_command_or_damaged(payload):
     try:

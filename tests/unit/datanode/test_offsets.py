@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datanode.offsets import OffsetIndex, TimeIndex
+from datanode.packing import Packer
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 40_000)), min_size=1, max_size=200), st.integers(2, 8))
@@ -17,12 +18,62 @@ def test_an_offset_is_located_at_or_before_its_entry(entries, points_max):
         begins.append((at, offset))
         index.stored(at, offset, size)
         offset += count
-        index.validate(at, offset)
+        index.validate(at, 0, offset)
     for wanted in range(offset):
         found = index.locate(wanted)
         assert found in begins
         assert found is not None
         assert found[1] <= wanted
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 40_000)), min_size=1, max_size=200),
+    st.integers(2, 8),
+    st.lists(st.integers(0, 200), max_size=4),
+)
+def test_after_trims_what_is_kept_is_still_located_and_nothing_else_remembered(entries, points_max, trims):
+    index, twin = OffsetIndex(points_max, spacing=3), OffsetIndex(points_max, spacing=3)
+    begins: list[tuple[int, int]] = []
+    offset = log_start = 0
+    for at, (count, size) in enumerate(entries, 1):
+        begins.append((at, offset))
+        for one in (index, twin):
+            one.stored(at, offset, size)
+            if count == 1:
+                one.stored_only(at, 5)
+        offset += count
+        if at - 1 in trims:
+            log_start = max(log_start, offset - at % 7)
+            index.trim(log_start)
+            twin.trim(log_start)
+        index.validate(at, log_start, offset)
+    for wanted in range(log_start, offset):
+        found = index.locate(wanted)
+        assert found in begins
+        assert found is not None
+        assert found[1] <= wanted
+        for at, base in begins:
+            if base >= found[1] and entries[at - 1][0] == 1:
+                assert index.mask(at) == 5
+    packed = Packer(), Packer()
+    index.pack(packed[0])
+    twin.pack(packed[1])
+    assert packed[0].bytes() == packed[1].bytes()
+
+
+def test_points_stand_closer_again_once_trims_have_made_room():
+    index = OffsetIndex(points_max=16, spacing=1)
+    for i in range(1, 1001):
+        index.stored(i, i - 1, 1)
+    index.trim(990)
+    for i in range(1001, 1041):
+        index.stored(i, i - 1, 1)
+        index.trim(i - 10)
+    located = [index.locate(offset) for offset in range(1031, 1040)]
+    assert all(
+        found is not None and found[1] <= offset for found, offset in zip(located, range(1031, 1040), strict=True)
+    )
+    assert len(set(located)) >= 3
 
 
 def test_the_first_entry_is_always_found():
@@ -52,3 +103,22 @@ def test_a_time_is_never_located_late(times, points_max, spacing_ms, wanted):
         index.validate(offset + 1)
     start = index.locate(wanted) or 0
     assert all(time_ms < wanted for time_ms in times[:start])
+
+
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=100),
+    st.integers(2, 6),
+    st.integers(1, 5),
+    st.integers(0, 55),
+    st.integers(0, 100),
+)
+def test_a_time_is_never_located_late_after_a_trim(times, points_max, spacing_ms, wanted, trimmed_at):
+    index, log_start = TimeIndex(points_max, spacing_ms), 0
+    for offset, time_ms in enumerate(times):
+        index.stored(time_ms, offset)
+        if offset == trimmed_at:
+            log_start = offset // 2
+            index.trim(log_start)
+        index.validate(offset + 1)
+    start = max(index.locate(wanted) or 0, log_start)
+    assert all(time_ms < wanted for time_ms in times[log_start:start])

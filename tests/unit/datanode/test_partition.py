@@ -5,8 +5,28 @@ from __future__ import annotations
 import pytest
 
 from datanode import commands
-from datanode.commands import EARLIEST, LATEST, Ack, CreateCursor, DeleteCursor, Fence, Position, ResetCursor, Start
-from datanode.outcomes import Appended, AppendOutcome, CursorOutcome, DeleteOutcome, FenceOutcome, Outcome, Refused
+from datanode.commands import (
+    EARLIEST,
+    LATEST,
+    Ack,
+    CreateCursor,
+    DeleteCursor,
+    Fence,
+    Position,
+    ResetCursor,
+    Start,
+    Trim,
+)
+from datanode.outcomes import (
+    Appended,
+    AppendOutcome,
+    CursorOutcome,
+    DeleteOutcome,
+    FenceOutcome,
+    Outcome,
+    Refused,
+    TrimOutcome,
+)
 from datanode.packing import SnapshotDamaged
 from datanode.partition import Partition
 from services.errors import (
@@ -39,6 +59,11 @@ class Log:
         outcome = self.raw(commands.encode_append(epoch, batches))
         assert isinstance(outcome, AppendOutcome), outcome
         return outcome.results
+
+    def offset_of_new(self, position: Position) -> int:
+        outcome = self.do(CreateCursor(self.partition.owner_epoch, f"new-{self.index}", position))
+        assert isinstance(outcome, CursorOutcome), outcome
+        return outcome.ack_floor
 
     def offset_of(self, position: Position) -> int:
         outcome = self.do(ResetCursor(1, "s", position))
@@ -332,6 +357,68 @@ def test_acknowledged_ranges_are_bounded():
     assert refused(log.do(Ack(1, "s", 1, ((6, 6),))), Overloaded) == {"limit": "2"}
     assert log.partition.cursor("s").ranges == [(2, 2), (4, 4)]
     assert log.do(Ack(1, "s", 1, ((0, 1),))) == CursorOutcome("s", 3, 1)
+
+
+# --- trims ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_trim_raises_the_start_and_never_lowers_it():
+    log = Log()
+    log.append(make_batch(10))
+    assert log.do(Trim(4)) == TrimOutcome(4)
+    assert log.do(Trim(2)) == TrimOutcome(4)
+    assert log.do(Trim(4)) == TrimOutcome(4)
+    assert log.partition.log_start == 4
+    assert log.offset_of_new(EARLIEST) == 4
+    assert log.offset_of_new(Position(Start.OFFSET, 1)) == 4
+
+
+def test_a_trim_goes_no_further_than_what_is_stored():
+    log = Log()
+    assert log.do(Trim(7)) == TrimOutcome(0)
+    log.append(make_batch(3))
+    assert log.do(Trim(7)) == TrimOutcome(3)
+    assert log.append(make_batch(1)) == (Appended(3),)
+    assert log.offset_of_new(EARLIEST) == 3
+
+
+def test_r5_10_a_trim_is_nobodys_write():
+    """It is not refused under a high owner epoch, and fences nobody."""
+    log = Log()
+    log.append(make_batch(10), epoch=7)
+    assert log.do(Trim(4)) == TrimOutcome(4)
+    assert log.partition.owner_epoch == 7
+    assert log.append(make_batch(1), epoch=7) == (Appended(10),)
+    refused(log.do(Fence(6)), Fenced)
+
+
+def test_a_cursor_moves_up_to_the_start():
+    log = Log()
+    log.append(make_batch(20))
+    log.do(CreateCursor(1, "behind", EARLIEST))
+    log.do(CreateCursor(1, "ahead", Position(Start.OFFSET, 15)))
+    log.do(Ack(1, "behind", 1, ((2, 3), (9, 12), (16, 16))))
+    assert log.do(Trim(10)) == TrimOutcome(10, unacked=7)  # 0, 1 and 4 to 8
+    behind = log.partition.cursor("behind")
+    assert (behind.ack_floor, behind.ranges, behind.generation) == (13, [(16, 16)], 1)
+    assert log.partition.cursor("ahead").ack_floor == 15
+
+
+def test_acknowledgements_that_were_on_their_way_are_as_good_as_before_a_trim():
+    log = Log()
+    log.append(make_batch(20))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    log.do(Trim(10))
+    assert log.do(Ack(1, "s", 1, ((0, 11),))) == CursorOutcome("s", 12, 1)
+    assert log.do(Ack(1, "s", 1, ((3, 4),))) == CursorOutcome("s", 12, 1)
+
+
+def test_a_producer_is_remembered_beyond_its_messages():
+    log = Log()
+    first = make_batch(3, producer_id=7)
+    log.append(first)
+    log.do(Trim(3))
+    assert log.append(first) == (Appended(0, duplicate=True),)
 
 
 # --- snapshots --------------------------------------------------------------------------------------------------------

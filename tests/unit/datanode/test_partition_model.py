@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datanode import commands
-from datanode.commands import Ack, CreateCursor, DeleteCursor, Fence, Position, ResetCursor, Start
-from datanode.outcomes import Appended, AppendOutcome, Refused
+from datanode.commands import Ack, CreateCursor, DeleteCursor, Fence, Position, ResetCursor, Start, Trim
+from datanode.outcomes import Appended, AppendOutcome, Refused, TrimOutcome
 from datanode.partition import Partition
 from datanode.reading import Reader
 from services import batch
@@ -37,6 +37,7 @@ small = st.one_of(
     st.builds(Ack, epochs, names, st.integers(1, 4), ranges),
     st.builds(ResetCursor, epochs, names, resets),
     st.builds(DeleteCursor, epochs, names),
+    st.builds(Trim, offsets),
 ).map(commands.encode)
 payloads = st.one_of(appends, appends, appends, small, small, st.binary(max_size=60))
 logs = st.lists(st.one_of(payloads, payloads, payloads, st.none()), max_size=60)  # None: an entry that is no command
@@ -122,9 +123,9 @@ def test_every_stored_batch_is_read_at_its_offset(log, reads):
         end += batch.read_header(stored).record_count
     assert partition.high_watermark == end
     reader = Reader(partition, entries_of(log))
-    for offset, bytes_max in [*reads, (0, 10_000)]:
+    for offset, bytes_max in [*reads, (partition.log_start, 10_000)]:
         found = [(s.base_offset, s.batch) for s in reader.read(offset, bytes_max)]
-        wanted = [(o, b) for o, b in held if o + batch.read_header(b).record_count > offset]
+        wanted = [(o, b) for o, b in held if o + batch.read_header(b).record_count > offset >= partition.log_start]
         assert found == wanted[: len(found)]
         assert bool(found) == bool(wanted)
         size = sum(len(b) for _, b in found)
@@ -147,6 +148,33 @@ def test_reading_on_gives_everything_once(log, bytes_max):
 
 
 @given(logs)
+def test_a_cursor_never_owes_what_is_gone_and_forgets_no_acknowledgement_of_what_is_kept(log):
+    """Against a set of offsets per cursor: the same commands, and a trim only takes away what can no longer be read."""
+    partition = fresh()
+    owed: dict[str, tuple[int, set[int]]] = {}  # subscription → generation, kept offsets not acknowledged
+    for index, payload in enumerate(log, 1):
+        if payload is None:
+            continue
+        before = {name: (c.ack_floor, c.generation, c.ranges) for name, c in partition.cursors.items()}
+        start, end = partition.log_start, partition.high_watermark
+        outcome = partition.apply(index, 1, payload)
+        partition.validate()
+        assert partition.log_start >= start
+        if isinstance(outcome, TrimOutcome):
+            gone = range(start, partition.log_start)
+            assert outcome.unacked == sum(len(offsets_owed & set(gone)) for _, offsets_owed in owed.values())
+            assert {n: c.generation for n, c in partition.cursors.items()} == {n: g for n, (_, g, _) in before.items()}
+            assert partition.high_watermark == end
+        known = dict(owed)
+        owed = {}
+        for name, cursor in partition.cursors.items():
+            kept = range(partition.log_start, partition.high_watermark)
+            owed[name] = (cursor.generation, {o for o in kept if not cursor.is_acked(o)})
+            if isinstance(outcome, TrimOutcome):
+                assert owed[name][1] == {o for o in known[name][1] if o >= partition.log_start}
+
+
+@given(logs)
 def test_a_sequence_is_stored_once_and_without_gaps(log):
     """Per producer, the stored sequences are 0, 1, 2, ... unless it was forgotten in between and began again at 0."""
     expected: dict[int, int] = {}
@@ -165,7 +193,7 @@ def test_r5_10_nothing_is_stored_below_the_highest_epoch(log):
             continue
         outcome = partition.apply(index, 1, payload)
         assert partition.owner_epoch >= highest
-        if not isinstance(outcome, Refused):
+        if not isinstance(outcome, Refused | TrimOutcome):
             epoch = int.from_bytes(payload[1:9], "big")
             assert epoch >= highest
             highest = epoch

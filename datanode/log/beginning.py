@@ -1,0 +1,64 @@
+"""From which snapshot a replica starts, and what its log has to do with it (H3, H8, H10).  Pure.
+
+A log that begins behind 1 is the end of a history; its beginning must be in a snapshot.  A snapshot *covers* the log if it reaches
+the log's first entry and is not ahead of its last.  So:
+
+1. The newest snapshot came from another replica and is ahead of the log: a crash came between its naming and the log's reset.
+   Nothing was promised that depends on what the log still holds, so the reset is finished.
+2. A snapshot of the replica's own is ahead of the log: the entries behind the log's end were applied and never synced here.  It is left
+   out.  The log is not reset for it: the messages before it stand in this log only.
+3. A snapshot and the log disagree about a term: **damage**.
+4. The log begins behind 1 and no snapshot covers it: **damage** (H10).
+5. A snapshot that ends before the log's beginning was to be removed and is.
+6. A damaged snapshot is set aside if everything that it stood for is there without it: the log begins at 1, or an older whole one covers
+   the log.  Else it is **damage**, although a newer one may cover the log: the oldest one is what a follower starts from that
+   needs every message that is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datanode.log.snapshot_format import SnapshotHeader, snapshot_name
+from services.errors import LogDamaged
+from services.raft.storage import LogStorage, Snapshot, is_ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What is to be done before a replica starts from ``start`` (None: from an empty state)."""
+
+    start: Snapshot | None
+    finish_reset: bool = False
+    remove: frozenset[int] = frozenset()
+
+
+def decide(log: LogStorage, whole: Sequence[SnapshotHeader], damaged: Sequence[int], folder: Path) -> Beginning:
+    """``whole`` oldest first; all of ``damaged`` may be set aside when this returns.  LogDamaged, and nothing is to be touched then."""
+    if whole and whole[-1].installed and is_ahead(whole[-1].snapshot, log):
+        return Beginning(whole[-1].snapshot, True, frozenset(header.snapshot.index for header in whole[:-1]))
+    covering: list[Snapshot] = []
+    remove: set[int] = set()
+    for header in whole:
+        snapshot = header.snapshot
+        if snapshot.index < log.first_index - 1 or (snapshot.index > log.last_index and not header.installed):
+            remove.add(snapshot.index)
+        elif is_ahead(snapshot, log):
+            path = folder / snapshot_name(snapshot.index)
+            raise LogDamaged(f"{path}: the log has another history there", path=path, offset=0)
+        else:
+            covering.append(snapshot)
+    if log.first_index > 1 and not covering:
+        raise LogDamaged(
+            f"the log in {folder} begins at entry {log.first_index}, and no snapshot holds what was before",
+            path=folder,
+            offset=0,
+        )
+    for index in damaged:
+        needed = log.first_index > 1 and index >= log.first_index - 1
+        if needed and not any(snapshot.index < index for snapshot in covering):
+            path = folder / snapshot_name(index)
+            raise LogDamaged(f"{path}: damaged, and no older snapshot covers the log", path=path, offset=0)
+    return Beginning(covering[-1] if covering else None, False, frozenset(remove))
