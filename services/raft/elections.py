@@ -14,6 +14,7 @@ from pysyncobj.node import Node
 
 from services.pb import raft_pb2 as pb
 from services.raft.library import CANDIDATE, FOLLOWER, LEADER, Library
+from services.raft.membership import is_majority
 
 
 class Elections(Library):
@@ -41,9 +42,9 @@ class Elections(Library):
     def _election_due(self) -> None:
         self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
         self._SyncObj__raftLeader = None
-        if not self._may_campaign() or self._reachable() * 2 <= len(self.members):
+        if not self._may_campaign() or not self._majority_reachable():
             return  # R4.2: a closed gate follows and votes, it does not campaign
-        if len(self.members) == 1:
+        if self._alone():
             self._campaign()
             return
         if self._SyncObj__raftState == CANDIDATE:
@@ -53,11 +54,15 @@ class Elections(Library):
         ask = pb.RequestVote(
             pre_vote=True, last_log_index=self.journal.last_index, last_log_term=self.journal.last_term
         )
-        for peer in self._others():
+        for peer in self._other_voters():
             self._emit(peer, pb.RaftMessage(request_vote=ask))
 
     def _may_campaign(self) -> bool:
-        return self.may_lead() and not self.recovering and not self.journal.disk_full
+        counted = self.store_id in self.members.voters
+        return counted and self.may_lead() and not self.recovering and not self.journal.disk_full
+
+    def _alone(self) -> bool:
+        return self.members.voters == (self.store_id,)
 
     def _campaign(self, transfer: bool = False) -> None:
         self._pre_voters = None
@@ -71,9 +76,9 @@ class Elections(Library):
         ask = pb.RequestVote(
             last_log_index=self.journal.last_index, last_log_term=self.journal.last_term, transfer=transfer
         )
-        for peer in self._others():
+        for peer in self._other_voters():
             self._emit(peer, pb.RaftMessage(request_vote=ask), promise=True)
-        if len(self.members) == 1:
+        if self._alone():
             self._SyncObj__onBecomeLeader()
 
     def _follow(self, term: int | None) -> None:
@@ -128,12 +133,12 @@ class Elections(Library):
         return recent and self.leader != 0 and self._is_connected(self.leader)
 
     def _on_vote_answer(self, voter: int, m: pb.VoteAnswer) -> None:
-        if not m.granted:
+        if not m.granted or voter not in self.members.voters:
             return
         if m.pre_vote:
             if self._pre_voters is not None and m.voted_term == self.term + 1:
                 self._pre_voters.add(voter)
-                if len(self._pre_voters) * 2 > len(self.members):
+                if is_majority(self._pre_voters, self.members):
                     self._campaign()
             return
         if self._SyncObj__raftState != CANDIDATE or m.voted_term != self.term or voter in self._voters:  # H5

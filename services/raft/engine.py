@@ -4,56 +4,72 @@ Guarantee: with the corrections below an entry that was acknowledged is in the l
 ``tick``, ``propose``, ``connected`` …); what is to be sent comes out of ``take_ready``, promises only after the changes they stand for are
 synced (services/raft/journal.py).  The caller holds the one thread that touches a replica.
 
-One replica in four rooms, each standing on the one before: library.py (the seam to PySyncObj), elections.py, replication.py, and here:
-events, time, proposals, applying.  What stays the library's: the voting rule, appending to the log, becoming leader, terms and
-states.  The corrections, by their names in the design's list:
+One replica in six rooms, each standing on the one before: library.py (the seam to PySyncObj), elections.py, replication.py,
+snapshots.py, reads.py, and here: events, time, proposals, applying.  What stays the library's: the voting rule, appending to the log,
+becoming leader, terms and states.  The corrections, by their names in the design's list:
 
-=====  ==========================================================================================================
-H1     matching entries are skipped, only a conflict truncates; ``next_index`` never moves below ``match_index + 1``
-H2     commit moves at most to the last entry that this very message verified
-H4     answers name the term and request they answer; others are dropped
-H5     votes are attributed: a set of voters per term
-H6     membership changes are refused here (members are fixed at creation)
-H7,H9  the journal syncs before promises leave; commit is never read from disk
-H11    an exception in a callback or in apply neither repeats nor skips an entry
-H12    proposals are made on the leader only and end *indefinite* when it loses leadership
-H13    an entry travels whole, below a limit that is enforced when it is proposed
-H14    what waits is delivered before the clock is looked at (the driver's order); a stalled process polls before it campaigns
-H15    pre-vote, answers with the higher term, check-quorum
-H17    typed messages only; VERSION and MEMBERSHIP commands are refused
-R4.5   a replica that lost its log is *recovering*: it neither votes, campaigns nor counts until it holds again all it had promised
-H18    a refusal names the conflicting term and its first index
-=====  ==========================================================================================================
+=======  ==================================  ======================================================================================
+H1       replication.py _on_append_entries   matching entries are skipped, only a conflict truncates
+..       replication.py _on_append_answer    ``next_index`` never moves below ``match_index + 1``
+H2       replication.py _on_append_entries   commit moves at most to the last entry that this very message verified
+H3       snapshots.py install                never over what is committed, nor over a log that holds the snapshot's entry
+H4       replication.py _on_append_answer    answers name the term and request they answer; others are dropped
+H5       elections.py _on_vote_answer        votes are attributed: a set of voters per term
+H6       engine.py change_members            one change at a time, after an entry of the leader's own term is committed
+..       membership.py MemberHistory         in force once appended, out of force once cut; from snapshot and log at the start
+H7       journal.py Flush                    promises leave after the sync; an unreadable term file is refused (datanode/log/terms.py)
+H8       journal.py Flush._carry_out         segments go after the snapshot that stands for them is durable
+H9       journal.py setRaftCommitIndex       commit is never read from disk
+H10      datanode/storage.py                 a log without its start needs a snapshot that reaches it
+H11      engine.py _apply_one                an exception in a callback or in apply neither repeats nor skips an entry
+H12      engine.py propose                   on the leader only; what is pending ends *indefinite* when leadership is lost
+H13      engine.py propose                   an entry travels whole, below a limit
+H14      ticker.py                           what waits is delivered before any replica looks at the clock
+H15      elections.py, replication.py        pre-vote; answers with the higher term; check-quorum
+..       reads.py                            reads by ReadIndex
+H16      snapshots.py                        snapshots travel beside the heartbeats, resumable, checked before they replace anything
+H17      engine.py receive, _apply_one       typed messages only; the library's VERSION and MEMBERSHIP commands are refused
+H18      replication.py _on_append_entries   a refusal names the conflicting term and its first index
+R4.5     elections.py, replication.py        a replica that lost its log neither votes, campaigns nor counts until it holds it again
+=======  ==================================  ======================================================================================
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final
 
 import structlog
 from pysyncobj.node import Node
 
-from services.errors import DiskFull, MessageTooLarge, NotLeader, Overloaded, ProposalLost, SteleError, StorageFailed
+from services.errors import (
+    DiskFull,
+    InvalidArgument,
+    MessageTooLarge,
+    NotLeader,
+    NotReady,
+    Overloaded,
+    ProposalLost,
+    SteleError,
+    StorageFailed,
+)
 from services.pb import raft_pb2 as pb
+from services.raft import membership
 from services.raft.journal import Journal
 from services.raft.library import LEADER, STATE_NAMES, Timing
-from services.raft.replication import BATCH_BYTES_MAX, Peer, Replication
-from services.raft.storage import NO_OP, REGULAR, Entry
+from services.raft.reads import Reads
+from services.raft.replication import BATCH_BYTES_MAX
+from services.raft.snapshots import StateMachine
+from services.raft.storage import MEMBERSHIP, NO_OP, REGULAR, Entry, Members
 
 log = structlog.get_logger()
 
 APPLY_BYTES_MAX: Final = 4 << 20  # per tick, so that one group does not hold the loop
 PENDING_MAX: Final = 20_000
 PENDING_BYTES_MAX: Final = 64 << 20
-
-
-class StateMachine(Protocol):
-    """What a group replicates.  ``apply`` is deterministic and answers a bad command with a result, never an exception (H11)."""
-
-    def apply(self, index: int, term: int, payload: bytes) -> object: ...
+RETRY_AFTER_MS: Final = 200
 
 
 Done = Callable[[object, SteleError | None], None]
@@ -66,14 +82,14 @@ class _Proposal:
     done: Done
 
 
-class Engine(Replication):
-    """One replica.  ``store_id`` and ``members`` are store ids; ``now`` is monotonic seconds."""
+class Engine(Reads):
+    """One replica.  Its members are those that ``journal`` names; ``machine`` is as the journal's newest snapshot has it, or new;
+    ``now`` is monotonic seconds."""
 
     def __init__(
         self,
         group_id: int,
         store_id: int,
-        members: Sequence[int],
         journal: Journal,
         machine: StateMachine,
         now: Callable[[], float],
@@ -83,21 +99,15 @@ class Engine(Replication):
         entry_bytes_max: int,
         recovering: bool = False,
     ) -> None:
-        self.machine = machine
         self.entry_bytes_max = entry_bytes_max
         self._pending: dict[int, _Proposal] = {}
         self._pending_bytes = 0
         self._started_at = now()
         self._quorum_connected_at: float | None = None
         self._hand_over_at = 0.0
-        self._applied = 1
         super().__init__(
-            group_id, store_id, members, journal, now, rng, timing, may_lead=may_lead, recovering=recovering
+            group_id, store_id, journal, now, rng, timing, machine=machine, may_lead=may_lead, recovering=recovering
         )
-
-    @property
-    def applied_index(self) -> int:
-        return self._applied
 
     @property
     def caught_up(self) -> bool:
@@ -109,7 +119,7 @@ class Engine(Replication):
         if self._leader_commit_at_start is not None:
             silent = now - self._leader_heard_at >= self.timing.election_max_s
             return self._applied >= self._leader_commit_at_start or silent
-        if len(self.members) == 1 or self.is_leader:
+        if self._alone() or self.is_leader:
             return self._applied >= self.commit_index
         if self._quorum_connected_at is not None:
             return now - self._quorum_connected_at >= 3 * self.timing.heartbeat_s
@@ -120,11 +130,11 @@ class Engine(Replication):
     def connected(self, store_id: int) -> None:
         """The link to a peer is up; both sides start from nothing in flight."""
         self._enter()
-        if store_id not in self.members or self.failed:
+        if self.failed:
             return
         self._SyncObj__onNodeConnected(Node(store_id))
         self._rewind_lost(store_id)
-        if self._quorum_connected_at is None and self._reachable() * 2 > len(self.members):
+        if self._quorum_connected_at is None and self._majority_reachable():
             self._quorum_connected_at = self._now()
 
     def disconnected(self, store_id: int) -> None:
@@ -151,11 +161,53 @@ class Engine(Replication):
         self.failed = error
         self._outbox.clear()
         self._end_proposals(error)
+        self._end_reads(error)
         self.on_change()
 
     def propose(self, payload: bytes, done: Done) -> None:
         """Appends ``payload`` on the leader; ``done(result, None)`` follows once it is committed and applied here, or
         ``done(None, error)``.  Raises NotLeader, MessageTooLarge, Overloaded (definite), or what made the replica fail."""
+        self._check_leads()
+        if len(payload) > self.entry_bytes_max:
+            raise MessageTooLarge(
+                f"an entry of {len(payload)} bytes; accepted: up to {self.entry_bytes_max}",
+                bytes_max=self.entry_bytes_max,
+            )
+        if len(self._pending) >= PENDING_MAX or self._pending_bytes >= PENDING_BYTES_MAX:
+            raise Overloaded(f"group {self.group_id} has {len(self._pending)} proposals in flight", limit=PENDING_MAX)
+        self._append(REGULAR, payload, done)
+
+    def change_members(self, members: Members, done: Done) -> None:
+        """Appends a membership entry, in force at once; ``done(None, None)`` follows once a majority of the new set has it.
+
+        Raises NotLeader, DiskFull; InvalidArgument unless it is one step (services/raft/membership.py) and keeps this leader a voter;
+        NotReady while another change is under way, this leader is not current yet, or the new voter has not caught up.  All definite.
+        """
+        self._enter()
+        self._check_leads()
+        now = self.members
+        membership.check_change(now, members)
+        if self.store_id not in members.voters:
+            raise InvalidArgument(f"store {self.store_id} leads group {self.group_id}: transfer its leadership first")
+        if self.journal.members.index > self.commit_index:
+            raise NotReady(f"group {self.group_id} changes its members already", retry_after_ms=RETRY_AFTER_MS)
+        if self.journal.term_at(self.commit_index) != self.term:
+            raise NotReady(f"group {self.group_id} has a leader that is not current yet", retry_after_ms=RETRY_AFTER_MS)
+        for store in set(members.voters) - set(now.voters):
+            if not self.is_caught_up(store):
+                raise NotReady(
+                    f"store {store} holds group {self.group_id} up to entry {self.match_index(store)} of {self.commit_index}",
+                    retry_after_ms=RETRY_AFTER_MS,
+                )
+        self._append(MEMBERSHIP, membership.encode(members), done)
+        self._members_may_have_changed()
+
+    def is_caught_up(self, store_id: int) -> bool:
+        """On the leader: whether that member holds everything committed, so that it does not hold commits up once it is counted."""
+        peer = self._peers.get(store_id)
+        return peer is not None and not peer.recovered_at and self.match_index(store_id) >= self.commit_index
+
+    def _check_leads(self) -> None:
         if self.failed:
             raise self.failed
         if not self.is_leader:
@@ -164,15 +216,10 @@ class Engine(Replication):
             raise DiskFull(
                 f"store {self.store_id} has no room for writes to group {self.group_id}", store_id=self.store_id
             )
-        if len(payload) > self.entry_bytes_max:
-            raise MessageTooLarge(
-                f"an entry of {len(payload)} bytes; accepted: up to {self.entry_bytes_max}",
-                bytes_max=self.entry_bytes_max,
-            )
-        if len(self._pending) >= PENDING_MAX or self._pending_bytes >= PENDING_BYTES_MAX:
-            raise Overloaded(f"group {self.group_id} has {len(self._pending)} proposals in flight", limit=PENDING_MAX)
+
+    def _append(self, kind: int, payload: bytes, done: Done) -> None:
         index = self.journal.last_index + 1
-        self.journal.append(Entry(index, self.term, REGULAR, payload))
+        self.journal.append(Entry(index, self.term, kind, payload))
         self._pending[index] = _Proposal(self.term, len(payload), done)
         self._pending_bytes += len(payload)
 
@@ -184,7 +231,8 @@ class Engine(Replication):
         wanted = [
             (self._SyncObj__raftMatchIndex.get(Node(m), 0), m)
             for m in self._peers
-            if self._is_connected(m) and not self._peers[m].recovered_at and (to is None or m == to)
+            if m in self.members.voters and self._is_connected(m) and not self._peers[m].recovered_at
+            if to is None or m == to
         ]
         if not wanted or max(wanted)[0] < self.journal.last_index:
             return False
@@ -192,17 +240,23 @@ class Engine(Replication):
         return True
 
     def receive(self, sender: int, message: pb.RaftMessage) -> None:
-        """One message of ``sender``, in the order in which it was sent.  Messages from stores that are no members are dropped."""
+        """One message of ``sender``, in the order in which it was sent.
+
+        Whoever asks is heard: a replica that lags behind does not know its newest members (Ongaro's dissertation, section 4.1).
+        Answers count from members only.
+        """
         self._enter()
-        if self.failed or sender not in self.members:
+        if self.failed:
             return
+        body = message.WhichOneof("body")
         if message.term > self.term:
             self._follow(message.term)
-        body = message.WhichOneof("body")
         if body == "append_entries":
             self._on_append_entries(sender, message.term, message.append_entries)
         elif body == "append_answer":
             self._on_append_answer(sender, message.append_answer)
+        elif body == "snapshot_offer":
+            self._on_snapshot_offer(sender, message.term, message.snapshot_offer)
         elif body == "request_vote":
             self._on_request_vote(sender, message.term, message.request_vote)
         elif body == "vote_answer":
@@ -231,8 +285,11 @@ class Engine(Replication):
             self.transfer_leadership()
         if self._SyncObj__raftState == LEADER:
             self._advance_commit()
+            self._confirm_round()
         self._apply()
         if self._SyncObj__raftState == LEADER:
+            self._end_confirmed()
+            self._start_round()
             self._SyncObj__sendAppendEntries()
 
     def next_deadline(self) -> float:
@@ -256,10 +313,10 @@ class Engine(Replication):
                     f"store {self.store_id} lost the leadership of group {self.group_id} before a majority answered"
                 )
             )
+            self._end_reads(NotLeader(f"store {self.store_id} lost the leadership of group {self.group_id}"))
         if new == LEADER:
-            now = self._now()
             self._request = 0
-            self._peers = {m: Peer(now) for m in self._others()}
+            self._keep_peers()
         log.info("raft_state", group=self.group_id, term=self.term, old=STATE_NAMES[old], new=STATE_NAMES[new])
         self.on_change()
 
@@ -286,17 +343,17 @@ class Engine(Replication):
                 log.exception("apply_failed", group=self.group_id, index=entry.index)
                 self.fail(StorageFailed(f"group {self.group_id} could not apply entry {entry.index}: {e!r}"))
                 return
-        elif entry.kind != NO_OP:  # H17
+        elif entry.kind not in (NO_OP, MEMBERSHIP):  # H17
             log.error("raft_entry_refused", group=self.group_id, index=entry.index, kind=entry.kind)
         proposal = self._pending.pop(entry.index, None)
         if proposal is None:
             return
         self._pending_bytes -= proposal.size
         if proposal.term == entry.term:
-            self._tell(proposal, result, None)
+            self._isolated(proposal.done, result, None)
         else:
-            self._tell(
-                proposal,
+            self._isolated(
+                proposal.done,
                 None,
                 NotLeader(f"another leader's entry took the place of this proposal in group {self.group_id}"),
             )
@@ -304,13 +361,13 @@ class Engine(Replication):
     def _end_proposals(self, error: SteleError) -> None:
         pending, self._pending, self._pending_bytes = self._pending, {}, 0
         for proposal in pending.values():
-            self._tell(proposal, None, error)
+            self._isolated(proposal.done, None, error)
 
-    def _tell(self, proposal: _Proposal, result: object, error: SteleError | None) -> None:
+    def _isolated(self, done: Callable[..., None], *outcome: Any) -> None:
         try:
-            proposal.done(result, error)
-        except Exception:
-            log.exception("proposal_callback_failed", group=self.group_id)
+            done(*outcome)
+        except Exception:  # H11
+            log.exception("callback_failed", group=self.group_id)
 
     def validate(self) -> None:
         """Cheap invariants, checked after each event in tests and simulation."""
@@ -320,10 +377,12 @@ class Engine(Replication):
             self.commit_index,
             journal.last_index,
         )
+        assert journal.first_index - 1 <= journal.last_index
         assert journal.synced_index <= journal.last_index
         assert journal.synced_position <= journal.position
         assert self.term >= journal.last_term
         if self.is_leader:
+            assert self._peers.keys() == {*self.members.voters, *self.members.learners} - {self.store_id}
             for m in self._peers:
                 match, next_index = self._SyncObj__raftMatchIndex[Node(m)], self._SyncObj__raftNextIndex[Node(m)]
                 assert match < next_index <= journal.last_index + 1, (match, next_index, journal.last_index)

@@ -4,7 +4,9 @@ Guarantee: a proposal's future ends with the result of ``apply``, or with an err
 happens on one loop; only :meth:`Flush.run` leaves it, on the flush threads of the ticker.
 
     group.propose(payload) -> Future     on the leader
-    group.read_payload(index)            a committed entry
+    group.read_index() -> Future         on the leader: from here the machine may be read
+    group.add_member(store_id)           learner, caught up, voter
+    group.take_snapshot(), compact()     what is applied now; what may go
     group.subscribe(callback)            leader or state changed
 
 Failures of storage end the replica, never the process: ENOSPC makes it read-only until space returns, any other error stops it
@@ -15,33 +17,40 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from services.errors import DiskFull, GroupStopped, StorageFailed
+from services.errors import DiskFull, GroupStopped, InvalidArgument, NotReady, StorageFailed
 from services.pb import raft_pb2 as pb
-from services.raft.engine import Engine, StateMachine
-from services.raft.journal import Journal
+from services.raft import membership
+from services.raft.engine import Engine
+from services.raft.journal import Flush, Journal
 from services.raft.library import Timing
-from services.raft.storage import REGULAR, OpenStorage
+from services.raft.snapshots import StateMachine
+from services.raft.snapshotting import Fetch, Snapshotting
+from services.raft.storage import REGULAR, Members, OpenStorage, Snapshot
 from services.raft.ticker import Ticker
 
 log = structlog.get_logger()
 
 DISK_FULL_RETRY_S = 1.0
+CATCH_UP_CHECK_S = 0.05
 
 
 class Group:
-    """A running replica.  Made by the registry (services/raft/registry.py), which owns its storage."""
+    """A running replica.  Made by the registry (services/raft/registry.py), which owns its storage.
+
+    ``first_members`` are those of a group of which the storage says nothing yet; ``machine`` is as its newest snapshot has it.
+    """
 
     def __init__(
         self,
         group_id: int,
         store_id: int,
-        members: Sequence[int],
+        first_members: Members,
         storage: OpenStorage,
         machine: StateMachine,
         ticker: Ticker,
@@ -51,12 +60,13 @@ class Group:
         entry_bytes_max: int,
         directory: Path,
         count_vanished: Callable[[], None],
+        fetch: Fetch,
+        on_members: Callable[[Group], None],
     ) -> None:
         self.group_id = group_id
         self.store_id = store_id
-        self.members = tuple(members)
         self.machine = machine
-        self.journal = Journal(storage.log, storage.terms)
+        self.journal = Journal(storage.log, storage.terms, storage.snapshots, first_members)
         self._storage = storage
         self._ticker = ticker
         self._directory = directory
@@ -65,7 +75,6 @@ class Group:
         self.engine = Engine(
             group_id,
             store_id,
-            members,
             self.journal,
             machine,
             ticker.now,
@@ -76,6 +85,10 @@ class Group:
             storage.recovering,
         )
         self.engine.on_change = self._changed
+        self.engine.on_members = lambda: self._soon(on_members)
+        self._snapshotting = Snapshotting(
+            self.engine, storage.snapshots, fetch, ticker.wall_ms, lambda: ticker.wake(self), self._broken
+        )
         self._retry: asyncio.TimerHandle | None = None
         self._flushed = asyncio.Event()
         self._flushed.set()
@@ -91,6 +104,16 @@ class Group:
     @property
     def leader_store_id(self) -> int:
         return self.engine.leader
+
+    @property
+    def members(self) -> Members:
+        """Those in force here, committed or not."""
+        return self.engine.members
+
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """Oldest first; each is durable."""
+        return self.journal.snapshots
 
     @property
     def term(self) -> int:
@@ -143,7 +166,18 @@ class Group:
         Errors: NotLeader (definite; fact ``leader``), MessageTooLarge, Overloaded, DiskFull (definite); ProposalLost (indefinite);
         GroupStopped, StorageFailed (indefinite once the proposal was accepted).
         """
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        return self._asked(self.engine.propose, payload)
+
+    def read_index(self) -> asyncio.Future[int]:
+        """Linearizable reads: once the future is done, what is read from the machine before control returns to the loop holds
+        everything that was acknowledged before this call.  It ends with the applied index.
+
+        Errors, all definite (a read has no effect): NotLeader (fact ``leader``), Overloaded, GroupStopped, StorageFailed.
+        """
+        return self._asked(self.engine.read_index)
+
+    def _asked(self, ask: Callable[..., None], *arguments: Any) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def done(result: object, error: BaseException | None) -> None:
             if future.done():
@@ -154,12 +188,70 @@ class Group:
                 future.set_result(result)
 
         try:
-            self.engine.propose(payload, done)
+            ask(*arguments, done)
         except Exception as e:
             future.set_exception(e)
             return future
         self._ticker.wake(self)
         return future
+
+    # --- members ------------------------------------------------------------------------------------------------------
+
+    def change_members(self, members: Members) -> asyncio.Future[object]:
+        """One store more or less, or a learner promoted (H6).  The future is done once a majority of the new set has it.
+
+        Errors: NotLeader, InvalidArgument, NotReady (another change is under way, or the new voter has not caught up), DiskFull, all
+        definite; ProposalLost, GroupStopped, StorageFailed, indefinite.
+        """
+        return self._asked(self.engine.change_members, members)
+
+    async def add_member(self, store_id: int) -> None:
+        """Makes ``store_id`` a learner, waits until it holds what is committed, and makes it a voter.  Bounded by the caller's
+        deadline; may be repeated after any error.  Errors: those of :meth:`change_members`."""
+        if store_id in self.members.voters:
+            return
+        if store_id not in self.members.learners:
+            await self.change_members(membership.with_learner(self.members, store_id))
+        while True:
+            if store_id not in self.members.learners and store_id not in self.members.voters:
+                raise InvalidArgument(f"store {store_id} was removed from group {self.group_id} meanwhile")
+            if self.engine.failed or not self.is_leader or self.engine.is_caught_up(store_id):
+                try:
+                    await self.change_members(membership.with_voter(self.members, store_id))
+                    return
+                except NotReady:
+                    pass
+            await asyncio.sleep(CATCH_UP_CHECK_S)
+
+    async def remove_member(self, store_id: int) -> None:
+        """Takes ``store_id`` out of the group.  Nothing if it is not in it.  Errors: those of :meth:`change_members`."""
+        if store_id in (*self.members.voters, *self.members.learners):
+            await self.change_members(membership.without(self.members, store_id))
+
+    # --- snapshots ----------------------------------------------------------------------------------------------------
+
+    async def take_snapshot(self) -> Snapshot | None:
+        """A snapshot of what is applied now; None if nothing was applied since the last one, or one is under way.
+
+        Errors: DiskFull (nothing has changed); StorageFailed, GroupStopped.
+        """
+        return await self._snapshotting.take()
+
+    def compact(self, index: int) -> bool:
+        """The snapshot at ``index`` becomes the oldest: those before it and whole segments of entries up to it go.
+
+        False while a follower may be fetching an older one: ask again later.  InvalidArgument if there is no such snapshot.
+        """
+        if all(snapshot.index != index for snapshot in self.snapshots):
+            raise InvalidArgument(f"group {self.group_id} has no snapshot at entry {index}")
+        offered = self.engine.offered_index
+        if offered is not None and offered < index:
+            return False
+        self.journal.compact(index)
+        self._ticker.wake(self)
+        return True
+
+    # --- what is stored -------------------------------------------------------------------------------------------------
 
     def read_payload(self, index: int) -> bytes:
         """The payload of a committed entry.  Raises LogDamaged when the stored bytes fail their checks."""
@@ -225,9 +317,10 @@ class Group:
         running = loop.run_in_executor(self._ticker.flush_threads, flush.run)
         running.add_done_callback(lambda _: self._flush_done(flush))
 
-    def _flush_done(self, flush: Any) -> None:
+    def _flush_done(self, flush: Flush) -> None:
         error = self.journal.finish(flush)
         self._flushed.set()
+        self._snapshotting.flushed()
         if self._stopped:
             return
         if isinstance(error, DiskFull):
@@ -273,7 +366,14 @@ class Group:
     def _changed(self) -> None:
         if not self._stopped and self._callbacks:
             asyncio.get_running_loop().call_soon(self._tell)
+        if self.engine.failed:
+            self._snapshotting.flushed()
         self._ticker.wake(self)
+
+    def _soon(self, callback: Callable[[Group], None]) -> None:
+        """Outside of the event that is being handled."""
+        if not self._stopped:
+            asyncio.get_running_loop().call_soon(callback, self)
 
     def _tell(self) -> None:
         for callback in list(self._callbacks):
@@ -293,6 +393,7 @@ class Group:
             if self._retry is not None:
                 self._retry.cancel()
             self._ticker.forget(self)
+        await self._snapshotting.stop()
         await self._flushed.wait()
         if self._ending_recovery is not None:
             await asyncio.gather(self._ending_recovery, return_exceptions=True)

@@ -1,8 +1,10 @@
 """The engine's view of its log: a tail in memory over the segment files, and the order in which changes become durable (H7).
 
-Guarantee: everything that ``add``, ``deleteEntriesFrom`` and ``setCurrentTerm`` change is visible at once and becomes durable in exactly
-that order.  Each change has a *position*; a message that promises something carries the position it stands for and leaves only
-when :attr:`synced_position` has reached it (PERSIST BEFORE PROMISE).
+Guarantee: everything that ``add``, ``deleteEntriesFrom``, ``setCurrentTerm`` and ``install`` change is visible at once and becomes durable
+in exactly that order.  Each change has a *position*; a message that promises something carries the position it stands for and leaves
+only when :attr:`synced_position` has reached it (PERSIST BEFORE PROMISE).
+
+The log begins behind a snapshot once its start was dropped; who the group's members are follows from both (H6, H8).
 
 Use: the driver takes a :class:`Flush`, runs it on a thread, gives it back to :meth:`finish`.  At most one is under way at a time; all that
 gathers meanwhile goes with the next one, so one ``fdatasync`` serves every proposal and message that waits (group commit).
@@ -13,14 +15,14 @@ The commit index is not stored: what is committed is learnt again from a majorit
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pysyncobj.journal import Journal as EngineJournal
 
 from services.errors import DiskFull
-from services.raft.storage import Entry, LogStorage, TermStorage
+from services.raft.membership import MemberHistory
+from services.raft.storage import MEMBERSHIP, Entry, LogStorage, Members, Snapshot, SnapshotStorage, TermStorage
 
 TAIL_BYTES_MAX: Final = 1 << 20
 
@@ -41,7 +43,23 @@ class _StoreTerm:
     voted_for: int
 
 
-_Change = _Append | _Truncate | _StoreTerm
+@dataclass(frozen=True, slots=True)
+class _InstallSnapshot:
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class _ResetLog:
+    index: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Compact:
+    index: int
+
+
+_Change = _Append | _Truncate | _StoreTerm | _InstallSnapshot | _ResetLog | _Compact
 
 
 @dataclass(slots=True)
@@ -50,6 +68,7 @@ class Flush:
 
     log: LogStorage
     terms: TermStorage
+    snapshots: SnapshotStorage
     changes: deque[_Change]
     position: int
     last_index: int
@@ -69,17 +88,28 @@ class Flush:
                     for _ in entries:
                         self.changes.popleft()
                     continue
-                if isinstance(change, _Truncate):
-                    self.log_dirty = True
-                    self.log.truncate_from(change.index)
-                else:
-                    self.terms.store(change.term, change.voted_for)
+                self._carry_out(change)
                 self.changes.popleft()
             if self.log_dirty:
                 self.log.sync()
                 self.log_dirty = False
         except Exception as e:
             self.error = e
+
+    def _carry_out(self, change: _Change) -> None:
+        match change:
+            case _Truncate(index):
+                self.log_dirty = True
+                self.log.truncate_from(index)
+            case _StoreTerm(term, voted_for):
+                self.terms.store(term, voted_for)
+            case _InstallSnapshot(snapshot):
+                self.snapshots.install_staged(snapshot)
+            case _ResetLog(index, term):  # only now: the snapshot that stands for what goes is durable (H8)
+                self.log.reset(index, term)
+            case _Compact(index):
+                self.snapshots.drop_before(index)
+                self.log.drop_before(index + 1)
 
     def _leading_appends(self) -> list[Entry]:
         entries: list[Entry] = []
@@ -93,15 +123,32 @@ class Flush:
 class Journal(EngineJournal):  # type: ignore[misc]
     """The log of one replica, as the engine and our corrections use it."""
 
-    def __init__(self, log: LogStorage, terms: TermStorage, tail_bytes_max: int = TAIL_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        log: LogStorage,
+        terms: TermStorage,
+        snapshots: SnapshotStorage,
+        first_members: Members,
+        tail_bytes_max: int = TAIL_BYTES_MAX,
+    ) -> None:
+        """``first_members`` are those of a group whose storage says nothing of any."""
         self._log = log
         self._terms = terms
+        self._snapshots = snapshots
         self._term, self._voted_for = terms.load()
         self._tail: deque[Entry] = deque()  # newest entries; those not yet written are always among them
         self._tail_bytes = 0
         self._tail_bytes_max = tail_bytes_max
+        self._first_index = log.first_index
+        self._term_before_first = log.term_at(log.first_index - 1)
         self._last_index = log.last_index
-        self._last_term = log.term_at(log.last_index) if log.last_index >= log.first_index else 0
+        self._last_term = log.term_at(log.last_index)
+        self.snapshot = snapshots.snapshots[-1] if snapshots.snapshots else None  # what the machine starts from
+        if self.snapshot is None:
+            self.members = MemberHistory(0, first_members, log.memberships())
+        else:
+            oldest = snapshots.snapshots[0]
+            self.members = MemberHistory(oldest.index, oldest.members, log.memberships())
         self._changes: deque[_Change] = deque()
         self._position = 0
         self._flush: Flush | None = None
@@ -114,7 +161,8 @@ class Journal(EngineJournal):  # type: ignore[misc]
 
     @property
     def first_index(self) -> int:
-        return self._log.first_index if self._log.last_index >= self._log.first_index else self._first_in_tail()
+        """The first entry that is kept.  The term of the one before it is known too."""
+        return self._first_index
 
     @property
     def last_index(self) -> int:
@@ -128,10 +176,17 @@ class Journal(EngineJournal):  # type: ignore[misc]
     def bytes(self) -> int:
         return self._log.bytes
 
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """Oldest first."""
+        return self._snapshots.snapshots
+
     def term_at(self, index: int) -> int:
-        """The term of entry ``index``, which must be in the log."""
+        """The term of entry ``index``, which must be in the log or be the one before it."""
         if index == self._last_index:
             return self._last_term
+        if index == self._first_index - 1:
+            return self._term_before_first
         first = self._first_in_tail()
         return self._tail[index - first].term if index >= first else self._log.term_at(index)
 
@@ -140,6 +195,8 @@ class Journal(EngineJournal):  # type: ignore[misc]
         last = min(last, self._last_index)
         if first > last:
             return []
+        if first < self._first_index:
+            raise IndexError(f"entry {first} is no longer kept; the log begins at {self._first_index}")
         in_memory = self._first_in_tail()
         if first < in_memory:
             return self._log.read(first, min(last, in_memory - 1), bytes_max)
@@ -169,24 +226,39 @@ class Journal(EngineJournal):  # type: ignore[misc]
         self._tail.append(entry)
         self._tail_bytes += len(entry.payload)
         self._last_index, self._last_term = entry.index, entry.term
+        if entry.kind == MEMBERSHIP:
+            self.members.appended(entry)
         self._change(_Append(entry))
 
     def truncate_from(self, index: int) -> None:
         """Removes entry ``index`` and all after it; they must not be committed."""
         while self._tail and self._tail[-1].index >= index:
             self._tail_bytes -= len(self._tail.pop().payload)
+        self._last_term = self.term_at(index - 1)
         self._last_index = index - 1
-        self._last_term = self.term_before(index)
+        self.members.truncated(index)
+        self._unsynced_from(index)
+        self._change(_Truncate(index))
+
+    def install(self, snapshot: Snapshot) -> None:
+        """The staged ``snapshot`` takes the place of the whole log, whose next entry follows it."""
+        self._tail.clear()
+        self._tail_bytes = 0
+        self._unsynced_from(snapshot.index)
+        self._first_index, self._term_before_first = snapshot.index + 1, snapshot.term
+        self._last_index, self._last_term = snapshot.index, snapshot.term
+        self.members.installed(snapshot)
+        self._change(_InstallSnapshot(snapshot))
+        self._change(_ResetLog(snapshot.index, snapshot.term))
+
+    def compact(self, index: int) -> None:
+        """The snapshot at ``index`` becomes the oldest; whole segments of entries that it stands for go."""
+        self._change(_Compact(index))
+
+    def _unsynced_from(self, index: int) -> None:
         self.synced_index = min(self.synced_index, index - 1)
         if self._flush is not None:
             self._flush.last_index = min(self._flush.last_index, index - 1)
-        self._change(_Truncate(index))
-
-    def term_before(self, index: int) -> int:
-        first = self._first_in_tail()
-        if index - 1 >= first:
-            return self._tail[index - 1 - first].term
-        return self._log.term_at(index - 1) if index - 1 >= self._log.first_index else 0
 
     def _change(self, change: _Change) -> None:
         self._changes.append(change)
@@ -196,7 +268,9 @@ class Journal(EngineJournal):  # type: ignore[misc]
         """What is to be written next; None while nothing is, or while a flush is under way."""
         if self._flush is not None or not self._changes:
             return None
-        self._flush = Flush(self._log, self._terms, self._changes, self._position, self._last_index, self._log_dirty)
+        self._flush = Flush(
+            self._log, self._terms, self._snapshots, self._changes, self._position, self._last_index, self._log_dirty
+        )
         self._changes = deque()
         return self._flush
 
@@ -209,6 +283,11 @@ class Journal(EngineJournal):  # type: ignore[misc]
             self.synced_index = max(self.synced_index, flush.last_index)
             self.disk_full = False
             self._log_dirty = False
+            if self._log.first_index > self._first_index:
+                self._first_index = self._log.first_index
+                self._term_before_first = self._log.term_at(self._first_index - 1)
+            if self._snapshots.snapshots:
+                self.members.forget_before(self._snapshots.snapshots[0].index)
             self._trim()
             return None
         if isinstance(flush.error, DiskFull):
@@ -228,8 +307,13 @@ class Journal(EngineJournal):  # type: ignore[misc]
         entry = command if isinstance(command, Entry) else Entry(idx, term, command[0], bytes(command[1:]))
         self.append(entry)
 
+    @property
+    def _base(self) -> int:
+        """The entry at the engine's position 0: where the start was dropped, one that is not kept and whose term is known."""
+        return self._first_index - 1 if self._first_index > 1 else 1
+
     def deleteEntriesFrom(self, entryFrom: int) -> None:
-        self.truncate_from(self.first_index + entryFrom)
+        self.truncate_from(self._base + entryFrom)
 
     def deleteEntriesTo(self, entryTo: int) -> None:
         raise AssertionError("the log is shortened by its segments, not by the engine (H8)")
@@ -238,30 +322,24 @@ class Journal(EngineJournal):  # type: ignore[misc]
         raise AssertionError("a log is never cleared (H8)")
 
     def __len__(self) -> int:
-        return self._last_index - self.first_index + 1
+        return self._last_index - self._base + 1
 
     def __getitem__(self, item: Any) -> Any:
         if isinstance(item, slice):
             start, stop, step = item.indices(len(self))
             assert step == 1
-            return [_as_tuple(e) for e in self._all(self.first_index + start, self.first_index + stop - 1)]
-        if item == -1:
-            return (None, self._last_index, self._last_term)
-        index = self.first_index + (item if item >= 0 else len(self) + item)
-        return _as_tuple(self.read(index, index, 1)[0])
+            return [self._tuple(e) for e in range(self._base + start, self._base + stop)]
+        return self._tuple(self._base + (item if item >= 0 else len(self) + item))
 
-    def _all(self, first: int, last: int) -> Sequence[Entry]:
-        found: list[Entry] = []
-        while first <= last:
-            found += self.read(first, last, TAIL_BYTES_MAX)
-            first = found[-1].index + 1
-        return found
+    def _tuple(self, index: int) -> tuple[None, int, int]:
+        """What the engine asks of an entry; its command it gets from nobody but us."""
+        return (None, index, self.term_at(index))
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
         """Nothing: a commit index on disk is no promise (H9)."""
 
     def getRaftCommitIndex(self) -> int:
-        return 1
+        return self.snapshot.index if self.snapshot is not None else 1
 
     def setCurrentTerm(self, term: int, votedForNodeId: int | None) -> None:
         voted_for = votedForNodeId or 0
@@ -280,7 +358,3 @@ class Journal(EngineJournal):  # type: ignore[misc]
 
     def _destroy(self) -> None:
         """Nothing: the storage is closed by whoever opened it (R3.4)."""
-
-
-def _as_tuple(entry: Entry) -> tuple[Entry, int, int]:
-    return (entry, entry.index, entry.term)

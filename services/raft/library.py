@@ -7,7 +7,7 @@ thread and writes no file.  ``OVERRIDDEN`` and ``RELIED_UPON`` are pinned by a t
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +19,8 @@ from pysyncobj.transport import Transport
 from services.errors import SteleError
 from services.pb import raft_pb2 as pb
 from services.raft.journal import Journal
+from services.raft.membership import is_majority
+from services.raft.storage import Members
 
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2  # the library's states
 STATE_NAMES: Final = {FOLLOWER: "follower", CANDIDATE: "candidate", LEADER: "leader"}
@@ -108,7 +110,6 @@ class Library(SyncObj):  # type: ignore[misc]
         self,
         group_id: int,
         store_id: int,
-        members: Sequence[int],
         journal: Journal,
         now: Callable[[], float],
         rng: random.Random,
@@ -116,7 +117,6 @@ class Library(SyncObj):  # type: ignore[misc]
     ) -> None:
         self.group_id = group_id
         self.store_id = store_id
-        self.members = tuple(members)
         self.journal = journal
         self.timing = timing
         self.failed: SteleError | None = None
@@ -127,7 +127,7 @@ class Library(SyncObj):  # type: ignore[misc]
         self._enter()
         super().__init__(
             Node(store_id),
-            [Node(m) for m in members if m != store_id],
+            [],
             SyncObjConf(
                 autoTick=False,
                 appendEntriesUseBatch=True,
@@ -143,6 +143,12 @@ class Library(SyncObj):  # type: ignore[misc]
             ),
             transport=_Outlet(self),
         )
+        self._follow_members()
+
+    @property
+    def members(self) -> Members:
+        """Those in force: of the newest membership entry in the log (H6)."""
+        return self.journal.members.current
 
     @property
     def term(self) -> int:
@@ -182,15 +188,21 @@ class Library(SyncObj):  # type: ignore[misc]
         global _now
         _now = self._now
 
-    def _others(self) -> list[int]:
-        return [m for m in self.members if m != self.store_id]
+    def _follow_members(self) -> None:
+        """Tells the library who is counted (its other nodes) and who only listens (its read-only nodes)."""
+        members, own = self.members, self.store_id
+        self._SyncObj__otherNodes = {Node(store) for store in members.voters if store != own}
+        self._SyncObj__readonlyNodes = {Node(store) for store in members.learners if store != own}
+
+    def _other_voters(self) -> list[int]:
+        return [store for store in self.members.voters if store != self.store_id]
 
     def _is_connected(self, store_id: int) -> bool:
         return Node(store_id) in self._SyncObj__connectedNodes
 
-    def _reachable(self) -> int:
-        """Members that can be talked to now, ourselves included."""
-        return 1 + len(self._SyncObj__connectedNodes)
+    def _majority_reachable(self) -> bool:
+        """Whether a majority of the voters can be talked to now, ourselves included."""
+        return is_majority({self.store_id, *(node.id for node in self._SyncObj__connectedNodes)}, self.members)
 
     def _state_changed(self, old: int, new: int) -> None:
         """The library's state is about to be ``new``."""

@@ -25,12 +25,13 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from services.clock import SYSTEM, Clock
-from services.errors import GroupStopped
+from services.errors import GroupNotFound, GroupStopped, LogDamaged
 from services.pb import raft_pb2 as pb
-from services.raft.engine import StateMachine
 from services.raft.group import Group
 from services.raft.library import Timing
-from services.raft.storage import OpenStorage
+from services.raft.membership import first_members
+from services.raft.snapshots import StateMachine
+from services.raft.storage import Members, OpenStorage, SnapshotSource
 from services.raft.ticker import Ticker
 
 log = structlog.get_logger()
@@ -52,6 +53,8 @@ class Links(Protocol):
     def send(self, to: int, message: pb.RaftMessage) -> None: ...
 
     def flush(self) -> None: ...
+
+    def fetch_snapshot(self, store_id: int, group_id: int, index: int, offset: int) -> AsyncIterator[bytes]: ...
 
 
 class Registry:
@@ -83,6 +86,7 @@ class Registry:
         self._groups: dict[int, Group] = {}
         self._storage: dict[int, OpenStorage] = {}
         self._by_peer: dict[int, set[Group]] = {}
+        self._linked: dict[Group, set[int]] = {}
         self._gates: dict[int, tuple[asyncio.Lock, int]] = {}
         self._trash_number = itertools.count(1)
         self._may_lead = False
@@ -107,8 +111,11 @@ class Registry:
     def path(self, group_id: int) -> Path:
         return self.root / str(group_id)
 
-    async def create(self, group_id: int, members: Sequence[int], machine: StateMachine) -> Group:
+    async def create(self, group_id: int, members: Sequence[int] | Members, machine: StateMachine) -> Group:
         """The running group, opened or created.  A group that runs already is returned as it is, and ``machine`` is not used.
+
+        ``members`` are those that a new group begins with; none for a replica that joins one that exists: it is silent until a leader
+        tells it.  What the storage says of members goes before.
 
         Errors: GroupDirectoryBusy, LogDamaged, OSError of opening; GroupStopped once the registry is closed.
         """
@@ -118,12 +125,14 @@ class Registry:
                 return running
             if self._closed:
                 raise GroupStopped(f"store {self.store_id} is stopping", group=group_id)
-            storage = await asyncio.to_thread(self._open, self.path(group_id))
+            storage, state = await asyncio.to_thread(self._open, self.path(group_id))
             if self._closed:
                 await asyncio.to_thread(storage.close)
                 raise GroupStopped(f"store {self.store_id} is stopping", group=group_id)
             try:
-                group = self._start(group_id, members, machine, storage)
+                if state is not None:
+                    _restore(machine, state, self.path(group_id))
+                group = self._start(group_id, first_members(members), machine, storage)
             except BaseException:
                 await asyncio.to_thread(storage.close)
                 raise
@@ -131,11 +140,18 @@ class Registry:
             self._storage[group_id] = storage
             return group
 
-    def _open(self, path: Path) -> OpenStorage:
+    def _open(self, path: Path) -> tuple[OpenStorage, bytes | None]:
+        """The storage and the state of its newest snapshot."""
         path.mkdir(parents=True, exist_ok=True)
-        return self._open_storage(path)
+        storage = self._open_storage(path)
+        try:
+            newest = storage.snapshots.snapshots
+            return storage, storage.snapshots.read(newest[-1].index) if newest else None
+        except BaseException:
+            storage.close()
+            raise
 
-    def _start(self, group_id: int, members: Sequence[int], machine: StateMachine, storage: OpenStorage) -> Group:
+    def _start(self, group_id: int, members: Members, machine: StateMachine, storage: OpenStorage) -> Group:
         group = Group(
             group_id,
             self.store_id,
@@ -149,12 +165,11 @@ class Registry:
             self._entry_bytes_max,
             self.path(group_id),
             self._vanished.inc,
+            self._links.fetch_snapshot,
+            self._link,
         )
-        for peer in self._peers(group):
-            self._by_peer.setdefault(peer, set()).add(group)
-            self._links.use(peer)
-            if self._links.is_connected(peer):
-                group.connected(peer)
+        self._linked[group] = set()
+        self._link(group)
         self._ticker.wake(group)
         if self._watching is None:
             self._watching = asyncio.get_running_loop().create_task(self._watch_directories(), name="group-directories")
@@ -175,7 +190,7 @@ class Registry:
         group = self._groups.get(group_id)
         if group is None:
             return False
-        for peer in self._peers(group):
+        for peer in self._linked.pop(group):
             self._by_peer[peer].discard(group)
             self._links.release(peer)
         await group.stop()
@@ -193,8 +208,23 @@ class Registry:
         shutil.rmtree(grave, ignore_errors=True)
         return True
 
-    def _peers(self, group: Group) -> list[int]:
-        return [m for m in group.members if m != self.store_id]
+    def _link(self, group: Group) -> None:
+        """A link to each of its members, and to nobody else."""
+        linked = self._linked.get(group)
+        if linked is None:
+            return
+        wanted = {*group.members.voters, *group.members.learners} - {self.store_id}
+        for peer in sorted(wanted - linked):
+            linked.add(peer)
+            self._by_peer.setdefault(peer, set()).add(group)
+            self._links.use(peer)
+            if self._links.is_connected(peer):
+                group.connected(peer)
+        for peer in sorted(linked - wanted):
+            linked.discard(peer)
+            self._by_peer[peer].discard(group)
+            group.disconnected(peer)
+            self._links.release(peer)
 
     @asynccontextmanager
     async def _gate(self, group_id: int) -> AsyncIterator[None]:
@@ -233,7 +263,7 @@ class Registry:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + deadline_s
         while True:
-            led = [g for g in self._groups.values() if g.is_leader and len(g.members) > 1]
+            led = [g for g in self._groups.values() if g.is_leader and len(g.members.voters) > 1]
             if not led or loop.time() >= deadline:
                 return len(led)
             for group in led:
@@ -265,6 +295,13 @@ class Registry:
         if group is not None:
             group.receive(sender, message)
 
+    def open_snapshot(self, group_id: int, index: int) -> SnapshotSource:
+        """For a peer that fetches it.  Blocks.  GroupNotFound; KeyError if there is no such snapshot."""
+        storage = self._storage.get(group_id)
+        if storage is None:
+            raise GroupNotFound(f"store {self.store_id} has no replica of group {group_id}", group=group_id)
+        return storage.snapshots.open(index)
+
     def peer_connected(self, store_id: int) -> None:
         for group in self._by_peer.get(store_id, ()):
             group.connected(store_id)
@@ -276,3 +313,10 @@ class Registry:
     def peer_gone(self, store_id: int) -> None:
         for group in self._by_peer.get(store_id, ()):
             group.peer_gone(store_id)
+
+
+def _restore(machine: StateMachine, state: bytes, path: Path) -> None:
+    try:
+        machine.restore(state)
+    except ValueError as e:
+        raise LogDamaged(f"the newest snapshot in {path} is no state: {e}", path=path, offset=0) from e

@@ -1,5 +1,7 @@
 """Replication: what a leader sends, what a follower keeps, what an answer counts for (H1, H2, H4, H7, H18, R4.5).
 
+A follower that needs entries from before the log's start is offered a snapshot instead (services/raft/snapshots.py).
+
 Guarantee: an entry is committed once a majority has synced it, the leader counted only up to its own sync and a recovering replica not at
 all; what a follower acknowledged is cut from its log only by a leader that cannot have counted it.
 """
@@ -7,6 +9,7 @@ all; what a follower acknowledged is cut from its log only by a leader that cann
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -15,6 +18,7 @@ from pysyncobj.node import Node
 from services.pb import raft_pb2 as pb
 from services.raft.elections import Elections
 from services.raft.library import LEADER
+from services.raft.membership import is_majority
 from services.raft.storage import Entry
 
 log = structlog.get_logger()
@@ -27,7 +31,17 @@ BATCH_BYTES_MAX: Final = 1 << 20
 class Peer:
     """What a leader knows of one follower beyond the library's next and match index."""
 
-    __slots__ = ("commit_sent", "heard_at", "inflight", "inflight_bytes", "recovered_at", "rewound_at", "sent_at")
+    __slots__ = (
+        "answered",
+        "commit_sent",
+        "heard_at",
+        "inflight",
+        "inflight_bytes",
+        "offered",
+        "recovered_at",
+        "rewound_at",
+        "sent_at",
+    )
 
     def __init__(self, now: float) -> None:
         self.inflight: deque[tuple[int, int]] = deque()  # (request, bytes)
@@ -36,6 +50,8 @@ class Peer:
         self.heard_at = now
         self.sent_at = float("-inf")
         self.commit_sent = 0
+        self.answered = 0  # the newest request that it answered
+        self.offered = 0  # index of the snapshot that it was offered last and may be fetching
         self.recovered_at = 0  # not 0: it lost its log, and is not counted until it holds entries up to here
 
     def forget_inflight(self) -> None:
@@ -55,25 +71,46 @@ class Replication(Elections):
         self._answering: tuple[int, int] = (0, 0)  # (term, request) of the AppendEntries being handled
         self._leader_commit_at_start: int | None = None
         self._notice_at: float | None = None
+        self.on_members: Callable[[], None] = lambda: None
         super().__init__(*library, **elections)
+        self._members_seen = self.members
+
+    def _members_may_have_changed(self) -> None:
+        """After the log has grown, was cut or replaced: in force is what it says now (H6)."""
+        members = self.members
+        if members == self._members_seen:
+            return
+        self._members_seen = members
+        self._follow_members()
+        if self._SyncObj__raftState == LEADER:
+            self._keep_peers()
+        log.info("raft_members", group=self.group_id, voters=members.voters, learners=members.learners)
+        self.on_members()
+
+    def _keep_peers(self) -> None:
+        """One Peer for each other member, with the library's indexes for it."""
+        others = {*self.members.voters, *self.members.learners} - {self.store_id}
+        now, next_index, match_index = self._now(), self._SyncObj__raftNextIndex, self._SyncObj__raftMatchIndex
+        for gone in self._peers.keys() - others:
+            del self._peers[gone]
+            next_index.pop(Node(gone), None)
+            match_index.pop(Node(gone), None)
+        for new in sorted(others - self._peers.keys()):
+            self._peers[new] = Peer(now)
+            next_index.setdefault(Node(new), self.journal.last_index + 1)
+            match_index.setdefault(Node(new), 0)
 
     # --- the follower's end -------------------------------------------------------------------------------------------
 
     def _on_append_entries(self, leader: int, term: int, m: pb.AppendEntries) -> None:
-        if term < self.term:  # H15: it must learn that it was deposed
-            self._refuse(leader, term, m, conflict_index=0, conflict_term=0)
+        if not self._obey(leader, term, m.request):
             return
-        if self._SyncObj__raftState == LEADER:
-            raise AssertionError(f"two leaders in term {term}: {self.store_id} and {leader}")
-        self._answering = (term, m.request)
-        self._leader_heard_at = self._now()
-        self._pre_voters = None
         if self._leader_commit_at_start is None:
             self._leader_commit_at_start = m.commit_index
         journal = self.journal
         if m.prev_log_index > journal.last_index:
             self._contact(leader, term, 0)
-            self._refuse(leader, term, m, conflict_index=journal.last_index + 1, conflict_term=0)
+            self._refuse(leader, conflict_index=journal.last_index + 1, conflict_term=0)
             return
         if m.prev_log_index >= journal.first_index and journal.term_at(m.prev_log_index) != m.prev_log_term:
             conflict_term = journal.term_at(m.prev_log_index)
@@ -83,7 +120,7 @@ class Replication(Elections):
             ):
                 first -= 1
             self._contact(leader, term, 0)
-            self._refuse(leader, term, m, conflict_index=first, conflict_term=conflict_term)
+            self._refuse(leader, conflict_index=first, conflict_term=conflict_term)
             return
         entries = m.entries
         if self.recovering and m.recovered_at and min(m.prev_log_index, journal.synced_index) >= m.recovered_at:
@@ -104,7 +141,7 @@ class Replication(Elections):
         new = entries[skip:]
         if new[0].index <= self.commit_index:
             raise AssertionError(f"term {term} would replace committed entry {new[0].index} of group {self.group_id}")
-        prev_index, prev_term = new[0].index - 1, journal.term_before(new[0].index)
+        prev_index, prev_term = new[0].index - 1, journal.term_at(new[0].index - 1)
         self._SyncObj__onMessageReceived(
             Node(leader),
             {
@@ -116,6 +153,19 @@ class Replication(Elections):
                 "entries": [(Entry(e.index, e.term, e.kind, e.payload), e.index, e.term) for e in new],
             },
         )
+        self._members_may_have_changed()
+
+    def _obey(self, leader: int, term: int, request: int) -> bool:
+        """Takes ``leader``'s word, from here on the one that is answered.  False if its term is over."""
+        self._answering = (term, request)
+        if term < self.term:  # H15: it must learn that it was deposed
+            self._refuse(leader, conflict_index=0, conflict_term=0)
+            return False
+        if self._SyncObj__raftState == LEADER:
+            raise AssertionError(f"two leaders in term {term}: {self.store_id} and {leader}")
+        self._leader_heard_at = self._now()
+        self._pre_voters = None
+        return True
 
     def _holds(self, entry: pb.LogEntry) -> bool:
         return entry.index < self.journal.first_index or self.journal.term_at(entry.index) == entry.term
@@ -127,9 +177,10 @@ class Replication(Elections):
         )
         self._emit(leader, pb.RaftMessage(append_answer=answer), promise=promise)
 
-    def _refuse(self, leader: int, term: int, m: pb.AppendEntries, conflict_index: int, conflict_term: int) -> None:
+    def _refuse(self, leader: int, conflict_index: int, conflict_term: int) -> None:
+        term, request = self._answering
         answer = pb.AppendAnswer(
-            request=m.request,
+            request=request,
             request_term=term,
             conflict_index=conflict_index,
             conflict_term=conflict_term,
@@ -148,8 +199,8 @@ class Replication(Elections):
 
     def _has_quorum(self, now: float) -> bool:
         """Check-quorum: a majority, ourselves included, was heard within one election timeout (H15)."""
-        heard = sum(now - p.heard_at < self.timing.election_max_s for p in self._peers.values())
-        return (heard + 1) * 2 > len(self.members)
+        heard = {m for m, peer in self._peers.items() if now - peer.heard_at < self.timing.election_max_s}
+        return is_majority({self.store_id, *heard}, self.members)
 
     def _SyncObj__sendAppendEntries(self) -> None:
         now = self._now()
@@ -164,6 +215,9 @@ class Replication(Elections):
 
     def _send_to(self, follower: int, peer: Peer, now: float, notice: bool) -> None:
         next_index, node, journal = self._SyncObj__raftNextIndex, Node(follower), self.journal
+        if next_index[node] < journal.first_index:
+            self._offer_snapshot(follower, peer, now)
+            return
         due = now - peer.sent_at >= self.timing.heartbeat_s or (notice and peer.commit_sent < self.commit_index)
         while due or next_index[node] <= journal.last_index:
             room = INFLIGHT_BYTES_MAX - peer.inflight_bytes
@@ -190,11 +244,18 @@ class Replication(Elections):
             self._emit(follower, pb.RaftMessage(append_entries=append))  # may leave before our own sync
             due = False
 
+    def _offer_snapshot(self, follower: int, peer: Peer, now: float) -> None:
+        """What ``follower`` needs is no longer in the log: services/raft/snapshots.py."""
+        raise NotImplementedError
+
     def _on_append_answer(self, follower: int, m: pb.AppendAnswer) -> None:
         if self._SyncObj__raftState != LEADER or m.request_term != self.term:  # H4
             return
-        peer, node = self._peers[follower], Node(follower)
+        peer, node = self._peers.get(follower), Node(follower)
+        if peer is None:  # it is no member any more
+            return
         peer.heard_at = self._now()
+        peer.answered = max(peer.answered, m.request)
         while peer.inflight and peer.inflight[0][0] <= m.request:
             peer.inflight_bytes -= peer.inflight.popleft()[1]
         next_index, match_index = self._SyncObj__raftNextIndex, self._SyncObj__raftMatchIndex
@@ -208,6 +269,8 @@ class Replication(Elections):
             before = next_index[node]
             if m.match_index > match_index[node]:
                 match_index[node] = m.match_index
+                if m.match_index >= peer.offered:
+                    peer.offered = 0
             next_index[node] = max(before, match_index[node] + 1)  # H1
             return
         if m.request <= peer.rewound_at:  # answers what was sent before the last rewind
@@ -217,8 +280,11 @@ class Replication(Elections):
             at = min(wanted, self.journal.last_index)
             while at >= self.journal.first_index and self.journal.term_at(at) > m.conflict_term:
                 at -= 1
-            wanted = max(self.journal.first_index + 1, min(wanted, at + 1))
-        next_index[node] = max(match_index[node] + 1, min(wanted, self.journal.last_index + 1))
+            wanted = min(wanted, at + 1)
+        lowest = (
+            2 if self.journal.first_index == 1 else 1
+        )  # entry 1 is the same everywhere; below the start: a snapshot
+        next_index[node] = max(match_index[node] + 1, lowest, min(wanted, self.journal.last_index + 1))
         peer.rewound_at = self._request
         peer.forget_inflight()
 
@@ -235,9 +301,11 @@ class Replication(Elections):
     def _advance_commit(self) -> None:
         """Commits what a majority has synced, ourselves counted only up to our own sync, and only in our own term."""
         match = self._SyncObj__raftMatchIndex
-        counted = (0 if peer.recovered_at else match[Node(m)] for m, peer in self._peers.items())
-        synced = [self.journal.synced_index, *counted]
-        index = sorted(synced, reverse=True)[len(self.members) // 2]
+        peers, voters = self._peers, self.members.voters
+        synced = [0 if peers[m].recovered_at else match[Node(m)] for m in self._other_voters()]
+        if self.store_id in voters:
+            synced.append(self.journal.synced_index)
+        index = sorted(synced, reverse=True)[len(voters) // 2]
         if index > self.commit_index and self.journal.term_at(index) == self.term:
             self._SyncObj__raftCommitIndex = index
             if self._notice_at is None:

@@ -6,15 +6,20 @@ import random
 from collections import defaultdict, deque
 from collections.abc import Sequence
 
+from crc32c import crc32c
+
 from services.errors import SteleError
 from services.pb import raft_pb2 as pb
 from services.raft.engine import Engine
 from services.raft.journal import Journal
 from services.raft.library import Timing
-from tests.simulation.disk import Platter, SimulatedLog, SimulatedTerms
+from services.raft.storage import Members, Snapshot
+from tests.unit.raft.platter import Platter, SimulatedLog, SimulatedSnapshots, SimulatedTerms
 
 
 class Commands:
+    """The machine: the commands it was given, in order."""
+
     def __init__(self) -> None:
         self.applied: list[bytes] = []
 
@@ -22,22 +27,36 @@ class Commands:
         self.applied.append(payload)
         return len(self.applied)
 
+    def snapshot(self) -> tuple[bytes, int]:
+        return b",".join(self.applied), len(self.applied)
+
+    def restore(self, state: bytes) -> None:
+        if state.startswith(b"?"):
+            raise ValueError("no state")
+        self.applied = state.split(b",") if state else []
+
 
 class Bench:
-    """``Bench(3)``: stores 1..3, all connected.  ``sync`` runs flushes at once while True."""
+    """``Bench(3)``: stores 1..3, all connected, all voters; ``spare`` more that belong to the group once they are made members.
 
-    def __init__(self, count: int = 3, kind: type[Engine] = Engine) -> None:
+    ``sync`` runs flushes at once while True.
+    """
+
+    def __init__(self, count: int = 3, kind: type[Engine] = Engine, spare: int = 0) -> None:
         self.now = 100.0
         self.kind = kind
-        self.ids = list(range(1, count + 1))
+        self.first_members = Members(tuple(range(1, count + 1)))
+        self.ids = list(range(1, count + spare + 1))
         self.platters = {i: Platter() for i in self.ids}
         self.machines: dict[int, Commands] = {}
         self.engines: dict[int, Engine] = {}
         self.logs: dict[int, SimulatedLog] = {}
+        self.snapshots: dict[int, SimulatedSnapshots] = {}
         self.wires: dict[tuple[int, int], deque[pb.RaftMessage]] = defaultdict(deque)
         self.sync = {i: True for i in self.ids}
         self.may_lead = {i: True for i in self.ids}
         self.outcomes: dict[bytes, object] = {}
+        self.changes: list[SteleError | None] = []  # outcomes of membership changes
         for i in self.ids:
             self.start(i)
         for i in self.ids:
@@ -46,19 +65,24 @@ class Bench:
                     self.engines[i].connected(j)
 
     def start(self, i: int) -> Engine:
-        self.logs[i] = SimulatedLog(self.platters[i])
+        platter = self.platters[i]
+        self.logs[i] = SimulatedLog(platter)
+        self.snapshots[i] = SimulatedSnapshots(platter)
         self.machines[i] = Commands()
+        if platter.snapshots:
+            self.machines[i].restore(platter.snapshots[-1][1])
+        first = self.first_members if i in self.first_members.voters else Members(())
         self.engines[i] = self.kind(
             7,
             i,
-            self.ids,
-            Journal(self.logs[i], SimulatedTerms(self.platters[i])),
+            Journal(self.logs[i], SimulatedTerms(platter), self.snapshots[i], first),
             self.machines[i],
             lambda: self.now,
             random.Random(i),
             Timing(),
             lambda: self.may_lead[i],
             1 << 20,
+            recovering=platter.recovering,
         )
         return self.engines[i]
 
@@ -149,4 +173,39 @@ class Bench:
 
     def terms(self, i: int) -> list[tuple[int, int]]:
         journal = self.engines[i].journal
-        return [(index, journal.term_at(index)) for index in range(1, journal.last_index + 1)]
+        return [(index, journal.term_at(index)) for index in range(journal.first_index, journal.last_index + 1)]
+
+    # --- snapshots and members ------------------------------------------------------------------------------------------
+
+    def take_snapshot(self, i: int) -> Snapshot:
+        """Of what store ``i`` has applied; durable at once."""
+        journal, index = self.engines[i].journal, self.engines[i].applied_index
+        state, mark = self.machines[i].snapshot()
+        snapshot = Snapshot(
+            index, journal.term_at(index), journal.members.at(index), mark, 0, len(state), crc32c(state)
+        )
+        self.snapshots[i].write(snapshot, state)
+        return snapshot
+
+    def compact(self, i: int) -> Snapshot:
+        """Store ``i`` keeps a snapshot of what it applied, and the log behind it."""
+        snapshot = self.take_snapshot(i)
+        self.engines[i].journal.compact(snapshot.index)
+        self.turn(i)
+        return snapshot
+
+    def fetch(self, i: int, state: bytes | None = None) -> bool:
+        """Store ``i`` fetches and installs what it was offered; ``state``: what arrives instead of the leader's bytes."""
+        offer = self.engines[i].offer
+        assert offer is not None
+        if state is None:
+            state = self.snapshots[offer.leader].read(offer.snapshot.index)
+        staged = self.snapshots[i]
+        staged.stage(offer.snapshot, staged.staged(offer.snapshot), state)
+        installed = self.engines[i].install(offer.snapshot, staged.check_staged(offer.snapshot))
+        self.turn(i)
+        return installed
+
+    def change(self, i: int, members: Members) -> None:
+        self.engines[i].change_members(members, lambda result, error: self.changes.append(error))
+        self.turn(i)

@@ -18,10 +18,10 @@ from services.pb import raft_pb2 as pb
 from services.raft.engine import Engine
 from services.raft.journal import Journal
 from services.raft.library import OVERRIDDEN, RELIED_UPON
-from services.raft.storage import MEMBERSHIP, Entry
-from tests.simulation.disk import Platter, SimulatedLog, SimulatedTerms
+from services.raft.storage import MEMBERSHIP, Entry, Members
 from tests.support.both_ways import holds_and_variant_fails
 from tests.unit.raft.bench import Bench
+from tests.unit.raft.platter import Platter, SimulatedLog, SimulatedSnapshots, SimulatedTerms
 
 PINNED = "4d493a0e888032c3"
 
@@ -132,7 +132,7 @@ async def test_h5_one_voter_is_one_vote() -> None:
     await holds_and_variant_fails(scenario, Engine, CountsVotesTwice)
 
 
-def test_h6_and_h17_membership_and_pickles_from_the_wire_change_nothing() -> None:
+def test_h17_pickles_from_the_wire_change_nothing() -> None:
     bench = Bench()
     leader = bench.elect(1)
     bench.settle()
@@ -148,7 +148,7 @@ def test_h6_and_h17_membership_and_pickles_from_the_wire_change_nothing() -> Non
     follower = bench.engines[2]
     follower.receive(1, pb.RaftMessage(group=7, term=leader.term, append_entries=request))
     bench.turn(2)
-    assert follower.members == (1, 2, 3)
+    assert follower.members == Members((1, 2, 3))
     assert {n.id for n in follower.otherNodes} == {1, 3}
     assert follower.applied_index == last + 1
 
@@ -385,7 +385,7 @@ def test_a_full_disk_hands_leadership_over_and_takes_no_writes() -> None:
 def test_the_journal_keeps_the_order_of_changes_and_retries_after_a_full_disk() -> None:
     platter = Platter()
     log = SimulatedLog(platter)
-    journal = Journal(log, SimulatedTerms(platter))
+    journal = Journal(log, SimulatedTerms(platter), SimulatedSnapshots(platter), Members((1,)))
     for index in range(1, 6):
         journal.append(Entry(index, 1, 0, b"%d" % index))
     journal.setCurrentTerm(2, 3)
@@ -406,5 +406,5 @@ def test_the_journal_keeps_the_order_of_changes_and_retries_after_a_full_disk() 
     assert journal.finish(flush) is None
     assert journal.synced_position == journal.position
     assert journal.synced_index == 4
-    assert [e.payload for e in platter.synced] == [b"1", b"2", b"3", b"four"]
+    assert [e.payload for e in platter.synced.entries] == [b"1", b"2", b"3", b"four"]
     assert platter.term == (2, 3)

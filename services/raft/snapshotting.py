@@ -1,0 +1,165 @@
+"""Taking, fetching and installing the snapshots of one replica, beside its turns.
+
+Guarantee: one of these at a time.  A snapshot counts once it is durable; a fetched one is installed only when every byte of it was
+checked and the machine could read it.  A transfer that breaks goes on where it stopped, from whoever leads then (H16).
+
+Everything that blocks runs on threads; :meth:`stop` returns when none of them is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final, Protocol, TypeVar
+
+import structlog
+from crc32c import crc32c
+
+from services.errors import DiskFull, GroupStopped, LogDamaged, SteleError
+from services.raft.engine import Engine
+from services.raft.snapshots import Offer
+from services.raft.storage import Snapshot, SnapshotStorage
+
+log = structlog.get_logger()
+
+FETCH_AGAIN_AFTER_S: Final = 0.2
+
+T = TypeVar("T")
+
+
+class Fetch(Protocol):
+    """The bytes of a peer's snapshot from an offset on; SteleError when they cannot be had (services/raft/transport.py)."""
+
+    def __call__(self, store_id: int, group_id: int, index: int, offset: int) -> AsyncIterator[bytes]: ...
+
+
+class Snapshotting:
+    """``wake`` gives the replica a turn; ``broken`` ends it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        storage: SnapshotStorage,
+        fetch: Fetch,
+        wall_ms: Callable[[], int],
+        wake: Callable[[], None],
+        broken: Callable[[BaseException], None],
+    ) -> None:
+        self._engine = engine
+        self._storage = storage
+        self._fetch = fetch
+        self._wall_ms = wall_ms
+        self._wake = wake
+        self._broken = broken
+        self._one_at_a_time = asyncio.Lock()
+        self._fetching: asyncio.Task[None] | None = None
+        self._blocking: set[asyncio.Future[Any]] = set()
+        self._flushed = asyncio.Event()
+        self._stopped = False
+        engine.on_offer = self._offered
+
+    async def take(self) -> Snapshot | None:
+        """A snapshot of what is applied now; None if there is nothing new to take, or another is under way.
+
+        Errors: DiskFull (nothing has changed); StorageFailed, GroupStopped (the replica has ended).
+        """
+        engine = self._engine
+        if self._one_at_a_time.locked():
+            return None
+        async with self._one_at_a_time:
+            if engine.failed is not None or self._stopped:
+                raise engine.failed or GroupStopped(f"group {engine.group_id} is stopping", group=engine.group_id)
+            index = engine.applied_index
+            if index <= (self._storage.snapshots[-1].index if self._storage.snapshots else 1):
+                return None
+            state, mark = engine.machine.snapshot()
+            journal = engine.journal
+            members = journal.members.at(index)
+            snapshot = Snapshot(
+                index, journal.term_at(index), members, mark, self._wall_ms(), len(state), crc32c(state)
+            )
+            try:
+                await self._on_thread(self._storage.write, snapshot, state)
+            except DiskFull:
+                raise
+            except Exception as e:
+                self._broken(e)
+                raise
+            log.info("snapshot_taken", group=engine.group_id, index=index, bytes=snapshot.size)
+            return snapshot
+
+    # --- from the leader ----------------------------------------------------------------------------------------------
+
+    def _offered(self) -> None:
+        if self._fetching is None and not self._stopped:
+            self._fetching = asyncio.get_running_loop().create_task(self._fetch_offered())
+            self._fetching.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._fetching = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._broken(error)
+
+    async def _fetch_offered(self) -> None:
+        """Until there is no offer any more: what is offered may change while an older one is fetched."""
+        engine = self._engine
+        while engine.offer is not None and engine.failed is None and not self._stopped:
+            offer = engine.offer
+            try:
+                async with self._one_at_a_time:
+                    state = await self._fetch_whole(offer)
+                    if engine.install(offer.snapshot, state):
+                        log.info("snapshot_installed", group=engine.group_id, index=offer.snapshot.index)
+                        self._wake()
+                        await self._until_durable()  # until then the staged bytes must stay
+            except (
+                SteleError,
+                ValueError,
+            ) as e:  # the leader is gone or has another one by now; or what it has is no state
+                log.warning("snapshot_not_fetched", group=engine.group_id, index=offer.snapshot.index, problem=str(e))
+                engine.offer = None  # the leader says it again with its next heartbeat
+                await asyncio.sleep(FETCH_AGAIN_AFTER_S)
+
+    async def _fetch_whole(self, offer: Offer) -> bytes:
+        snapshot = offer.snapshot
+        offset = await self._on_thread(self._storage.staged, snapshot)
+        if offset < snapshot.size:
+            chunks = self._fetch(offer.leader, self._engine.group_id, snapshot.index, offset)
+            async for chunk in chunks:
+                if offset + len(chunk) > snapshot.size:
+                    raise LogDamaged(
+                        f"store {offer.leader} sends more than the {snapshot.size} bytes of snapshot {snapshot.index}"
+                    )
+                await self._on_thread(self._storage.stage, snapshot, offset, chunk)
+                offset += len(chunk)
+        return await self._on_thread(self._storage.check_staged, snapshot)
+
+    async def _until_durable(self) -> None:
+        journal = self._engine.journal
+        position = journal.position
+        while journal.synced_position < position and self._engine.failed is None and not self._stopped:
+            self._flushed.clear()
+            await self._flushed.wait()
+
+    def flushed(self) -> None:
+        """A flush of the journal has ended, or the replica has."""
+        self._flushed.set()
+
+    # --- threads ------------------------------------------------------------------------------------------------------
+
+    async def _on_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """A cancelled wait does not end the thread: :meth:`stop` waits for it."""
+        running = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+        self._blocking.add(running)
+        running.add_done_callback(self._blocking.discard)
+        return await asyncio.shield(running)
+
+    async def stop(self) -> None:
+        self._stopped = True
+        self._flushed.set()
+        if self._fetching is not None:
+            fetching = self._fetching
+            fetching.remove_done_callback(self._ended)
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
+        await asyncio.gather(*self._blocking, return_exceptions=True)

@@ -1,0 +1,243 @@
+"""Membership (H6): the rule as a table, and changes played by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab.variants.h6_changes_two_at_once import ChangesTwoAtOnce
+from lab.variants.h6_forgets_the_log import ForgetsTheLog
+from services.errors import InvalidArgument, NotReady, SteleError
+from services.raft.engine import Engine
+from services.raft.journal import Journal
+from services.raft.membership import MemberHistory, check_change, decode, encode, is_majority
+from services.raft.storage import MEMBERSHIP, Entry, Members, Snapshot
+from tests.support.both_ways import holds_and_variant_fails
+from tests.unit.raft.bench import Bench
+
+THREE = Members((1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("now", "wanted", "allowed"),
+    [
+        (THREE, Members((1, 2, 3), (4,)), True),
+        (Members((1, 2, 3), (4,)), Members((1, 2, 3, 4)), True),
+        (THREE, Members((1, 2)), True),
+        (Members((1, 2, 3), (4,)), THREE, True),
+        (THREE, Members((1, 2), (3,)), True),  # a voter becomes a learner
+        (THREE, Members((1, 2, 3, 4)), False),  # never a learner
+        (THREE, Members((1,)), False),
+        (THREE, THREE, False),
+        (Members((1,)), Members(()), False),
+        (Members((1, 2, 3), (4,)), Members((1, 2, 4)), False),  # one in, one out
+        (THREE, Members((1, 2, 3), (3,)), False),
+        (THREE, Members((1, 2, 3, 3)), False),
+        (THREE, Members((1, 2, 3), (0,)), False),
+        (Members(tuple(range(1, 33))), Members(tuple(range(1, 33)), (33,)), False),
+    ],
+)
+def test_one_step_at_a_time(now: Members, wanted: Members, allowed: bool) -> None:
+    if allowed:
+        check_change(now, wanted)
+        return
+    with pytest.raises(InvalidArgument):
+        check_change(now, wanted)
+
+
+def test_majorities_of_neighbouring_sets_meet() -> None:
+    """Exhaustively for up to five voters: what makes single changes safe."""
+    for count in range(1, 6):
+        before, after = Members(tuple(range(1, count + 1))), Members(tuple(range(1, count + 2)))
+        everybody = after.voters
+        sets = [{v for i, v in enumerate(everybody) if bits >> i & 1} for bits in range(1 << len(everybody))]
+        for a in (s for s in sets if is_majority(s, before)):
+            for b in (s for s in sets if is_majority(s, after)):
+                assert a & b
+
+
+def test_what_is_encoded_is_decoded_and_nothing_else() -> None:
+    members = Members((1, 2, 3), (9,))
+    assert decode(encode(members)) == members
+    for bad in (b"", b"\xff", b"x" * 20, encode(Members((), (1,))), encode(members) + b"\x18\x01"):
+        with pytest.raises(ValueError, match="cannot be read"):
+            decode(bad)
+
+
+def test_history_goes_back_when_the_log_is_cut() -> None:
+    def entry(index: int, *voters: int) -> Entry:
+        return Entry(index, 1, MEMBERSHIP, encode(Members(voters)))
+
+    history = MemberHistory(0, THREE, [entry(5, 1, 2)])
+    history.appended(entry(9, 1, 2, 4))
+    assert (history.index, history.current) == (9, Members((1, 2, 4)))
+    assert [history.at(i).voters for i in (4, 5, 8, 9)] == [(1, 2, 3), (1, 2), (1, 2), (1, 2, 4)]
+    history.truncated(9)
+    assert (history.index, history.current) == (5, Members((1, 2)))
+    history.forget_before(7)
+    assert history.at(7) == Members((1, 2))
+    history.installed(Snapshot(20, 3, Members((7,)), 0, 0, 0, 0))
+    assert (history.index, history.current) == (20, Members((7,)))
+
+
+def grown(kind: type[Engine] = Engine) -> Bench:
+    """Three voters, and store 4 as a learner that has everything."""
+    bench = Bench(3, kind=kind, spare=1)
+    bench.elect(1, without=(4,))
+    bench.settle()
+    bench.propose(1, b"a")
+    bench.change(1, Members((1, 2, 3), (4,)))
+    bench.settle()
+    return bench
+
+
+def refused(leader: Engine, members: Members) -> str:
+    """Why the change has to wait; empty if it was begun."""
+    try:
+        leader.change_members(members, lambda result, error: None)
+    except NotReady as e:
+        return e.message
+    return ""
+
+
+def test_a_learner_gets_the_log_and_is_not_counted() -> None:
+    bench = grown()
+    assert bench.changes == [None]
+    assert bench.machines[4].applied == [b"a"]
+    assert bench.engines[4].members == Members((1, 2, 3), (4,))
+    bench.sync[2] = bench.sync[3] = False
+    bench.propose(1, b"b")
+    bench.settle(3)
+    assert b"b" not in bench.outcomes, "the leader and a learner are no majority of three"
+    bench.now += 10
+    bench.turn(4)
+    assert bench.engines[4].state == "follower", "a learner does not campaign"
+
+
+def test_a_learner_is_promoted_once_it_has_caught_up() -> None:
+    bench = Bench(3, spare=1)
+    leader = bench.elect(1, without=(4,))
+    bench.settle(without=(4,))
+    bench.propose(1, *(b"x-%d" % i for i in range(50)))
+    bench.settle(without=(4,))
+    bench.change(1, Members((1, 2, 3), (4,)))
+    bench.settle(without=(4,))
+    with pytest.raises(NotReady, match="store 4 holds"):
+        leader.change_members(Members((1, 2, 3, 4)), lambda result, error: None)
+    bench.settle()
+    bench.change(1, Members((1, 2, 3, 4)))
+    bench.settle()
+    assert bench.changes == [None, None]
+    assert {e.members for e in bench.engines.values()} == {Members((1, 2, 3, 4))}
+    for stopped in (2, 3):
+        bench.sync[stopped] = False
+    bench.propose(1, b"y")
+    bench.settle(3)
+    assert b"y" not in bench.outcomes, "two of four are no majority"
+
+
+def test_a_removed_member_is_not_counted_and_does_not_disturb() -> None:
+    bench = grown()
+    bench.change(1, Members((1, 2, 3, 4)))
+    bench.settle()
+    bench.change(1, Members((1, 2, 4)))
+    bench.settle()
+    assert bench.engines[1].members == Members((1, 2, 4))
+    term = bench.engines[1].term
+    for _ in range(30):
+        bench.settle(1)
+    assert bench.engines[1].is_leader
+    assert bench.engines[1].term == term, "the removed one asks in vain"
+    bench.sync[3] = False
+    bench.sync[4] = False
+    bench.propose(1, b"b")
+    bench.settle()
+    assert bench.outcomes[b"b"] == 2
+
+
+async def test_a_second_change_waits_for_the_first() -> None:
+    """Both at once make majorities that do not meet: {1,2} of {1,2,3} and {3,4,5} of {1,2,3,4,5} (repro r9)."""
+
+    async def scenario(kind: type[Engine]) -> None:
+        bench = grown(kind)
+        for i in (2, 3, 4):
+            bench.sync[i] = False
+        leader = bench.engines[1]
+        bench.change(1, Members((1, 2, 3, 4)))
+        assert "already" in refused(leader, Members((1, 2, 4)))
+
+    await holds_and_variant_fails(scenario, Engine, ChangesTwoAtOnce)
+
+
+async def test_a_new_leader_commits_an_entry_of_its_own_before_it_changes_members() -> None:
+    async def scenario(kind: type[Engine]) -> None:
+        bench = Bench(3, kind=kind, spare=1)
+        leader = bench.elect(1, without=(3,))
+        assert "not current" in refused(leader, Members((1, 2, 3), (4,)))
+
+    await holds_and_variant_fails(scenario, Engine, ChangesTwoAtOnce)
+
+
+def test_a_change_that_is_cut_off_is_out_of_force() -> None:
+    bench = Bench(3, spare=1)
+    bench.elect(1)
+    bench.settle()
+    for other in (2, 3):
+        bench.engines[1].disconnected(other)
+        bench.engines[other].disconnected(1)
+    bench.change(1, Members((1, 2, 3), (4,)))
+    assert bench.engines[1].members == Members((1, 2, 3), (4,))
+    bench.elect(2, without=(1,))
+    bench.propose(2, b"kept")
+    bench.settle(3, without=(1,))
+    for other in (2, 3):
+        bench.engines[1].connected(other)
+        bench.engines[other].connected(1)
+    bench.settle()
+    assert bench.engines[1].members == THREE
+    assert isinstance(bench.changes[0], SteleError)
+    assert {e.members for i, e in bench.engines.items() if i != 4} == {THREE}
+
+
+async def test_members_come_from_the_log_and_from_the_snapshot() -> None:
+    async def scenario(kind: type[Journal]) -> None:
+        bench = grown()
+        for compacted in (False, True):
+            if compacted:
+                bench.compact(1)
+                assert bench.engines[1].journal.first_index > bench.engines[1].journal.members.index
+            journal = kind(bench.logs[1], bench.engines[1].journal._terms, bench.snapshots[1], bench.first_members)
+            assert journal.members.current == Members((1, 2, 3), (4,))
+
+    await holds_and_variant_fails(scenario, Journal, ForgetsTheLog)
+
+
+def test_a_joining_replica_is_silent_until_it_is_told() -> None:
+    bench = Bench(3, spare=1)
+    bench.now += 60
+    bench.turn(4)
+    assert bench.engines[4].state == "follower"
+    assert not any(bench.wires[(4, i)] for i in (1, 2, 3))
+
+
+def test_a_leader_does_not_remove_itself() -> None:
+    bench = grown()
+    with pytest.raises(InvalidArgument, match="transfer its leadership first"):
+        bench.engines[1].change_members(Members((2, 3), (4,)), lambda result, error: None)
+
+
+def test_a_member_that_joins_after_compaction_comes_by_snapshot() -> None:
+    bench = Bench(3, spare=1)
+    bench.elect(1, without=(4,))
+    bench.settle()
+    bench.propose(1, *(b"x-%d" % i for i in range(20)))
+    bench.settle()
+    bench.compact(1)
+    bench.change(1, Members((1, 2, 3), (4,)))
+    bench.settle(3)
+    assert bench.engines[4].offer is not None
+    bench.fetch(4)
+    bench.settle(3)
+    assert bench.engines[4].members == Members((1, 2, 3), (4,))
+    bench.change(1, Members((1, 2, 3, 4)))
+    bench.settle()
+    assert bench.machines[4].applied == bench.machines[1].applied

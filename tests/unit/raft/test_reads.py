@@ -1,0 +1,151 @@
+"""ReadIndex (H15), played by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab.variants.h15_reads_before_its_own_entry import ReadsBeforeItsOwnEntry
+from lab.variants.h15_reads_without_a_round import ReadsWithoutARound
+from services.errors import NotLeader, SteleError
+from services.raft.engine import Engine
+from tests.support.both_ways import holds_and_variant_fails
+from tests.unit.raft.bench import Bench
+
+
+class Read:
+    """A read under way; ``seen``: what the machine held when it was done."""
+
+    def __init__(self, bench: Bench, store: int) -> None:
+        self._bench, self._store = bench, store
+        self.seen: list[bytes] | None = None
+        self.error: SteleError | None = None
+        bench.engines[store].read_index(self._done)
+        bench.turn(store)
+
+    def _done(self, index: int, error: SteleError | None) -> None:
+        self.error = error
+        if error is None:
+            self.seen = list(self._bench.machines[self._store].applied)
+
+
+def test_a_read_takes_one_round_and_no_entry() -> None:
+    bench = Bench()
+    leader = bench.elect(1)
+    bench.settle()
+    bench.propose(1, b"a")
+    bench.settle()
+    last = leader.journal.last_index
+    read = Read(bench, 1)
+    assert read.seen is None, "nobody has answered since it arrived"
+    bench.deliver(1, 2)
+    bench.deliver(2, 1)
+    assert read.seen == [b"a"]
+    assert leader.journal.last_index == last
+
+
+async def test_a_deposed_leader_answers_no_read() -> None:
+    async def scenario(kind: type[Engine]) -> None:
+        bench = Bench(kind=kind)
+        bench.elect(1)
+        bench.settle()
+        bench.propose(1, b"a")
+        bench.settle()
+        bench.elect(2, without=(1,))
+        bench.propose(2, b"b")
+        bench.settle(3, without=(1,))
+        assert bench.outcomes[b"b"] == 2
+        read = Read(bench, 1)  # it does not know yet that it was deposed
+        bench.settle(3)
+        assert read.seen is None or b"b" in read.seen, "a read missed what was acknowledged before it"
+        assert isinstance(read.error, NotLeader)
+
+    await holds_and_variant_fails(scenario, Engine, ReadsWithoutARound)
+
+
+async def test_a_new_leader_reads_only_after_an_entry_of_its_own() -> None:
+    async def scenario(kind: type[Engine]) -> None:
+        bench = Bench(kind=kind)
+        bench.elect(1)
+        bench.settle()
+        bench.propose(1, b"a")
+        for _ in range(2):  # acknowledged; the others do not know yet that it is committed
+            bench.deliver(1, 2)
+            bench.deliver(1, 3)
+            for m in (2, 3):
+                wire = bench.wires[(m, 1)]
+                while wire:
+                    bench.engines[1].receive(m, wire.popleft())
+        bench.engines[1].tick()
+        assert bench.outcomes[b"a"] == 1
+        for wire in bench.wires.values():
+            wire.clear()
+        bench.elect(2, without=(1,))
+        bench.sync[3] = False  # its first own entry does not commit, but heartbeats are answered
+        read = Read(bench, 2)
+        bench.settle(3, without=(1,))
+        assert read.seen is None or b"a" in read.seen, "a read missed what was acknowledged before it"
+        bench.sync[3] = True
+        bench.settle(3, without=(1,))
+        assert read.seen == [b"a"]
+
+    await holds_and_variant_fails(scenario, Engine, ReadsBeforeItsOwnEntry)
+
+
+def test_answers_to_earlier_heartbeats_do_not_confirm() -> None:
+    bench = Bench()
+    bench.elect(1)
+    bench.settle()
+    bench.now += 0.16
+    bench.turn(1)
+    for i in (2, 3):
+        bench.deliver(1, i)  # heartbeats from before the read; their answers are on the way
+    read = Read(bench, 1)
+    asked = [m for m in bench.wires[(1, 2)]]
+    assert asked
+    for i in (2, 3):
+        bench.deliver(i, 1)
+    assert read.seen is None
+    for i in (2, 3):
+        bench.deliver(1, i)
+        bench.deliver(i, 1)
+    assert read.seen == []
+
+
+def test_reads_that_arrive_during_a_round_share_the_next() -> None:
+    bench = Bench()
+    leader = bench.elect(1)
+    bench.settle()
+    first = Read(bench, 1)
+    requests = leader._request
+    later = [Read(bench, 1) for _ in range(100)]
+    assert leader._request == requests, "no round of their own while one is under way"
+    bench.deliver(1, 2)
+    bench.deliver(2, 1)
+    assert first.seen == []
+    assert later[0].seen is None
+    bench.deliver(1, 2)
+    bench.deliver(2, 1)
+    assert all(read.seen == [] for read in later)
+
+
+def test_a_group_of_one_reads_at_once() -> None:
+    bench = Bench(1)
+    bench.now += 3
+    bench.turn(1)
+    bench.propose(1, b"a")
+    assert Read(bench, 1).seen == [b"a"]
+
+
+def test_followers_refuse_and_a_lost_leadership_ends_reads() -> None:
+    bench = Bench()
+    bench.elect(1)
+    bench.settle()
+    with pytest.raises(NotLeader):
+        bench.engines[2].read_index(lambda index, error: None)
+    read = Read(bench, 1)
+    for wire in bench.wires.values():
+        wire.clear()
+    bench.now += 2.1
+    bench.turn(1)
+    assert isinstance(read.error, NotLeader)
+    assert read.error.definite

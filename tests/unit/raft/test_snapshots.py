@@ -1,0 +1,245 @@
+"""Snapshots between replicas (H3, H8, H16), played by hand."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from lab.variants.h2_trusts_the_commit_index import TrustsTheCommitIndex
+from lab.variants.h3_installs_what_is_old import InstallsWhatIsOld
+from lab.variants.h8_resets_before_the_snapshot import ResetsFirst
+from services.pb import raft_pb2 as pb
+from services.raft.engine import Engine
+from services.raft.journal import Journal
+from services.raft.snapshots import to_pb
+from services.raft.storage import Members
+from tests.support.both_ways import holds_and_variant_fails
+from tests.unit.raft.bench import Bench
+
+
+def behind(kind: type[Engine] = Engine, cut_off: int = 3) -> Bench:
+    """A leader whose log begins behind what ``cut_off`` has."""
+    bench = Bench(kind=kind)
+    bench.elect(1)
+    bench.settle()
+    bench.propose(1, b"a")
+    bench.settle()
+    others = [i for i in bench.ids if i != cut_off]
+    for i in others:
+        bench.engines[i].disconnected(cut_off)
+        bench.engines[cut_off].disconnected(i)
+    bench.propose(1, *(b"b-%d" % i for i in range(20)))
+    bench.settle(without=(cut_off,))
+    bench.compact(1)
+    bench.propose(1, b"c")
+    bench.settle(without=(cut_off,))
+    return bench
+
+
+def reconnect(bench: Bench, i: int) -> None:
+    for other in bench.ids:
+        if other != i:
+            bench.engines[other].connected(i)
+            bench.engines[i].connected(other)
+
+
+def test_a_follower_behind_the_start_gets_a_snapshot_and_then_the_log() -> None:
+    bench = behind()
+    assert bench.engines[1].journal.first_index > bench.engines[3].journal.last_index + 1
+    reconnect(bench, 3)
+    bench.settle(2)
+    assert bench.engines[3].offer is not None
+    assert bench.fetch(3)
+    bench.settle(4)
+    assert bench.machines[3].applied == bench.machines[1].applied
+    assert bench.engines[3].journal.first_index == bench.engines[1].journal.first_index
+    assert bench.terms(3) == bench.terms(1)
+    bench.propose(1, b"d")
+    bench.settle()
+    assert bench.machines[3].applied[-1] == b"d"
+
+
+def test_h16_a_long_transfer_silences_nobody() -> None:
+    bench = behind()
+    reconnect(bench, 3)
+    for _ in range(40):  # six seconds of a transfer that goes on
+        bench.settle(1)
+    assert bench.engines[1].is_leader
+    assert bench.engines[3].leader == 1
+    assert len({e.term for e in bench.engines.values()}) == 1
+    assert bench.engines[1].offered_index == bench.engines[3].offer.snapshot.index  # type: ignore[union-attr]
+    assert bench.fetch(3)
+    bench.settle(3)
+    assert bench.engines[1].offered_index is None
+
+
+def test_h16_bytes_that_do_not_check_replace_nothing() -> None:
+    from services.errors import LogDamaged
+
+    bench = behind()
+    reconnect(bench, 3)
+    bench.settle(2)
+    before = bench.terms(3), bench.machines[3].applied
+    with pytest.raises(LogDamaged):
+        bench.fetch(3, state=b"b" * bench.engines[3].offer.snapshot.size)  # type: ignore[union-attr]
+    assert (bench.terms(3), bench.machines[3].applied) == before
+    bench.settle(2)
+    assert bench.fetch(3)
+
+
+def test_h16_a_state_that_the_machine_cannot_read_replaces_nothing() -> None:
+    bench = behind()
+    reconnect(bench, 3)
+    bench.settle(2)
+    offer = bench.engines[3].offer
+    assert offer is not None
+    before = bench.terms(3)
+    with pytest.raises(ValueError, match="no state"):
+        bench.engines[3].install(offer.snapshot, b"?")
+    assert bench.terms(3) == before
+    assert bench.engines[3].failed is None
+
+
+async def test_h3_an_old_snapshot_does_not_roll_the_state_back() -> None:
+    async def scenario(kind: type[Engine]) -> None:
+        bench = behind(kind)
+        reconnect(bench, 3)
+        bench.settle(2)
+        late = bench.engines[3].offer
+        assert late is not None
+        state = bench.snapshots[1].read(late.snapshot.index)
+        bench.fetch(3)
+        bench.propose(1, *(b"d-%d" % i for i in range(10)))
+        bench.settle()
+        applied = list(bench.machines[3].applied)
+        offer = pb.SnapshotOffer(request=10_000, snapshot=to_pb(late.snapshot))
+        bench.engines[3].receive(1, pb.RaftMessage(group=7, term=bench.engines[1].term, snapshot_offer=offer))
+        bench.snapshots[3].stage(late.snapshot, bench.snapshots[3].staged(late.snapshot), state)
+        bench.engines[3].install(late.snapshot, state)  # a transfer that ends late
+        bench.turn(3)
+        assert bench.machines[3].applied == applied
+        assert bench.engines[3].applied_index >= late.snapshot.index
+
+    await holds_and_variant_fails(scenario, Engine, InstallsWhatIsOld)
+
+
+async def test_h2_a_snapshot_offer_commits_nothing_that_it_did_not_verify() -> None:
+    async def scenario(kind: type[Engine]) -> None:
+        bench = behind(kind)
+        leader = bench.engines[1]
+        follower = bench.engines[3]
+        last = follower.journal.last_index
+        from services.raft.storage import Entry
+
+        follower.journal.append(Entry(last + 1, follower.term, 0, b"never committed"))
+        bench.flush(3)
+        reconnect(bench, 3)
+        bench.settle(2)
+        assert follower.offer is not None
+        assert follower.commit_index <= last
+        assert leader.match_index(3) <= last
+        assert b"never committed" not in bench.machines[3].applied
+
+    await holds_and_variant_fails(scenario, Engine, TrustsTheCommitIndex)
+
+
+def test_a_log_that_holds_the_entry_keeps_what_stands_behind_it() -> None:
+    bench = behind()
+    follower = bench.engines[2]
+    snapshot = bench.snapshots[1].snapshots[0]
+    before = bench.terms(2)
+    follower.receive(
+        1,
+        pb.RaftMessage(
+            group=7, term=follower.term, snapshot_offer=pb.SnapshotOffer(request=10_000, snapshot=to_pb(snapshot))
+        ),
+    )
+    bench.turn(2)
+    assert follower.offer is None
+    assert not follower.install(snapshot, b"")
+    assert bench.terms(2) == before
+
+
+def test_the_answer_to_a_snapshot_waits_for_its_durability() -> None:
+    bench = behind()
+    reconnect(bench, 3)
+    bench.settle(2)
+    bench.sync[3] = False
+    bench.fetch(3)
+    matches = [m.append_answer.match_index for m in bench.wires[(3, 1)] if m.HasField("append_answer")]
+    assert max(matches, default=0) < bench.snapshots[1].snapshots[0].index
+    bench.sync[3] = True
+    bench.turn(3)
+    bench.settle(3)
+    assert bench.engines[1].match_index(3) == bench.engines[1].journal.last_index
+
+
+async def test_h8_the_log_goes_only_after_the_snapshot_is_durable() -> None:
+    """A crash after any change of the install leaves either the old log whole or the snapshot."""
+
+    async def scenario(kind: type[Journal]) -> None:
+        for changes in range(1, 4):
+            bench = behind()
+            reconnect(bench, 3)
+            bench.settle(2)
+            platter = bench.platters[3]
+            bench.engines[3].journal.__class__ = kind
+            held = platter.synced.copy()
+            bench.sync[3] = False
+            bench.fetch(3)
+            flush = bench.engines[3].journal.begin()
+            assert flush is not None
+            while len(flush.changes) > changes:  # the crash comes before these
+                flush.changes.pop()
+            flush.run()
+            platter.crash(random.Random(changes))
+            whole = platter.synced.entries == held.entries
+            assert whole or platter.snapshots, "neither the log nor what stands for it"
+
+    await holds_and_variant_fails(scenario, Journal, ResetsFirst)
+
+
+def test_compaction_is_held_back_for_whoever_fetches() -> None:
+    bench = behind()
+    reconnect(bench, 3)
+    bench.settle(2)
+    assert bench.engines[1].offered_index == bench.snapshots[1].snapshots[0].index
+    bench.engines[1].disconnected(3)
+    bench.now += 3.0  # it has died: nothing is held back for ever
+    for i in (1, 2):
+        bench.engines[i]._leader_heard_at = bench.now
+    assert bench.engines[1].offered_index is None
+
+
+def test_a_restart_goes_on_from_the_snapshot() -> None:
+    bench = behind()
+    applied = list(bench.machines[1].applied)
+    members = bench.engines[1].members
+    bench.crash(1)
+    engine = bench.engines[1]
+    assert engine.applied_index == bench.snapshots[1].snapshots[-1].index
+    assert engine.members == members == Members((1, 2, 3))
+    bench.elect(2, without=(3,))
+    bench.settle(6, without=(3,))
+    assert bench.machines[1].applied == applied
+
+
+def test_r4_5_a_replica_that_lost_its_log_comes_back_by_snapshot_and_counts_only_then() -> None:
+    bench = behind()
+    reconnect(bench, 3)
+    platter = bench.platters[3]
+    platter.synced.entries.clear()
+    platter.unsynced.clear()
+    platter.recovering = True
+    bench.crash(3)
+    bench.settle(3)
+    assert bench.engines[3].offer is not None
+    assert bench.fetch(3)
+    bench.settle(3)
+    assert bench.engines[3].recovering
+    assert bench.engines[3].holds_again
+    bench.engines[3].recovered()
+    bench.propose(1, b"z")
+    bench.settle(3)
+    assert bench.machines[3].applied[-1] == b"z"
