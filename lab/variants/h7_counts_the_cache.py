@@ -1,4 +1,4 @@
-"""Wrong on purpose (H7): what a restarted process finds in its log counts as durable without a sync of its own."""
+"""Wrong on purpose (H7): what a restarted process finds counts as durable without a sync of its own: entries, or names of segments."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from datanode.log import SegmentLog
 from datanode.log.chain import opened
 from datanode.log.recovery import recover
 from datanode.log.segments import Segment
+from lab.variants.h7_forgets_to_sync import ForgetsToSyncFolders
 
 
 class CountsTheCache(SegmentLog):
@@ -16,3 +17,13 @@ class CountsTheCache(SegmentLog):
             file.truncate(found.frames_end)
         active.frames_end = active.file_bytes = active.synced_end = found.frames_end
         active.last_index, active.last_term, active.index = found.last_index, found.last_term, found.index
+
+
+class CountsCachedNames(SegmentLog):
+    def _open(self) -> None:
+        chain = self._chain
+        fs, chain._fs = chain._fs, ForgetsToSyncFolders(chain._fs)
+        try:
+            super()._open()
+        finally:
+            chain._fs = fs

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from datanode.log import FileSystem, SegmentLog
-from lab.variants.h7_counts_the_cache import CountsTheCache
+from lab.variants.h7_counts_the_cache import CountsCachedNames, CountsTheCache
 from lab.variants.h7_forgets_to_sync import ForgetsToSyncFiles, ForgetsToSyncFolders
 from lab.variants.h8_truncates_oldest_first import TruncatesOldestFirst
 from services.errors import DiskFull, LogDamaged
@@ -62,7 +62,11 @@ def live(seed: int, kit: Kit) -> None:
             for _ in range(rng.randint(0, 25)):
                 term = work(rng, log, history, term)
         except PowerLost:
-            disk.crash(rng)
+            # At that step the power goes, or only the process ends.
+            if rng.random() < 0.7:
+                disk.crash(rng)
+            else:
+                disk.kill()
         else:
             if rng.random() < 0.3:
                 log.close()
@@ -129,9 +133,10 @@ async def many(kit: Kit) -> None:
         Kit(wrap=ForgetsToSyncFiles),
         Kit(wrap=ForgetsToSyncFolders),
         Kit(log_type=CountsTheCache),
+        Kit(log_type=CountsCachedNames),
         Kit(log_type=TruncatesOldestFirst),
     ],
-    ids=["files not synced", "folders not synced", "cache counted", "oldest first"],
+    ids=["files not synced", "folders not synced", "cache counted", "cached names counted", "oldest first"],
 )
 async def test_h7_h8_what_was_synced_survives_a_power_loss_at_any_step(variant: Kit) -> None:
     await holds_and_variant_fails(many, Kit(), variant)
