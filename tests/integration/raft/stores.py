@@ -28,6 +28,14 @@ class Commands:
         self.applied.append(payload)
         return len(self.applied)
 
+    def snapshot(self) -> tuple[bytes, int]:
+        return b"\n".join(self.applied), len(self.applied)
+
+    def restore(self, state: bytes) -> None:
+        if state.startswith(b"?"):
+            raise ValueError("not a list of commands")
+        self.applied = state.split(b"\n") if state else []
+
 
 class Store:
     """One store of the group: its server, transport and registry."""
@@ -78,11 +86,15 @@ class Store:
 
 
 class Stores:
-    """``async with Stores(path) as stores``: three started stores; ``await stores.group(1)`` creates a group on all of them."""
+    """``async with Stores(path) as stores``: three started stores; ``await stores.group(1)`` creates a group on all of them.
 
-    def __init__(self, directory: Path, count: int = 3) -> None:
+    ``spare`` more stores run beside them and belong to no group until they join one.
+    """
+
+    def __init__(self, directory: Path, count: int = 3, spare: int = 0, **options: Any) -> None:
         self.addresses: dict[int, StoreAddress] = {}
-        self.stores = {i: Store(i, directory / str(i), self.addresses) for i in range(1, count + 1)}
+        self.first = list(range(1, count + 1))
+        self.stores = {i: Store(i, directory / str(i), self.addresses, **options) for i in range(1, count + spare + 1)}
 
     async def __aenter__(self) -> Stores:
         for store in self.stores.values():
@@ -95,7 +107,8 @@ class Stores:
 
     async def group(self, group_id: int) -> None:
         for store in self.stores.values():
-            await store.create(group_id, list(self.stores))
+            if store.store_id in self.first:
+                await store.create(group_id, self.first)
 
     def replicas(self, group_id: int) -> list[Group]:
         return [g for s in self.stores.values() if (g := s.registry.get(group_id)) is not None]
