@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from datanode.log import DirectoryLock, TermFile
 from datanode.storage import RECOVERING_NAME
 from services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
+from services.topics import Retention
 
 FORMAT = 1
 T = TypeVar("T")
@@ -44,13 +45,19 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class GroupSpec:
-    """``group.json``: what a replica is a replica of, and its first members."""
+    """``group.json``: what a replica is a replica of, its first members, and how long its messages are kept."""
 
     group: int
     topic: str
     partition: int
     members: tuple[int, ...]
+    retention_bytes: int = 0  # 0: no bound
+    retention_ms: int = 0
     format: int = FORMAT
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(self.retention_bytes, self.retention_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,10 @@ class DataDirectory:
             path.mkdir(exist_ok=True)
             _sync_folder(self.groups_path)
         _write_json(path / "group.json", asdict(spec))
+
+    def configure_group(self, spec: GroupSpec) -> None:
+        """The group's ``group.json`` anew, durable."""
+        _write_json(self.group_path(spec.group) / "group.json", asdict(spec))
 
     def read_group(self, group: int) -> GroupSpec | None:
         """None: the folder is what a create left that was interrupted; nothing was ever promised from it.  Raises

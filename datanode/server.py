@@ -25,12 +25,11 @@ from datanode.watch import watch
 from services.errors import InvalidArgument, Timeout
 from services.pb import datanode_pb2 as pb
 from services.pb import datanode_pb2_grpc
-from services.topics import check_name, parse_topic
+from services.topics import Retention, check_name, check_retention, parse_topic
 
 PROPOSAL_TIMEOUT_S = 10.0
 ANSWER_MARGIN_S = 0.05  # of a caller's deadline: the answer has to arrive before it
 
-_Small = commands.Fence | commands.CreateCursor | commands.Ack | commands.ResetCursor | commands.DeleteCursor
 _CursorRequest = pb.CreateCursorRequest | pb.ResetCursorRequest
 
 
@@ -112,7 +111,7 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
             said = _cursor_of(replica, outcome.subscription)
         return pb.CursorResponse(cursor=said, created=outcome.created)
 
-    async def _propose(self, group: int, command: _Small, context: Any) -> object:
+    async def _propose(self, group: int, command: commands.OwnerCommand, context: Any) -> object:
         """The outcome of ``command``, committed.  Raises what refused it; Timeout once the caller's deadline is
         near."""
         left_s = context.time_remaining()
@@ -133,9 +132,22 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
         parse_topic(request.topic)
         if request.group == 0:
             raise InvalidArgument("a group's id is not 0")
-        spec = GroupSpec(request.group, request.topic, request.partition, tuple(request.store_ids))
+        spec = GroupSpec(
+            request.group,
+            request.topic,
+            request.partition,
+            tuple(request.store_ids),
+            request.retention_bytes,
+            request.retention_ms,
+        )
+        check_retention(spec.retention)
         created = await asyncio.shield(self._store.create(spec, request.leader_epoch, request.to_store_id))
         return pb.CreateReplicaResponse(created=created)
+
+    async def ConfigureReplica(self, request: pb.ConfigureReplicaRequest, context: Any) -> pb.ConfigureReplicaResponse:
+        retention = check_retention(Retention(request.retention_bytes, request.retention_ms))
+        change = self._store.configure(request.group, retention, request.leader_epoch, request.to_store_id)
+        return pb.ConfigureReplicaResponse(changed=await asyncio.shield(change))
 
     async def DeleteReplica(self, request: pb.DeleteReplicaRequest, context: Any) -> pb.DeleteReplicaResponse:
         existed = await asyncio.shield(self._store.delete(request.group, request.leader_epoch, request.to_store_id))

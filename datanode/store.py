@@ -10,6 +10,7 @@ one after the other (R3.3), are idempotent, and are refused under a lower namese
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -29,6 +30,7 @@ from services.errors import (
 )
 from services.raft.group import Group
 from services.raft.registry import Registry
+from services.topics import Retention
 
 log = structlog.get_logger()
 
@@ -155,6 +157,24 @@ class Store:
                 await asyncio.shield(self.registry.delete(spec.group))
                 raise
             log.info("replica_created", group=spec.group, topic=spec.topic, partition=spec.partition)
+            return True
+
+    async def configure(self, group: int, retention: Retention, leader_epoch: int, to_store_id: int) -> bool:
+        """True if the replica keeps its messages for another time than before; durable when it returns.
+        StoreMismatch, Fenced, NotReady, GroupNotFound."""
+        self._check_meant(to_store_id)
+        await self._obey(leader_epoch)
+        async with self._gate(group):
+            replica = self.replica(group)
+            if replica.spec.retention == retention:
+                return False
+            spec = dataclasses.replace(
+                replica.spec, retention_bytes=retention.size_bytes, retention_ms=retention.age_ms
+            )
+            await asyncio.to_thread(self.directory.configure_group, spec)
+            replica.spec = spec
+            log.info("replica_configured", group=group, **dataclasses.asdict(retention))
+            self._changed(group)
             return True
 
     async def delete(self, group: int, leader_epoch: int, to_store_id: int) -> bool:

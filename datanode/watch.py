@@ -82,6 +82,9 @@ def _running(replica: Replica) -> pb.ReplicaStatus:
         state=replica.state,
         high_watermark=replica.partition.high_watermark,
         problem=replica.problem,
+        log_start_offset=replica.log_start,
+        retention_bytes=spec.retention_bytes,
+        retention_ms=spec.retention_ms,
     )
     if group is not None:
         said.leader_store_id, said.term = group.leader_store_id, group.term

@@ -15,6 +15,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from nameserver.intervals import IntervalSet
+from services.topics import FOR_EVER, Retention
 
 
 class MemberKind(StrEnum):
@@ -84,6 +85,7 @@ class Namespace:
     name: str
     bundles: int
     replication: int
+    retention: Retention = FOR_EVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Topic:
     state: str
     created_ms: int = 0
     node_version: int = 0
+    retention: Retention = FOR_EVER
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,12 @@ def _topics(before: Catalog, after: Catalog) -> list[Event]:
                 "replication": str(topic.replication),
             }
             events.append(Event("topic_created", topic.name, facts, 0 if known else topic.created_ms))
+        if known is not None and known.retention != topic.retention:
+            kept = {
+                "retention_bytes": str(topic.retention.size_bytes),
+                "retention_ms": str(topic.retention.age_ms),
+            }
+            events.append(Event("topic_altered", topic.name, kept))
     return events
 
 

@@ -17,7 +17,7 @@ from nameserver.reports import Replica as ReportedReplica
 from services.bundles import bundle_of
 from services.errors import NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
 from services.pb import common_pb2, datanode_pb2, nameserver_pb2
-from services.topics import parse_topic
+from services.topics import Retention, parse_topic
 
 
 class View:
@@ -55,7 +55,12 @@ class View:
             topics[namespace] = topics.get(namespace, 0) + 1
         return [
             nameserver_pb2.NamespaceInfo(
-                namespace=n.name, bundles=n.bundles, replication=n.replication, topics=topics.get(n.name, 0)
+                namespace=n.name,
+                bundles=n.bundles,
+                replication=n.replication,
+                topics=topics.get(n.name, 0),
+                retention_bytes=n.retention.size_bytes,
+                retention_ms=n.retention.age_ms,
             )
             for _, n in sorted(self.catalog.namespaces.items())
         ]
@@ -222,6 +227,8 @@ def topic_info(topic: Topic) -> nameserver_pb2.TopicInfo:
         replication=topic.replication,
         state=topic.state,
         created_ms=topic.created_ms,
+        retention_bytes=topic.retention.size_bytes,
+        retention_ms=topic.retention.age_ms,
     )
 
 
@@ -254,6 +261,9 @@ def replica_status(replica: ReportedReplica) -> datanode_pb2.ReplicaStatus:
         high_watermark=replica.high_watermark,
         log_bytes=replica.log_bytes,
         problem=replica.problem,
+        log_start_offset=replica.log_start,
+        retention_bytes=replica.retention.size_bytes,
+        retention_ms=replica.retention.age_ms,
     )
 
 
@@ -290,6 +300,8 @@ def read_status(status: datanode_pb2.StoreStatus) -> StoreReport:
                 high_watermark=r.high_watermark,
                 log_bytes=r.log_bytes,
                 problem=r.problem,
+                log_start=r.log_start_offset,
+                retention=Retention(r.retention_bytes, r.retention_ms),
             )
             for r in status.replicas
         },

@@ -21,6 +21,7 @@ from nameserver.lookup import View, topic_info
 from nameserver.ownership import BundleWrites
 from nameserver.probes import BrokerProbes
 from nameserver.reconcile import (
+    ConfigureReplica,
     CreateReplica,
     DeleteReplica,
     DropOrphan,
@@ -39,7 +40,7 @@ from services.coordination.session import Session
 from services.errors import LeadershipLost, RecordExists, SteleError, Timeout, TopicExists, TopicNotFound
 from services.pb import nameserver_pb2
 from services.rpc.channels import Channels
-from services.topics import parse_topic
+from services.topics import FOR_EVER, Retention, check_retention, parse_topic
 
 ROUND_S = 1.0
 PAUSE_S = 0.01  # between rounds, however often something changes
@@ -112,20 +113,25 @@ class Office:
         namespace, _ = parse_topic(name)
         check_namespace(namespace)
         check_shape(request.partitions, request.replication)
+        retention_of(request, FOR_EVER)
         created, topic_id = True, 0
         while not topic_id:
             async with self.topics.turn:
-                replication = await self.topics.replication_of(namespace, request.replication)
+                defaults = await self.topics.defaults(namespace)
+                replication = request.replication or defaults.replication
+                retention = retention_of(request, Retention(defaults.retention_bytes, defaults.retention_ms))
                 catalog = self._view.current.catalog
                 try:
-                    record = await self.topics.begin_create(name, request.partitions, replication, catalog)
+                    record = await self.topics.begin_create(name, request.partitions, replication, catalog, retention)
                     topic_id = record.id
                     await self._mirrored(lambda c: name in c.topics and name in c.partitions_of)
                 except RecordExists:
                     known = await self.topics.read(name)
                     if known is not None and known.record.state != TopicState.DELETING:
                         shape = (known.record.partitions, known.record.replication)
-                        if not request.if_absent or shape != (request.partitions, replication):
+                        kept = Retention(known.record.retention_bytes, known.record.retention_ms)
+                        as_asked = shape == (request.partitions, replication) and kept == retention_of(request, kept)
+                        if not request.if_absent or not as_asked:
                             raise _exists(name, *shape) from None
                         created, topic_id = False, known.record.id
             if not topic_id and not await self._gone(name, deadline):
@@ -137,6 +143,21 @@ class Office:
                 f"not every partition of {name} has a leader yet; its creation goes on", topic=name, timeout_s=timeout_s
             )
         return nameserver_pb2.CreateTopicResponse(topic=topic_info(topic), created=created)
+
+    async def alter_topic(self, request: nameserver_pb2.AlterTopicRequest) -> nameserver_pb2.AlterTopicResponse:
+        """Returns once it is recorded; reconciliation tells the replicas."""
+        name = request.topic
+        parse_topic(name)
+        retention_of(request, FOR_EVER)
+        async with self.topics.turn:
+            record = await self.topics.set_retention(name, lambda retention: retention_of(request, retention))
+            retention = Retention(record.retention_bytes, record.retention_ms)
+            await self._mirrored(lambda c: (t := c.topics.get(name)) is not None and t.retention == retention)
+        self._kick_replicas()
+        topic = Topic(
+            name, record.id, record.partitions, record.replication, record.state, record.created_ms, retention=retention
+        )
+        return nameserver_pb2.AlterTopicResponse(topic=topic_info(topic))
 
     async def delete_topic(self, name: str, timeout_s: float) -> None:
         """Returns once its records are gone; past the deadline the deletion goes on and Timeout says so."""
@@ -154,7 +175,11 @@ class Office:
     async def create_namespace(self, request: nameserver_pb2.CreateNamespaceRequest) -> bool:
         async with self.topics.turn:
             created = await self.topics.create_namespace(
-                request.namespace, request.bundles, request.replication, request.if_absent
+                request.namespace,
+                request.bundles,
+                request.replication,
+                Retention(request.retention_bytes, request.retention_ms),
+                request.if_absent,
             )
             await self._mirrored(lambda c: request.namespace in c.namespaces)
             return created
@@ -238,7 +263,8 @@ class Office:
         view = self._view.current
         effects = self._plan(view.catalog, view.reports, view.leaders)
         self._orders.give(
-            [e for e in effects if isinstance(e, CreateReplica | DeleteReplica)], view.catalog.live_stores
+            [e for e in effects if isinstance(e, CreateReplica | ConfigureReplica | DeleteReplica)],
+            view.catalog.live_stores,
         )
         trouble: SteleError | None = None
         for effect in effects:
@@ -270,6 +296,18 @@ class Office:
         if suspects:
             recorded = await self.topics.is_recorded({s.group for s in suspects})
             self._orders.give([s for s in suspects if not recorded[s.group]], view.catalog.live_stores)
+
+
+def retention_of(
+    request: nameserver_pb2.CreateTopicRequest | nameserver_pb2.AlterTopicRequest, otherwise: Retention
+) -> Retention:
+    """What is asked for, with ``otherwise`` where nothing is.  InvalidArgument."""
+    return check_retention(
+        Retention(
+            request.retention_bytes if request.HasField("retention_bytes") else otherwise.size_bytes,
+            request.retention_ms if request.HasField("retention_ms") else otherwise.age_ms,
+        )
+    )
 
 
 def _exists(name: str, partitions: int, replication: int) -> TopicExists:

@@ -25,6 +25,7 @@ from services.coordination.records import (
     decode,
 )
 from services.errors import RecordUnreadable
+from services.topics import Retention
 
 Nodes = Mapping[str, tuple[bytes, Stat]]
 
@@ -130,7 +131,9 @@ def _group_counter(path: str, rest: list[str], value: bytes, stat: Stat) -> _Gro
 
 def _namespace(path: str, rest: list[str], value: bytes, stat: Stat) -> Namespace:
     record = decode(value, NamespaceRecord, path)
-    return Namespace(rest[0], record.bundles, record.replication)
+    return Namespace(
+        rest[0], record.bundles, record.replication, Retention(record.retention_bytes, record.retention_ms)
+    )
 
 
 def _topic(path: str, rest: list[str], value: bytes, stat: Stat) -> Topic:
@@ -143,6 +146,7 @@ def _topic(path: str, rest: list[str], value: bytes, stat: Stat) -> Topic:
         state=record.state,
         created_ms=record.created_ms,
         node_version=stat.version,
+        retention=Retention(record.retention_bytes, record.retention_ms),
     )
 
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nameserver.catalog import Catalog, MemberState, Partition, Topic, TopicState
-from nameserver.reports import Leadership, Reports
+from nameserver.reports import RUNNING, Leadership, Reports
+from services.topics import FOR_EVER, Retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,16 @@ class CreateReplica:
     topic: str
     partition: int
     replicas: tuple[int, ...]
+    retention: Retention = FOR_EVER
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureReplica:
+    """The replica was told another retention than the topic has now."""
+
+    store_id: int
+    group: int
+    retention: Retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,7 @@ class RemoveRecords:
     topic: str
 
 
-Effect = CreateReplica | DeleteReplica | DropOrphan | RecordPartitions | MarkReady | RemoveRecords
+Effect = CreateReplica | ConfigureReplica | DeleteReplica | DropOrphan | RecordPartitions | MarkReady | RemoveRecords
 
 
 def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, Leadership]) -> list[Effect]:
@@ -73,14 +84,15 @@ def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, Leadership]) 
         if topic.state == TopicState.DELETING:
             effects += _deleting(topic, partitions, reports)
         else:
-            effects += _creates(partitions, catalog, reports)
+            effects += _creates(topic, partitions, catalog, reports)
+            effects += _configures(topic, partitions, reports)
             if topic.state == TopicState.CREATING:
                 effects += _creating(topic, partitions, leaders)
     effects += _orphans(catalog, reports)
     return effects
 
 
-def _creates(partitions: tuple[Partition, ...], catalog: Catalog, reports: Reports) -> list[Effect]:
+def _creates(topic: Topic, partitions: tuple[Partition, ...], catalog: Catalog, reports: Reports) -> list[Effect]:
     """Replicas that a store should hold and certainly does not.  One that is still loading is left alone (R4.6)."""
     effects: list[Effect] = []
     for partition in partitions:
@@ -91,9 +103,29 @@ def _creates(partitions: tuple[Partition, ...], catalog: Catalog, reports: Repor
                 continue
             if report.state == MemberState.READY and report.lacks(partition.group):
                 effects.append(
-                    CreateReplica(store_id, partition.group, partition.topic, partition.index, partition.replicas)
+                    CreateReplica(
+                        store_id,
+                        partition.group,
+                        partition.topic,
+                        partition.index,
+                        partition.replicas,
+                        topic.retention,
+                    )
                 )
     return effects
+
+
+def _configures(topic: Topic, partitions: tuple[Partition, ...], reports: Reports) -> list[Effect]:
+    """One that is not running is told when it is again: it decides nothing meanwhile."""
+    return [
+        ConfigureReplica(store_id, partition.group, topic.retention)
+        for partition in partitions
+        for store_id in partition.replicas
+        if (report := reports.get(store_id)) is not None
+        and report.holds(partition.group)
+        and report.replicas[partition.group].state in RUNNING
+        and report.replicas[partition.group].retention != topic.retention
+    ]
 
 
 def _creating(topic: Topic, partitions: tuple[Partition, ...], leaders: Mapping[int, Leadership]) -> list[Effect]:

@@ -1,4 +1,4 @@
-"""Tells the datanodes which replicas to create and delete.
+"""Tells the datanodes which replicas to create and delete, and what their topics' settings are.
 
 Guarantee: a store has at most one batch of orders in work, so that a store that hangs delays nobody else; every order carries the leader's
 epoch and the id of the store that it is meant for (R2.5), so that a deposed leader's orders are refused there.  An order that was obeyed is
@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from nameserver.catalog import Member
-from nameserver.reconcile import CreateReplica, DeleteReplica, DropOrphan
+from nameserver.reconcile import ConfigureReplica, CreateReplica, DeleteReplica, DropOrphan
 from services.errors import SteleError
 from services.pb import datanode_pb2, datanode_pb2_grpc
 from services.rpc.channels import Channels, call
@@ -24,7 +24,7 @@ ORDERS_AT_ONCE_MAX = 16
 RETRY_S = 1.0
 REPORT_DELAY_S = 1.0
 
-Order = CreateReplica | DeleteReplica | DropOrphan
+Order = CreateReplica | ConfigureReplica | DeleteReplica | DropOrphan
 
 _log = structlog.get_logger()
 
@@ -104,8 +104,19 @@ class ReplicaOrders:
                 store_ids=order.replicas,
                 leader_epoch=self._epoch,
                 to_store_id=order.store_id,
+                retention_bytes=order.retention.size_bytes,
+                retention_ms=order.retention.age_ms,
             )
             await call(stub.CreateReplica, request, ORDER_TIMEOUT_S)
+        elif isinstance(order, ConfigureReplica):
+            change = datanode_pb2.ConfigureReplicaRequest(
+                group=order.group,
+                leader_epoch=self._epoch,
+                to_store_id=order.store_id,
+                retention_bytes=order.retention.size_bytes,
+                retention_ms=order.retention.age_ms,
+            )
+            await call(stub.ConfigureReplica, change, ORDER_TIMEOUT_S)
         else:
             deletion = datanode_pb2.DeleteReplicaRequest(
                 group=order.group, leader_epoch=self._epoch, to_store_id=order.store_id

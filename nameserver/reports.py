@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from services.topics import FOR_EVER, Retention
+
 
 class ReplicaState(StrEnum):
     LOADING = "loading"
@@ -20,6 +22,9 @@ class ReplicaState(StrEnum):
     QUARANTINED = "quarantined"
     FAILED = "failed"
     DELETED = "deleted"
+
+
+RUNNING = frozenset({ReplicaState.FOLLOWER, ReplicaState.CANDIDATE, ReplicaState.LEADER, ReplicaState.RECOVERING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,8 @@ class Replica:
     high_watermark: int = 0
     log_bytes: int = 0
     problem: str = ""
+    log_start: int = 0
+    retention: Retention = FOR_EVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ def disconnected(known: StoreReport) -> StoreReport:
 
 def decisive(report: StoreReport) -> object:
     """What of a report anybody decides by; positions in the log move with every message and are for display."""
-    replicas = {g: (r.state, r.leader_store_id, r.term, r.problem) for g, r in report.replicas.items()}
+    replicas = {g: (r.state, r.leader_store_id, r.term, r.problem, r.retention) for g, r in report.replicas.items()}
     return report.state, report.loaded, report.total, report.complete, report.connected, replicas
 
 

@@ -64,6 +64,12 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
             return await self._forward(pb.CreateTopicResponse, "CreateTopic", request, context)
         return await office.create_topic(request, _left_s(context))
 
+    async def AlterTopic(self, request: pb.AlterTopicRequest, context: Any) -> pb.AlterTopicResponse:
+        office = self._lead()
+        if office is None:
+            return await self._forward(pb.AlterTopicResponse, "AlterTopic", request, context)
+        return await office.alter_topic(request)
+
     async def DeleteTopic(self, request: pb.DeleteTopicRequest, context: Any) -> pb.DeleteTopicResponse:
         office = self._lead()
         if office is None:

@@ -11,7 +11,8 @@ began and everything it wrote itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 
 import structlog
@@ -34,10 +35,11 @@ from services.errors import (
     TopicNotFound,
     VersionConflict,
 )
-from services.topics import check_name, parse_topic
+from services.topics import FOR_EVER, Retention, check_name, check_retention, parse_topic
 
 BUNDLES_DEFAULT = 16
 REPLICATION_DEFAULT = 3
+DEFAULTS = NamespaceRecord(bundles=BUNDLES_DEFAULT, replication=REPLICATION_DEFAULT)
 PARTITIONS_MAX = 1024
 REPLICATION_MAX = 9
 RECORDS_PER_TRANSACTION_MAX = 80
@@ -82,10 +84,18 @@ class TopicWrites:
 
     # --- namespaces -------------------------------------------------------------------------------------------------
 
-    async def create_namespace(self, name: str, bundles: int, replication: int, if_absent: bool) -> bool:
+    async def create_namespace(
+        self, name: str, bundles: int, replication: int, retention: Retention, if_absent: bool
+    ) -> bool:
         """True if it was created.  InvalidArgument, NamespaceExists."""
         check_namespace(name)
-        record = NamespaceRecord(bundles=bundles or BUNDLES_DEFAULT, replication=replication or REPLICATION_DEFAULT)
+        check_retention(retention)
+        record = NamespaceRecord(
+            bundles=bundles or BUNDLES_DEFAULT,
+            replication=replication or REPLICATION_DEFAULT,
+            retention_bytes=retention.size_bytes,
+            retention_ms=retention.age_ms,
+        )
         if not 1 <= record.bundles <= BUNDLES_MAX:
             raise InvalidArgument(f"a namespace has 1 to {BUNDLES_MAX} bundles, not {bundles}", bundles=bundles)
         check_shape(1, record.replication)
@@ -107,13 +117,14 @@ class TopicWrites:
         parse_topic(name)
         return await self._metadata.get(topic_path(name), TopicRecord)
 
-    async def replication_of(self, namespace: str, asked: int) -> int:
-        if asked:
-            return asked
+    async def defaults(self, namespace: str) -> NamespaceRecord:
+        """What a topic of the namespace is given where it asks for nothing else."""
         known = await self._metadata.get(f"namespaces/{namespace}", NamespaceRecord)
-        return known.record.replication if known is not None else REPLICATION_DEFAULT
+        return known.record if known is not None else DEFAULTS
 
-    async def begin_create(self, name: str, partitions: int, replication: int, catalog: Catalog) -> TopicRecord:
+    async def begin_create(
+        self, name: str, partitions: int, replication: int, catalog: Catalog, retention: Retention = FOR_EVER
+    ) -> TopicRecord:
         """Records the topic as being created, with its first partitions.  RecordExists if there is one; NotEnoughStores."""
         namespace, _ = parse_topic(name)
         check_namespace(namespace)
@@ -121,14 +132,15 @@ class TopicWrites:
             ids = await read_counter(self._metadata, TOPICS)
             transaction = self._leadership.transaction()
             if await self._metadata.get(f"namespaces/{namespace}", NamespaceRecord) is None:
-                record = NamespaceRecord(bundles=BUNDLES_DEFAULT, replication=REPLICATION_DEFAULT)
-                _create_namespace(transaction, namespace, record)
+                _create_namespace(transaction, namespace, DEFAULTS)
             topic = TopicRecord(
                 id=ids.take(transaction, 1)[0],
                 partitions=partitions,
                 replication=replication,
                 state=TopicState.CREATING,
                 created_ms=self._clock.wall_ms(),
+                retention_bytes=retention.size_bytes,
+                retention_ms=retention.age_ms,
             )
             transaction.create(topic_path(name), topic)
             first = range(min(partitions, RECORDS_PER_TRANSACTION_MAX))
@@ -172,6 +184,25 @@ class TopicWrites:
     async def mark_ready(self, name: str) -> None:
         await self._enter(name, TopicState.CREATING, TopicState.READY)
 
+    async def set_retention(self, name: str, changed: Callable[[Retention], Retention]) -> TopicRecord:
+        """The topic's record with the retention that ``changed`` makes of its own.  InvalidArgument, TopicNotFound."""
+        for _ in range(ROUNDS_MAX):
+            topic = await self.read(name)
+            if topic is None or topic.record.state == TopicState.DELETING:
+                raise TopicNotFound(f"there is no topic {name}", topic=name)
+            before = Retention(topic.record.retention_bytes, topic.record.retention_ms)
+            after = check_retention(changed(before))
+            if after == before:
+                return topic.record
+            record = replace(topic.record, retention_bytes=after.size_bytes, retention_ms=after.age_ms)
+            try:
+                await self._leadership.transaction().set(topic_path(name), record, topic.version).commit()
+            except (VersionConflict, RecordMissing, CoordinationUnknown):
+                continue  # read again: somebody else was first, or it was written after all
+            _log.info("topic_altered", topic=name, retention_bytes=after.size_bytes, retention_ms=after.age_ms)
+            return record
+        raise CoordinationUnknown(f"the change of {name} is not settled after {ROUNDS_MAX} rounds", topic=name)
+
     async def begin_delete(self, name: str) -> int:
         """The id of the topic, which is being deleted from now on.  TopicNotFound."""
         for _ in range(ROUNDS_MAX):
@@ -213,13 +244,7 @@ class TopicWrites:
         if topic is None or topic.record.state != before:
             return False
         record = topic.record
-        changed = TopicRecord(
-            id=record.id,
-            partitions=record.partitions,
-            replication=record.replication,
-            state=after,
-            created_ms=record.created_ms,
-        )
+        changed = replace(record, state=after)
         try:
             await self._leadership.transaction().set(topic_path(name), changed, topic.version).commit()
         except VersionConflict:

@@ -136,6 +136,14 @@ def _check_table(
     return values
 
 
+def parse_size(text: str) -> int:
+    """``"64MiB"`` → bytes.  ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"{text!r} is no size")
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
 def _parse(source: str, name: str, kind: type[Any], text: str) -> Any:
     if kind is str:
         return text
@@ -146,12 +154,9 @@ def _parse(source: str, name: str, kind: type[Any], text: str) -> Any:
                 raise ValueError
             return value
         if "bytes" in name.split("_"):
-            match = _SIZE.fullmatch(text.strip())
-            if match is None:
-                raise ValueError
-            return int(match[1]) * _UNITS[match[2].lower()]
+            return parse_size(text)
         return int(text)
-    except (ValueError, KeyError):
+    except ValueError:
         raise InvalidConfig(f"{source} {text!r} is not accepted: {_accepted(name, kind)}") from None
 
 

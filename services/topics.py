@@ -1,16 +1,44 @@
-"""Names that users choose: namespaces, topics, subscriptions.
+"""What users say of topics: names of namespaces, topics and subscriptions, and how long messages are kept.
 
-One pattern for all of them, so that every name is a ZooKeeper path element, a file name and a URL segment as it stands.
+One pattern for all names, so that every name is a ZooKeeper path element, a file name and a URL segment as it stands.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from services.errors import InvalidArgument
 
 NAME_CHARS_MAX = 128
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}")
+RETENTION_BYTES_MIN, RETENTION_BYTES_MAX = 64 << 10, 1 << 50
+RETENTION_MS_MIN, RETENTION_MS_MAX = 1_000, 100 * 365 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long messages are kept: one may go as soon as either bound is passed; a bound of 0 is none."""
+
+    size_bytes: int = 0  # of each partition's log
+    age_ms: int = 0  # since it was stored
+
+    def __bool__(self) -> bool:
+        return bool(self.size_bytes or self.age_ms)
+
+
+FOR_EVER = Retention()
+
+
+def check_retention(retention: Retention) -> Retention:
+    """``retention`` itself if a topic may have it.  Raises InvalidArgument."""
+    for name, value, low, high in (
+        ("retention_bytes", retention.size_bytes, RETENTION_BYTES_MIN, RETENTION_BYTES_MAX),
+        ("retention_ms", retention.age_ms, RETENTION_MS_MIN, RETENTION_MS_MAX),
+    ):
+        if value and not low <= value <= high:
+            raise InvalidArgument(f"{name} {value} is not accepted: {low} to {high}, or 0 to keep messages for ever")
+    return retention
 
 
 def check_name(kind: str, name: str) -> str:

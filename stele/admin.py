@@ -19,7 +19,7 @@ from services.pb import broker_pb2, datanode_pb2, nameserver_pb2, nameserver_pb2
 from services.rpc.channels import Channels
 from services.rpc.nameservers import NameserverClient
 from services.rpc.status import typed_errors
-from services.topics import check_name, parse_topic
+from services.topics import Retention, check_name, check_retention, parse_topic
 from stele.broker_calls import BrokerCalls
 from stele.consumer import check_start, check_target
 from stele.model import (
@@ -125,33 +125,75 @@ class Admin:
     # --- topics ---------------------------------------------------------------------------------------------------
 
     async def create_namespace(
-        self, namespace: str, *, bundles: int = 0, replication: int = 0, if_absent: bool = True
+        self,
+        namespace: str,
+        *,
+        bundles: int = 0,
+        replication: int = 0,
+        retention_bytes: int = 0,
+        retention_ms: int = 0,
+        if_absent: bool = True,
     ) -> bool:
-        """Whether it was created; 0: the cluster's defaults."""
+        """Whether it was created; 0: the cluster's defaults, and messages that are kept for ever."""
         check_name("namespace", namespace)
+        retention = check_retention(Retention(retention_bytes, retention_ms))
         request = nameserver_pb2.CreateNamespaceRequest(
-            namespace=namespace, bundles=bundles, replication=replication, if_absent=if_absent
+            namespace=namespace,
+            bundles=bundles,
+            replication=replication,
+            if_absent=if_absent,
+            retention_bytes=retention.size_bytes,
+            retention_ms=retention.age_ms,
         )
         return bool((await self._write("CreateNamespace", request)).created)
 
     async def list_namespaces(self) -> list[NamespaceInfo]:
         answer = await self._read("ListNamespaces", nameserver_pb2.ListNamespacesRequest())
-        return [NamespaceInfo(n.namespace, n.bundles, n.replication, n.topics) for n in answer.namespaces]
+        return [
+            NamespaceInfo(n.namespace, n.bundles, n.replication, n.topics, n.retention_bytes, n.retention_ms)
+            for n in answer.namespaces
+        ]
 
     async def create_topic(
-        self, topic: str, partitions: int = 1, replication: int = 0, if_absent: bool = False
+        self,
+        topic: str,
+        partitions: int = 1,
+        replication: int = 0,
+        if_absent: bool = False,
+        *,
+        retention_bytes: int | None = None,
+        retention_ms: int | None = None,
     ) -> TopicInfo:
-        """Returns when every partition has a leader.  ``replication`` 0: the namespace's default.  Raises TopicExists,
-        NotEnoughStores."""
+        """Returns when every partition has a leader.  ``replication`` 0: the namespace's default.  A message may go once the log
+        of its partition is ``retention_bytes`` longer, or once it is ``retention_ms`` old; None: the namespace's default, 0: no
+        such bound.  Raises TopicExists, NotEnoughStores."""
         parse_topic(topic)
         if partitions < 1 or replication < 0:
             raise InvalidArgument(
                 f"a topic has at least 1 partition and 1 replica, not {partitions} partitions with {replication} replicas"
             )
+        check_retention(Retention(retention_bytes or 0, retention_ms or 0))
         request = nameserver_pb2.CreateTopicRequest(
-            topic=topic, partitions=partitions, replication=replication, if_absent=if_absent
+            topic=topic,
+            partitions=partitions,
+            replication=replication,
+            if_absent=if_absent,
+            retention_bytes=retention_bytes,
+            retention_ms=retention_ms,
         )
         return _topic((await self._write("CreateTopic", request)).topic)
+
+    async def alter_topic(
+        self, topic: str, *, retention_bytes: int | None = None, retention_ms: int | None = None
+    ) -> TopicInfo:
+        """Returns once the change is recorded; the replicas follow within moments.  None: stays as it is.  What has been
+        removed does not come back.  Raises TopicNotFound."""
+        parse_topic(topic)
+        check_retention(Retention(retention_bytes or 0, retention_ms or 0))
+        request = nameserver_pb2.AlterTopicRequest(
+            topic=topic, retention_bytes=retention_bytes, retention_ms=retention_ms
+        )
+        return _topic((await self._write("AlterTopic", request)).topic)
 
     async def delete_topic(self, topic: str) -> None:
         """Removes a topic with all of its messages.  Raises TopicNotFound."""
@@ -280,7 +322,9 @@ class Admin:
 
 
 def _topic(t: nameserver_pb2.TopicInfo) -> TopicInfo:
-    return TopicInfo(t.topic, t.id, t.partitions, t.replication, t.state, t.created_ms)
+    return TopicInfo(
+        t.topic, t.id, t.partitions, t.replication, t.state, t.created_ms, t.retention_bytes, t.retention_ms
+    )
 
 
 def _member(m: nameserver_pb2.Member) -> MemberInfo:
@@ -342,4 +386,5 @@ def _replica(r: nameserver_pb2.Replica, status: datanode_pb2.ReplicaStatus | Non
         high_watermark=status.high_watermark,
         log_bytes=status.log_bytes,
         problem=status.problem,
+        log_start=status.log_start_offset,
     )

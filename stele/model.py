@@ -36,6 +36,8 @@ class TopicInfo:
     replication: int
     state: str  # creating, ready, deleting
     created_ms: int
+    retention_bytes: int = 0  # of each partition; 0: no bound
+    retention_ms: int = 0  # 0: no bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class NamespaceInfo:
     bundles: int
     replication: int
     topics: int
+    retention_bytes: int = 0  # of topics that ask for nothing else; 0: no bound
+    retention_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class ReplicaInfo:
     high_watermark: int = 0
     log_bytes: int = 0
     problem: str = ""
+    log_start: int = 0  # first offset that it can be read from
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,11 @@ class PartitionInfo:
     def high_watermark(self) -> int:
         """Offset after the last committed message, as far as any replica has reported."""
         return max((r.high_watermark for r in self.replicas), default=0)
+
+    @property
+    def log_start(self) -> int:
+        """First offset that is kept, as far as any replica has reported."""
+        return max((r.log_start for r in self.replicas), default=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,16 +228,53 @@ class Admin:
         return self._loop.iterate(self._inner.events(follow, since_ms))
 
     def create_namespace(
-        self, namespace: str, *, bundles: int = 0, replication: int = 0, if_absent: bool = True
+        self,
+        namespace: str,
+        *,
+        bundles: int = 0,
+        replication: int = 0,
+        retention_bytes: int = 0,
+        retention_ms: int = 0,
+        if_absent: bool = True,
     ) -> bool:
-        work = self._inner.create_namespace(namespace, bundles=bundles, replication=replication, if_absent=if_absent)
+        work = self._inner.create_namespace(
+            namespace,
+            bundles=bundles,
+            replication=replication,
+            retention_bytes=retention_bytes,
+            retention_ms=retention_ms,
+            if_absent=if_absent,
+        )
         return self._loop.run(work)
 
     def list_namespaces(self) -> list[NamespaceInfo]:
         return self._loop.run(self._inner.list_namespaces())
 
-    def create_topic(self, topic: str, partitions: int = 1, replication: int = 0, if_absent: bool = False) -> TopicInfo:
-        return self._loop.run(self._inner.create_topic(topic, partitions, replication, if_absent))
+    def create_topic(
+        self,
+        topic: str,
+        partitions: int = 1,
+        replication: int = 0,
+        if_absent: bool = False,
+        *,
+        retention_bytes: int | None = None,
+        retention_ms: int | None = None,
+    ) -> TopicInfo:
+        work = self._inner.create_topic(
+            topic,
+            partitions,
+            replication,
+            if_absent,
+            retention_bytes=retention_bytes,
+            retention_ms=retention_ms,
+        )
+        return self._loop.run(work)
+
+    def alter_topic(
+        self, topic: str, *, retention_bytes: int | None = None, retention_ms: int | None = None
+    ) -> TopicInfo:
+        work = self._inner.alter_topic(topic, retention_bytes=retention_bytes, retention_ms=retention_ms)
+        return self._loop.run(work)
 
     def delete_topic(self, topic: str) -> None:
         self._loop.run(self._inner.delete_topic(topic))

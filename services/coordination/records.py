@@ -113,6 +113,8 @@ class NamespaceRecord:
 
     bundles: int
     replication: int
+    retention_bytes: int = 0  # of topics that ask for nothing else; 0: no bound
+    retention_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,8 @@ class TopicRecord:
     replication: int
     state: str
     created_ms: int
+    retention_bytes: int = 0  # 0: no bound
+    retention_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -530,6 +530,8 @@ class CreateReplicaRequest(_message.Message):
     STORE_IDS_FIELD_NUMBER: _builtins.int
     LEADER_EPOCH_FIELD_NUMBER: _builtins.int
     TO_STORE_ID_FIELD_NUMBER: _builtins.int
+    RETENTION_BYTES_FIELD_NUMBER: _builtins.int
+    RETENTION_MS_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
@@ -537,6 +539,9 @@ class CreateReplicaRequest(_message.Message):
     """epoch of the leading nameserver; a lower one than seen is FENCED"""
     to_store_id: _builtins.int
     """refused with STORE_MISMATCH by any other store (R2.5)"""
+    retention_bytes: _builtins.int
+    """0: no bound"""
+    retention_ms: _builtins.int
     @_builtins.property
     def store_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """every replica, this store included"""
@@ -550,10 +555,12 @@ class CreateReplicaRequest(_message.Message):
         store_ids: _abc.Iterable[_builtins.int] | None = ...,
         leader_epoch: _builtins.int = ...,
         to_store_id: _builtins.int = ...,
+        retention_bytes: _builtins.int = ...,
+        retention_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "leader_epoch", b"leader_epoch", "partition", b"partition", "store_ids", b"store_ids", "to_store_id", b"to_store_id", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "leader_epoch", b"leader_epoch", "partition", b"partition", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "store_ids", b"store_ids", "to_store_id", b"to_store_id", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -577,6 +584,56 @@ class CreateReplicaResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateReplicaResponse: _TypeAlias = CreateReplicaResponse  # noqa: Y015
+
+@_typing.final
+class ConfigureReplicaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    LEADER_EPOCH_FIELD_NUMBER: _builtins.int
+    TO_STORE_ID_FIELD_NUMBER: _builtins.int
+    RETENTION_BYTES_FIELD_NUMBER: _builtins.int
+    RETENTION_MS_FIELD_NUMBER: _builtins.int
+    group: _builtins.int
+    leader_epoch: _builtins.int
+    to_store_id: _builtins.int
+    retention_bytes: _builtins.int
+    retention_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        group: _builtins.int = ...,
+        leader_epoch: _builtins.int = ...,
+        to_store_id: _builtins.int = ...,
+        retention_bytes: _builtins.int = ...,
+        retention_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "leader_epoch", b"leader_epoch", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "to_store_id", b"to_store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigureReplicaRequest: _TypeAlias = ConfigureReplicaRequest  # noqa: Y015
+
+@_typing.final
+class ConfigureReplicaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigureReplicaResponse: _TypeAlias = ConfigureReplicaResponse  # noqa: Y015
 
 @_typing.final
 class DeleteReplicaRequest(_message.Message):
@@ -692,6 +749,9 @@ class ReplicaStatus(_message.Message):
     HIGH_WATERMARK_FIELD_NUMBER: _builtins.int
     LOG_BYTES_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    LOG_START_OFFSET_FIELD_NUMBER: _builtins.int
+    RETENTION_BYTES_FIELD_NUMBER: _builtins.int
+    RETENTION_MS_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
@@ -706,6 +766,11 @@ class ReplicaStatus(_message.Message):
     log_bytes: _builtins.int
     problem: _builtins.str
     """one line when quarantined or failed"""
+    log_start_offset: _builtins.int
+    """first offset that this replica can be read from"""
+    retention_bytes: _builtins.int
+    """as it was last told"""
+    retention_ms: _builtins.int
     def __init__(
         self,
         *,
@@ -720,10 +785,13 @@ class ReplicaStatus(_message.Message):
         high_watermark: _builtins.int = ...,
         log_bytes: _builtins.int = ...,
         problem: _builtins.str = ...,
+        log_start_offset: _builtins.int = ...,
+        retention_bytes: _builtins.int = ...,
+        retention_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "group", b"group", "high_watermark", b"high_watermark", "last_index", b"last_index", "leader_store_id", b"leader_store_id", "log_bytes", b"log_bytes", "partition", b"partition", "problem", b"problem", "state", b"state", "term", b"term", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "group", b"group", "high_watermark", b"high_watermark", "last_index", b"last_index", "leader_store_id", b"leader_store_id", "log_bytes", b"log_bytes", "log_start_offset", b"log_start_offset", "partition", b"partition", "problem", b"problem", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "state", b"state", "term", b"term", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

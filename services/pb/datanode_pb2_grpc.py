@@ -79,6 +79,11 @@ class DatanodeStub:
                 request_serializer=stele_dot_v1_dot_datanode__pb2.CreateReplicaRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_datanode__pb2.CreateReplicaResponse.FromString,
                 _registered_method=True)
+        self.ConfigureReplica = channel.unary_unary(
+                '/stele.v1.Datanode/ConfigureReplica',
+                request_serializer=stele_dot_v1_dot_datanode__pb2.ConfigureReplicaRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_datanode__pb2.ConfigureReplicaResponse.FromString,
+                _registered_method=True)
         self.DeleteReplica = channel.unary_unary(
                 '/stele.v1.Datanode/DeleteReplica',
                 request_serializer=stele_dot_v1_dot_datanode__pb2.DeleteReplicaRequest.SerializeToString,
@@ -158,6 +163,13 @@ class DatanodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ConfigureReplica(self, request, context):
+        """durable when it is answered
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteReplica(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -218,6 +230,11 @@ def add_DatanodeServicer_to_server(servicer, server):
                     servicer.CreateReplica,
                     request_deserializer=stele_dot_v1_dot_datanode__pb2.CreateReplicaRequest.FromString,
                     response_serializer=stele_dot_v1_dot_datanode__pb2.CreateReplicaResponse.SerializeToString,
+            ),
+            'ConfigureReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfigureReplica,
+                    request_deserializer=stele_dot_v1_dot_datanode__pb2.ConfigureReplicaRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_datanode__pb2.ConfigureReplicaResponse.SerializeToString,
             ),
             'DeleteReplica': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteReplica,
@@ -473,6 +490,33 @@ class Datanode:
             '/stele.v1.Datanode/CreateReplica',
             stele_dot_v1_dot_datanode__pb2.CreateReplicaRequest.SerializeToString,
             stele_dot_v1_dot_datanode__pb2.CreateReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfigureReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Datanode/ConfigureReplica',
+            stele_dot_v1_dot_datanode__pb2.ConfigureReplicaRequest.SerializeToString,
+            stele_dot_v1_dot_datanode__pb2.ConfigureReplicaResponse.FromString,
             options,
             channel_credentials,
             insecure,

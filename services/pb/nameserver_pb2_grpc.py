@@ -54,6 +54,11 @@ class NameserverStub:
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.CreateTopicRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_nameserver__pb2.CreateTopicResponse.FromString,
                 _registered_method=True)
+        self.AlterTopic = channel.unary_unary(
+                '/stele.v1.Nameserver/AlterTopic',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.AlterTopicRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.AlterTopicResponse.FromString,
+                _registered_method=True)
         self.DeleteTopic = channel.unary_unary(
                 '/stele.v1.Nameserver/DeleteTopic',
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.DeleteTopicRequest.SerializeToString,
@@ -134,6 +139,13 @@ class NameserverServicer:
 
     def CreateTopic(self, request, context):
         """answered when every partition has a leader
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AlterTopic(self, request, context):
+        """answered when it is recorded; the replicas follow
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,6 +244,11 @@ def add_NameserverServicer_to_server(servicer, server):
                     servicer.CreateTopic,
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.CreateTopicRequest.FromString,
                     response_serializer=stele_dot_v1_dot_nameserver__pb2.CreateTopicResponse.SerializeToString,
+            ),
+            'AlterTopic': grpc.unary_unary_rpc_method_handler(
+                    servicer.AlterTopic,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.AlterTopicRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.AlterTopicResponse.SerializeToString,
             ),
             'DeleteTopic': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteTopic,
@@ -397,6 +414,33 @@ class Nameserver:
             '/stele.v1.Nameserver/CreateTopic',
             stele_dot_v1_dot_nameserver__pb2.CreateTopicRequest.SerializeToString,
             stele_dot_v1_dot_nameserver__pb2.CreateTopicResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AlterTopic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/AlterTopic',
+            stele_dot_v1_dot_nameserver__pb2.AlterTopicRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.AlterTopicResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,7 +54,7 @@ READS = frozenset(
         "ListPartitions",
     }
 )
-_IDEMPOTENT = READS | {"RegisterStore"}
+_IDEMPOTENT = READS | {"RegisterStore", "AlterTopic"}
 _ELSEWHERE = (NotLeader, NoLeader, LeadershipLost, Unreachable, NotReady, Draining, Overloaded)
 _UNKNOWN_OUTCOME = (ConnectionBroken, Timeout, CoordinationUnknown)
 

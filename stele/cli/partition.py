@@ -86,6 +86,7 @@ def info(
         ("bundle", found.bundle),
         ("broker", f"{found.broker} {found.broker_address}".strip()),
         ("owner epoch", found.owner_epoch),
+        ("first offset", found.log_start),
         ("next offset", found.high_watermark),
     ]
     show_facts(output, found, facts)
@@ -98,10 +99,13 @@ def info(
                 r.term,
                 r.commit_index,
                 r.last_index,
+                r.log_start,
                 r.high_watermark,
                 size(r.log_bytes),
                 r.problem,
             )
             for r in found.replicas
         ]
-        show_rows(("STORE", "ID", "STATE", "TERM", "COMMIT", "LAST", "NEXT OFFSET", "LOG", "PROBLEM"), rows)
+        show_rows(
+            ("STORE", "ID", "STATE", "TERM", "COMMIT", "LAST", "FIRST OFFSET", "NEXT OFFSET", "LOG", "PROBLEM"), rows
+        )

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from services.errors import InvalidArgument
+from services.topics import Retention, check_retention
 from stele.cli.options import (
     DEFAULT_DIRECTORY,
     Directory,
@@ -17,17 +19,33 @@ from stele.cli.options import (
     group,
     with_client,
 )
-from stele.cli.output import OutputFormat, moment, say, show, show_facts, show_json, show_rows
+from stele.cli.output import OutputFormat, moment, say, show, show_facts, show_json, show_rows, size
+from stele.cli.units import bytes_of, ms_of, span
 from stele.client import Client
 from stele.model import PartitionInfo, TopicInfo
 
-app = group("Topics: create, list, look at, remove.")
+app = group("Topics: create, list, look at, alter, remove.")
+RetentionBytes = Annotated[
+    str,
+    typer.Option(
+        "--retention-bytes",
+        metavar="SIZE",
+        help="Remove the oldest messages once a partition's log is longer, e.g. 1GiB; forever: never for its size.",
+    ),
+]
+RetentionTime = Annotated[
+    str,
+    typer.Option(
+        "--retention", metavar="TIME", help="Remove messages that are older, e.g. 7d; forever: never for their age."
+    ),
+]
 
 
 @app.command(
     epilog=examples(
         "stele topic create shop/orders --partitions 4 --replication 3",
         "stele topic create shop/orders --partitions 4 --if-absent",
+        "stele topic create shop/clicks --retention 7d --retention-bytes 1GiB",
     )
 )
 def create(
@@ -37,19 +55,66 @@ def create(
         int, typer.Option("--replication", "-r", help="Replicas of each partition (0: the namespace's default).", min=0)
     ] = 0,
     if_absent: Annotated[bool, typer.Option("--if-absent", help="Success if it exists with the same shape.")] = False,
+    retention_bytes: RetentionBytes = "",
+    retention: RetentionTime = "",
     server: Server = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Create a topic and wait until every partition has a leader."""
+    size_bytes, age_ms = _bounds(retention_bytes, retention)
 
     async def work(client: Client) -> TopicInfo:
-        return await client.admin.create_topic(topic, partitions, replication, if_absent)
+        return await client.admin.create_topic(
+            topic, partitions, replication, if_absent, retention_bytes=size_bytes, retention_ms=age_ms
+        )
 
     made = with_client(server, directory, work, f"creating {topic}")
     if output is OutputFormat.JSON:
         show_json(made)
-    say(f"{made.topic}: {made.partitions} partitions, {made.replication} replicas each")
+    say(f"{made.topic}: {made.partitions} partitions, {made.replication} replicas each, {_kept(made)}")
+
+
+@app.command(
+    epilog=examples(
+        "stele topic alter shop/clicks --retention 3d",
+        "stele topic alter shop/clicks --retention forever --retention-bytes 10GiB",
+    )
+)
+def alter(
+    topic: TopicName,
+    retention_bytes: RetentionBytes = "",
+    retention: RetentionTime = "",
+    server: Server = "",
+    directory: Directory = DEFAULT_DIRECTORY,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Change how long a topic's messages are kept; what is not named stays.  What has been removed does not come back."""
+    size_bytes, age_ms = _bounds(retention_bytes, retention)
+    if size_bytes is None and age_ms is None:
+        raise InvalidArgument("nothing to change: give --retention, --retention-bytes or both")
+
+    async def work(client: Client) -> TopicInfo:
+        return await client.admin.alter_topic(topic, retention_bytes=size_bytes, retention_ms=age_ms)
+
+    altered = with_client(server, directory, work, f"altering {topic}")
+    if output is OutputFormat.JSON:
+        show_json(altered)
+    say(f"{altered.topic}: {_kept(altered)}")
+
+
+def _bounds(retention_bytes: str, retention: str) -> tuple[int | None, int | None]:
+    """Bytes and milliseconds; None: not given.  InvalidArgument, before anybody is asked."""
+    size_bytes, age_ms = bytes_of("--retention-bytes", retention_bytes), ms_of("--retention", retention)
+    check_retention(Retention(size_bytes or 0, age_ms or 0))
+    return size_bytes, age_ms
+
+
+def _kept(topic: TopicInfo) -> str:
+    bounds = [f"for {span(topic.retention_ms)}"] if topic.retention_ms else []
+    if topic.retention_bytes:
+        bounds.append(f"up to {size(topic.retention_bytes)} per partition")
+    return f"messages are kept {', '.join(bounds) or 'for ever'}"
 
 
 @app.command(epilog=examples("stele topic ls", "stele topic ls shop -o json"))
@@ -65,8 +130,20 @@ def ls(
         return await client.admin.list_topics(namespace)
 
     topics = with_client(server, directory, work)
-    rows = [(t.topic, t.partitions, t.replication, t.state, moment(t.created_ms)) for t in topics]
-    show(output, topics, ("TOPIC", "PARTITIONS", "REPLICATION", "STATE", "CREATED"), rows)
+    rows = [
+        (
+            t.topic,
+            t.partitions,
+            t.replication,
+            span(t.retention_ms) if t.retention_ms else "",
+            size(t.retention_bytes) if t.retention_bytes else "",
+            t.state,
+            moment(t.created_ms),
+        )
+        for t in topics
+    ]
+    columns = ("TOPIC", "PARTITIONS", "REPLICATION", "KEPT FOR", "KEPT BYTES", "STATE", "CREATED")
+    show(output, topics, columns, rows)
 
 
 @app.command(epilog=examples("stele topic info shop/orders", "stele topic info shop/orders -o json"))
@@ -92,14 +169,15 @@ def info(
         ("partitions", found.partitions),
         ("replication", found.replication),
         ("created", moment(found.created_ms)),
-        ("messages", sum(p.high_watermark for p in partitions)),
+        ("retention", _kept(found).removeprefix("messages are ")),
+        ("messages", sum(p.high_watermark - p.log_start for p in partitions)),
     ]
     show_facts(output, found, facts)
     rows = [
-        (p.partition, p.leader_store_id, p.broker, [r.store_id for r in p.replicas], p.high_watermark)
+        (p.partition, p.leader_store_id, p.broker, [r.store_id for r in p.replicas], p.log_start, p.high_watermark)
         for p in partitions
     ]
-    show_rows(("PARTITION", "LEADER", "BROKER", "REPLICAS", "NEXT OFFSET"), rows)
+    show_rows(("PARTITION", "LEADER", "BROKER", "REPLICAS", "FIRST OFFSET", "NEXT OFFSET"), rows)
 
 
 @app.command(epilog=examples("stele topic rm shop/orders", "stele topic rm shop/orders --yes"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from datanode.watch import status_of
 from services.errors import Fenced, GroupNotFound, InvalidArgument, StoreMismatch, StoreTombstone
 from services.pb import datanode_pb2 as pb
 from tests.integration.datanode.cluster import Cluster, Node
@@ -114,3 +115,27 @@ async def test_r2_6_a_removed_store_does_not_come_back(datanodes: Cluster) -> No
     datanodes.stores.buried.add(1)
     with pytest.raises(StoreTombstone):
         await node.start()
+
+
+async def test_a_replica_is_configured_for_good_and_says_so(datanodes: Cluster) -> None:
+    [node] = await datanodes.start(1)
+    await datanodes.create(1)
+    request = pb.ConfigureReplicaRequest(
+        group=1, leader_epoch=1, to_store_id=node.store_id, retention_bytes=1 << 20, retention_ms=60_000
+    )
+    assert (await node.call("ConfigureReplica", request)).changed
+    assert not (await node.call("ConfigureReplica", request)).changed
+    for _ in range(2):
+        [status] = status_of(node.store, {1}).replicas
+        assert (status.retention_bytes, status.retention_ms) == (1 << 20, 60_000)
+        await node.stop()
+        await node.start()
+    with pytest.raises(StoreMismatch):
+        await node.call("ConfigureReplica", pb.ConfigureReplicaRequest(group=1, leader_epoch=1, to_store_id=7))
+    with pytest.raises(Fenced):
+        await node.call("ConfigureReplica", pb.ConfigureReplicaRequest(group=1, to_store_id=node.store_id))
+    nobody = pb.ConfigureReplicaRequest(group=2, leader_epoch=1, to_store_id=node.store_id)
+    with pytest.raises(GroupNotFound):
+        await node.call("ConfigureReplica", nobody)
+    with pytest.raises(InvalidArgument):
+        await node.call("ConfigureReplica", pb.ConfigureReplicaRequest(group=1, retention_bytes=1))

@@ -151,6 +151,15 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
         self.groups.changed()
         return pb.CreateReplicaResponse(created=created)
 
+    async def ConfigureReplica(self, request: pb.ConfigureReplicaRequest, context: Any) -> pb.ConfigureReplicaResponse:
+        self._obey(request)
+        self.orders.append(request)
+        await self.obeys.wait()
+        known = self.replicas[request.group]
+        known.retention_bytes, known.retention_ms = request.retention_bytes, request.retention_ms
+        self.groups.changed()
+        return pb.ConfigureReplicaResponse(changed=True)
+
     async def DeleteReplica(self, request: pb.DeleteReplicaRequest, context: Any) -> pb.DeleteReplicaResponse:
         self._obey(request)
         self.orders.append(request)
@@ -169,7 +178,7 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
             except TimeoutError:
                 continue
 
-    def _obey(self, request: pb.CreateReplicaRequest | pb.DeleteReplicaRequest) -> None:
+    def _obey(self, request: pb.CreateReplicaRequest | pb.ConfigureReplicaRequest | pb.DeleteReplicaRequest) -> None:
         if request.to_store_id != self.store_id:
             raise StoreMismatch("another store", expected=self.store_id, got=request.to_store_id)
         if request.leader_epoch < self.epoch_seen:
@@ -187,5 +196,7 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
                 state="leader" if leader == self.store_id else "follower",
                 leader_store_id=leader,
                 term=term,
+                retention_bytes=request.retention_bytes,
+                retention_ms=request.retention_ms,
             )
         return status

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from datanode.directory import DataDirectory, GroupSpec
 from services.errors import ClusterMismatch, DirectoryBusy, LogDamaged
+from services.topics import Retention
 
 SPEC = GroupSpec(7, "a/b", 3, (1, 2, 3))
 
@@ -41,6 +43,24 @@ def test_groups_come_back(tmp_path: Path) -> None:
     directory.create_group(SPEC)
     assert directory.groups() == [7]
     assert directory.read_group(7) == SPEC
+
+
+def test_a_groups_retention_is_kept_and_changed(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.create_group(replace(SPEC, retention_bytes=1 << 20))
+    assert directory.read_group(7).retention == Retention(1 << 20, 0)
+    directory.configure_group(replace(SPEC, retention_ms=60_000))
+    assert directory.read_group(7).retention == Retention(0, 60_000)
+
+
+def test_a_group_of_before_there_was_retention_keeps_its_messages_for_ever(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.create_group(SPEC)
+    path = directory.group_path(7) / "group.json"
+    body = json.loads(path.read_bytes())
+    del body["retention_bytes"], body["retention_ms"]
+    path.write_text(json.dumps(body))
+    assert directory.read_group(7).retention == Retention()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from nameserver.catalog import Bundle, Catalog, Leader, Member, MemberKind, MemberState, Partition, Topic, TopicState
 from nameserver.events import Event, EventBuffer, LeaderEvents, derive
 from nameserver.reports import Leadership
+from services.topics import Retention
 from tests.unit.nameserver.world import datanode
 
 
@@ -42,6 +43,15 @@ def test_an_election_is_told_once_per_epoch() -> None:
     assert kinds(derive(replace(first, leader=None), Catalog(leader=Leader("ns2", "h:2", 2)))) == [
         ("nameserver_elected", "ns2")
     ]
+
+
+def test_a_topic_that_keeps_its_messages_for_another_time_was_altered() -> None:
+    topic = Topic("demo/t", 1, 4, 3, TopicState.READY)
+    before = Catalog(topics={"demo/t": topic})
+    after = Catalog(topics={"demo/t": replace(topic, retention=Retention(age_ms=86_400_000))})
+    assert kinds(derive(before, after)) == [("topic_altered", "demo/t")]
+    assert derive(before, after)[0].facts == {"retention_bytes": "0", "retention_ms": "86400000"}
+    assert derive(Catalog(), after)[0].kind == "topic_created"
 
 
 def test_topics_are_created_when_ready_and_deleted_when_gone_by_id() -> None:

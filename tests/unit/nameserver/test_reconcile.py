@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lab.variants import r4_6_gives_to_the_loading
 from nameserver.catalog import Catalog, MemberState, Partition, Store, Topic, TopicState
 from nameserver.reconcile import (
+    ConfigureReplica,
     CreateReplica,
     DeleteReplica,
     DropOrphan,
@@ -21,6 +22,7 @@ from nameserver.reconcile import (
     plan,
 )
 from nameserver.reports import Replica, ReplicaState, Reports, disconnected, leaders
+from services.topics import Retention
 from tests.support.both_ways import holds_and_variant_fails
 from tests.unit.nameserver.world import World, datanode, report
 
@@ -115,6 +117,26 @@ def test_a_delete_does_not_wait_for_a_store_that_cannot_be_asked() -> None:
     assert planned(catalog, {1: disconnected(report(1, Replica(7)))}) == [RemoveRecords("demo/t")]
 
 
+def test_a_replica_that_was_told_another_retention_is_told_the_topics_own() -> None:
+    week = Retention(age_ms=7 * 86_400_000)
+    catalog = catalog_of(replace(CREATING, state=TopicState.READY, retention=week), PARTITION)
+    reports = {
+        1: report(1, Replica(7, state=ReplicaState.LEADER, term=1, retention=week)),
+        2: report(2, Replica(7, state=ReplicaState.FOLLOWER)),
+        3: report(3, Replica(7, state=ReplicaState.LOADING)),
+    }
+    assert planned(catalog, reports) == [ConfigureReplica(2, 7, week)]
+    assert planned(catalog, {2: disconnected(reports[2])}) == []
+    deleting = replace(catalog, topics={"demo/t": replace(CREATING, state=TopicState.DELETING, retention=week)})
+    assert planned(deleting, {2: reports[2]}) == [DeleteReplica(2, 7)]
+
+
+def test_a_new_replica_is_created_with_its_topics_retention() -> None:
+    small = Retention(size_bytes=1 << 20)
+    catalog = catalog_of(replace(CREATING, retention=small), PARTITION)
+    assert planned(catalog, {2: report(2)}) == [CreateReplica(2, 7, "demo/t", 0, (1, 2, 3), small)]
+
+
 def test_orphans_are_suspected_only_below_the_group_counter_and_on_a_complete_report() -> None:
     catalog = Catalog(groups_next=50, datanodes={"dn1": datanode(1)})
     assert planned(catalog, {1: report(1, Replica(49), Replica(50), Replica(99))}) == [DropOrphan(1, 49)]
@@ -127,6 +149,7 @@ def test_orphans_are_suspected_only_below_the_group_counter_and_on_a_complete_re
 actions = st.one_of(
     st.tuples(st.just("create"), st.integers(1, 3), st.integers(1, 5)),
     st.tuples(st.just("delete"), st.integers(1, 3), st.just(0)),
+    st.tuples(st.just("alter"), st.integers(1, 3), st.integers(0, 2)),
     st.tuples(st.just("kill"), st.integers(1, 4), st.just(0)),
     st.tuples(st.just("start"), st.integers(1, 4), st.just(0)),
     st.tuples(st.just("load"), st.integers(1, 4), st.just(0)),
@@ -146,6 +169,8 @@ def test_any_interrupted_history_ends_as_the_records_say(history: list[tuple[str
                 world.create(name, amount, recorded=min(amount, number))
             case "delete" if name in world.topics:
                 world.delete(name)
+            case "alter" if name in world.topics:
+                world.alter(name, Retention(size_bytes=amount << 20))
             case "kill":
                 world.up.discard(number)
                 world.loading.discard(number)
@@ -171,6 +196,8 @@ def test_any_interrupted_history_ends_as_the_records_say(history: list[tuple[str
     assert not planned(world.catalog(), world.reports())
     for topic in world.topics.values():
         assert topic.state == TopicState.READY
-        assert len([p for p in world.partitions.values() if p.topic == topic.name]) == topic.partitions
+        groups = {g: p for g, p in world.partitions.items() if p.topic == topic.name}
+        assert len(groups) == topic.partitions
+        assert {world.told[s, g] for g, p in groups.items() for s in p.replicas} <= {topic.retention}
     for store_id in world.stores:
         assert world.held[store_id] == {g for g, p in world.partitions.items() if store_id in p.replicas}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from nameserver.catalog import Catalog, Member, MemberKind, MemberState, Namespace, Partition, Store, Topic, TopicState
 from nameserver.placement import place
 from nameserver.reconcile import (
+    ConfigureReplica,
     CreateReplica,
     DeleteReplica,
     DropOrphan,
@@ -16,6 +17,7 @@ from nameserver.reconcile import (
     RemoveRecords,
 )
 from nameserver.reports import Replica, ReplicaState, Reports, StoreReport
+from services.topics import FOR_EVER, Retention
 
 
 def datanode(store_id: int, state: str = MemberState.READY, zxid: int = 1) -> Member:
@@ -42,6 +44,7 @@ class World:
     topics: dict[str, Topic] = field(default_factory=dict)
     partitions: dict[int, Partition] = field(default_factory=dict)
     held: dict[int, set[int]] = field(default_factory=lambda: {1: set(), 2: set(), 3: set(), 4: set()})
+    told: dict[tuple[int, int], Retention] = field(default_factory=dict)  # (store, group) → as it was last told
     groups_next: int = 1
     topic_ids: int = 1
 
@@ -60,11 +63,18 @@ class World:
     def delete(self, name: str) -> None:
         self.topics[name] = replace(self.topics[name], state=TopicState.DELETING)
 
+    def alter(self, name: str, retention: Retention) -> None:
+        self.topics[name] = replace(self.topics[name], retention=retention)
+
     def carry_out(self, effect: Effect) -> None:
         match effect:
-            case CreateReplica(store_id, group) if store_id in self.up:
+            case CreateReplica(store_id, group, retention=retention) if store_id in self.up:
                 assert group in self.partitions, "a replica of a group without record"
                 self.held[store_id].add(group)
+                self.told[store_id, group] = retention
+            case ConfigureReplica(store_id, group, retention) if store_id in self.up:
+                assert group in self.held[store_id], "a replica that is not there is configured"
+                self.told[store_id, group] = retention
             case DeleteReplica(store_id, group) if store_id in self.up:
                 assert self.topics[self.partitions[group].topic].state == TopicState.DELETING
                 self.held[store_id].discard(group)
@@ -100,7 +110,8 @@ class World:
         """A group with a majority is led by its lowest reachable store."""
         members = self.partitions[group].replicas if group in self.partitions else (store_id,)
         able = sorted(s for s in members if s in self.up - self.loading and group in self.held[s])
+        told = self.told.get((store_id, group), FOR_EVER)
         if len(able) <= len(members) // 2:
-            return Replica(group, state=ReplicaState.CANDIDATE, term=1)
+            return Replica(group, state=ReplicaState.CANDIDATE, term=1, retention=told)
         state = ReplicaState.LEADER if able[0] == store_id else ReplicaState.FOLLOWER
-        return Replica(group, state=state, leader_store_id=able[0], term=able[0])
+        return Replica(group, state=state, leader_store_id=able[0], term=able[0], retention=told)

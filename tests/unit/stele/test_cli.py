@@ -45,7 +45,7 @@ def test_every_command_has_help_and_every_leaf_examples(path: list[str], flag: s
 def test_every_command_of_the_reference_exists() -> None:
     wanted = {
         "cluster": "up status kill start pause resume logs down destroy",
-        "topic": "create ls info rm",
+        "topic": "create ls info alter rm",
         "subscription": "ls info rm seek",
         "partition": "ls info",
         "store": "ls info",
@@ -69,6 +69,10 @@ def test_every_listing_can_be_json(path: list[str]) -> None:
         ["topic", "create"],
         ["topic", "create", "a/b", "--partitions", "0"],
         ["topic", "create", "a/b", "--partitions", "x"],
+        ["topic", "create", "a/b", "--retention", "soon"],
+        ["topic", "create", "a/b", "--retention-bytes", "1 parsec"],
+        ["topic", "create", "a/b", "--retention-bytes", "1KiB", "--server", "127.0.0.1:1"],
+        ["topic", "alter", "a/b", "--server", "127.0.0.1:1"],
         ["topic", "ls", "-o", "yaml"],
         ["consume", "a/b"],
         ["consume", "a/b", "-S", "s", "--type", "x", "--server", "127.0.0.1:1"],
