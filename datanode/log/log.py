@@ -12,7 +12,7 @@ One thread at a time writes (``append``, ``truncate_from``, ``sync``, ``reset``,
 The directory belongs to one SegmentLog: its owner holds the DirectoryLock (R3.5).
 
 A full disk is DiskFull with nothing appended, and the log goes on.  Any other failed write or sync is StorageFailed and final: the
-system may have dropped what it could not write, so a later sync that succeeds proves nothing.
+system may have dropped what it could not write, so a later sync that succeeds proves nothing.  What a failed sync covered is cut off.
 
 Not preallocated: on ext4, syncs into space written before take 20–40 % less time, but a thousand partitions would hold a thousand
 mostly empty segments, and a file's size would no longer say where its entries end.
@@ -24,6 +24,7 @@ import builtins
 import errno
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
@@ -259,10 +260,7 @@ class SegmentLog:
         end = active.frames_end
         if active.synced_end == end:
             return
-        try:
-            opened(active).fdatasync()
-        except OSError as e:
-            raise self._fail("sync", e) from e
+        self._sync_file(active, "sync")
         active.synced_end = end
 
     def truncate_from(self, index: int) -> None:
@@ -295,7 +293,7 @@ class SegmentLog:
                 segment.synced_end = min(segment.synced_end, offset)
                 segment.last_index = index - 1
                 segment.last_term = segment.header.previous_term if segment.is_empty else sparse.term_at(index - 1)
-            self._cut_file(segment)
+            self._cut_file(segment, "truncate")
         except OSError as e:
             raise self._fail("truncate", e) from e
         finally:
@@ -355,10 +353,7 @@ class SegmentLog:
         head = frames.encode(old.last_index + 1, old.last_term, frames.FOOTER, footer, old.header.seed)
         old_bytes = end + len(head) + len(footer)
         self._write(old, [head, footer], end, "seal")
-        try:
-            opened(old).fdatasync()
-        except OSError as e:
-            raise self._fail("seal", e) from e
+        self._sync_file(old, "seal")
         old.synced_end = end
         membership = _indexed(old).last_membership or old.header.previous_membership
         header = Header(old.last_index + 1, self._new_seed(), old.base, old.last_term, end, old_bytes, membership)
@@ -371,6 +366,17 @@ class SegmentLog:
             self._chain.push(new)
         return new
 
+    def _sync_file(self, segment: Segment, doing: str) -> None:
+        """What a failed sync covered is cut off: to a process that is restarted the system's cache would show it as if it were there,
+        and call it clean."""
+        file = opened(segment)
+        try:
+            file.fdatasync()
+        except OSError as e:
+            with suppress(OSError):
+                file.truncate(segment.synced_end)
+            raise self._fail(doing, e) from e
+
     def _write(self, segment: Segment, parts: Sequence[builtins.bytes], start: int, doing: str) -> None:
         try:
             opened(segment).pwrite(parts, start)
@@ -382,17 +388,15 @@ class SegmentLog:
         if error.errno not in NO_SPACE:
             return self._fail(doing, error)
         try:
-            self._cut_file(segment)
+            self._cut_file(segment, "cut")
         except OSError as e:
             return self._fail("cut", e)
         return self._disk_full()
 
-    @staticmethod
-    def _cut_file(segment: Segment) -> None:
+    def _cut_file(self, segment: Segment, doing: str) -> None:
         """Cuts the file behind its frames and syncs: a cut that is not durable could leave old frames behind new ones."""
-        file = opened(segment)
-        file.truncate(segment.frames_end)
-        file.fdatasync()
+        opened(segment).truncate(segment.frames_end)
+        self._sync_file(segment, doing)
         segment.synced_end = segment.frames_end
 
     # --- checks -----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -244,6 +245,9 @@ class SnapshotFiles:
             try:
                 staging.file.fdatasync()
             except OSError as e:
+                # Else a process that is restarted would find it in the system's cache, clean, and install what no disk holds.
+                with suppress(StorageFailed):
+                    self._remove_part()
                 raise self._fail("stage", e) from e
             source = FileSource(staging.header, staging.file, path)
             state = source.read(0, min(staging.staged, snapshot.size))

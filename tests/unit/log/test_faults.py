@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import random
+from collections.abc import Callable
 
 import pytest
 
-from datanode.log import SegmentLog
+from datanode.log import SegmentLog, SnapshotFiles
+from lab.variants.h7_leaves_what_a_sync_lost import LeavesATransfer, LeavesEntries
 from lab.variants.h7_syncs_again import SyncsAgain
-from services.errors import DiskFull, StorageFailed
+from services.errors import DiskFull, LogDamaged, StorageFailed
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import SimulatedDisk
+from tests.unit.log.groups import snapshot_of, state_of
 from tests.unit.log.logs import FOLDER, entries, entry, everything, open_log
 
 
@@ -116,6 +119,55 @@ async def test_h7_a_failed_sync_is_final() -> None:
         assert open_log(disk, 1 << 20).last_index >= acked
 
     await holds_and_variant_fails(scenario, SegmentLog, SyncsAgain)
+
+
+async def test_h7_what_a_failed_sync_covered_is_not_there_for_a_restarted_process() -> None:
+    """The process is restarted, the system is not: its cache shows the bytes, calls them clean, and no disk holds them."""
+
+    async def scenario(log_type: type[SegmentLog]) -> None:
+        calls: list[Callable[[SegmentLog], None]] = [
+            lambda log: log.sync(),
+            lambda log: log.append(entries(11, 20)),  # seals the segment
+            lambda log: log.truncate_from(9),
+        ]
+        for call in calls:
+            disk = SimulatedDisk()
+            log = open_log(disk, 1000, log_type)
+            log.append(entries(1, 5))
+            log.sync()
+            log.append(entries(6, 10))
+            disk.fail("fdatasync")
+            with pytest.raises(StorageFailed):
+                call(log)
+            disk.kill()
+            promised = open_log(disk, 1000, log_type).last_index
+            assert promised >= 5
+            disk.crash(random.Random(1))
+            assert open_log(disk, 1000, log_type).last_index == promised
+
+    await holds_and_variant_fails(scenario, SegmentLog, LeavesEntries)
+
+
+async def test_h7_a_transfer_whose_sync_failed_is_not_there_for_a_restarted_process() -> None:
+    snapshot = snapshot_of(20)
+
+    async def scenario(files_type: type[SnapshotFiles]) -> None:
+        disk = SimulatedDisk()
+        files = files_type(FOLDER, disk)
+        files.stage(snapshot, 0, state_of(20))
+        disk.fail("fdatasync")
+        with pytest.raises(StorageFailed):
+            files.check_staged(snapshot)
+        disk.kill()
+        files = files_type(FOLDER, disk)
+        if files.staged(snapshot) == 0:
+            files.stage(snapshot, 0, state_of(20))
+        files.install_staged(snapshot)
+        disk.crash(random.Random(1))
+        assert files_type(FOLDER, disk).read(20) == state_of(20)
+
+    disk_lost = (AssertionError, KeyError, LogDamaged)
+    await holds_and_variant_fails(scenario, SnapshotFiles, LeavesATransfer, disk_lost)
 
 
 FAILURES = [
