@@ -37,7 +37,7 @@ from services.raft.ticker import Ticker
 log = structlog.get_logger()
 
 DISK_FULL_RETRY_S = 1.0
-CATCH_UP_CHECK_S = 0.05
+READY_CHECK_S = 0.05
 
 
 class Group:
@@ -206,27 +206,24 @@ class Group:
         return self._asked(self.engine.change_members, members)
 
     async def add_member(self, store_id: int) -> None:
-        """Makes ``store_id`` a learner, waits until it holds what is committed, and makes it a voter.  Bounded by the caller's
-        deadline; may be repeated after any error.  Errors: those of :meth:`change_members`."""
-        if store_id in self.members.voters:
-            return
-        if store_id not in self.members.learners:
-            await self.change_members(membership.with_learner(self.members, store_id))
-        while True:
-            if store_id not in self.members.learners and store_id not in self.members.voters:
-                raise InvalidArgument(f"store {store_id} was removed from group {self.group_id} meanwhile")
-            if self.engine.failed or not self.is_leader or self.engine.is_caught_up(store_id):
-                try:
-                    await self.change_members(membership.with_voter(self.members, store_id))
-                    return
-                except NotReady:
-                    pass
-            await asyncio.sleep(CATCH_UP_CHECK_S)
+        """Makes ``store_id`` a learner, waits until it holds what is committed, and makes it a voter; waits for other changes too.
+
+        Bounded by the caller's deadline; may be repeated after any error.  Errors: those of :meth:`change_members` but NotReady.
+        """
+        while store_id not in self.members.voters:
+            step = membership.with_voter if store_id in self.members.learners else membership.with_learner
+            await self._change_when_ready(step(self.members, store_id))
 
     async def remove_member(self, store_id: int) -> None:
-        """Takes ``store_id`` out of the group.  Nothing if it is not in it.  Errors: those of :meth:`change_members`."""
-        if store_id in (*self.members.voters, *self.members.learners):
-            await self.change_members(membership.without(self.members, store_id))
+        """Takes ``store_id`` out of the group, if it is in it.  Like :meth:`add_member`."""
+        while store_id in (*self.members.voters, *self.members.learners):
+            await self._change_when_ready(membership.without(self.members, store_id))
+
+    async def _change_when_ready(self, members: Members) -> None:
+        try:
+            await self.change_members(members)
+        except NotReady:
+            await asyncio.sleep(READY_CHECK_S)
 
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
