@@ -1,11 +1,16 @@
 """Raft messages between stores: one bidirectional gRPC stream per pair of datanodes carries every group they share.
 
 Guarantee: between "connected" and "disconnected" the messages to one peer arrive in order and at most once; when a stream breaks, all
-groups on it learn so at once and what was queued is dropped.  The store with the lower id dials.  Addresses come from the
-resolver: a tombstone ends the link for good (R2.3), another store at the address makes it resolve again (R2.5).
+groups on it learn so at once and what was queued is dropped.  The store with the lower id dials, the other one only where no stream has
+come for ``DIAL_ANYWAY_S`` (a replica that lags behind a membership change does not know its new peer); services/raft/links.py says
+which stream stays if both do.  Addresses come from the resolver: a tombstone ends the link for good (R2.3), another store at the
+address makes it resolve again (R2.5).
 
 When a stream breaks, the peer's Raft port is dialled again at once: if that is refused the process is gone, and its groups are told.  A
-port that merely does not answer says nothing (a pause, a partition): there the election timeout decides.
+port that merely does not answer says nothing (a pause, a partition): there the election timeout decides.  A link on which nothing is
+said carries empty frames, so that silence means something: services/raft/liveness.py.
+
+Snapshots travel apart from all this: services/raft/fetch.py.
 """
 
 from __future__ import annotations
@@ -13,42 +18,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Final, Protocol, runtime_checkable
 
 import grpc
 import structlog
 
+from services.clock import SYSTEM, Clock
 from services.errors import (
     ClusterMismatch,
     ConnectionBroken,
     InvalidArgument,
+    NotReady,
     SteleError,
     StoreMismatch,
     StoreTombstone,
 )
 from services.pb import raft_pb2 as pb
 from services.pb import raft_pb2_grpc
+from services.raft.fetch import Fetches, Served
+from services.raft.library import Timing
+from services.raft.links import Link, Stream, takes_over
+from services.raft.liveness import Liveness
+from services.raft.storage import SnapshotSource
 from services.rpc.channels import Channels
 from services.rpc.resolver import Resolver
 from services.rpc.status import from_rpc_error
 
 log = structlog.get_logger()
 
-QUEUE_BYTES_MAX = (
-    64 << 20
-)  # per peer; beyond it the link is broken on purpose, and what follows starts from what was acknowledged
-FRAME_BYTES_MAX = (
-    1 << 20
-)  # a frame is closed once it holds this much; one entry of the largest size still fits the message limit
-HELLO_TIMEOUT_S = 2.0
-PROBE_TIMEOUT_S = 0.3
-PROBES = 3
-REDIAL_MIN_S = 0.05
-REDIAL_MAX_S = 1.0
-MISMATCH_WAIT_S = 5.0
+HELLO_TIMEOUT_S: Final = 2.0
+PROBE_TIMEOUT_S: Final = 0.3
+PROBES: Final = 3
+REDIAL_MIN_S: Final = 0.05
+REDIAL_MAX_S: Final = 1.0
+DIAL_ANYWAY_S: Final = 2.0
+MISMATCH_WAIT_S: Final = 5.0
+RESOLVE_AGAIN_AFTER: Final = 5  # failed dials in a row
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
-RESOLVE_AGAIN_AFTER = 5  # failed dials in a row
+_GREETING: Final = pb.RaftFrame()
 
 
 class Listener(Protocol):
@@ -62,41 +70,48 @@ class Listener(Protocol):
 
     def peer_gone(self, store_id: int) -> None: ...
 
+    def open_snapshot(self, group_id: int, index: int) -> SnapshotSource:
+        """Blocks; called on a thread.  KeyError or a SteleError: there is none."""
+        ...
 
-class _Link:
-    """One peer."""
 
-    def __init__(self, store_id: int) -> None:
-        self.store_id = store_id
-        self.users = 0
-        self.queue: list[pb.RaftMessage] = []
-        self.queue_bytes = 0
-        self.waiting = asyncio.Event()
-        self.stream: object | None = None  # identity of the stream that is connected now
-        self.broken = asyncio.Event()
-        self.dialling: asyncio.Task[None] | None = None
-        self.probing: asyncio.Task[None] | None = None
-        self.tombstone = False
+@runtime_checkable
+class LivenessListener(Protocol):
+    """A listener that is told of pauses and partitions too.  Both calls come only while the peer is connected, in turns."""
 
-    def clear(self) -> None:
-        self.queue.clear()
-        self.queue_bytes = 0
-        self.waiting.clear()
+    def peer_silent(self, store_id: int) -> None: ...
+
+    def peer_heard(self, store_id: int) -> None: ...
 
 
 class RaftTransport(raft_pb2_grpc.RaftServicer):
     """Links to the peers of one store.  Register it with a server (``services.rpc.servers``) on the Raft port."""
 
     def __init__(
-        self, store_id: int, cluster_id: str, channels: Channels, resolver: Resolver, rng: random.Random
+        self,
+        store_id: int,
+        cluster_id: str,
+        channels: Channels,
+        resolver: Resolver,
+        rng: random.Random,
+        *,
+        timing: Timing | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
         self.store_id = store_id
         self.cluster_id = cluster_id
         self._channels = channels
         self._resolver = resolver
         self._rng = rng
-        self._links: dict[int, _Link] = {}
-        self._touched: dict[_Link, None] = {}
+        self._now = clock.monotonic
+        timing = timing or Timing()
+        self._liveness = Liveness(timing.heartbeat_s, timing.election_min_s)
+        self._looking: asyncio.TimerHandle | None = None
+        self._served = Served()
+        self._fetches = Fetches(cluster_id, channels, resolver)
+        self._links: dict[int, Link] = {}
+        self._touched: dict[Link, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._listener: Listener | None = None
         self._closed = False
 
@@ -109,8 +124,8 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         """A group has a replica on ``store_id``: keep a link to it."""
         link = self._link(store_id)
         link.users += 1
-        if self.store_id < store_id and link.dialling is None and not link.tombstone and not self._closed:
-            link.dialling = asyncio.get_running_loop().create_task(self._dial(link), name=f"raft-dial-{store_id}")
+        if link.dialling is None and not link.tombstone and not self._closed:
+            link.dialling = self._spawn(self._dial(link), f"raft-dial-{store_id}")
 
     def release(self, store_id: int) -> None:
         """The counterpart of :meth:`use`; the last one closes the link."""
@@ -126,16 +141,18 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         link = self._links.get(store_id)
         return link is not None and link.stream is not None
 
+    def last_heard(self, store_id: int) -> float:
+        """When the peer last said anything, in monotonic seconds; minus infinity if never."""
+        return self._liveness.last_heard(store_id)
+
     def send(self, to: int, message: pb.RaftMessage) -> None:
         """Queues a message; dropped while there is no link.  Leaves with :meth:`flush`."""
         link = self._links.get(to)
         if link is None or link.stream is None:
             return
-        link.queue.append(message)
-        link.queue_bytes += message.ByteSize()
         self._touched[link] = None
-        if link.queue_bytes > QUEUE_BYTES_MAX:
-            log.warning("raft_link_overflow", peer=to, queue_bytes=link.queue_bytes)
+        if not link.put(message):
+            log.warning("raft_link_overflow", peer=to)
             link.broken.set()
 
     def flush(self) -> None:
@@ -144,46 +161,71 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             link.waiting.set()
         self._touched.clear()
 
+    def fetch_snapshot(self, store_id: int, group_id: int, index: int, offset: int) -> AsyncIterator[bytes]:
+        """The bytes of that store's snapshot from ``offset`` on.  Raises SteleError: SnapshotNotFound when it is gone, anything else
+        when the transfer may be resumed."""
+        return self._fetches.fetch(store_id, group_id, index, offset)
+
     async def close(self) -> None:
         self._closed = True
-        tasks = [t for link in self._links.values() for t in (link.dialling, link.probing) if t is not None]
+        if self._looking is not None:
+            self._looking.cancel()
         for link in self._links.values():
             link.broken.set()
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _link(self, store_id: int) -> _Link:
+    def _link(self, store_id: int) -> Link:
         link = self._links.get(store_id)
         if link is None:
-            link = self._links[store_id] = _Link(store_id)
+            link = self._links[store_id] = Link(store_id, self._now())
         return link
 
-    # --- accepting (from stores with lower ids) -------------------------------------------------------------------------
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # --- accepting ------------------------------------------------------------------------------------------------------
 
     async def Exchange(self, request_iterator: AsyncIterator[pb.RaftFrame], context: Any) -> None:
-        """gRPC handler.  Errors: InvalidArgument, StoreMismatch, ClusterMismatch."""
+        """gRPC handler.  Errors: InvalidArgument, StoreMismatch, ClusterMismatch.  A stream that is not wanted beside the one there is
+        ends without an answer."""
         hello = await self._heard(request_iterator)
-        if hello.to_store_id != self.store_id:
-            raise StoreMismatch(
-                f"this is store {self.store_id}, not {hello.to_store_id}", expected=hello.to_store_id, got=self.store_id
-            )
-        if hello.cluster_id != self.cluster_id:
-            raise ClusterMismatch(
-                f"this store belongs to cluster {self.cluster_id}, the caller to {hello.cluster_id}",
-                expected=self.cluster_id,
-                got=hello.cluster_id,
-            )
+        self._check_addressee(hello.to_store_id, hello.cluster_id)
         if hello.from_store_id in (0, self.store_id):
             raise InvalidArgument(f"store {hello.from_store_id} is no peer of store {self.store_id}")
-        await context.write(pb.RaftFrame(hello=self._hello(hello.from_store_id)))
+        link = self._link(hello.from_store_id)
+        stream = Stream(by_lower=link.store_id < self.store_id)
+        if not self._takes_over(link, stream):
+            return
+        await context.write(pb.RaftFrame(hello=self._hello(link.store_id)))
 
         async def read() -> pb.RaftFrame | None:
             return await anext(request_iterator, None)
 
-        link = self._link(hello.from_store_id)
-        link.probing = asyncio.get_running_loop().create_task(self._remember_address(link))
-        await self._run(link, read, context.write)
+        self._spawn(self._remember_address(link), f"raft-resolve-{link.store_id}")
+        await self._run(link, stream, read, context.write)
+
+    async def FetchSnapshot(self, request: pb.FetchSnapshotRequest, context: Any) -> None:
+        """gRPC handler.  Errors: StoreMismatch, ClusterMismatch, NotReady, and those of ``Served.serve``."""
+        self._check_addressee(request.to_store_id, request.cluster_id)
+        if self._listener is None:
+            raise NotReady(f"store {self.store_id} is starting")
+        await self._served.serve(request, self._listener.open_snapshot, context)
+
+    def _check_addressee(self, store_id: int, cluster_id: str) -> None:
+        if store_id != self.store_id:
+            raise StoreMismatch(f"this is store {self.store_id}, not {store_id}", expected=store_id, got=self.store_id)
+        if cluster_id != self.cluster_id:
+            raise ClusterMismatch(
+                f"this store belongs to cluster {self.cluster_id}, the caller to {cluster_id}",
+                expected=self.cluster_id,
+                got=cluster_id,
+            )
 
     async def _heard(self, frames: AsyncIterator[pb.RaftFrame]) -> pb.RaftHello:
         """The hello that opens a stream."""
@@ -199,12 +241,14 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
     def _hello(self, to: int) -> pb.RaftHello:
         return pb.RaftHello(cluster_id=self.cluster_id, from_store_id=self.store_id, to_store_id=to)
 
-    # --- dialling (stores with higher ids) ------------------------------------------------------------------------------
+    # --- dialling -------------------------------------------------------------------------------------------------------
 
-    async def _dial(self, link: _Link) -> None:
+    async def _dial(self, link: Link) -> None:
+        patience_s = 0.0 if self.store_id < link.store_id else DIAL_ANYWAY_S
         wait_s = REDIAL_MIN_S
         failures = 0
         while True:
+            await self._without_stream(link, patience_s)
             pause_s = wait_s
             failures += 1
             try:
@@ -230,14 +274,26 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             if failures and failures % RESOLVE_AGAIN_AFTER == 0:
                 self._resolver.invalidate(link.store_id)  # it may have come back elsewhere
 
-    async def _dial_once(self, link: _Link, endpoint: str) -> bool:
+    async def _without_stream(self, link: Link, for_s: float) -> None:
+        """Returns once there has been no stream for so long."""
+        while True:
+            await link.down.wait()
+            left_s = link.down_since + for_s - self._now()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(left_s)
+
+    async def _dial_once(self, link: Link, endpoint: str) -> bool:
         """Runs one stream to its end.  True if it was connected."""
+        if link.stream is not None:  # it came while we looked for the address
+            return False
         connected = False
         try:
             stub: Any = raft_pb2_grpc.RaftStub(self._channels.get(endpoint))  # type: ignore[no-untyped-call]
             call = stub.Exchange()
-            await asyncio.wait_for(call.write(pb.RaftFrame(hello=self._hello(link.store_id))), HELLO_TIMEOUT_S)
-            answer = await asyncio.wait_for(call.read(), HELLO_TIMEOUT_S)
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                await call.write(pb.RaftFrame(hello=self._hello(link.store_id)))
+                answer = await call.read()
             if answer is _EOF:
                 raise ConnectionBroken(f"{endpoint} ended the stream without an answer")
             if answer.hello.from_store_id != link.store_id:
@@ -252,7 +308,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
                 return None if frame is _EOF else frame
 
             connected = True
-            await self._run(link, read, call.write)
+            await self._run(link, Stream(by_lower=self.store_id < link.store_id), read, call.write)
         except grpc.RpcError as e:
             if not connected:
                 raise from_rpc_error(e) from None
@@ -264,7 +320,8 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         """Whether nobody listens at ``endpoint``: the process, or its host, is gone."""
         host, _, port = endpoint.rpartition(":")
         try:
-            _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), PROBE_TIMEOUT_S)
+            async with asyncio.timeout(PROBE_TIMEOUT_S):  # `wait_for` may swallow the end of the task
+                _, writer = await asyncio.open_connection(host, int(port))
         except TimeoutError:
             return False
         except OSError:
@@ -272,7 +329,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         writer.close()
         return False
 
-    async def _probe(self, link: _Link) -> None:
+    async def _probe(self, link: Link) -> None:
         """The accepting side's redial: only to learn whether the peer's process is gone."""
         for _ in range(PROBES):
             try:
@@ -287,29 +344,32 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
                 return
             await asyncio.sleep(REDIAL_MIN_S)
 
-    async def _remember_address(self, link: _Link) -> None:
+    async def _remember_address(self, link: Link) -> None:
         """Resolves a peer that dialled us while it lives, so that a later probe asks nobody."""
         with contextlib.suppress(SteleError):
             await self._resolver.resolve(link.store_id, timeout_s=PROBE_TIMEOUT_S * 10)
 
     # --- a connected stream ---------------------------------------------------------------------------------------------
 
+    def _takes_over(self, link: Link, stream: Stream) -> bool:
+        live = self._liveness.is_live(link.store_id, self._now())
+        return takes_over(stream.by_lower, link.stream, live) and not self._closed and not link.tombstone
+
     async def _run(
         self,
-        link: _Link,
+        link: Link,
+        stream: Stream,
         read: Callable[[], Awaitable[pb.RaftFrame | None]],
         write: Callable[[pb.RaftFrame], Awaitable[None]],
     ) -> None:
-        """Carries frames both ways until either side ends, the link is broken on purpose, or a newer stream takes its place."""
-        if self._closed or link.tombstone:
+        """Carries frames both ways until either side ends, the link is broken on purpose, or another stream takes its place."""
+        if not self._takes_over(link, stream):
             return
-        if link.stream is not None:  # the peer has dialled anew: the old stream is dead, whatever it looks like
+        if link.stream is not None:
             self._lost(link)
-        stream = object()
-        link.broken.set()
-        link.broken = broken = asyncio.Event()
-        link.stream = stream
-        link.clear()
+        broken = link.begin(stream)
+        self._liveness.connected(link.store_id, self._now())
+        self._look_next()
         log.info("raft_peer_connected", peer=link.store_id)
         if self._listener is not None:
             self._listener.peer_connected(link.store_id)
@@ -326,38 +386,61 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             if link.stream is stream:
                 self._lost(link)
                 if self.store_id > link.store_id and link.users and not self._closed:
-                    link.probing = asyncio.get_running_loop().create_task(self._probe(link))
+                    self._spawn(self._probe(link), f"raft-probe-{link.store_id}")
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read_all(self, link: _Link, stream: object, read: Callable[[], Awaitable[pb.RaftFrame | None]]) -> None:
+    async def _read_all(self, link: Link, stream: Stream, read: Callable[[], Awaitable[pb.RaftFrame | None]]) -> None:
         while (frame := await read()) is not None and link.stream is stream:
+            was_silent = self._liveness.heard(link.store_id, self._now())
+            if was_silent:
+                log.info("raft_peer_heard", peer=link.store_id)
+                if isinstance(self._listener, LivenessListener):
+                    self._listener.peer_heard(link.store_id)
             if self._listener is not None:
                 for message in frame.messages:
                     self._listener.deliver(link.store_id, message)
 
-    async def _write_all(self, link: _Link, stream: object, write: Callable[[pb.RaftFrame], Awaitable[None]]) -> None:
+    async def _write_all(self, link: Link, stream: Stream, write: Callable[[pb.RaftFrame], Awaitable[None]]) -> None:
         while link.stream is stream:
             await link.waiting.wait()
             link.waiting.clear()
-            while link.queue and link.stream is stream:
-                taken, size = 0, 0
-                for message in link.queue:
-                    taken += 1
-                    size += message.ByteSize()
-                    if size >= FRAME_BYTES_MAX:
-                        break
-                frame = pb.RaftFrame(messages=link.queue[:taken])
-                del link.queue[:taken]
-                link.queue_bytes -= size
-                await write(frame)
+            while link.stream is stream:
+                messages = link.take()
+                if not messages and not link.greet:
+                    break
+                link.greet = False
+                self._liveness.sent(link.store_id, self._now())
+                await write(pb.RaftFrame(messages=messages) if messages else _GREETING)
 
-    def _lost(self, link: _Link) -> None:
-        link.stream = None
-        link.clear()
+    def _look(self) -> None:
+        """The one clockwork of all links."""
+        self._looking = None
+        check = self._liveness.check(self._now())
+        for store_id in check.greet:
+            link = self._links[store_id]
+            link.greet = True
+            link.waiting.set()
+        for store_id in check.silent:
+            log.info("raft_peer_silent", peer=store_id)
+            if isinstance(self._listener, LivenessListener):
+                self._listener.peer_silent(store_id)
+        self._look_next()
+
+    def _look_next(self) -> None:
+        if self._looking is not None or self._closed:
+            return
+        now = self._now()
+        due = self._liveness.next_check(now)
+        if due != float("inf"):
+            self._looking = asyncio.get_running_loop().call_later(due - now, self._look)
+
+    def _lost(self, link: Link) -> None:
+        link.end(self._now())
+        self._liveness.disconnected(link.store_id)
         log.info("raft_peer_disconnected", peer=link.store_id)
         if self._listener is not None:
             self._listener.peer_disconnected(link.store_id)
 
-    def _tell_gone(self, link: _Link) -> None:
+    def _tell_gone(self, link: Link) -> None:
         if self._listener is not None and not self._closed:
             self._listener.peer_gone(link.store_id)

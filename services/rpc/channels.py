@@ -49,12 +49,18 @@ _CHANNEL_OF: WeakKeyDictionary[Any, Channel] = WeakKeyDictionary()
 class Channel(grpc.aio.Channel):
     """A gRPC channel whose calls remember it, so that ``call`` can tell "never sent" from "sent and lost"."""
 
-    def __init__(self, endpoint: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> None:
         self.endpoint = endpoint
+        options = (*CHANNEL_OPTIONS, *options)
         self._inner: Any = (
-            grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+            grpc.aio.insecure_channel(endpoint, options=options)
             if credentials is None
-            else grpc.aio.secure_channel(endpoint, credentials, options=CHANNEL_OPTIONS)
+            else grpc.aio.secure_channel(endpoint, credentials, options=options)
         )
 
     async def connected(self, timeout_s: float) -> None:
@@ -131,6 +137,10 @@ class Channels:
         if channel is None:
             channel = self._open[endpoint] = Channel(endpoint, self._credentials)
         return channel
+
+    def apart(self, endpoint: str, options: Sequence[tuple[str, Any]] = ()) -> Channel:
+        """Another channel, with a connection of its own; the caller closes it."""
+        return Channel(endpoint, self._credentials, options)
 
     async def connected(self, endpoint: str, timeout_s: float) -> Channel:
         """The channel to ``endpoint``, with its connection standing.  Raises Unreachable: nothing was sent."""

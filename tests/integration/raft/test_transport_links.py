@@ -1,0 +1,184 @@
+"""Streams between stores: who dials, which stream stays, and what silence is."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from itertools import pairwise
+
+import pytest
+
+from services.raft import transport as transport_module
+from tests.integration.raft.transport_peer import TIMING, Child, Peer, peers
+from tests.support.eventually import eventually
+
+
+async def test_messages_arrive_in_order_and_once() -> None:
+    async with peers(1, 2) as (one, two):
+        one.transport.use(2)
+        two.transport.use(1)
+        await eventually(lambda: one.transport.is_connected(2) and two.transport.is_connected(1))
+        for group in range(1000):
+            one.say(2, group)
+        await eventually(lambda: len(two.listener.received) == 1000)
+        assert [m.group for m in two.listener.received] == list(range(1000))
+        assert one.listener.events == [("connected", 2)]
+        assert two.listener.events == [("connected", 1)]
+
+
+async def test_an_idle_link_carries_empty_frames_and_nobody_falls_silent() -> None:
+    async with peers(1, 2) as (one, two):
+        one.transport.use(2)
+        two.transport.use(1)
+        await eventually(lambda: one.transport.is_connected(2) and two.transport.is_connected(1))
+        heard: set[tuple[float, float]] = set()
+
+        def long_enough() -> bool:
+            heard.add((one.transport.last_heard(2), two.transport.last_heard(1)))
+            return min(len({a for a, _ in heard}), len({b for _, b in heard})) >= 30
+
+        await eventually(long_enough, every_s=0.005)
+        assert one.listener.count("silent") == two.listener.count("silent") == 0
+        assert one.listener.received == two.listener.received == []
+
+
+async def test_a_stopped_process_is_silent_once_and_heard_once_while_its_connection_stands() -> None:
+    async with peers(1) as (one,):
+        child = Child(2)
+        await child.start(one.addresses)
+        try:
+            one.transport.use(2)
+            await eventually(lambda: one.transport.is_connected(2))
+            one.say(2, 1)
+            await eventually(lambda: len(one.listener.received) == 1)
+            for turn in (1, 2):
+                child.process.send_signal(signal.SIGSTOP)
+                await eventually(lambda n=turn: one.listener.count("silent") == n)
+                silent_since = one.transport.last_heard(2)
+                child.process.send_signal(signal.SIGCONT)
+                await eventually(lambda n=turn: one.listener.count("heard") == n)
+                assert one.transport.last_heard(2) - silent_since >= TIMING.election_min_s
+            assert one.listener.events == [("connected", 2), *[("silent", 2), ("heard", 2)] * 2]
+            assert "silent 1" not in child.told  # it was stopped itself: what we sent meanwhile was waiting
+        finally:
+            await child.stop()
+
+
+async def test_a_message_after_a_pause_comes_after_the_peer_is_heard() -> None:
+    async with peers(1) as (one,):
+        child = Child(2)
+        await child.start(one.addresses)
+        try:
+            one.transport.use(2)
+            await eventually(lambda: one.transport.is_connected(2))
+            order: list[str] = []
+            one.listener.told = lambda what, store: order.append(what)
+            one.listener.on_message = lambda sender, message: order.append("message")
+            child.process.send_signal(signal.SIGSTOP)
+            await eventually(lambda: "silent" in order)
+            one.say(2, 1)
+            child.process.send_signal(signal.SIGCONT)
+            await eventually(lambda: "message" in order)
+            assert order == ["silent", "heard", "message"]
+        finally:
+            await child.stop()
+
+
+async def test_a_killed_process_is_disconnected_and_gone_and_not_silent() -> None:
+    async with peers(1) as (one,):
+        child = Child(2)
+        await child.start(one.addresses)
+        one.transport.use(2)
+        await eventually(lambda: one.transport.is_connected(2))
+        await child.stop()
+        await eventually(lambda: one.listener.count("gone") >= 1)
+        assert [what for what, _ in one.listener.events][:3] == ["connected", "disconnected", "gone"]
+
+
+async def test_the_higher_store_dials_where_the_lower_one_does_not_know_that_it_should(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport_module, "DIAL_ANYWAY_S", 0.3)
+    async with peers(1, 2) as (one, two):
+        two.transport.use(1)
+        await eventually(lambda: one.transport.is_connected(2))
+        one.say(2, 5)
+        await eventually(lambda: len(two.listener.received) == 1)
+        one.transport.use(2)  # now the lower one knows: it finds a stream and leaves it alone
+        two.say(1, 6)
+        await eventually(lambda: len(one.listener.received) == 1)
+        await asyncio.sleep(0.5)
+        assert one.listener.events == [("connected", 2)]
+        assert two.listener.events == [("connected", 1)]
+
+
+async def test_the_higher_store_leaves_the_dialling_to_the_lower_one() -> None:
+    async with peers(1, 2) as (one, two):
+        two.transport.use(1)
+        one.transport.use(2)
+        await eventually(lambda: two.transport.is_connected(1))
+        link = two.transport._links[1]
+        assert link.stream is not None
+        assert link.stream.by_lower
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_when_both_dial_at_once_the_lower_ones_stream_stays(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_module, "DIAL_ANYWAY_S", 0.0)
+    async with peers(1, 2) as (one, two):
+        for first, second in [((one, 2), (two, 1))] if seed % 2 else [((two, 1), (one, 2))]:
+            first[0].transport.use(first[1])
+            await asyncio.sleep(0.0005 * (seed // 2))
+            second[0].transport.use(second[1])
+
+        async def settled() -> bool:
+            events = len(one.listener.events), len(two.listener.events)
+            await asyncio.sleep(0.4)
+            connected = one.transport.is_connected(2) and two.transport.is_connected(1)
+            return connected and events == (len(one.listener.events), len(two.listener.events))
+
+        await eventually(settled)
+        for peer in (one, two):
+            assert peer.listener.count("disconnected") <= 1, peer.listener.events
+        ends = one.transport._links[2].stream, two.transport._links[1].stream
+        assert ends[0] is not None
+        assert ends[1] is not None
+        assert ends[0].by_lower == ends[1].by_lower  # both ends hold the same one
+        one.say(2, 1)
+        two.say(1, 2)
+        await eventually(lambda: len(one.listener.received) == len(two.listener.received) == 1)
+
+
+async def test_the_higher_ones_stream_takes_the_place_of_a_silent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Store 2 has ended without its connection breaking and another process in its place dials: it is not kept waiting."""
+    monkeypatch.setattr(transport_module, "DIAL_ANYWAY_S", 0.2)
+    async with peers(1) as (one,):
+        frozen = Child(2)
+        await frozen.start(one.addresses)
+        one.transport.use(2)
+        await eventually(lambda: one.transport.is_connected(2))
+        frozen.process.send_signal(signal.SIGSTOP)
+        await eventually(lambda: one.listener.count("silent") == 1)
+        successor = await Peer(2, dict(one.addresses)).start()
+        try:
+            successor.transport.use(1)
+            await eventually(lambda: successor.transport.is_connected(1), within_s=3)
+            assert one.listener.events == [("connected", 2), ("silent", 2), ("disconnected", 2), ("connected", 2)]
+        finally:
+            await successor.stop()
+            await frozen.stop()
+
+
+async def test_a_break_ends_silence_without_a_word() -> None:
+    async with peers(1) as (one,):
+        child = Child(2)
+        await child.start(one.addresses)
+        one.transport.use(2)
+        await eventually(lambda: one.transport.is_connected(2))
+        child.process.send_signal(signal.SIGSTOP)
+        await eventually(lambda: one.listener.count("silent") == 1)
+        await child.stop()
+        await eventually(lambda: one.listener.count("gone") >= 1)
+        whats = [what for what, _ in one.listener.events]
+        assert whats[:4] == ["connected", "silent", "disconnected", "gone"]
+        assert all(a != "disconnected" or b != "heard" for a, b in pairwise(whats))
