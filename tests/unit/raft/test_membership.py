@@ -154,7 +154,7 @@ def test_a_removed_member_is_not_counted_and_does_not_disturb() -> None:
     assert bench.outcomes[b"b"] == 2
 
 
-async def test_a_second_change_waits_for_the_first() -> None:
+async def test_h6_a_second_change_waits_for_the_first() -> None:
     """Both at once make majorities that do not meet: {1,2} of {1,2,3} and {3,4,5} of {1,2,3,4,5} (repro r9)."""
 
     async def scenario(kind: type[Engine]) -> None:
@@ -168,7 +168,7 @@ async def test_a_second_change_waits_for_the_first() -> None:
     await holds_and_variant_fails(scenario, Engine, ChangesTwoAtOnce)
 
 
-async def test_a_new_leader_commits_an_entry_of_its_own_before_it_changes_members() -> None:
+async def test_h6_a_new_leader_commits_an_entry_of_its_own_before_it_changes_members() -> None:
     async def scenario(kind: type[Engine]) -> None:
         bench = Bench(3, kind=kind, spare=1)
         leader = bench.elect(1, without=(3,))
@@ -177,7 +177,7 @@ async def test_a_new_leader_commits_an_entry_of_its_own_before_it_changes_member
     await holds_and_variant_fails(scenario, Engine, ChangesTwoAtOnce)
 
 
-def test_a_change_that_is_cut_off_is_out_of_force() -> None:
+def test_h6_a_change_that_is_cut_off_is_out_of_force() -> None:
     bench = Bench(3, spare=1)
     bench.elect(1)
     bench.settle()
@@ -198,7 +198,7 @@ def test_a_change_that_is_cut_off_is_out_of_force() -> None:
     assert {e.members for i, e in bench.engines.items() if i != 4} == {THREE}
 
 
-async def test_members_come_from_the_log_and_from_the_snapshot() -> None:
+async def test_h6_members_come_from_the_log_and_from_the_snapshot() -> None:
     async def scenario(kind: type[Journal]) -> None:
         bench = grown()
         for compacted in (False, True):
