@@ -45,6 +45,7 @@ class Ticker:
         self._scheduled = False
         self._deadlines: list[tuple[float, int, Turned]] = []
         self._due: dict[Turned, float] = {}
+        self._queued: dict[Turned, float] = {}  # the one entry of each group in the heap that counts
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._count = 0
@@ -63,6 +64,7 @@ class Ticker:
         """``group`` gets no further turn."""
         self._woken.pop(group, None)
         self._due.pop(group, None)
+        self._queued.pop(group, None)
 
     def close(self) -> None:
         self._closed = True
@@ -70,6 +72,7 @@ class Ticker:
             self._timer.cancel()
         self._woken.clear()
         self._due.clear()
+        self._queued.clear()
         self._deadlines.clear()
         self.flush_threads.shutdown(wait=False)
 
@@ -87,12 +90,13 @@ class Ticker:
         if due == float("inf"):
             self._due.pop(group, None)
             return
-        known = self._due.get(group)
         self._due[group] = due
-        if known is None or due < known:  # a later deadline is found out when the earlier one comes
+        queued = self._queued.get(group)
+        if queued is None or due < queued:  # a later deadline is found out when the earlier one comes
             self._push(group, due)
 
     def _push(self, group: Turned, due: float) -> None:
+        self._queued[group] = due
         self._count += 1
         heapq.heappush(self._deadlines, (due, self._count, group))
 
@@ -112,12 +116,13 @@ class Ticker:
         now = self.now() + 0.0005
         while self._deadlines and self._deadlines[0][0] <= now:
             at, _, group = heapq.heappop(self._deadlines)
-            due = self._due.get(group)
-            if due is None:
+            if self._queued.get(group) != at:  # an earlier one was queued since
                 continue
-            if due <= now:
+            del self._queued[group]
+            due = self._due.get(group)
+            if due is not None and due <= now:
                 del self._due[group]
                 self.wake(group)
-            elif due > at:
+            elif due is not None:
                 self._push(group, due)
         self._arm()
