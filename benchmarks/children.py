@@ -195,7 +195,10 @@ async def _answer(handler: Handler, number: int, arguments: dict[str, Any]) -> N
     try:
         say({"id": number, "ok": await handler(**arguments)})
     except Exception as e:
-        say({"id": number, "error": f"{type(e).__name__}: {e}"})
+        cause = e
+        while isinstance(cause, ExceptionGroup):
+            cause = cause.exceptions[0]
+        say({"id": number, "error": f"{type(cause).__name__}: {cause}"})
 
 
 def say(answer: dict[str, Any]) -> None:
