@@ -4,9 +4,9 @@ Guarantee: with the corrections below an entry that was acknowledged is in the l
 ``tick``, ``propose``, ``connected`` …); what is to be sent comes out of ``take_ready``, promises only after the changes they stand for are
 synced (services/raft/journal.py).  The caller holds the one thread that touches a replica.
 
-One replica in six rooms, each standing on the one before: library.py (the seam to PySyncObj), elections.py, replication.py,
-snapshots.py, reads.py, and here: events, time, proposals, applying.  What stays the library's: the voting rule, appending to the log,
-becoming leader, terms and states.  The corrections, by their names in the design's list:
+One replica in seven rooms, each standing on the one before: library.py (the seam to PySyncObj), elections.py, replication.py,
+snapshots.py, reads.py, sleeping.py, and here: events, time, proposals, applying.  What stays the library's: the voting rule, appending
+to the log, becoming leader, terms and states.  The corrections, by their names in the design's list:
 
 =======  ==================================  ======================================================================================
 H1       replication.py _on_append_entries   matching entries are skipped, only a conflict truncates
@@ -59,8 +59,8 @@ from services.pb import raft_pb2 as pb
 from services.raft import membership
 from services.raft.journal import Journal
 from services.raft.library import LEADER, STATE_NAMES, Timing
-from services.raft.reads import Reads
 from services.raft.replication import BATCH_BYTES_MAX
+from services.raft.sleeping import Sleeping
 from services.raft.snapshots import StateMachine
 from services.raft.storage import MEMBERSHIP, NO_OP, REGULAR, Entry, Members
 
@@ -82,7 +82,7 @@ class _Proposal:
     done: Done
 
 
-class Engine(Reads):
+class Engine(Sleeping):
     """One replica.  Its members are those that ``journal`` names; ``machine`` is as the journal's newest snapshot has it, or new;
     ``now`` is monotonic seconds."""
 
@@ -132,14 +132,17 @@ class Engine(Reads):
         self._enter()
         if self.failed:
             return
+        self._wake_by_node(store_id)
         self._SyncObj__onNodeConnected(Node(store_id))
         self._rewind_lost(store_id)
+        self._greet(store_id)
         if self._quorum_connected_at is None and self._majority_reachable():
             self._quorum_connected_at = self._now()
 
     def disconnected(self, store_id: int) -> None:
         """The link to a peer is down; what was in flight may be lost."""
         self._enter()
+        self._wake_by_node(store_id)
         self._SyncObj__onNodeDisconnected(Node(store_id))
         self._rewind_lost(store_id)
 
@@ -155,11 +158,12 @@ class Engine(Reads):
         self.on_change()
 
     def fail(self, error: SteleError) -> None:
-        """Ends this replica: it says nothing more, and what it was asked ends with ``error``."""
+        """Ends this replica: it says nothing more but ``Awake`` to those who sleep under it; what it was asked ends with ``error``."""
         if self.failed:
             return
         self.failed = error
         self._outbox.clear()
+        self._say_awake()
         self._end_proposals(error)
         self._end_reads(error)
         self.on_change()
@@ -218,6 +222,7 @@ class Engine(Reads):
             )
 
     def _append(self, kind: int, payload: bytes, done: Done) -> None:
+        self._wake()
         index = self.journal.last_index + 1
         self.journal.append(Entry(index, self.term, kind, payload))
         self._pending[index] = _Proposal(self.term, len(payload), done)
@@ -228,6 +233,7 @@ class Engine(Reads):
         self._enter()
         if not self.is_leader:
             return False
+        self._wake()
         wanted = [
             (self._SyncObj__raftMatchIndex.get(Node(m), 0), m)
             for m in self._peers
@@ -249,10 +255,13 @@ class Engine(Reads):
         if self.failed:
             return
         body = message.WhichOneof("body")
+        self._wake_by_word(sender, message)
         if message.term > self.term:
             self._follow(message.term)
         if body == "append_entries":
             self._on_append_entries(sender, message.term, message.append_entries)
+            if message.term == self.term:
+                self._heed_sleep(sender, message.append_entries)
         elif body == "append_answer":
             self._on_append_answer(sender, message.append_answer)
         elif body == "snapshot_offer":
@@ -261,6 +270,8 @@ class Engine(Reads):
             self._on_request_vote(sender, message.term, message.request_vote)
         elif body == "vote_answer":
             self._on_vote_answer(sender, message.vote_answer)
+        elif body == "awake":
+            self._on_awake(sender)
         elif body == "timeout_now" and message.term == self.term and sender == self.leader and self._may_campaign():
             self._campaign(transfer=True)
 
@@ -275,6 +286,9 @@ class Engine(Reads):
         if self.failed:
             return
         now = self._now()
+        if self.asleep:
+            self._apply()
+            return
         if self._SyncObj__raftState != LEADER:
             if self._SyncObj__raftElectionDeadline <= now:
                 self._election_due()
@@ -290,7 +304,9 @@ class Engine(Reads):
         if self._SyncObj__raftState == LEADER:
             self._end_confirmed()
             self._start_round()
-            self._SyncObj__sendAppendEntries()
+            self._rest(now)
+            if not self.asleep:
+                self._SyncObj__sendAppendEntries()
 
     def next_deadline(self) -> float:
         """When ``tick`` is next needed if nothing happens, in monotonic seconds."""
@@ -298,6 +314,8 @@ class Engine(Reads):
             return float("inf")
         if self._applied < self.commit_index:
             return self._now()
+        if self.asleep:
+            return float("inf")
         if self._SyncObj__raftState != LEADER:
             return float(self._SyncObj__raftElectionDeadline)
         if not self._peers:
@@ -307,6 +325,7 @@ class Engine(Reads):
 
     def _state_changed(self, old: int, new: int) -> None:
         if old == LEADER:
+            self._say_awake()
             self._peers.clear()
             self._end_proposals(
                 ProposalLost(
@@ -358,6 +377,9 @@ class Engine(Reads):
                 NotLeader(f"another leader's entry took the place of this proposal in group {self.group_id}"),
             )
 
+    def _pending_count(self) -> int:
+        return len(self._pending)
+
     def _end_proposals(self, error: SteleError) -> None:
         pending, self._pending, self._pending_bytes = self._pending, {}, 0
         for proposal in pending.values():
@@ -386,4 +408,9 @@ class Engine(Reads):
             for m in self._peers:
                 match, next_index = self._SyncObj__raftMatchIndex[Node(m)], self._SyncObj__raftNextIndex[Node(m)]
                 assert match < next_index <= journal.last_index + 1, (match, next_index, journal.last_index)
+        if self.asleep:
+            assert self.commit_index == journal.last_index == journal.synced_index
+            assert not self.failed
+            assert not self._pending
+            assert self.is_leader or self.leader
         assert self._pending_bytes == sum(p.size for p in self._pending.values())

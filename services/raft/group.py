@@ -276,6 +276,12 @@ class Group:
     def peer_gone(self, store_id: int) -> None:
         self._guarded(self.engine.peer_gone, store_id)
 
+    def peer_silent(self, store_id: int) -> None:
+        self._guarded(self.engine.peer_silent, store_id)
+
+    def peer_heard(self, store_id: int) -> None:
+        self._guarded(self.engine.peer_heard, store_id)
+
     def step(self) -> float:
         """One turn: time, messages that may leave, the next flush.  Returns the monotonic second of the next turn."""
         if self._stopped:
@@ -385,6 +391,8 @@ class Group:
             self.engine.fail(
                 GroupStopped(f"group {self.group_id} on store {self.store_id} is stopping", group=self.group_id)
             )
+            self._send_ready()
+            self._ticker.flush()
             self._stopped = True
             self._callbacks.clear()
             if self._retry is not None:

@@ -60,6 +60,7 @@ class Timing:
     refused_max_s: float = 0.12
     retry_min_s: float = 0.2  # a candidate that got no majority (a split vote) tries again after this much, at random
     retry_max_s: float = 0.4
+    idle_s: float = 1.0  # a group to which nothing has happened for this long falls asleep
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,10 @@ class Reads(Snapshots):
         if len(self._arrived) + len(self._in_round) + len(self._confirmed) >= READS_MAX:
             raise Overloaded(f"group {self.group_id} has {READS_MAX} reads in flight", limit=READS_MAX)
         self._arrived.append(done)
+        self._wake()
+
+    def _has_reads(self) -> bool:
+        return bool(self._arrived or self._in_round or self._confirmed)
 
     def _start_round(self) -> None:
         """Before AppendEntries are sent: they are the round of the reads that have arrived."""
@@ -74,6 +78,10 @@ class Reads(Snapshots):
 
     def _isolated(self, done: Callable[..., None], *outcome: Any) -> None:
         """Calls ``done``; what it raises is its own affair (H11)."""
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        """Something is asked of this leader: services/raft/sleeping.py."""
         raise NotImplementedError
 
     def _end_reads(self, error: SteleError) -> None:

@@ -50,6 +50,10 @@ class Links(Protocol):
 
     def is_connected(self, store_id: int) -> bool: ...
 
+    def last_heard(self, store_id: int) -> float:
+        """When anything came from that store last, on the registry's clock; minus infinity if never."""
+        ...
+
     def send(self, to: int, message: pb.RaftMessage) -> None: ...
 
     def flush(self) -> None: ...
@@ -168,6 +172,7 @@ class Registry:
             self._links.fetch_snapshot,
             self._link,
         )
+        group.engine.node_heard = self._links.last_heard
         self._linked[group] = set()
         self._link(group)
         self._ticker.wake(group)
@@ -313,6 +318,14 @@ class Registry:
     def peer_gone(self, store_id: int) -> None:
         for group in self._by_peer.get(store_id, ()):
             group.peer_gone(store_id)
+
+    def peer_silent(self, store_id: int) -> None:
+        for group in self._by_peer.get(store_id, ()):
+            group.peer_silent(store_id)
+
+    def peer_heard(self, store_id: int) -> None:
+        for group in self._by_peer.get(store_id, ()):
+            group.peer_heard(store_id)
 
 
 def _restore(machine: StateMachine, state: bytes, path: Path) -> None:

@@ -37,6 +37,7 @@ class Peer:
         "heard_at",
         "inflight",
         "inflight_bytes",
+        "lulled",
         "offered",
         "recovered_at",
         "rewound_at",
@@ -52,6 +53,7 @@ class Peer:
         self.commit_sent = 0
         self.answered = 0  # the newest request that it answered
         self.offered = 0  # index of the snapshot that it was offered last and may be fetching
+        self.lulled = 0  # not 0: since this request, `sleep` was the last word to it
         self.recovered_at = 0  # not 0: it lost its log, and is not counted until it holds entries up to here
 
     def forget_inflight(self) -> None:
@@ -71,6 +73,7 @@ class Replication(Elections):
         self._answering: tuple[int, int] = (0, 0)  # (term, request) of the AppendEntries being handled
         self._leader_commit_at_start: int | None = None
         self._notice_at: float | None = None
+        self._lulling = False  # heartbeats say `sleep`: services/raft/sleeping.py
         self.on_members: Callable[[], None] = lambda: None
         super().__init__(*library, **elections)
         self._members_seen = self.members
@@ -233,6 +236,7 @@ class Replication(Elections):
                 prev_log_term=journal.term_at(first - 1),
                 commit_index=self.commit_index,
                 recovered_at=peer.recovered_at,
+                sleep=self._lulling,
                 entries=[pb.LogEntry(index=e.index, term=e.term, kind=e.kind, payload=e.payload) for e in entries],
             )
             if entries:
@@ -241,6 +245,7 @@ class Replication(Elections):
                 peer.inflight_bytes += size
                 next_index[node] = entries[-1].index + 1
             peer.sent_at, peer.commit_sent = now, self.commit_index
+            peer.lulled = (peer.lulled or self._request) if self._lulling else 0
             self._emit(follower, pb.RaftMessage(append_entries=append))  # may leave before our own sync
             due = False
 

@@ -16,6 +16,7 @@ from services.clock import SYSTEM, Clock
 from services.pb import raft_pb2 as pb
 
 FLUSH_THREADS = 4
+TURNS_MAX = 128  # in one round; a thousand groups that wake at once leave room for what arrives between
 
 
 class Turned(Protocol):
@@ -51,6 +52,10 @@ class Ticker:
         self._count = 0
         self._closed = False
 
+    def flush(self) -> None:
+        """Lets what was sent outside of a turn leave: a group's last words."""
+        self._sent()
+
     def wake(self, group: Turned) -> None:
         """Gives ``group`` a turn in this round of the loop."""
         if self._closed:
@@ -80,11 +85,15 @@ class Ticker:
         self._scheduled = False
         if self._closed:
             return
-        woken, self._woken = self._woken, {}
-        for group in woken:
+        woken = list(self._woken)
+        self._woken = dict.fromkeys(woken[TURNS_MAX:])
+        for group in woken[:TURNS_MAX]:
             self._schedule(group, group.step())
         self._sent()
         self._arm()
+        if self._woken and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._round)
 
     def _schedule(self, group: Turned, due: float) -> None:
         if due == float("inf"):
