@@ -28,9 +28,11 @@ import structlog
 from datanode.directory import DataDirectory
 from datanode.disk import Disk
 from datanode.gate import Gate
+from datanode.keeper import LogKeeper
 from datanode.log import FileSystem
 from datanode.metrics import Metrics
 from datanode.registration import Registration, alone, known_nameservers
+from datanode.retention import Pace
 from datanode.server import DatanodeServicer
 from datanode.storage import opener
 from datanode.store import Store
@@ -128,6 +130,7 @@ class Datanode:
         gate = self._parts.gate(self.store, runtime.ready, config.load_parallelism, self._open_port, self._say)
         self._spawn(self._pass(gate), "gate")
         self._spawn(self._empty_trash(directory), "trash")
+        self._spawn(self._keep_logs(), "keep-logs")
 
     async def _open_raft(
         self, directory: DataDirectory, cluster_id: str, nameservers: NameserverClient, port: int
@@ -224,6 +227,13 @@ class Datanode:
         await self._runtime.ready.wait("loaded")
         if removed := await asyncio.to_thread(directory.empty_trash):
             log.info("trash_emptied", folders=removed)
+
+    async def _keep_logs(self) -> None:
+        await self._runtime.ready.wait("loaded")
+        config = self._config
+        pace = Pace(config.snapshot_bytes, round(config.snapshot_interval_s * 1000))
+        store = self.store
+        await LogKeeper(store.replicas, pace, config.retention_check_s, lambda: store.disk.disk_full).run()
 
     def _disk_changed(self) -> None:
         """A store without room hands its leaderships over once: one of the others may have some."""

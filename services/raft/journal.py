@@ -176,6 +176,10 @@ class Journal(EngineJournal):  # type: ignore[misc]
     def bytes(self) -> int:
         return self._log.bytes
 
+    def bytes_after(self, index: int) -> int:
+        """Of the entries behind ``index`` that are written; rather too few."""
+        return self._log.bytes_after(index)
+
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
         """Oldest first."""

@@ -5,7 +5,7 @@ Everything here is synchronous: the journal calls it from one flush at a time, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +63,10 @@ class LogStorage(Protocol):
 
     @property
     def bytes(self) -> int: ...
+
+    def bytes_after(self, index: int) -> int:
+        """Size of the entries behind ``index``, from any thread; rather a little too small than too large."""
+        ...
 
     def term_at(self, index: int) -> int:
         """The term of an entry, or of the one before the first; IndexError for any other."""
@@ -141,6 +145,10 @@ class SnapshotStorage(Protocol):
 
     def drop_before(self, index: int) -> None:
         """Removes the snapshots whose index is below ``index``."""
+        ...
+
+    def drop(self, indexes: Set[int]) -> None:
+        """Removes the snapshots at these indexes."""
         ...
 
     # a transfer, kept over restarts so that it can be resumed
