@@ -67,6 +67,7 @@ from services.raft.storage import MEMBERSHIP, NO_OP, REGULAR, Entry, Members
 log = structlog.get_logger()
 
 APPLY_BYTES_MAX: Final = 4 << 20  # per tick, so that one group does not hold the loop
+APPLY_ENTRIES_MAX: Final = 512  # likewise; what the first bring about is under way while the rest is applied
 PENDING_MAX: Final = 20_000
 PENDING_BYTES_MAX: Final = 64 << 20
 RETRY_AFTER_MS: Final = 200
@@ -324,8 +325,9 @@ class Engine(Reads):
 
     def _apply(self) -> None:
         budget = APPLY_BYTES_MAX
-        while self._applied < self.commit_index and budget > 0 and not self.failed:
-            entries = self.journal.read(self._applied + 1, self.commit_index, min(budget, BATCH_BYTES_MAX))
+        last = min(self.commit_index, self._applied + APPLY_ENTRIES_MAX)
+        while self._applied < last and budget > 0 and not self.failed:
+            entries = self.journal.read(self._applied + 1, last, min(budget, BATCH_BYTES_MAX))
             for entry in entries:
                 budget -= len(entry.payload) + 64
                 self._apply_one(entry)
