@@ -247,7 +247,12 @@ class Journal(EngineJournal):  # type: ignore[misc]
         self._change(_ResetLog(snapshot.index, snapshot.term))
 
     def compact(self, index: int) -> None:
-        """The snapshot at ``index`` becomes the oldest; whole segments of entries that it stands for go."""
+        """The snapshot at ``index`` becomes the oldest, and the log begins behind it; whole segments up to there go from the disk."""
+        if index >= self._first_index:
+            self._term_before_first = self.term_at(index)
+            self._first_index = (
+                index + 1
+            )  # at once: what a flush is dropping on its thread must not be asked for meanwhile
         self._change(_Compact(index))
 
     def _unsynced_from(self, index: int) -> None:
@@ -278,9 +283,6 @@ class Journal(EngineJournal):  # type: ignore[misc]
             self.synced_index = max(self.synced_index, flush.last_index)
             self.disk_full = False
             self._log_dirty = False
-            if self._log.first_index > self._first_index:
-                self._first_index = self._log.first_index
-                self._term_before_first = self._log.term_at(self._first_index - 1)
             if self._snapshots.snapshots:
                 self.members.forget_before(self._snapshots.snapshots[0].index)
             self._trim()

@@ -204,8 +204,10 @@ class Replication(Elections):
 
     def _has_quorum(self, now: float) -> bool:
         """Check-quorum: a majority, ourselves included, was heard within one election timeout (H15)."""
-        heard = {m for m, peer in self._peers.items() if now - peer.heard_at < self.timing.election_max_s}
-        return is_majority({self.store_id, *heard}, self.members)
+        return is_majority({self.store_id, *self._heard(now)}, self.members)
+
+    def _heard(self, now: float) -> set[int]:
+        return {m for m, peer in self._peers.items() if now - peer.heard_at < self.timing.election_max_s}
 
     def _SyncObj__sendAppendEntries(self) -> None:
         now = self._now()
@@ -279,6 +281,8 @@ class Replication(Elections):
                     peer.offered = 0
             next_index[node] = max(before, match_index[node] + 1)  # H1
             return
+        if m.recovering:  # it may have lost its log once more since it was last known to recover
+            match_index[node] = min(match_index[node], m.conflict_index - 1)
         if m.request <= peer.rewound_at:  # answers what was sent before the last rewind
             return
         wanted = m.conflict_index
