@@ -35,13 +35,14 @@ class Kept:
     offset: int = 0
 
 
-def kept(first_index: int, snapshots: Sequence[Snapshot], log_start: int) -> Kept:
+def kept(first_index: int, snapshots: Sequence[Snapshot], log_start: int, restored: int = 0) -> Kept:
     """What the log still holds, going by the snapshots of this replica.
 
     A log that was shortened begins at or before the entry behind one of them, and where that entry's messages begin is the
     snapshot's mark.  The largest one whose mark the partition's own start has reached is behind everything that compaction
     may remove, now or while somebody reads.  A replica whose start has not reached any of them (it was given a snapshot, or was
-    started from one, and applies the trim later) holds what its oldest one leaves.
+    started from one, and applies the trim later) holds what its oldest one leaves.  For the moment in which a snapshot that
+    was given is in force and not yet listed, ``restored`` is its mark: the log begins right behind it.
     """
     usable = [s for s in snapshots if s.index + 1 >= first_index]
     reached = [s for s in usable if s.mark <= log_start]
@@ -49,7 +50,7 @@ def kept(first_index: int, snapshots: Sequence[Snapshot], log_start: int) -> Kep
         return Kept(reached[-1].index + 1, reached[-1].mark)
     if usable and first_index > 1:
         return Kept(usable[0].index + 1, usable[0].mark)
-    return Kept()
+    return Kept(first_index, restored) if first_index > 1 else Kept()
 
 
 class Reader:

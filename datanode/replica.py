@@ -17,7 +17,7 @@ from datanode import commands
 from datanode.directory import GroupSpec
 from datanode.outcomes import Outcome
 from datanode.partition import Partition, fenced
-from datanode.reading import Reader, Stored
+from datanode.reading import Kept, Reader, Stored, kept
 from services import batch
 from services.errors import (
     DiskFull,
@@ -53,7 +53,8 @@ class Replica:
         self._entry_bytes_max = entry_bytes_max
         self._room = room
         self._group: Group | None = None
-        self._reader = Reader(self.partition, self._entries)
+        self._restored = 0  # mark of the snapshot that it became
+        self._reader = Reader(self.partition, self._entries, self._kept)
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap, by the offset waited for
         self._order = itertools.count()
         self._ended: SteleError | None = None
@@ -153,6 +154,7 @@ class Replica:
     def restore(self, state: bytes) -> None:
         """Becomes ``state``.  SnapshotDamaged, and then nothing has changed."""
         self.partition.restore(state)
+        self._restored = self.partition.mark
         self._reader.forget()
         self._wake_readers()
 
@@ -205,6 +207,12 @@ class Replica:
     def _entries(self, first: int, last: int, bytes_max: int) -> Sequence[Entry]:
         assert self._group is not None
         return self._group.journal.read(first, last, bytes_max)
+
+    def _kept(self) -> Kept:
+        group = self._group
+        if group is None:
+            return Kept()
+        return kept(group.journal.first_index, group.snapshots, self.partition.log_start, self._restored)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -28,9 +28,11 @@ import structlog
 from datanode.directory import DataDirectory
 from datanode.disk import Disk
 from datanode.gate import Gate
+from datanode.keeper import LogKeeper
 from datanode.log import FileSystem
 from datanode.metrics import Metrics
 from datanode.registration import Registration, alone, known_nameservers
+from datanode.retention import Pace
 from datanode.server import DatanodeServicer
 from datanode.storage import opener
 from datanode.store import Store
@@ -128,6 +130,7 @@ class Datanode:
         gate = self._parts.gate(self.store, runtime.ready, config.load_parallelism, self._open_port, self._say)
         self._spawn(self._pass(gate), "gate")
         self._spawn(self._empty_trash(directory), "trash")
+        self._spawn(self._keep_logs(), "keep-logs")
 
     async def _open_raft(
         self, directory: DataDirectory, cluster_id: str, nameservers: NameserverClient, port: int
@@ -138,7 +141,12 @@ class Datanode:
         self._opened.push_async_callback(channels.close)
         resolver = Resolver(nameservers.lookup_store, rng=parts.rng, registry=metrics)
         self._opened.push_async_callback(resolver.close)
-        transport = RaftTransport(store_id, cluster_id, channels, resolver, parts.rng)
+        timing = Timing(
+            heartbeat_s=min(HEARTBEAT_S, config.election_timeout_min_s / 4),
+            election_min_s=config.election_timeout_min_s,
+            election_max_s=config.election_timeout_max_s,
+        )
+        transport = RaftTransport(store_id, cluster_id, channels, resolver, parts.rng, timing=timing)
         disk = Disk(directory, config.disk_reserve_bytes, parts.free_bytes)
         await disk.look()
         registry = Registry(
@@ -147,11 +155,7 @@ class Datanode:
             transport,
             opener(config.segment_bytes, config.entry_bytes_max, config.disk_reserve_bytes // 2, parts.file_system),
             rng=parts.rng,
-            timing=Timing(
-                heartbeat_s=min(HEARTBEAT_S, config.election_timeout_min_s / 4),
-                election_min_s=config.election_timeout_min_s,
-                election_max_s=config.election_timeout_max_s,
-            ),
+            timing=timing,
             entry_bytes_max=config.entry_bytes_max,
             metrics=metrics,
             has_room=disk.has_room_to_lead,
@@ -224,6 +228,13 @@ class Datanode:
         await self._runtime.ready.wait("loaded")
         if removed := await asyncio.to_thread(directory.empty_trash):
             log.info("trash_emptied", folders=removed)
+
+    async def _keep_logs(self) -> None:
+        await self._runtime.ready.wait("loaded")
+        config = self._config
+        pace = Pace(config.snapshot_bytes, round(config.snapshot_interval_s * 1000))
+        store = self.store
+        await LogKeeper(store.replicas, pace, config.retention_check_s, lambda: store.disk.disk_full).run()
 
     def _disk_changed(self) -> None:
         """A store without room hands its leaderships over once: one of the others may have some."""

@@ -153,6 +153,21 @@ class DatanodeConfig(NodeConfig):
     disk_reserve_bytes: int = setting(
         "free space below which the store takes no writes", low=0, high=1 << 50, default=64 * MIB
     )
+    snapshot_bytes: int = setting(
+        "bytes of log after which a partition's state is written as a snapshot, which bounds how much is read at a start",
+        low=64 * KIB,
+        high=1 << 40,
+        default=64 * MIB,
+    )
+    snapshot_interval_s: float = setting(
+        "seconds after which a snapshot is taken if anything was applied since the last one",
+        low=0.5,
+        high=7 * 86_400,
+        default=600.0,
+    )
+    retention_check_s: float = setting(
+        "seconds between two decisions about what retention removes", low=0.1, high=86_400, default=30.0
+    )
 
     def __post_init__(self) -> None:
         NodeConfig.__post_init__(self)

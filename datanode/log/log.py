@@ -124,6 +124,17 @@ class SegmentLog:
         with self._chain.guard:
             return sum(segment.frames_end - HEADER_BYTES for segment in self._chain.segments)
 
+    def bytes_after(self, index: int) -> int:
+        with self._chain.guard:
+            total = 0
+            for segment in reversed(self._chain.segments):
+                if segment.base <= index:
+                    if segment.index is not None:
+                        total += segment.frames_end - segment.index.offset_after(index, segment.frames_end)
+                    break
+                total += segment.frames_end - HEADER_BYTES
+            return total
+
     @property
     def segment_count(self) -> int:
         return len(self._chain.segments)

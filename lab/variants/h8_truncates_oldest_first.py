@@ -7,6 +7,8 @@ from datanode.log import SegmentLog
 
 class TruncatesOldestFirst(SegmentLog):
     def truncate_from(self, index: int) -> None:
+        if index > self.last_index:
+            return
         keep = self._chain.find(index)
         for segment in self._chain.segments:
             if segment.base > keep.base:

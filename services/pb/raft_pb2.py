@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13stele/v1/raft.proto\x12\x08stele.v1\"K\n\tRaftHello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x15\n\rfrom_store_id\x18\x02 \x01(\x04\x12\x13\n\x0bto_store_id\x18\x03 \x01(\x04\"X\n\tRaftFrame\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.stele.v1.RaftHello\x12\'\n\x08messages\x18\x02 \x03(\x0b\x32\x15.stele.v1.RaftMessage\"F\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0c\n\x04kind\x18\x03 \x01(\r\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\"\xf4\x02\n\x0bRaftMessage\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12-\n\x0crequest_vote\x18\x03 \x01(\x0b\x32\x15.stele.v1.RequestVoteH\x00\x12+\n\x0bvote_answer\x18\x04 \x01(\x0b\x32\x14.stele.v1.VoteAnswerH\x00\x12\x31\n\x0e\x61ppend_entries\x18\x05 \x01(\x0b\x32\x17.stele.v1.AppendEntriesH\x00\x12/\n\rappend_answer\x18\x06 \x01(\x0b\x32\x16.stele.v1.AppendAnswerH\x00\x12+\n\x0btimeout_now\x18\x07 \x01(\x0b\x32\x14.stele.v1.TimeoutNowH\x00\x12\x31\n\x0esnapshot_offer\x18\x08 \x01(\x0b\x32\x17.stele.v1.SnapshotOfferH\x00\x12 \n\x05\x61wake\x18\t \x01(\x0b\x32\x0f.stele.v1.AwakeH\x00\x42\x06\n\x04\x62ody\"`\n\x0bRequestVote\x12\x10\n\x08pre_vote\x18\x01 \x01(\x08\x12\x16\n\x0elast_log_index\x18\x02 \x01(\x04\x12\x15\n\rlast_log_term\x18\x03 \x01(\x04\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"C\n\nVoteAnswer\x12\x10\n\x08pre_vote\x18\x01 \x01(\x08\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x12\n\nvoted_term\x18\x03 \x01(\x04\"\xaf\x01\n\rAppendEntries\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x02 \x01(\x04\x12\x15\n\rprev_log_term\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12#\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x12.stele.v1.LogEntry\x12\x14\n\x0crecovered_at\x18\x06 \x01(\x04\x12\r\n\x05sleep\x18\x07 \x01(\x08\"\x9e\x01\n\x0c\x41ppendAnswer\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07success\x18\x02 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x03 \x01(\x04\x12\x16\n\x0e\x63onflict_index\x18\x04 \x01(\x04\x12\x15\n\rconflict_term\x18\x05 \x01(\x04\x12\x14\n\x0crequest_term\x18\x06 \x01(\x04\x12\x12\n\nrecovering\x18\x07 \x01(\x08\"\x0c\n\nTimeoutNow\"+\n\x07Members\x12\x0e\n\x06voters\x18\x01 \x03(\x04\x12\x10\n\x08learners\x18\x02 \x03(\x04\"\x89\x01\n\x0cSnapshotInfo\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\"\n\x07members\x18\x03 \x01(\x0b\x32\x11.stele.v1.Members\x12\x0c\n\x04mark\x18\x04 \x01(\x04\x12\x0f\n\x07time_ms\x18\x05 \x01(\x04\x12\x0c\n\x04size\x18\x06 \x01(\x04\x12\x0b\n\x03\x63rc\x18\x07 \x01(\r\"J\n\rSnapshotOffer\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12(\n\x08snapshot\x18\x02 \x01(\x0b\x32\x16.stele.v1.SnapshotInfo\"\x07\n\x05\x41wake\"m\n\x14\x46\x65tchSnapshotRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x13\n\x0bto_store_id\x18\x02 \x01(\x04\x12\r\n\x05group\x18\x03 \x01(\x04\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x0e\n\x06offset\x18\x05 \x01(\x04\"-\n\rSnapshotChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\x8c\x01\n\x04Raft\x12\x38\n\x08\x45xchange\x12\x13.stele.v1.RaftFrame\x1a\x13.stele.v1.RaftFrame(\x01\x30\x01\x12J\n\rFetchSnapshot\x12\x1e.stele.v1.FetchSnapshotRequest\x1a\x17.stele.v1.SnapshotChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13stele/v1/raft.proto\x12\x08stele.v1\"K\n\tRaftHello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x15\n\rfrom_store_id\x18\x02 \x01(\x04\x12\x13\n\x0bto_store_id\x18\x03 \x01(\x04\"X\n\tRaftFrame\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.stele.v1.RaftHello\x12\'\n\x08messages\x18\x02 \x03(\x0b\x32\x15.stele.v1.RaftMessage\"5\n\x08\x45ntryRun\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\"\xf4\x02\n\x0bRaftMessage\x12\r\n\x05group\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12-\n\x0crequest_vote\x18\x03 \x01(\x0b\x32\x15.stele.v1.RequestVoteH\x00\x12+\n\x0bvote_answer\x18\x04 \x01(\x0b\x32\x14.stele.v1.VoteAnswerH\x00\x12\x31\n\x0e\x61ppend_entries\x18\x05 \x01(\x0b\x32\x17.stele.v1.AppendEntriesH\x00\x12/\n\rappend_answer\x18\x06 \x01(\x0b\x32\x16.stele.v1.AppendAnswerH\x00\x12+\n\x0btimeout_now\x18\x07 \x01(\x0b\x32\x14.stele.v1.TimeoutNowH\x00\x12\x31\n\x0esnapshot_offer\x18\x08 \x01(\x0b\x32\x17.stele.v1.SnapshotOfferH\x00\x12 \n\x05\x61wake\x18\t \x01(\x0b\x32\x0f.stele.v1.AwakeH\x00\x42\x06\n\x04\x62ody\"`\n\x0bRequestVote\x12\x10\n\x08pre_vote\x18\x01 \x01(\x08\x12\x16\n\x0elast_log_index\x18\x02 \x01(\x04\x12\x15\n\rlast_log_term\x18\x03 \x01(\x04\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"C\n\nVoteAnswer\x12\x10\n\x08pre_vote\x18\x01 \x01(\x08\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x12\n\nvoted_term\x18\x03 \x01(\x04\"\xbe\x01\n\rAppendEntries\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x02 \x01(\x04\x12\x15\n\rprev_log_term\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12\x10\n\x08payloads\x18\x05 \x03(\x0c\x12\x14\n\x0crecovered_at\x18\x06 \x01(\x04\x12 \n\x04runs\x18\x08 \x03(\x0b\x32\x12.stele.v1.EntryRun\x12\r\n\x05sleep\x18\x07 \x01(\x08\"\x9e\x01\n\x0c\x41ppendAnswer\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0f\n\x07success\x18\x02 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x03 \x01(\x04\x12\x16\n\x0e\x63onflict_index\x18\x04 \x01(\x04\x12\x15\n\rconflict_term\x18\x05 \x01(\x04\x12\x14\n\x0crequest_term\x18\x06 \x01(\x04\x12\x12\n\nrecovering\x18\x07 \x01(\x08\"\x0c\n\nTimeoutNow\"+\n\x07Members\x12\x0e\n\x06voters\x18\x01 \x03(\x04\x12\x10\n\x08learners\x18\x02 \x03(\x04\"\x89\x01\n\x0cSnapshotInfo\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\"\n\x07members\x18\x03 \x01(\x0b\x32\x11.stele.v1.Members\x12\x0c\n\x04mark\x18\x04 \x01(\x04\x12\x0f\n\x07time_ms\x18\x05 \x01(\x04\x12\x0c\n\x04size\x18\x06 \x01(\x04\x12\x0b\n\x03\x63rc\x18\x07 \x01(\r\"J\n\rSnapshotOffer\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12(\n\x08snapshot\x18\x02 \x01(\x0b\x32\x16.stele.v1.SnapshotInfo\"\x07\n\x05\x41wake\"m\n\x14\x46\x65tchSnapshotRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x13\n\x0bto_store_id\x18\x02 \x01(\x04\x12\r\n\x05group\x18\x03 \x01(\x04\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x0e\n\x06offset\x18\x05 \x01(\x04\"-\n\rSnapshotChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\x8c\x01\n\x04Raft\x12\x38\n\x08\x45xchange\x12\x13.stele.v1.RaftFrame\x1a\x13.stele.v1.RaftFrame(\x01\x30\x01\x12J\n\rFetchSnapshot\x12\x1e.stele.v1.FetchSnapshotRequest\x1a\x17.stele.v1.SnapshotChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,32 +35,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RAFTHELLO']._serialized_end=108
   _globals['_RAFTFRAME']._serialized_start=110
   _globals['_RAFTFRAME']._serialized_end=198
-  _globals['_LOGENTRY']._serialized_start=200
-  _globals['_LOGENTRY']._serialized_end=270
-  _globals['_RAFTMESSAGE']._serialized_start=273
-  _globals['_RAFTMESSAGE']._serialized_end=645
-  _globals['_REQUESTVOTE']._serialized_start=647
-  _globals['_REQUESTVOTE']._serialized_end=743
-  _globals['_VOTEANSWER']._serialized_start=745
-  _globals['_VOTEANSWER']._serialized_end=812
-  _globals['_APPENDENTRIES']._serialized_start=815
-  _globals['_APPENDENTRIES']._serialized_end=990
-  _globals['_APPENDANSWER']._serialized_start=993
-  _globals['_APPENDANSWER']._serialized_end=1151
-  _globals['_TIMEOUTNOW']._serialized_start=1153
-  _globals['_TIMEOUTNOW']._serialized_end=1165
-  _globals['_MEMBERS']._serialized_start=1167
-  _globals['_MEMBERS']._serialized_end=1210
-  _globals['_SNAPSHOTINFO']._serialized_start=1213
-  _globals['_SNAPSHOTINFO']._serialized_end=1350
-  _globals['_SNAPSHOTOFFER']._serialized_start=1352
-  _globals['_SNAPSHOTOFFER']._serialized_end=1426
-  _globals['_AWAKE']._serialized_start=1428
-  _globals['_AWAKE']._serialized_end=1435
-  _globals['_FETCHSNAPSHOTREQUEST']._serialized_start=1437
-  _globals['_FETCHSNAPSHOTREQUEST']._serialized_end=1546
-  _globals['_SNAPSHOTCHUNK']._serialized_start=1548
-  _globals['_SNAPSHOTCHUNK']._serialized_end=1593
-  _globals['_RAFT']._serialized_start=1596
-  _globals['_RAFT']._serialized_end=1736
+  _globals['_ENTRYRUN']._serialized_start=200
+  _globals['_ENTRYRUN']._serialized_end=253
+  _globals['_RAFTMESSAGE']._serialized_start=256
+  _globals['_RAFTMESSAGE']._serialized_end=628
+  _globals['_REQUESTVOTE']._serialized_start=630
+  _globals['_REQUESTVOTE']._serialized_end=726
+  _globals['_VOTEANSWER']._serialized_start=728
+  _globals['_VOTEANSWER']._serialized_end=795
+  _globals['_APPENDENTRIES']._serialized_start=798
+  _globals['_APPENDENTRIES']._serialized_end=988
+  _globals['_APPENDANSWER']._serialized_start=991
+  _globals['_APPENDANSWER']._serialized_end=1149
+  _globals['_TIMEOUTNOW']._serialized_start=1151
+  _globals['_TIMEOUTNOW']._serialized_end=1163
+  _globals['_MEMBERS']._serialized_start=1165
+  _globals['_MEMBERS']._serialized_end=1208
+  _globals['_SNAPSHOTINFO']._serialized_start=1211
+  _globals['_SNAPSHOTINFO']._serialized_end=1348
+  _globals['_SNAPSHOTOFFER']._serialized_start=1350
+  _globals['_SNAPSHOTOFFER']._serialized_end=1424
+  _globals['_AWAKE']._serialized_start=1426
+  _globals['_AWAKE']._serialized_end=1433
+  _globals['_FETCHSNAPSHOTREQUEST']._serialized_start=1435
+  _globals['_FETCHSNAPSHOTREQUEST']._serialized_end=1544
+  _globals['_SNAPSHOTCHUNK']._serialized_start=1546
+  _globals['_SNAPSHOTCHUNK']._serialized_end=1591
+  _globals['_RAFT']._serialized_start=1594
+  _globals['_RAFT']._serialized_end=1734
 # @@protoc_insertion_point(module_scope)

@@ -45,7 +45,7 @@ Global___RaftHello: _TypeAlias = RaftHello  # noqa: Y015
 
 @_typing.final
 class RaftFrame(_message.Message):
-    """Everything one node has to say to another at one moment."""
+    """Everything one node has to say to another at one moment; empty where it only says that it lives."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -70,33 +70,32 @@ class RaftFrame(_message.Message):
 Global___RaftFrame: _TypeAlias = RaftFrame  # noqa: Y015
 
 @_typing.final
-class LogEntry(_message.Message):
+class EntryRun(_message.Message):
+    """What `count` entries in a row have in common."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    INDEX_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
-    PAYLOAD_FIELD_NUMBER: _builtins.int
-    index: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     kind: _builtins.int
     """0 regular, 1 no-op, 2 membership"""
-    payload: _builtins.bytes
+    count: _builtins.int
     def __init__(
         self,
         *,
-        index: _builtins.int = ...,
         term: _builtins.int = ...,
         kind: _builtins.int = ...,
-        payload: _builtins.bytes = ...,
+        count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "kind", b"kind", "payload", b"payload", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___LogEntry: _TypeAlias = LogEntry  # noqa: Y015
+Global___EntryRun: _TypeAlias = EntryRun  # noqa: Y015
 
 @_typing.final
 class RaftMessage(_message.Message):
@@ -215,8 +214,9 @@ class AppendEntries(_message.Message):
     PREV_LOG_INDEX_FIELD_NUMBER: _builtins.int
     PREV_LOG_TERM_FIELD_NUMBER: _builtins.int
     COMMIT_INDEX_FIELD_NUMBER: _builtins.int
-    ENTRIES_FIELD_NUMBER: _builtins.int
+    PAYLOADS_FIELD_NUMBER: _builtins.int
     RECOVERED_AT_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
     SLEEP_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """number of this request within the sender's term"""
@@ -230,7 +230,13 @@ class AppendEntries(_message.Message):
     sleep: _builtins.bool
     """the group is idle and every replica holds everything: no more heartbeats until something happens"""
     @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogEntry]: ...
+    def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The entries behind prev_log_index: one payload each, and in `runs` what they are.  Not a message per entry: of small entries
+        thousands go together, and objects would cost many times what the bytes do.
+        """
+
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntryRun]: ...
     def __init__(
         self,
         *,
@@ -238,13 +244,14 @@ class AppendEntries(_message.Message):
         prev_log_index: _builtins.int = ...,
         prev_log_term: _builtins.int = ...,
         commit_index: _builtins.int = ...,
-        entries: _abc.Iterable[Global___LogEntry] | None = ...,
+        payloads: _abc.Iterable[_builtins.bytes] | None = ...,
         recovered_at: _builtins.int = ...,
+        runs: _abc.Iterable[Global___EntryRun] | None = ...,
         sleep: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "entries", b"entries", "prev_log_index", b"prev_log_index", "prev_log_term", b"prev_log_term", "recovered_at", b"recovered_at", "request", b"request", "sleep", b"sleep"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "payloads", b"payloads", "prev_log_index", b"prev_log_index", "prev_log_term", b"prev_log_term", "recovered_at", b"recovered_at", "request", b"request", "runs", b"runs", "sleep", b"sleep"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -407,7 +414,7 @@ Global___SnapshotOffer: _TypeAlias = SnapshotOffer  # noqa: Y015
 
 @_typing.final
 class Awake(_message.Message):
-    """The sender's replica has ended or leads no more: groups that sleep under it wake up."""
+    """To a follower of the sender: the sender's replica has ended or leads no more.  To a leader: a member wants a word of it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

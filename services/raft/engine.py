@@ -67,6 +67,7 @@ from services.raft.storage import MEMBERSHIP, NO_OP, REGULAR, Entry, Members
 log = structlog.get_logger()
 
 APPLY_BYTES_MAX: Final = 4 << 20  # per tick, so that one group does not hold the loop
+APPLY_ENTRIES_MAX: Final = 512  # likewise; what the first bring about is under way while the rest is applied
 PENDING_MAX: Final = 20_000
 PENDING_BYTES_MAX: Final = 64 << 20
 RETRY_AFTER_MS: Final = 200
@@ -185,7 +186,8 @@ class Engine(Sleeping):
         """Appends a membership entry, in force at once; ``done(None, None)`` follows once a majority of the new set has it.
 
         Raises NotLeader, DiskFull; InvalidArgument unless it is one step (services/raft/membership.py) and keeps this leader a voter;
-        NotReady while another change is under way, this leader is not current yet, or the new voter has not caught up.  All definite.
+        NotReady while another change is under way, this leader is not current yet, the new voter has not caught up, or too few of the
+        new voters are alive and whole.  All definite.
         """
         self._enter()
         self._check_leads()
@@ -203,8 +205,18 @@ class Engine(Sleeping):
                     f"store {store} holds group {self.group_id} up to entry {self.match_index(store)} of {self.commit_index}",
                     retry_after_ms=RETRY_AFTER_MS,
                 )
+        self._check_alive(members)
         self._append(MEMBERSHIP, membership.encode(members), done)
         self._members_may_have_changed()
+
+    def _check_alive(self, members: Members) -> None:
+        """Without a majority that answers and can vote the new set could commit nothing, not even the next change."""
+        whole = {m for m in self._heard(self._now()) if not self._peers[m].recovered_at}
+        if not membership.is_majority({self.store_id, *whole}, members):
+            raise NotReady(
+                f"too few of the stores {list(members.voters)} answer and hold group {self.group_id}",
+                retry_after_ms=RETRY_AFTER_MS,
+            )
 
     def is_caught_up(self, store_id: int) -> bool:
         """On the leader: whether that member holds everything committed, so that it does not hold commits up once it is counted."""
@@ -343,8 +355,9 @@ class Engine(Sleeping):
 
     def _apply(self) -> None:
         budget = APPLY_BYTES_MAX
-        while self._applied < self.commit_index and budget > 0 and not self.failed:
-            entries = self.journal.read(self._applied + 1, self.commit_index, min(budget, BATCH_BYTES_MAX))
+        last = min(self.commit_index, self._applied + APPLY_ENTRIES_MAX)
+        while self._applied < last and budget > 0 and not self.failed:
+            entries = self.journal.read(self._applied + 1, last, min(budget, BATCH_BYTES_MAX))
             for entry in entries:
                 budget -= len(entry.payload) + 64
                 self._apply_one(entry)

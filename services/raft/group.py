@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +247,14 @@ class Group:
         self.journal.compact(index)
         self._ticker.wake(self)
         return True
+
+    async def drop_snapshots(self, indexes: Set[int]) -> None:
+        """Removes snapshots that nobody needs; the log stays as it is.  One that a follower may be fetching stays, and so does the
+        oldest where the log begins behind 1 (H10)."""
+        oldest = self.snapshots[0].index if self.snapshots and self.journal.first_index > 1 else None
+        gone = set(indexes) - {self.engine.offered_index, oldest}
+        if gone:
+            await self._snapshotting.drop(gone)
 
     # --- what is stored -------------------------------------------------------------------------------------------------
 

@@ -27,9 +27,9 @@ from services.raft.storage import MEMBERSHIP, Entry, LogStorage, Members, Snapsh
 TAIL_BYTES_MAX: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Append:
-    entry: Entry
+    entries: list[Entry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +81,6 @@ class Flush:
         try:
             while self.changes:
                 change = self.changes[0]
-                if isinstance(change, _Append):
-                    entries = self._leading_appends()
-                    self.log_dirty = True
-                    self.log.append(entries)
-                    for _ in entries:
-                        self.changes.popleft()
-                    continue
                 self._carry_out(change)
                 self.changes.popleft()
             if self.log_dirty:
@@ -98,6 +91,9 @@ class Flush:
 
     def _carry_out(self, change: _Change) -> None:
         match change:
+            case _Append(entries):
+                self.log_dirty = True
+                self.log.append(entries)
             case _Truncate(index):
                 self.log_dirty = True
                 self.log.truncate_from(index)
@@ -110,14 +106,6 @@ class Flush:
             case _Compact(index):
                 self.snapshots.drop_before(index)
                 self.log.drop_before(index + 1)
-
-    def _leading_appends(self) -> list[Entry]:
-        entries: list[Entry] = []
-        for change in self.changes:
-            if not isinstance(change, _Append):
-                break
-            entries.append(change.entry)
-        return entries
 
 
 class Journal(EngineJournal):  # type: ignore[misc]
@@ -136,7 +124,7 @@ class Journal(EngineJournal):  # type: ignore[misc]
         self._terms = terms
         self._snapshots = snapshots
         self._term, self._voted_for = terms.load()
-        self._tail: deque[Entry] = deque()  # newest entries; those not yet written are always among them
+        self._tail: list[Entry] = []  # newest entries; those not yet written are always among them
         self._tail_bytes = 0
         self._tail_bytes_max = tail_bytes_max
         self._first_index = log.first_index
@@ -176,6 +164,10 @@ class Journal(EngineJournal):  # type: ignore[misc]
     def bytes(self) -> int:
         return self._log.bytes
 
+    def bytes_after(self, index: int) -> int:
+        """Of the entries behind ``index`` that are written; rather too few."""
+        return self._log.bytes_after(index)
+
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
         """Oldest first."""
@@ -200,14 +192,12 @@ class Journal(EngineJournal):  # type: ignore[misc]
         in_memory = self._first_in_tail()
         if first < in_memory:
             return self._log.read(first, min(last, in_memory - 1), bytes_max)
-        found: list[Entry] = []
+        found = self._tail[first - in_memory : last - in_memory + 1]
         size = 0
-        for position in range(first - in_memory, last - in_memory + 1):
-            entry = self._tail[position]
-            found.append(entry)
+        for count, entry in enumerate(found, 1):
             size += len(entry.payload)
             if size >= bytes_max:
-                break
+                return found[:count]
         return found
 
     def _first_in_tail(self) -> int:
@@ -228,7 +218,12 @@ class Journal(EngineJournal):  # type: ignore[misc]
         self._last_index, self._last_term = entry.index, entry.term
         if entry.kind == MEMBERSHIP:
             self.members.appended(entry)
-        self._change(_Append(entry))
+        self._position += 1
+        newest = self._changes[-1] if self._changes else None
+        if isinstance(newest, _Append):
+            newest.entries.append(entry)
+        else:
+            self._changes.append(_Append([entry]))
 
     def truncate_from(self, index: int) -> None:
         """Removes entry ``index`` and all after it; they must not be committed."""
@@ -252,7 +247,12 @@ class Journal(EngineJournal):  # type: ignore[misc]
         self._change(_ResetLog(snapshot.index, snapshot.term))
 
     def compact(self, index: int) -> None:
-        """The snapshot at ``index`` becomes the oldest; whole segments of entries that it stands for go."""
+        """The snapshot at ``index`` becomes the oldest, and the log begins behind it; whole segments up to there go from the disk."""
+        if index >= self._first_index:
+            self._term_before_first = self.term_at(index)
+            self._first_index = (
+                index + 1
+            )  # at once: what a flush is dropping on its thread must not be asked for meanwhile
         self._change(_Compact(index))
 
     def _unsynced_from(self, index: int) -> None:
@@ -283,9 +283,6 @@ class Journal(EngineJournal):  # type: ignore[misc]
             self.synced_index = max(self.synced_index, flush.last_index)
             self.disk_full = False
             self._log_dirty = False
-            if self._log.first_index > self._first_index:
-                self._first_index = self._log.first_index
-                self._term_before_first = self._log.term_at(self._first_index - 1)
             if self._snapshots.snapshots:
                 self.members.forget_before(self._snapshots.snapshots[0].index)
             self._trim()
@@ -298,14 +295,18 @@ class Journal(EngineJournal):  # type: ignore[misc]
         return flush.error
 
     def _trim(self) -> None:
-        while self._tail_bytes > self._tail_bytes_max and self._tail[0].index <= self.synced_index:
-            self._tail_bytes -= len(self._tail.popleft().payload)
+        gone = 0
+        while self._tail_bytes > self._tail_bytes_max and self._tail[gone].index <= self.synced_index:
+            self._tail_bytes -= len(self._tail[gone].payload)
+            gone += 1
+        del self._tail[:gone]
 
     # --- the engine's interface: positions count from the first entry, entries are (command, index, term) ----------
 
     def add(self, command: Any, idx: int, term: int) -> None:
-        entry = command if isinstance(command, Entry) else Entry(idx, term, command[0], bytes(command[1:]))
-        self.append(entry)
+        """``command`` is the library's own, or a list of entries of which the last has ``idx`` and ``term``."""
+        for entry in command if isinstance(command, list) else [Entry(idx, term, command[0], bytes(command[1:]))]:
+            self.append(entry)
 
     @property
     def _base(self) -> int:

@@ -17,6 +17,7 @@ from pysyncobj.node import Node
 
 from services.pb import raft_pb2 as pb
 from services.raft.elections import Elections
+from services.raft.entries import entries_of, runs_of
 from services.raft.library import LEADER
 from services.raft.membership import is_majority
 from services.raft.storage import Entry
@@ -106,6 +107,11 @@ class Replication(Elections):
     # --- the follower's end -------------------------------------------------------------------------------------------
 
     def _on_append_entries(self, leader: int, term: int, m: pb.AppendEntries) -> None:
+        try:
+            entries = entries_of(m)
+        except ValueError as e:
+            log.error("raft_message_refused", group=self.group_id, peer=leader, error=str(e))
+            return
         if not self._obey(leader, term, m.request):
             return
         if self._leader_commit_at_start is None:
@@ -125,7 +131,6 @@ class Replication(Elections):
             self._contact(leader, term, 0)
             self._refuse(leader, conflict_index=first, conflict_term=conflict_term)
             return
-        entries = m.entries
         if self.recovering and m.recovered_at and min(m.prev_log_index, journal.synced_index) >= m.recovered_at:
             self.holds_again = True
         skip = 0
@@ -153,7 +158,7 @@ class Replication(Elections):
                 "commit_index": commit,
                 "prevLogIdx": prev_index,
                 "prevLogTerm": prev_term,
-                "entries": [(Entry(e.index, e.term, e.kind, e.payload), e.index, e.term) for e in new],
+                "entries": [(new, new[-1].index, new[-1].term)],  # one to the library: Journal.add
             },
         )
         self._members_may_have_changed()
@@ -170,7 +175,7 @@ class Replication(Elections):
         self._pre_voters = None
         return True
 
-    def _holds(self, entry: pb.LogEntry) -> bool:
+    def _holds(self, entry: Entry) -> bool:
         return entry.index < self.journal.first_index or self.journal.term_at(entry.index) == entry.term
 
     def _accept(self, leader: int, match_index: int, promise: bool = True) -> None:
@@ -202,8 +207,10 @@ class Replication(Elections):
 
     def _has_quorum(self, now: float) -> bool:
         """Check-quorum: a majority, ourselves included, was heard within one election timeout (H15)."""
-        heard = {m for m, peer in self._peers.items() if now - peer.heard_at < self.timing.election_max_s}
-        return is_majority({self.store_id, *heard}, self.members)
+        return is_majority({self.store_id, *self._heard(now)}, self.members)
+
+    def _heard(self, now: float) -> set[int]:
+        return {m for m, peer in self._peers.items() if now - peer.heard_at < self.timing.election_max_s}
 
     def _SyncObj__sendAppendEntries(self) -> None:
         now = self._now()
@@ -237,7 +244,8 @@ class Replication(Elections):
                 commit_index=self.commit_index,
                 recovered_at=peer.recovered_at,
                 sleep=self._lulling,
-                entries=[pb.LogEntry(index=e.index, term=e.term, kind=e.kind, payload=e.payload) for e in entries],
+                payloads=[entry.payload for entry in entries],
+                runs=runs_of(entries),
             )
             if entries:
                 size = sum(len(e.payload) for e in entries)
@@ -278,6 +286,8 @@ class Replication(Elections):
                     peer.offered = 0
             next_index[node] = max(before, match_index[node] + 1)  # H1
             return
+        if m.recovering:  # it may have lost its log once more since it was last known to recover
+            match_index[node] = min(match_index[node], m.conflict_index - 1)
         if m.request <= peer.rewound_at:  # answers what was sent before the last rewind
             return
         wanted = m.conflict_index

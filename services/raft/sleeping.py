@@ -46,6 +46,7 @@ class Sleeping(Reads):
         self.asleep = False
         self.node_heard: Callable[[int], float] | None = None
         self._quiet_since: float | None = None
+        self._newest_word = (0, 0.0)  # (term, request) of the leader's newest AppendEntries
         super().__init__(*library, **parts)
 
     # --- falling asleep -----------------------------------------------------------------------------------------------
@@ -80,14 +81,17 @@ class Sleeping(Reads):
     def _heed_sleep(self, leader: int, m: pb.AppendEntries) -> None:
         """A follower, after it has handled ``m``: may it rely on its leader's node alone?"""
         journal, last = self.journal, self.journal.last_index
+        word = (self.term, m.request)
+        self._newest_word = max(word, self._newest_word)
         self.asleep = (
             m.sleep
+            and word == self._newest_word
             and self.node_heard is not None
             and self._SyncObj__raftState == FOLLOWER
             and self.leader == leader
             and self._is_connected(leader)
             and m.prev_log_index == last == self.commit_index == journal.synced_index
-            and not m.entries
+            and not m.payloads
             and not self.recovering
         )
 
@@ -137,8 +141,10 @@ class Sleeping(Reads):
         return body == "awake"  # its leader hears it too
 
     def _on_awake(self, sender: int) -> None:
-        """Whom this replica follows leads no more; to a leader it was a word like any other."""
-        self.peer_gone(sender)
+        """Whom this replica follows leads no more, nor ever again in this term; to a leader it was a word like any other."""
+        if sender == self.leader and not self.is_leader:
+            self._newest_word = (self.term, float("inf"))
+            self.peer_gone(sender)
 
     def _say_awake(self) -> None:
         """This leader's end, or the end of its leadership: to all to whom ``sleep`` was the last word."""

@@ -9,7 +9,7 @@ Everything that blocks runs on threads; :meth:`stop` returns when none of them i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from typing import Any, Final, Protocol, TypeVar
 
 import structlog
@@ -87,6 +87,17 @@ class Snapshotting:
                 raise
             log.info("snapshot_taken", group=engine.group_id, index=index, bytes=snapshot.size)
             return snapshot
+
+    async def drop(self, indexes: Set[int]) -> None:
+        """Removes the snapshots at ``indexes``; StorageFailed ends the replica."""
+        async with self._one_at_a_time:
+            if self._engine.failed is not None or self._stopped:
+                return
+            try:
+                await self._on_thread(self._storage.drop, indexes)
+            except Exception as e:
+                self._broken(e)
+                raise
 
     # --- from the leader ----------------------------------------------------------------------------------------------
 

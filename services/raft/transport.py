@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol
 
 import grpc
 import structlog
@@ -70,18 +70,17 @@ class Listener(Protocol):
 
     def peer_gone(self, store_id: int) -> None: ...
 
+    def peer_silent(self, store_id: int) -> None:
+        """Nothing was heard for ``election_min_s`` although the stream stands: a pause or a partition.  Said once."""
+        ...
+
+    def peer_heard(self, store_id: int) -> None:
+        """It speaks again; before what it says is delivered."""
+        ...
+
     def open_snapshot(self, group_id: int, index: int) -> SnapshotSource:
         """Blocks; called on a thread.  KeyError or a SteleError: there is none."""
         ...
-
-
-@runtime_checkable
-class LivenessListener(Protocol):
-    """A listener that is told of pauses and partitions too.  Both calls come only while the peer is connected, in turns."""
-
-    def peer_silent(self, store_id: int) -> None: ...
-
-    def peer_heard(self, store_id: int) -> None: ...
 
 
 class RaftTransport(raft_pb2_grpc.RaftServicer):
@@ -394,7 +393,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             was_silent = self._liveness.heard(link.store_id, self._now())
             if was_silent:
                 log.info("raft_peer_heard", peer=link.store_id)
-                if isinstance(self._listener, LivenessListener):
+                if self._listener is not None:
                     self._listener.peer_heard(link.store_id)
             if self._listener is not None:
                 for message in frame.messages:
@@ -422,7 +421,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             link.waiting.set()
         for store_id in check.silent:
             log.info("raft_peer_silent", peer=store_id)
-            if isinstance(self._listener, LivenessListener):
+            if self._listener is not None:
                 self._listener.peer_silent(store_id)
         self._look_next()
 

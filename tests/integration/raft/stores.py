@@ -17,6 +17,8 @@ from services.rpc.resolver import Resolver, StoreAddress
 from services.rpc.servers import Server
 from tests.support.eventually import eventually
 
+TIMING = Timing(heartbeat_s=0.05, election_min_s=0.4, election_max_s=0.8, idle_s=0.4)
+
 
 class Commands:
     """The replicated state: every command, in order."""
@@ -55,7 +57,7 @@ class Store:
         self.channels = Channels()
         self.resolver = Resolver(lookup, rng=random.Random(self.store_id))
         self.transport = RaftTransport(
-            self.store_id, "cluster", self.channels, self.resolver, random.Random(self.store_id)
+            self.store_id, "cluster", self.channels, self.resolver, random.Random(self.store_id), timing=TIMING
         )
         self.server = Server("127.0.0.1", self.port)
         self.server.add(raft_pb2_grpc.add_RaftServicer_to_server, self.transport, "stele.v1.Raft")
@@ -67,7 +69,7 @@ class Store:
             self.transport,
             self.options.get("open_storage", opener(64 << 20, 2 << 20, 0)),
             rng=random.Random(self.store_id),
-            timing=Timing(heartbeat_s=0.05, election_min_s=0.4, election_max_s=0.8),
+            timing=TIMING,
             **{k: v for k, v in self.options.items() if k != "open_storage"},
         )
         self.registry.may_lead = True

@@ -37,7 +37,7 @@ def test_h1_a_duplicate_request_does_not_cut_the_acknowledged_tail() -> None:
     bench.elect(1)
     bench.settle()
     bench.propose(1, b"a")
-    (old,) = [m for m in bench.wires[(1, 2)] if m.append_entries.entries]
+    (old,) = [m for m in bench.wires[(1, 2)] if m.append_entries.payloads]
     bench.settle()
     bench.propose(1, b"b", b"c")
     bench.settle()
@@ -143,7 +143,8 @@ def test_h17_pickles_from_the_wire_change_nothing() -> None:
         prev_log_index=last,
         prev_log_term=leader.journal.last_term,
         commit_index=last + 1,
-        entries=[pb.LogEntry(index=last + 1, term=leader.term, kind=MEMBERSHIP, payload=evil)],
+        payloads=[evil],
+        runs=[pb.EntryRun(term=leader.term, kind=MEMBERSHIP, count=1)],
     )
     follower = bench.engines[2]
     follower.receive(1, pb.RaftMessage(group=7, term=leader.term, append_entries=request))

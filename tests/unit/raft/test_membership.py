@@ -219,6 +219,35 @@ def test_a_joining_replica_is_silent_until_it_is_told() -> None:
     assert not any(bench.wires[(4, i)] for i in (1, 2, 3))
 
 
+def test_nobody_is_removed_whom_the_others_cannot_spare() -> None:
+    """One that lost its log neither votes nor counts: without the other follower nobody could be elected."""
+    bench = Bench(3, spare=1)
+    leader = bench.elect(1, without=(4,))
+    bench.settle()
+    bench.propose(1, b"a")
+    bench.settle()
+    platter = bench.platters[2]
+    platter.synced.entries.clear()
+    platter.recovering = True
+    bench.crash(2)
+    bench.turn(1)
+    bench.deliver(1, 2)
+    bench.deliver(2, 1)
+    assert "too few" in refused(leader, Members((1, 2)))
+    assert refused(leader, Members((1, 3))) == "", "the one that counts nowhere can go"
+
+
+def test_a_dead_member_can_be_removed() -> None:
+    bench = Bench(3)
+    leader = bench.elect(1)
+    bench.settle()
+    leader.disconnected(3)
+    for _ in range(20):
+        bench.settle(1, without=(3,))
+    assert "too few" in refused(leader, Members((1, 3)))
+    assert refused(leader, Members((1, 2))) == ""
+
+
 def test_a_leader_does_not_remove_itself() -> None:
     bench = grown()
     with pytest.raises(InvalidArgument, match="transfer its leadership first"):

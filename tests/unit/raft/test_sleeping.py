@@ -205,6 +205,38 @@ async def test_followers_are_woken_when_the_leading_replica_ends(how: str) -> No
     await holds_and_variant_fails(scenario, Engine, SaysNothingAtItsEnd)
 
 
+def test_an_old_word_lulls_nobody() -> None:
+    """The links deliver nothing twice; if they did, a follower would still not go back to sleep by it."""
+    bench = SleepBench()
+    bench.elect(1)
+    bench.propose(1, b"first")
+    words: list[pb.RaftMessage] = []
+    while 3 not in bench.sleeping():
+        bench.now += STEP_S
+        for i in bench.ids:
+            for j in bench.ids:
+                bench.heard[i, j] = bench.now
+            bench.turn(i)
+        words += [m for m in bench.deliver(1, 3) if m.append_entries.sleep]
+        for wire in ((1, 2), (2, 1), (3, 1)):
+            bench.deliver(*wire)
+    assert words
+    engine = bench.engines[3]
+    engine.receive(1, words[-1])
+    assert engine.asleep
+    bench.engines[1].propose(b"second", lambda result, error: None)
+    bench.turn(1)
+    bench.deliver(1, 3)
+    engine.receive(1, words[-1])
+    assert not engine.asleep
+    bench.let(3.0)
+    bench.engines[1].fail(GroupStopped("the replica ends", group=7))
+    bench.turn(1)
+    bench.deliver(1, 3)
+    engine.receive(1, words[-1])
+    assert not engine.asleep
+
+
 def test_a_failed_leading_replica_is_succeeded_at_once() -> None:
     bench = asleep()
     bench.engines[1].fail(GroupStopped("the replica ends", group=7))

@@ -212,6 +212,27 @@ def test_compaction_is_held_back_for_whoever_fetches() -> None:
     assert bench.engines[1].offered_index is None
 
 
+def test_the_log_is_read_while_its_start_is_dropped() -> None:
+    """Between the thread that drops segments and the loop that learns of it."""
+    bench = behind()
+    journal = bench.engines[2].journal
+    bench.take_snapshot(2)
+    index = bench.snapshots[2].snapshots[-1].index
+    journal.compact(index)
+    flush = journal.begin()
+    assert flush is not None
+    flush.run()
+    bench.propose(1, b"d")
+    bench.deliver(1, 2)
+    assert bench.engines[2].failed is None
+    assert [e.index for e in journal.read(index + 1, index + 1, 1)] == [index + 1]
+    with pytest.raises(IndexError):
+        journal.read(index, index, 1)
+    assert journal.finish(flush) is None
+    bench.settle()
+    assert bench.machines[2].applied == bench.machines[1].applied
+
+
 def test_a_restart_goes_on_from_the_snapshot() -> None:
     bench = behind()
     applied = list(bench.machines[1].applied)
@@ -223,6 +244,29 @@ def test_a_restart_goes_on_from_the_snapshot() -> None:
     bench.elect(2, without=(3,))
     bench.settle(6, without=(3,))
     assert bench.machines[1].applied == applied
+
+
+def test_r4_5_a_log_that_is_lost_twice_comes_back() -> None:
+    bench = Bench()
+    bench.elect(1)
+    bench.settle()
+    bench.propose(1, *(b"a-%d" % i for i in range(10)))
+    bench.settle()
+
+    def lose() -> None:
+        platter = bench.platters[3]
+        platter.synced.entries.clear()
+        platter.unsynced.clear()
+        platter.recovering = True
+        bench.crash(3)
+
+    lose()
+    bench.settle(5)
+    assert bench.engines[3].holds_again
+    lose()  # before it counted again
+    bench.settle(5)
+    assert bench.engines[3].holds_again
+    assert bench.terms(3) == bench.terms(1)
 
 
 def test_r4_5_a_replica_that_lost_its_log_comes_back_by_snapshot_and_counts_only_then() -> None:

@@ -111,8 +111,7 @@ def test_of_two_streams_both_ends_keep_the_same_one() -> None:
 
 def test_a_queue_is_cut_into_frames_and_is_bounded() -> None:
     link = Link(2, 0.0)
-    entry = pb.LogEntry(payload=b"x" * 300_000)
-    message = pb.RaftMessage(append_entries=pb.AppendEntries(entries=[entry]))
+    message = pb.RaftMessage(append_entries=pb.AppendEntries(payloads=[b"x" * 300_000]))
     for _ in range(10):
         assert link.put(message)
     frames = []

@@ -1,0 +1,120 @@
+"""Keeps the logs of a store's replicas as long as they should be: takes snapshots, trims, compacts, forgets snapshots.
+
+Guarantee: one replica after the other is looked at, so that at most one snapshot is being written at a time, however many replicas
+there are; trouble with one is logged and holds up no other.  Decisions are those of retention.py.  Only the replica that leads proposes
+a trim, every ``retention_check_s``, and at every look while the store is short of space; every replica shortens its log by what
+it has applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from datanode.outcomes import TrimOutcome
+from datanode.replica import Replica
+from datanode.retention import Pace, beginning, snapshot_due, start_due, superfluous
+from services.clock import SYSTEM, Clock
+from services.errors import NotLeader, NotReady, SteleError
+from services.raft.group import Group
+
+LOOK_INTERVAL_S = 1.0
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Watched:
+    """What is remembered of a replica between two looks."""
+
+    replica: Replica
+    since_ms: int
+    begins_behind: int = 0  # the snapshot behind which its log was told to begin
+    trim: asyncio.Future[object] | None = None
+    trouble: str = ""
+
+
+@dataclass(slots=True)
+class LogKeeper:
+    """``await keeper.run()`` for ever.  ``replicas`` are those of the store, as they are at each look."""
+
+    replicas: Mapping[int, Replica]
+    pace: Pace
+    retention_check_s: float
+    is_short_of_space: Callable[[], bool]
+    clock: Clock = SYSTEM
+    _watched: dict[int, _Watched] = field(default_factory=dict)
+    _decide_at_s: float = 0.0
+
+    async def run(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(min(LOOK_INTERVAL_S, self.retention_check_s))
+
+    async def look(self) -> None:
+        """Once over every replica."""
+        decides = self.clock.monotonic() >= self._decide_at_s
+        if decides:
+            self._decide_at_s = self.clock.monotonic() + self.retention_check_s
+        known, self._watched = self._watched, {}
+        for number, replica in list(self.replicas.items()):
+            group = replica.group
+            if group is None or group.state == "failed":
+                continue
+            watched = known.get(number)
+            if watched is None or watched.replica is not replica:
+                watched = _Watched(replica, self.clock.wall_ms())
+            self._watched[number] = watched
+            try:
+                await self._look_at(watched, group, decides or self.is_short_of_space())
+                watched.trouble = ""
+            except SteleError as e:
+                if e.reason != watched.trouble:
+                    log.warning("log_not_kept", group=number, reason=e.reason, error=e.message)
+                watched.trouble = e.reason
+
+    async def _look_at(self, watched: _Watched, group: Group, decides: bool) -> None:
+        replica, bytes_after = watched.replica, group.journal.bytes_after
+        retention, log_start = replica.spec.retention, replica.partition.log_start
+        # What makes room comes before what needs some.
+        begins = beginning(group.snapshots, log_start)
+        if begins is not None and begins.index != watched.begins_behind and group.compact(begins.index):
+            watched.begins_behind = begins.index
+            log.info("log_compacted", group=group.group_id, behind=begins.index, log_start=log_start)
+        unneeded = superfluous(group.snapshots, bytes_after, retention, log_start, group.journal.first_index > 1)
+        if unneeded:
+            await group.drop_snapshots(unneeded)
+        if decides and retention and group.is_leader and (watched.trim is None or watched.trim.done()):
+            chosen = start_due(group.snapshots, bytes_after, retention, log_start, self.clock.wall_ms())
+            if chosen is not None:
+                watched.trim = self._trim(replica, chosen.mark)
+        newest = group.snapshots[-1] if group.snapshots else None
+        now_ms = self.clock.wall_ms()
+        if snapshot_due(newest, group.applied_index, bytes_after, retention, self.pace, watched.since_ms, now_ms):
+            await group.take_snapshot()
+
+    def _trim(self, replica: Replica, log_start: int) -> asyncio.Future[object] | None:
+        """Nobody waits for it: what it came to is seen at the next look.  None: it leads no more, or not yet."""
+        try:
+            proposal = replica.trim(log_start)
+        except (NotLeader, NotReady):
+            return None
+
+        def heard(done: asyncio.Future[object]) -> None:
+            if done.cancelled() or (error := done.exception()) is not None:
+                log.info("trim_not_known", group=replica.spec.group, log_start=log_start, error=str(error))
+            elif isinstance(outcome := done.result(), TrimOutcome):
+                log.info(
+                    "log_trimmed",
+                    group=replica.spec.group,
+                    topic=replica.spec.topic,
+                    partition=replica.spec.partition,
+                    log_start=outcome.log_start,
+                    unacknowledged=outcome.unacked,
+                )
+
+        proposal.add_done_callback(heard)
+        return proposal
