@@ -150,6 +150,7 @@ class Library(SyncObj):  # type: ignore[misc]
             ),
             transport=_Outlet(self),
         )
+        self._SyncObj__properies: frozenset[str] = frozenset()  # names for its dumps, which are not made: 8 KiB a group
         self._follow_members()
 
     @property
