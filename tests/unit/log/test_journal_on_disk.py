@@ -1,0 +1,102 @@
+"""A journal's flush over a group's folder, cut off by a power loss at any step: what is left is one history (H7, H8, H10)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from datanode.storage import GroupStorage
+from lab.variants.h8_compacts_before_the_sync import CompactsBeforeTheSync
+from services.errors import LogDamaged
+from services.raft.journal import Flush, Journal
+from services.raft.storage import Members
+from tests.support.both_ways import holds_and_variant_fails
+from tests.support.disks import PowerLost, SimulatedDisk
+from tests.unit.log.groups import open_group, snapshot_of, stage_all, state_of
+from tests.unit.log.logs import entry
+
+
+def journal_on(storage: GroupStorage) -> Journal:
+    return Journal(storage.log, storage.terms, storage.snapshots, Members((1, 2, 3)))
+
+
+def flush(journal: Journal, flush_type: type[Flush] = Flush) -> None:
+    begun = journal.begin()
+    assert begun is not None
+    run = flush_type(**{name: getattr(begun, name) for name in Flush.__dataclass_fields__})
+    run.run()
+    if isinstance(run.error, PowerLost):
+        raise run.error
+    begun.error = run.error
+    assert journal.finish(begun) is None
+
+
+def replica(last: int = 40) -> tuple[SimulatedDisk, GroupStorage, Journal]:
+    disk = SimulatedDisk()
+    storage = open_group(disk)
+    journal = journal_on(storage)
+    journal.setCurrentTerm(1, 1)
+    for index in range(1, last + 1):
+        journal.append(entry(index))
+    flush(journal)
+    return disk, storage, journal
+
+
+def snap(storage: GroupStorage, index: int) -> None:
+    storage.snapshots.write(snapshot_of(index), state_of(index))
+
+
+async def test_h8_nothing_goes_before_log_and_snapshot_are_durable_so_far() -> None:
+    """A snapshot may be of entries that are committed and applied, and not synced here yet."""
+
+    async def scenario(flush_type: type[Flush]) -> None:
+        for step in range(40):
+            for seed in range(8):
+                disk, storage, journal = replica()
+                snap(storage, 25)
+                journal.compact(25)
+                flush(journal)
+                journal.append(entry(41))
+                snap(storage, 41)
+                journal.compact(41)
+                _until(disk, step, lambda journal=journal: flush(journal, flush_type))
+                disk.crash(random.Random(seed))
+                again = open_group(disk)
+                assert [s.index for s in again.snapshots.snapshots] in ([25], [25, 41], [41])
+                assert 40 <= again.log.last_index <= 41
+
+    await holds_and_variant_fails(scenario, Flush, CompactsBeforeTheSync, (AssertionError, LogDamaged))
+
+
+@pytest.mark.parametrize("term", [1, 2])
+def test_h8_an_install_is_flushed_whole_or_not_at_all(term: int) -> None:
+    for step in range(60):
+        for seed in range(5):
+            disk, storage, journal = replica()
+            snap(storage, 25)
+            snapshot = snapshot_of(100, term)
+            stage_all(storage, snapshot)
+            storage.snapshots.check_staged(snapshot)
+            journal.append(entry(41))
+            journal.setCurrentTerm(term + 1, 0)
+            journal.install(snapshot)
+            journal.append(entry(101, term + 1))
+            _until(disk, step, lambda journal=journal: flush(journal))
+            disk.crash(random.Random(seed))
+            again = journal_on(open_group(disk))
+            if again.snapshots == (snapshot,):
+                assert (again.first_index, again.term_at(100)) == (101, term)
+                assert again.getCurrentTerm() == term + 1
+            else:
+                assert [s.index for s in again.snapshots] == [25]
+                assert (again.first_index, again.last_index >= 40) == (1, True)
+
+
+def _until(disk: SimulatedDisk, step: int, work: Callable[[], None]) -> None:
+    disk.lose_power_after(step)
+    try:
+        work()
+    except PowerLost:
+        pass
