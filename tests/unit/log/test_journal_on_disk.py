@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ import pytest
 
 from datanode.storage import GroupStorage
 from lab.variants.h8_compacts_before_the_sync import CompactsBeforeTheSync
-from services.errors import LogDamaged
+from services.errors import DiskFull, LogDamaged, StorageFailed
 from services.raft.journal import Flush, Journal
 from services.raft.storage import Members
 from tests.support.both_ways import holds_and_variant_fails
@@ -92,6 +93,52 @@ def test_h8_an_install_is_flushed_whole_or_not_at_all(term: int) -> None:
             else:
                 assert [s.index for s in again.snapshots] == [25]
                 assert (again.first_index, again.last_index >= 40) == (1, True)
+
+
+@pytest.mark.parametrize("operation", ["create", "pwrite", "rename"])
+@pytest.mark.parametrize("skip", [0, 1, 2])
+def test_a_full_disk_holds_an_install_up_and_no_more(operation: str, skip: int) -> None:
+    disk, storage, journal = replica()
+    snapshot = snapshot_of(100, 2)
+    stage_all(storage, snapshot)
+    storage.snapshots.check_staged(snapshot)
+    journal.setCurrentTerm(3, 0)
+    journal.install(snapshot)
+    journal.append(entry(101, 3))
+    position = journal.position
+    disk.fail(operation, errno.ENOSPC, skip=skip, times=2)  # type: ignore[arg-type]
+    full = 0
+    while journal.synced_position < position:
+        begun = journal.begin()
+        assert begun is not None
+        begun.run()
+        error = journal.finish(begun)
+        assert error is None or isinstance(error, DiskFull)
+        assert journal.disk_full is (error is not None)
+        full += error is not None
+        assert full <= 2
+    disk.crash(random.Random(1))
+    again = journal_on(open_group(disk))
+    assert (again.snapshots, again.first_index, again.last_index) == ((snapshot,), 101, 101)
+
+
+@pytest.mark.parametrize("operation", ["pwrite", "fdatasync", "fsync_dir"])
+def test_h7_a_failed_flush_stays_failed(operation: str) -> None:
+    """What was not synced is never synced later: neither by this process nor by one that is restarted on the same cache."""
+    disk, storage, journal = replica()
+    journal.append(entry(41))
+    journal.setCurrentTerm(2, 0)
+    disk.fail(operation)  # type: ignore[arg-type]
+    for _ in range(2):
+        begun = Flush(storage.log, storage.terms, storage.snapshots, journal._changes, 0, 0, False)
+        begun.run()
+        assert isinstance(begun.error, StorageFailed)
+    disk.kill()
+    found = open_group(disk)
+    promised = (found.log.last_index, found.terms.load())
+    disk.crash(random.Random(1))
+    again = open_group(disk)
+    assert (again.log.last_index, again.terms.load()) == promised
 
 
 def _until(disk: SimulatedDisk, step: int, work: Callable[[], None]) -> None:
