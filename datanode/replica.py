@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from datanode import commands
@@ -54,6 +55,8 @@ class Replica:
         self._room = room
         self._group: Group | None = None
         self._restored = 0  # mark of the snapshot that it became
+        self._look_at_bytes = math.inf  # of payloads, until it asks to be looked at
+        self._ask: Callable[[], None] = lambda: None
         self._reader = Reader(self.partition, self._entries, self._kept)
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap, by the offset waited for
         self._order = itertools.count()
@@ -145,7 +148,15 @@ class Replica:
         """The entry at ``index`` is committed."""
         outcome = self.partition.apply(index, term, payload)
         self._wake_readers()
+        self._look_at_bytes -= len(payload)
+        if self._look_at_bytes <= 0:
+            self._look_at_bytes = math.inf
+            self._ask()
         return outcome
+
+    def ask_after(self, size: int, ask: Callable[[], None]) -> None:
+        """Calls ``ask`` once, when ``size`` bytes more have been applied; what was asked before is forgotten."""
+        self._look_at_bytes, self._ask = size, ask
 
     def snapshot(self) -> tuple[bytes, int]:
         """The state after what was applied, and its mark."""
