@@ -17,7 +17,7 @@ class TruncatesWhatMatches(Engine):
             and journal.term_at(m.prev_log_index) == m.prev_log_term
         )
         keep = max(m.prev_log_index, self.commit_index)
-        if m.entries and term >= self.term and not self.is_leader and matches and keep < journal.last_index:
+        if m.payloads and term >= self.term and not self.is_leader and matches and keep < journal.last_index:
             journal.truncate_from(keep + 1)
         super()._on_append_entries(leader, term, m)
 

@@ -83,14 +83,11 @@ class Flush:
                 change = self.changes[0]
                 self._carry_out(change)
                 self.changes.popleft()
-            self._sync_log()
+            if self.log_dirty:
+                self.log.sync()
+                self.log_dirty = False
         except Exception as e:
             self.error = e
-
-    def _sync_log(self) -> None:
-        if self.log_dirty:
-            self.log.sync()
-            self.log_dirty = False
 
     def _carry_out(self, change: _Change) -> None:
         match change:
@@ -106,8 +103,7 @@ class Flush:
                 self.snapshots.install_staged(snapshot)
             case _ResetLog(index, term):  # only now: the snapshot that stands for what goes is durable (H8)
                 self.log.reset(index, term)
-            case _Compact(index):  # only now: the log is durable as far as the snapshot that becomes the oldest (H8)
-                self._sync_log()
+            case _Compact(index):
                 self.snapshots.drop_before(index)
                 self.log.drop_before(index + 1)
 

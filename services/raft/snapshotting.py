@@ -78,6 +78,7 @@ class Snapshotting:
             snapshot = Snapshot(
                 index, journal.term_at(index), members, mark, self._wall_ms(), len(state), crc32c(state)
             )
+            await self._until_synced(index)
             try:
                 await self._on_thread(self._storage.write, snapshot, state)
             except DiskFull:
@@ -87,6 +88,17 @@ class Snapshotting:
                 raise
             log.info("snapshot_taken", group=engine.group_id, index=index, bytes=snapshot.size)
             return snapshot
+
+    async def _until_synced(self, index: int) -> None:
+        """PERSIST BEFORE SNAPSHOT: one that is ahead of the log on disk says that entries are gone which were promised (H10)."""
+        engine = self._engine
+        while engine.journal.synced_index < index:
+            if engine.failed is not None or self._stopped:
+                raise engine.failed or GroupStopped(f"group {engine.group_id} is stopping", group=engine.group_id)
+            if engine.journal.disk_full:
+                raise DiskFull(f"group {engine.group_id} has no room for what its snapshot is to stand for")
+            self._flushed.clear()
+            await self._flushed.wait()
 
     async def drop(self, indexes: Set[int]) -> None:
         """Removes the snapshots at ``indexes``; StorageFailed ends the replica."""
