@@ -9,10 +9,12 @@ import pytest
 
 from datanode.directory import DataDirectory
 from datanode.replica import Replica
+from datanode.role import Parts
 from services.batch import decode
 from services.errors import OffsetOutOfRange, SteleError
 from services.pb import datanode_pb2 as pb
 from tests.integration.datanode.cluster import Cluster, Node
+from tests.integration.datanode.test_disk import MIB, Meter
 from tests.support.eventually import eventually
 from tests.unit.datanode.entries import make_batch
 
@@ -271,3 +273,27 @@ def state_of(cluster: Cluster) -> list[str]:
             f"snapshots {[(s.index, s.mark) for s in group.snapshots]}"
         )
     return lines
+
+
+async def test_a_store_short_of_space_removes_at_once_what_may_go_and_nothing_else(datanodes: Cluster) -> None:
+    meter = Meter(100 * MIB)
+    node = datanodes.node("dn1", **{**SMALL, "retention_check_s": 86_400.0})
+    await node.start(Parts(free_bytes=meter))
+    node.store.disk._reserve_bytes = 64 * MIB
+    await create(datanodes, group=1, retention_bytes=RETENTION_BYTES)
+    await create(datanodes, group=2)
+    await eventually(lambda: group_of(node).is_leader and group_of(node, 2).is_leader)
+    await fill(datanodes, 0, 120)
+    await fill(datanodes, 0, 120, group=2)
+    await eventually(lambda: len(group_of(node).snapshots) > 3)
+    assert partition_of(node).log_start == 0
+    meter.free = 10 * MIB
+    await eventually(lambda: group_of(node).journal.first_index > 1, describe=lambda: state_of(datanodes))
+    start = partition_of(node).log_start
+    assert 120 - start >= RETENTION_BYTES / (BATCH_BYTES + 200)
+    await read_all(node, start, 120)
+    assert (partition_of(node, 2).log_start, group_of(node, 2).journal.first_index) == (0, 1)
+    await read_all(node, 0, 120, group=2)
+    meter.free = 100 * MIB
+    await eventually(lambda: not node.store.disk.disk_full)
+    await fill(datanodes, 120, 1)
