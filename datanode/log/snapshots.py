@@ -162,7 +162,8 @@ class SnapshotFiles:
                     file.close()
             except OSError as e:
                 if e.errno in NO_SPACE:
-                    self._remove(aside)
+                    with suppress(DiskFull):
+                        self._remove(aside)
                     raise self._disk_full() from e
                 raise self._fail("write", e) from e
             self._name(aside, path, "write")
@@ -177,12 +178,15 @@ class SnapshotFiles:
         with self._changing:
             self._check_usable()
             gone = [h for h in self._headers if h.snapshot.index in indexes]
-            if not gone:
-                return
-            self._headers = tuple(h for h in self._headers if h.snapshot.index not in indexes)
             for header in gone:
-                self._remove(self._path(header.snapshot.index))
-            self._sync_folder("drop")
+                self._headers = tuple(h for h in self._headers if h is not header)
+                try:
+                    self._remove(self._path(header.snapshot.index))
+                except DiskFull:
+                    self._headers = tuple(sorted((*self._headers, header), key=lambda h: h.snapshot.index))
+                    raise
+            if gone:
+                self._sync_folder("drop")
 
     def set_aside(self, index: int) -> None:
         """A damaged file gets a name under which nobody looks for it."""
@@ -347,6 +351,8 @@ class SnapshotFiles:
         except FileNotFoundError:
             pass
         except OSError as e:
+            if e.errno in NO_SPACE:  # where every change takes room, as on file systems that copy on write
+                raise self._disk_full() from e
             raise self._fail("remove", e) from e
 
     def _check_room(self, wanted: int) -> None:

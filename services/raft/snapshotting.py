@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 import structlog
 from crc32c import crc32c
 
-from services.errors import DiskFull, GroupStopped, LogDamaged, SteleError
+from services.errors import DiskFull, GroupStopped, LogDamaged, SteleError, StorageFailed
 from services.raft.engine import Engine
 from services.raft.snapshots import Offer
 from services.raft.storage import Snapshot, SnapshotStorage
@@ -145,7 +145,7 @@ class Snapshotting:
 
     async def _fetch_whole(self, offer: Offer) -> bytes:
         snapshot = offer.snapshot
-        offset = await self._on_thread(self._storage.staged, snapshot)
+        offset = await self._stored(self._storage.staged, snapshot)
         if offset < snapshot.size:
             chunks = self._fetch(offer.leader, self._engine.group_id, snapshot.index, offset)
             async for chunk in chunks:
@@ -153,9 +153,17 @@ class Snapshotting:
                     raise LogDamaged(
                         f"store {offer.leader} sends more than the {snapshot.size} bytes of snapshot {snapshot.index}"
                     )
-                await self._on_thread(self._storage.stage, snapshot, offset, chunk)
+                await self._stored(self._storage.stage, snapshot, offset, chunk)
                 offset += len(chunk)
-        return await self._on_thread(self._storage.check_staged, snapshot)
+        return await self._stored(self._storage.check_staged, snapshot)
+
+    async def _stored(self, work: Callable[..., T], *arguments: Any) -> T:
+        """On this replica's own disk, whose failure ends it; the same error from the leader's only breaks the transfer."""
+        try:
+            return await self._on_thread(work, *arguments)
+        except StorageFailed as e:
+            self._broken(e)
+            raise
 
     async def _until_durable(self) -> None:
         journal = self._engine.journal
