@@ -79,8 +79,25 @@ test-e2e: $(VENV_READY) ## the cluster in containers, where a Docker engine answ
 	@$(PYTEST) tests/e2e $(ARGS)
 
 .PHONY: sim
-sim: $(VENV_READY) ## Raft under virtual time: make sim RUNS=500 SEED=0 NODES=3
-	@$(PY) -m tests.simulation --runs $(or $(RUNS),500) --seed $(or $(SEED),0) --nodes $(or $(NODES),3) $(ARGS)
+sim: $(VENV_READY) ## replicated groups under virtual time: make sim RUNS=500 SEED=0 NODES=0
+	@$(PY) -m tests.simulation --runs $(or $(RUNS),500) --seed $(or $(SEED),0) --nodes $(or $(NODES),0) $(ARGS)
+
+.PHONY: sim-proof
+sim-proof: $(VENV_READY) ## the simulator finds what is wrong with each correction switched off
+	@$(PY) -m tests.simulation.selfproof $(ARGS)
+
+.PHONY: crash
+crash: $(VENV_READY) ## a replica's storage, killed with -9 at work: make crash RUNS=1000 SEED=0
+	@$(PY) -m tests.fault.crash --runs $(or $(RUNS),1000) --seed $(or $(SEED),0) $(ARGS)
+
+.PHONY: power-loss
+power-loss: $(VENV_READY) ## a replica's storage on a disk that forgets: make power-loss RUNS=1000 SEED=0
+	@$(PY) -m tests.fault.power_loss --runs $(or $(RUNS),1000) --seed $(or $(SEED),0) $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(VENV_READY) ## the decoders of what stands on disk, led by coverage: make fuzz SECONDS=60
+	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt
+	@$(PY) -m tests.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
 
 .PHONY: bench
 bench: $(VENV_READY) ## speed against stock PySyncObj and this machine's floor: make bench ARGS="--help"

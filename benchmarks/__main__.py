@@ -28,6 +28,7 @@ examples:
   make bench ARGS="--only raft --rounds 5"        more rounds where the machine is not quiet
   make bench ARGS="--only profile --load small"   where the processor time goes (needs: .venv/bin/pip install py-spy)
   make bench ARGS="--directory /mnt/disk"         measure that disk
+  make bench ARGS="--document"                    everything; the table goes into docs/explanation/performance.md
 
 parts:
   log        the durable log against pwrite + fdatasync
@@ -126,6 +127,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--groups", type=int, default=None, help="groups on each store in `idle` (default 1000)")
     add("--directory", type=Path, default=None, help="a folder on the disk to measure (default: a temporary one)")
     add("--json", type=Path, default=LATEST, metavar="FILE", help="where the figures go (default: %(default)s)")
+    add("--document", action="store_true", help="put the table into docs/explanation/performance.md; keep the figures")
     add(
         "--load",
         choices=sorted(profiling.LOADS),
@@ -172,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen.json.parent.mkdir(parents=True, exist_ok=True)
         chosen.json.write_text(report.to_json(), encoding="utf-8")
         console.print(f"{report.seconds:.0f} s; figures in {chosen.json}", highlight=False)
+        if chosen.document:
+            console.print(f"documented; figures kept in {report.document()}", highlight=False)
     return 0 if report.complete and all(row.value is not None for row in report.rows) else 1
 
 

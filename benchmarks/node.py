@@ -22,7 +22,7 @@ from datanode.directory import GroupSpec
 from datanode.gate import SETTLED_CHECK_S
 from datanode.replica import Replica
 from datanode.storage import opener
-from services import collector, logs
+from services import logs, memory
 from services.config import DatanodeConfig
 from services.errors import NotLeader, SteleError
 from services.pb import raft_pb2_grpc
@@ -75,7 +75,7 @@ class Node:
     async def start(self, store_id: int, directory: str, ports: Sequence[int]) -> Figures:
         """Store ``store_id`` of ``len(ports)``, with the product's default settings."""
         logs.configure("json", "error")
-        collector.calm()
+        memory.settle()
         self._store_id = store_id
         self._members = tuple(range(1, len(ports) + 1))
         self._config = config = DatanodeConfig(name=f"dn{store_id}", cluster=CLUSTER, data_dir=directory)

@@ -1,4 +1,4 @@
-"""Where the processor time of a group goes under load: py-spy samples the leader and a follower.
+"""Where the processor time of a group goes under load: py-spy samples whoever holds the interpreter, in the leader and a follower.
 
 py-spy is no dependency of the project: ``.venv/bin/pip install py-spy``.  It samples from outside, so the processes run as they are.
 """
@@ -21,7 +21,7 @@ from benchmarks.loads import KIB_64, MIB_1, ONE_AT_A_TIME, SMALL_64, SMALL_5000
 
 LOADS = {"one": ONE_AT_A_TIME, "small64": SMALL_64, "small": SMALL_5000, "64k": KIB_64, "1m": MIB_1}
 SECONDS = 8.0
-SAMPLES_PER_S = 500
+SAMPLES_PER_S = 400
 SHOWN = 25
 
 
@@ -52,7 +52,7 @@ async def _sample(tool: str, node: Child, directory: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         tool,
         *("record", "--pid", str(node.pid), "--duration", seconds, "--rate", str(SAMPLES_PER_S)),
-        *("--format", "raw", "--native", "--output", str(directory / str(node.pid))),
+        *("--format", "raw", "--gil", "--output", str(directory / str(node.pid))),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )

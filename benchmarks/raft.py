@@ -1,7 +1,7 @@
 """A group of three processes, sync on, under the loads of loads.py; against stock PySyncObj and against the machine's floor.
 
-The contestants take turns, round by round, so that a slow moment of the machine meets all of them.  Each begins every round with
-fresh processes and empty files.  The floor is what the same machine does without Raft: pwrite + fdatasync, a bare gRPC stream
+The contestants take turns, each round the other way round, so that a slow moment of the machine meets all of them.  Each begins every
+round with fresh processes and empty files.  The floor is what the same machine does without Raft: pwrite + fdatasync, a bare gRPC stream
 between two processes, and bare replication (one process writes and sends to two others, which write and answer; floor_node.py).
 
 Stock PySyncObj does not sync: what it acknowledges is in the memory of a majority, ours is on the disks of one.
@@ -10,9 +10,10 @@ Stock PySyncObj does not sync: what it acknowledges is in the memory of a majori
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.children import Child, Children, ended, free_ports
@@ -40,14 +41,15 @@ async def measure(children: Children, directory: Path, seconds: float, rounds: i
         return result
 
     for number in range(rounds):
-        here = directory / f"round{number}"
-        here.mkdir()
-        await _floor(children, here, seconds, carry, found, say)
-        async with ours(children, here / "ours") as leader:
-            for load in LOADS:
-                await carry(OURS, load, leader)
-        for batch, name in STOCK.items():
-            await _stock(children, here / f"stock{batch:d}", batch, name, carry)
+        turns: list[Callable[[Path], Awaitable[None]]] = [
+            lambda here: _floor(children, here, seconds, carry, found, say),
+            lambda here: _ours(children, here, carry),
+            lambda here: _stock(children, here, True, carry),
+            lambda here: _stock(children, here, False, carry),
+        ]
+        for turn in turns if number % 2 else reversed(turns):
+            with TemporaryDirectory(dir=directory) as here:  # what one wrote is gone when the next one begins
+                await turn(Path(here))
     return found
 
 
@@ -72,13 +74,19 @@ async def _floor(
             await carry(BARE, load, nodes[0], "lead", peers=ports[1:], sync=True)
 
 
-async def _stock(children: Children, directory: Path, batch: bool, name: str, carry: Callable[..., Any]) -> None:
+async def _ours(children: Children, directory: Path, carry: Callable[..., Any]) -> None:
+    async with ours(children, directory) as leader:
+        for load in LOADS:
+            await carry(OURS, load, leader)
+
+
+async def _stock(children: Children, directory: Path, batch: bool, carry: Callable[..., Any]) -> None:
     """A load that stock does not survive is reported as it is; the next one begins with fresh processes."""
     left = list(LOADS)
     while left:
         async with stock(children, directory / str(len(left)), batch) as leader:
             while left:
-                result = await carry(name, left.pop(0), leader)
+                result = await carry(STOCK[batch], left.pop(0), leader)
                 if "problem" in result:
                     break
 

@@ -18,7 +18,10 @@ from rich.table import Table
 
 from benchmarks.children import ROOT
 
-LATEST = ROOT / "benchmarks" / "results" / "latest.json"
+RESULTS = ROOT / "benchmarks" / "results"
+LATEST = RESULTS / "latest.json"
+DOCUMENT = ROOT / "docs" / "explanation" / "performance.md"
+_BEGIN, _END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,43 @@ class Report:
             "measured": self.measured,
         }
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+    def to_markdown(self) -> str:
+        """The table as it stands in the documentation."""
+        lines = [
+            "| figure | value | baseline | its value | ratio | target | reached |",
+            "|---|--:|---|--:|--:|--:|:-:|",
+        ]
+        for r in self.rows:
+            cells = [
+                f"{r.what} ({r.note})" if r.note else r.what,
+                _with_unit(r.value, r.unit),
+                r.against,
+                _with_unit(r.baseline, r.unit),
+                "" if r.ratio is None else f"{_figure(r.ratio)} ×",
+                r.target,
+                "" if r.reached is None else "yes" if r.reached else "**no**",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        where = machine()
+        day = datetime.now(UTC).date().isoformat()
+        notes = "".join(f"\n- {problem}" for problem in self.problems)
+        return (
+            "\n".join(lines)
+            + f"\n\nOf {day}, commit {_commit()}: {where['summary']}, {where['processor']}; "
+            + ", ".join(f"{name} {number}" for name, number in where["libraries"].items())
+            + f".{notes and f' Reported as it is:{chr(10)}{notes}'}\n"
+        )
+
+    def document(self, page: Path = DOCUMENT) -> Path:
+        """Puts the table into the documentation and the figures beside the earlier ones; the file of the figures."""
+        text = page.read_text(encoding="utf-8")
+        before, _, rest = text.partition(_BEGIN)
+        _, _, after = rest.partition(_END)
+        page.write_text(f"{before}{_BEGIN}\n{self.to_markdown()}\n{_END}{after}", encoding="utf-8")
+        figures = RESULTS / f"{datetime.now(UTC).date().isoformat()}.json"
+        figures.write_text(self.to_json(), encoding="utf-8")
+        return figures
 
     def draw(self, console: Console) -> None:
         table = Table(title=f"Stele, {machine()['summary']}", title_justify="left")

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from datanode.log import DirectoryLock, TermFile
+from datanode.log import DirectoryLock, OsFileSystem, TermFile, newest_members
 from datanode.storage import RECOVERING_NAME
 from services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
 from services.topics import Retention
@@ -183,6 +183,9 @@ class DataDirectory:
         if not body:
             return None
         spec = _build(aside.path, GroupSpec, {**body, "members": tuple(body.get("members") or ())})
+        known = newest_members(aside.path, OsFileSystem())
+        if known is not None and self.identity.store_id in known.voters:  # its first members may be long gone
+            spec = replace(spec, members=known.voters)
         term, voted_for = TermFile(aside.path).load()
         if len(spec.members) < 2 or (term, voted_for) == (0, 0):
             return None

@@ -4,11 +4,15 @@ Guarantee: one replica after the other is looked at, so that at most one snapsho
 there are; trouble with one is logged and holds up no other.  Decisions are those of retention.py.  Only the replica that leads proposes
 a trim, every ``retention_check_s``, and at every look while the store is short of space; every replica shortens its log by what
 it has applied.
+
+A replica is looked at every ``LOOK_INTERVAL_S``, and as soon as enough of its log was applied for another snapshot, at most every
+``PAUSE_S``: a burst is divided into steps that retention can remove.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,12 +20,14 @@ import structlog
 
 from datanode.outcomes import TrimOutcome
 from datanode.replica import Replica
-from datanode.retention import Pace, beginning, snapshot_due, start_due, superfluous
+from datanode.retention import Pace, beginning, snapshot_due, start_due, step, superfluous
 from services.clock import SYSTEM, Clock
 from services.errors import NotLeader, NotReady, SteleError
 from services.raft.group import Group
 
 LOOK_INTERVAL_S = 1.0
+PAUSE_S = 0.05
+ASK_BYTES_MIN = 16 << 10
 
 log = structlog.get_logger()
 
@@ -48,35 +54,55 @@ class LogKeeper:
     clock: Clock = SYSTEM
     _watched: dict[int, _Watched] = field(default_factory=dict)
     _decide_at_s: float = 0.0
+    _asking: set[int] = field(default_factory=set)
+    _asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         while True:
             await self.look()
-            await asyncio.sleep(min(LOOK_INTERVAL_S, self.retention_check_s))
+            await self._between(min(LOOK_INTERVAL_S, self.retention_check_s))
 
     async def look(self) -> None:
         """Once over every replica."""
         decides = self.clock.monotonic() >= self._decide_at_s
         if decides:
             self._decide_at_s = self.clock.monotonic() + self.retention_check_s
-        known, self._watched = self._watched, {}
-        for number, replica in list(self.replicas.items()):
-            group = replica.group
-            if group is None or group.state == "failed":
-                continue
-            watched = known.get(number)
-            if watched is None or watched.replica is not replica:
-                watched = _Watched(replica, self.clock.wall_ms())
-            self._watched[number] = watched
-            try:
-                await self._look_at(watched, group, decides or self.is_short_of_space())
-                watched.trouble = ""
-            except SteleError as e:
-                if e.reason != watched.trouble:
-                    log.warning("log_not_kept", group=number, reason=e.reason, error=e.message)
-                watched.trouble = e.reason
+        self._watched = {number: w for number, w in self._watched.items() if self.replicas.get(number) is w.replica}
+        for number in list(self.replicas):
+            await self._look_at(number, decides)
 
-    async def _look_at(self, watched: _Watched, group: Group, decides: bool) -> None:
+    async def _between(self, interval_s: float) -> None:
+        """Until the next look at all, with a look at those that ask for one."""
+        until_s = self.clock.monotonic() + interval_s
+        while (left_s := until_s - self.clock.monotonic()) > 0:
+            await asyncio.sleep(min(PAUSE_S, left_s))
+            try:
+                async with asyncio.timeout(max(0.0, until_s - self.clock.monotonic())):
+                    await self._asked.wait()
+            except TimeoutError:
+                return
+            self._asked.clear()
+            asking, self._asking = self._asking, set()
+            for number in sorted(asking):
+                await self._look_at(number, decides=False)
+
+    async def _look_at(self, number: int, decides: bool) -> None:
+        replica = self.replicas.get(number)
+        group = replica.group if replica is not None else None
+        if replica is None or group is None or group.state == "failed":
+            return
+        watched = self._watched.get(number)
+        if watched is None:
+            watched = self._watched[number] = _Watched(replica, self.clock.wall_ms())
+        try:
+            await self._keep(watched, group, decides or self.is_short_of_space())
+            watched.trouble = ""
+        except SteleError as e:
+            if e.reason != watched.trouble:
+                log.warning("log_not_kept", group=number, reason=e.reason, error=e.message)
+            watched.trouble = e.reason
+
+    async def _keep(self, watched: _Watched, group: Group, decides: bool) -> None:
         replica, bytes_after = watched.replica, group.journal.bytes_after
         retention, log_start = replica.spec.retention, replica.partition.log_start
         # What makes room comes before what needs some.
@@ -94,7 +120,13 @@ class LogKeeper:
         newest = group.snapshots[-1] if group.snapshots else None
         now_ms = self.clock.wall_ms()
         if snapshot_due(newest, group.applied_index, bytes_after, retention, self.pace, watched.since_ms, now_ms):
-            await group.take_snapshot()
+            newest = await group.take_snapshot() or newest
+        left = step(retention, self.pace).snapshot_bytes - bytes_after(newest.index if newest is not None else 0)
+        replica.ask_after(max(left, ASK_BYTES_MIN), functools.partial(self._ask, group.group_id))
+
+    def _ask(self, number: int) -> None:
+        self._asking.add(number)
+        self._asked.set()
 
     def _trim(self, replica: Replica, log_start: int) -> asyncio.Future[object] | None:
         """Nobody waits for it: what it came to is seen at the next look.  None: it leads no more, or not yet."""

@@ -15,6 +15,8 @@ POINTS_MAX = 65_536
 INDEX_SPACING = 64  # log entries between two points, at first; 16 KiB count as one entry more
 TIME_POINTS_MAX = 4_096
 TIME_SPACING_MS = 1_000  # milliseconds between two points, at first
+PARTIAL_BYTES_MAX = 1 << 20  # in a snapshot; past it a leader takes care that it does not grow (datanode/careful.py)
+_PARTIAL_HEAD_BYTES = 16
 
 
 class _Points:
@@ -69,6 +71,7 @@ class OffsetIndex:
     def __init__(self, points_max: int = POINTS_MAX, spacing: int = INDEX_SPACING) -> None:
         self._points = _Points(points_max, spacing)  # base offset → log index
         self._partial: dict[int, int] = {}  # log index → bit i set: batch i was stored
+        self._partial_bytes = 0
         self._bytes_since = 0  # bytes appended since the last point
 
     def stored(self, index: int, base_offset: int, size: int) -> None:
@@ -82,6 +85,12 @@ class OffsetIndex:
     def stored_only(self, index: int, mask: int) -> None:
         """Of the append entry at ``index`` only the batches in ``mask`` were stored."""
         self._partial[index] = mask
+        self._partial_bytes += _bytes_of(mask)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether no more entries should come of which only parts are stored."""
+        return self._partial_bytes >= PARTIAL_BYTES_MAX
 
     def locate(self, offset: int) -> tuple[int, int] | None:
         """``(index, base_offset)`` of the last known entry that begins at or before ``offset``; None: no such entry."""
@@ -98,6 +107,7 @@ class OffsetIndex:
         if self._points.values:
             first = self._points.values[0]
             self._partial = {index: mask for index, mask in self._partial.items() if index >= first}
+            self._partial_bytes = sum(map(_bytes_of, self._partial.values()))
 
     def validate(self, applied_index: int, log_start: int, high_watermark: int) -> None:
         self._points.validate()
@@ -107,6 +117,7 @@ class OffsetIndex:
             assert self._points.keys[-1] < high_watermark
             assert self._points.values[-1] <= applied_index
         assert all(0 < index <= applied_index for index in self._partial)
+        assert self._partial_bytes == sum(map(_bytes_of, self._partial.values()))
 
     def pack(self, out: Packer) -> None:
         self._points.pack(out)
@@ -120,7 +131,11 @@ class OffsetIndex:
         self._bytes_since = source.u64()
         for _ in range(source.u64()):
             index = source.u64()
-            self._partial[index] = int.from_bytes(source.blob(), "big")
+            self.stored_only(index, int.from_bytes(source.blob(), "big"))
+
+
+def _bytes_of(mask: int) -> int:
+    return _PARTIAL_HEAD_BYTES + (mask.bit_length() + 7) // 8
 
 
 class TimeIndex:

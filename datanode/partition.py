@@ -277,6 +277,8 @@ class Partition:
             fresh.validate()
         except (AssertionError, ValueError, IndexError) as e:
             raise SnapshotDamaged(f"the snapshot breaks an invariant: {e}") from None
+        if fresh.encode_snapshot() != snapshot:
+            raise SnapshotDamaged("the snapshot is not what its own state would be written as")
         self.__dict__.update(fresh.__dict__)
 
 

@@ -114,10 +114,11 @@ class Reader:
                 yield begin, end, header.record_count
 
     def _start(self, offset: int) -> tuple[int, int] | None:
-        known = self._places.get(offset) or self._partition.offsets.locate(offset)
-        if known is None:
+        located = self._partition.offsets.locate(offset)
+        if located is None:
             return None
-        at = max(Kept(*known), self._kept())
+        # A trim forgets what the walk from a place before the oldest point needs, although the log may still hold the entries.
+        at = max(Kept(*located), Kept(*self._places.get(offset, located)), self._kept())
         return at.index, at.offset
 
     def _remember(self, next_offset: int, index: int, entry_offset: int) -> None:

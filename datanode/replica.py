@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from datanode import commands
+from datanode.careful import CarefulAppends
 from datanode.directory import GroupSpec
 from datanode.outcomes import Outcome
 from datanode.partition import Partition, fenced
@@ -53,7 +55,12 @@ class Replica:
         self._entry_bytes_max = entry_bytes_max
         self._room = room
         self._group: Group | None = None
+        self._proposed: asyncio.Future[object] | None = None  # the last append
+        self._proposed_epoch = 0
+        self._careful = CarefulAppends(self.partition, self.current, lambda: self._proposed_epoch)
         self._restored = 0  # mark of the snapshot that it became
+        self._look_at_bytes = math.inf  # of payloads, until it asks to be looked at
+        self._ask: Callable[[], None] = lambda: None
         self._reader = Reader(self.partition, self._entries, self._kept)
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap, by the offset waited for
         self._order = itertools.count()
@@ -130,10 +137,16 @@ class Replica:
             batch.read_header(b)
         if not self._room.take(size):
             raise DiskFull(f"store {self._store_id} takes no writes until space returns", store_id=self._store_id)
-        return group.propose(commands.encode_append(owner_epoch, batches))
+        self._proposed_epoch = max(self._proposed_epoch, owner_epoch)
+        if self._careful.is_due:
+            return self._careful.append(owner_epoch, batches, self._proposed)
+        self._proposed = group.propose(commands.encode_append(owner_epoch, batches))
+        return self._proposed
 
     def propose(self, command: commands.OwnerCommand) -> asyncio.Future[object]:
-        return self.leading().propose(commands.encode(command))
+        group = self.leading()
+        self._proposed_epoch = max(self._proposed_epoch, command.owner_epoch)
+        return group.propose(commands.encode(command))
 
     def trim(self, log_start: int) -> asyncio.Future[object]:
         """Proposes that messages below ``log_start`` are no longer kept: retention's decision, of the replica that leads."""
@@ -145,7 +158,15 @@ class Replica:
         """The entry at ``index`` is committed."""
         outcome = self.partition.apply(index, term, payload)
         self._wake_readers()
+        self._look_at_bytes -= len(payload)
+        if self._look_at_bytes <= 0:
+            self._look_at_bytes = math.inf
+            self._ask()
         return outcome
+
+    def ask_after(self, size: int, ask: Callable[[], None]) -> None:
+        """Calls ``ask`` once, when ``size`` bytes more have been applied; what was asked before is forgotten."""
+        self._look_at_bytes, self._ask = size, ask
 
     def snapshot(self) -> tuple[bytes, int]:
         """The state after what was applied, and its mark."""

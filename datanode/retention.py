@@ -30,7 +30,7 @@ BytesAfter = Callable[[int], int]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often snapshots are taken for the sake of a quick start alone."""
+    """How often snapshots are taken, for the sake of a quick start."""
 
     snapshot_bytes: int
     snapshot_interval_ms: int
@@ -51,14 +51,21 @@ def snapshot_due(
     behind, size, last_ms = (newest.index, newest.size, newest.time_ms) if newest is not None else (0, 0, since_ms)
     if applied_index <= behind:
         return False
+    every = step(retention, pace)
+    # A clock that was set back must not hold snapshots up until it has caught up.
+    if abs(now_ms - last_ms) >= every.snapshot_interval_ms:
+        return True
+    return bytes_after(behind) >= max(every.snapshot_bytes, size)
+
+
+def step(retention: Retention, pace: Pace) -> Pace:
+    """How often snapshots are taken where there is a retention to be kept too."""
     every_bytes, every_ms = pace.snapshot_bytes, pace.snapshot_interval_ms
     if retention.size_bytes:
         every_bytes = min(every_bytes, max(retention.size_bytes // STEPS, STEP_BYTES_MIN))
     if retention.age_ms:
         every_ms = min(every_ms, max(retention.age_ms // STEPS, STEP_MS_MIN))
-    if abs(now_ms - last_ms) >= every_ms:  # a clock that was set back must not hold snapshots up until it has caught up
-        return True
-    return bytes_after(behind) >= max(every_bytes, size)
+    return Pace(every_bytes, every_ms)
 
 
 def start_due(

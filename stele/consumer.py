@@ -274,6 +274,12 @@ class Consumer:
         await self.close()
 
     @property
+    def began_at(self) -> dict[int, int]:
+        """Where the subscription begins, on each partition where this consumer made it: at ``start``, or at the first message that
+        is kept where that is later."""
+        return {p.partition: p.began_at for p in self._partitions if p.began_at is not None}
+
+    @property
     def active_partitions(self) -> list[int]:
         """*failover*: the partitions that this consumer is served from; otherwise all that are connected."""
         return [p.partition for p in self._partitions if p.active]

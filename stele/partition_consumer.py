@@ -79,6 +79,7 @@ class PartitionConsumer:
         self.inbox = Inbox()
         self.is_ready = False  # it stands in the consumer's line of partitions with messages
         self.active = False
+        self.began_at: int | None = None  # where the subscription begins, if this consumer made it
         self.opened = asyncio.Event()
         self._settings = settings
         self._window = window
@@ -237,6 +238,8 @@ class PartitionConsumer:
         self._nacks.clear()
         self._owed_credit = self._window - credit
         self.active = response.opened.active
+        if response.opened.created:
+            self.began_at = response.opened.position
         self._ever_opened = True
         self.opened.set()
         self._wake.set()

@@ -163,6 +163,10 @@ class Consumer:
         self._loop, self._inner = loop, inner
         self.topic, self.subscription = inner.topic, inner.subscription
 
+    @property
+    def began_at(self) -> dict[int, int]:
+        return self._loop.call(lambda: self._inner.began_at)
+
     def open(self) -> None:
         self._loop.run(self._inner.open())
 

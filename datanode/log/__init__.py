@@ -6,7 +6,7 @@
 from datanode.log.files import File, FileSystem, OsFileSystem
 from datanode.log.lock import DirectoryLock
 from datanode.log.log import SegmentLog
-from datanode.log.snapshots import SnapshotFiles
+from datanode.log.snapshots import SnapshotFiles, newest_members
 from datanode.log.terms import TermFile, check_term
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "SnapshotFiles",
     "TermFile",
     "check_term",
+    "newest_members",
 ]

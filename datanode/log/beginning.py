@@ -5,8 +5,8 @@ the log's first entry and is not ahead of its last.  So:
 
 1. The newest snapshot came from another replica and is ahead of the log: a crash came between its naming and the log's reset.
    Nothing was promised that depends on what the log still holds, so the reset is finished.
-2. A snapshot of the replica's own is ahead of the log: the entries behind the log's end were applied and never synced here.  It is left
-   out.  The log is not reset for it: the messages before it stand in this log only.
+2. A snapshot of the replica's own is ahead of the log: **damage**.  The log was synced that far before the snapshot was written, so
+   entries that were promised are gone, even where the log by itself looks whole.
 3. A snapshot and the log disagree about a term: **damage**.
 4. The log begins behind 1 and no snapshot covers it: **damage** (H10).
 5. A snapshot that ends before the log's beginning was to be removed and is.
@@ -43,11 +43,13 @@ def decide(log: LogStorage, whole: Sequence[SnapshotHeader], damaged: Sequence[i
     remove: set[int] = set()
     for header in whole:
         snapshot = header.snapshot
-        if snapshot.index < log.first_index - 1 or (snapshot.index > log.last_index and not header.installed):
+        if snapshot.index < log.first_index - 1:
             remove.add(snapshot.index)
         elif is_ahead(snapshot, log):
             path = folder / snapshot_name(snapshot.index)
-            raise LogDamaged(f"{path}: the log has another history there", path=path, offset=0)
+            raise LogDamaged(
+                f"{path}: the log ends at {log.last_index} or has another history there", path=path, offset=0
+            )
         else:
             covering.append(snapshot)
     if log.first_index > 1 and not covering:

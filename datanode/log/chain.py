@@ -114,10 +114,7 @@ class SegmentChain:
         """A prepared segment takes its place, durably; it is closed if it cannot."""
         try:
             self._fs.rename(_aside(segment.path), segment.path)
-            try:
-                self._fs.fsync_dir(self._directory)
-            except OSError as e:
-                raise OSError(errno.EIO, f"sync of the folder: {e.strerror}") from e
+            self._sync_folder()
         except BaseException:
             self.close_file(segment)
             raise
@@ -141,19 +138,36 @@ class SegmentChain:
             if old.path != segment.path:
                 self._fs.unlink(old.path)
 
-    def remove(self, segment: Segment) -> None:
-        """Takes the first or last segment out of what readers see, then off the disk, durably."""
+    def remove_last(self) -> None:
+        """Takes the last segment out of what readers see, then off the disk, durably."""
         with self.guard:
-            if segment is self.segments[0]:
-                self.segments = self.segments[1:]
-            else:
-                assert segment is self.active
-                self.cuts += 1
-                self.segments = self.segments[:-1]
+            *self.segments, segment = self.segments
+            self.cuts += 1
             self._sealed_in_use.pop(segment.base, None)
             self._let_go(segment)
         self._fs.unlink(segment.path)
         self._fs.fsync_dir(self._directory)
+
+    def remove_first(self) -> None:
+        """Likewise the first one.  It is there as before if it cannot be removed."""
+        with self.guard:
+            segment, *self.segments = self.segments
+            self._sealed_in_use.pop(segment.base, None)
+            self._let_go(segment)
+        try:
+            self._fs.unlink(segment.path)
+        except OSError:
+            with self.guard:
+                self.segments = [segment, *self.segments]
+            raise
+        self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        """A failure is final whatever its reason: a full disk that it found is no longer one that nothing was done on."""
+        try:
+            self._fs.fsync_dir(self._directory)
+        except OSError as e:
+            raise OSError(errno.EIO, f"sync of the folder: {e.strerror}") from e
 
     def find(self, index: int) -> Segment:
         """The segment that holds entry ``index``; IndexError.  With the guard held."""

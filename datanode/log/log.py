@@ -294,7 +294,7 @@ class SegmentLog:
             raise self._read_failed(e) from e
         try:
             while chain.active is not segment:
-                chain.remove(chain.active)
+                chain.remove_last()
             with chain.guard:
                 chain.activate(segment)
                 chain.cuts += 1
@@ -336,16 +336,18 @@ class SegmentLog:
         try:
             chain.begin_anew(new)
         except OSError as e:
-            raise self._fail("drop what was before", e) from e
+            if e.errno not in NO_SPACE:  # else it is void all the same, and goes when the log is next opened
+                raise self._fail("drop what was before", e) from e
 
     def drop_before(self, index: int) -> None:
         """Retention: removes the segments all of whose entries are below ``index``, from the oldest on; never the active one."""
         self._check_usable()
         while self.segment_count > 1 and self._chain.segments[1].base <= index:
             try:
-                self._chain.remove(self._chain.segments[0])
+                self._chain.remove_first()
             except OSError as e:
-                raise self._fail("drop a segment", e) from e
+                # Where every change takes room, as on file systems that copy on write, so does a removal.
+                raise self._disk_full() if e.errno in NO_SPACE else self._fail("drop a segment", e) from e
 
     def close(self) -> None:
         """Closes the files, without a sync.  Whatever is called afterwards raises GroupStopped."""

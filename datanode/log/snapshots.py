@@ -37,7 +37,7 @@ from datanode.log.snapshot_format import (
     snapshot_name,
 )
 from services.errors import DiskFull, LogDamaged, StorageFailed
-from services.raft.storage import Snapshot
+from services.raft.storage import Members, Snapshot
 
 _CHUNK_BYTES = 1024 * 1024
 PART_NAME = "incoming.part"
@@ -95,20 +95,7 @@ class SnapshotFiles:
         self.damaged = tuple(sorted(damaged))
 
     def _read_header(self, index: int) -> SnapshotHeader:
-        path = self._path(index)
-        file = self._fs.open(path)
-        try:
-            header = decode_header(file.pread(HEADER_BYTES_MAX, 0), path)
-            size = file.size()
-        finally:
-            file.close()
-        if header.file_bytes != size or header.snapshot.index != index:
-            raise LogDamaged(
-                f"{path}: {size} bytes, its header says {header.file_bytes} for {header.snapshot.index}",
-                path=path,
-                offset=min(size, header.file_bytes),
-            )
-        return header
+        return read_header(self._path(index), self._fs)
 
     # --- what there is ----------------------------------------------------------------------------------------------
 
@@ -175,7 +162,8 @@ class SnapshotFiles:
                     file.close()
             except OSError as e:
                 if e.errno in NO_SPACE:
-                    self._remove(aside)
+                    with suppress(DiskFull):
+                        self._remove(aside)
                     raise self._disk_full() from e
                 raise self._fail("write", e) from e
             self._name(aside, path, "write")
@@ -190,12 +178,15 @@ class SnapshotFiles:
         with self._changing:
             self._check_usable()
             gone = [h for h in self._headers if h.snapshot.index in indexes]
-            if not gone:
-                return
-            self._headers = tuple(h for h in self._headers if h.snapshot.index not in indexes)
             for header in gone:
-                self._remove(self._path(header.snapshot.index))
-            self._sync_folder("drop")
+                self._headers = tuple(h for h in self._headers if h is not header)
+                try:
+                    self._remove(self._path(header.snapshot.index))
+                except DiskFull:
+                    self._headers = tuple(sorted((*self._headers, header), key=lambda h: h.snapshot.index))
+                    raise
+            if gone:
+                self._sync_folder("drop")
 
     def set_aside(self, index: int) -> None:
         """A damaged file gets a name under which nobody looks for it."""
@@ -360,6 +351,8 @@ class SnapshotFiles:
         except FileNotFoundError:
             pass
         except OSError as e:
+            if e.errno in NO_SPACE:  # where every change takes room, as on file systems that copy on write
+                raise self._disk_full() from e
             raise self._fail("remove", e) from e
 
     def _check_room(self, wanted: int) -> None:
@@ -420,6 +413,32 @@ class FileSource:
         if (crc, size) != (self.snapshot.crc, self.snapshot.size):
             at = self._header.bytes + min(size, self.snapshot.size)
             raise LogDamaged(f"{self._path}: the snapshot's state is damaged", path=self._path, offset=at)
+
+
+def read_header(path: Path, fs: FileSystem) -> SnapshotHeader:
+    """The header of a file that is as long as it says.  LogDamaged, OSError."""
+    file = fs.open(path)
+    try:
+        header = decode_header(file.pread(HEADER_BYTES_MAX, 0), path)
+        size = file.size()
+    finally:
+        file.close()
+    if header.file_bytes != size or header.snapshot.index != index_of(path.name):
+        raise LogDamaged(
+            f"{path}: {size} bytes, its header says {header.file_bytes} for {header.snapshot.index}",
+            path=path,
+            offset=min(size, header.file_bytes),
+        )
+    return header
+
+
+def newest_members(directory: Path, fs: FileSystem) -> Members | None:
+    """Those of the newest snapshot in a folder that is otherwise not to be relied on; nothing in it is changed."""
+    indexes = sorted(index for name in fs.listdir(directory) if (index := index_of(name)) is not None)
+    for index in reversed(indexes):
+        with suppress(LogDamaged, OSError):
+            return read_header(directory / snapshot_name(index), fs).snapshot.members
+    return None
 
 
 def _read_failed(path: Path, error: OSError) -> StorageFailed:

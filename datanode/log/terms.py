@@ -90,12 +90,12 @@ class TermFile:
                 file.fdatasync()
             finally:
                 file.close()
+            self._fs.rename(new, self._path)
         except OSError as e:
             if e.errno in NO_SPACE:
                 raise DiskFull(f"{self._path}: no room to store the term", path=self._path) from e
             raise self._fail("write", e) from e
         try:
-            self._fs.rename(new, self._path)
             self._fs.fsync_dir(self._directory)
         except OSError as e:
             raise self._fail("replace", e) from e

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pysyncobj.node import Node
-
 from services.pb import raft_pb2 as pb
-from services.raft.library import CANDIDATE, FOLLOWER, LEADER, Library
+from services.raft.library import CANDIDATE, FOLLOWER, LEADER, Library, node_of
 from services.raft.membership import is_majority
 
 
@@ -101,7 +99,7 @@ class Elections(Library):
             self._emit(candidate, pb.RaftMessage(vote_answer=pb.VoteAnswer(voted_term=term)))
             return
         super()._SyncObj__onMessageReceived(
-            Node(candidate),
+            node_of(candidate),
             {
                 "type": "request_vote",
                 "term": term,
@@ -144,4 +142,4 @@ class Elections(Library):
         if self._SyncObj__raftState != CANDIDATE or m.voted_term != self.term or voter in self._voters:  # H5
             return
         self._voters.add(voter)
-        super()._SyncObj__onMessageReceived(Node(voter), {"type": "response_vote", "term": m.voted_term})
+        super()._SyncObj__onMessageReceived(node_of(voter), {"type": "response_vote", "term": m.voted_term})

@@ -42,7 +42,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
-from pysyncobj.node import Node
 
 from services.errors import (
     DiskFull,
@@ -58,7 +57,7 @@ from services.errors import (
 from services.pb import raft_pb2 as pb
 from services.raft import membership
 from services.raft.journal import Journal
-from services.raft.library import LEADER, STATE_NAMES, Timing
+from services.raft.library import LEADER, STATE_NAMES, Timing, node_of
 from services.raft.replication import BATCH_BYTES_MAX
 from services.raft.sleeping import Sleeping
 from services.raft.snapshots import StateMachine
@@ -134,7 +133,7 @@ class Engine(Sleeping):
         if self.failed:
             return
         self._wake_by_node(store_id)
-        self._SyncObj__onNodeConnected(Node(store_id))
+        self._SyncObj__onNodeConnected(node_of(store_id))
         self._rewind_lost(store_id)
         self._greet(store_id)
         if self._quorum_connected_at is None and self._majority_reachable():
@@ -144,7 +143,7 @@ class Engine(Sleeping):
         """The link to a peer is down; what was in flight may be lost."""
         self._enter()
         self._wake_by_node(store_id)
-        self._SyncObj__onNodeDisconnected(Node(store_id))
+        self._SyncObj__onNodeDisconnected(node_of(store_id))
         self._rewind_lost(store_id)
 
     def synced(self) -> None:
@@ -247,7 +246,7 @@ class Engine(Sleeping):
             return False
         self._wake()
         wanted = [
-            (self._SyncObj__raftMatchIndex.get(Node(m), 0), m)
+            (self._SyncObj__raftMatchIndex.get(node_of(m), 0), m)
             for m in self._peers
             if m in self.members.voters and self._is_connected(m) and not self._peers[m].recovered_at
             if to is None or m == to
@@ -419,7 +418,7 @@ class Engine(Sleeping):
         if self.is_leader:
             assert self._peers.keys() == {*self.members.voters, *self.members.learners} - {self.store_id}
             for m in self._peers:
-                match, next_index = self._SyncObj__raftMatchIndex[Node(m)], self._SyncObj__raftNextIndex[Node(m)]
+                match, next_index = self._SyncObj__raftMatchIndex[node_of(m)], self._SyncObj__raftNextIndex[node_of(m)]
                 assert match < next_index <= journal.last_index + 1, (match, next_index, journal.last_index)
         if self.asleep:
             assert self.commit_index == journal.last_index == journal.synced_index

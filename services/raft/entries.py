@@ -12,6 +12,17 @@ from services.pb import raft_pb2 as pb
 from services.raft.storage import Entry
 
 
+class Batch:
+    """Entries in a row, ready to be put into any number of messages."""
+
+    __slots__ = ("payloads", "runs", "size")
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.payloads = [entry.payload for entry in entries]
+        self.runs = runs_of(entries)
+        self.size = sum(map(len, self.payloads))
+
+
 def runs_of(entries: Sequence[Entry]) -> list[pb.EntryRun]:
     runs: list[pb.EntryRun] = []
     term, kind, count = 0, 0, 0

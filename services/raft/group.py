@@ -69,6 +69,7 @@ class Group:
         self.journal = Journal(storage.log, storage.terms, storage.snapshots, first_members)
         self._storage = storage
         self._ticker = ticker
+        self._loop = asyncio.get_running_loop()
         self._directory = directory
         self._count_vanished = count_vanished
         self._callbacks: list[Callable[[Group], None]] = []
@@ -177,7 +178,7 @@ class Group:
         return self._asked(self.engine.read_index)
 
     def _asked(self, ask: Callable[..., None], *arguments: Any) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
 
         def done(result: object, error: BaseException | None) -> None:
             if future.done():

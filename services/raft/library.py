@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import pysyncobj.syncobj as _library
@@ -72,6 +73,12 @@ class Outgoing:
     after: int
 
 
+@cache
+def node_of(store_id: int) -> Node:
+    """A store as the library knows it: one object for all groups, found in its sets and dicts without a comparison."""
+    return Node(store_id)
+
+
 class _Poller:
     """The library's socket poller, of which a replica without sockets has no use."""
 
@@ -127,7 +134,7 @@ class Library(SyncObj):  # type: ignore[misc]
         self._outbox: list[Outgoing] = []
         self._enter()
         super().__init__(
-            Node(store_id),
+            node_of(store_id),
             [],
             SyncObjConf(
                 autoTick=False,
@@ -144,6 +151,7 @@ class Library(SyncObj):  # type: ignore[misc]
             ),
             transport=_Outlet(self),
         )
+        self._SyncObj__properies: frozenset[str] = frozenset()  # names for its dumps, which are not made: 8 KiB a group
         self._follow_members()
 
     @property
@@ -192,14 +200,14 @@ class Library(SyncObj):  # type: ignore[misc]
     def _follow_members(self) -> None:
         """Tells the library who is counted (its other nodes) and who only listens (its read-only nodes)."""
         members, own = self.members, self.store_id
-        self._SyncObj__otherNodes = {Node(store) for store in members.voters if store != own}
-        self._SyncObj__readonlyNodes = {Node(store) for store in members.learners if store != own}
+        self._SyncObj__otherNodes = {node_of(store) for store in members.voters if store != own}
+        self._SyncObj__readonlyNodes = {node_of(store) for store in members.learners if store != own}
 
     def _other_voters(self) -> list[int]:
         return [store for store in self.members.voters if store != self.store_id]
 
     def _is_connected(self, store_id: int) -> bool:
-        return Node(store_id) in self._SyncObj__connectedNodes
+        return node_of(store_id) in self._SyncObj__connectedNodes
 
     def _majority_reachable(self) -> bool:
         """Whether a majority of the voters can be talked to now, ourselves included."""
@@ -210,7 +218,9 @@ class Library(SyncObj):  # type: ignore[misc]
 
     def _contact(self, leader: int, term: int, commit: int) -> None:
         """The library's reaction to hearing from the leader, without touching the log."""
-        self._SyncObj__onMessageReceived(Node(leader), {"type": "append_entries", "term": term, "commit_index": commit})
+        self._SyncObj__onMessageReceived(
+            node_of(leader), {"type": "append_entries", "term": term, "commit_index": commit}
+        )
 
     def _emit(self, to: int, message: pb.RaftMessage, promise: bool = False) -> None:
         message.group = self.group_id

@@ -163,7 +163,7 @@ class Registry:
             storage,
             machine,
             self._ticker,
-            random.Random(self._rng.getrandbits(64)),
+            self._rng,
             self._timing,
             lambda: self._may_lead and self._has_room(),
             self._entry_bytes_max,

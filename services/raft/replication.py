@@ -17,8 +17,8 @@ from pysyncobj.node import Node
 
 from services.pb import raft_pb2 as pb
 from services.raft.elections import Elections
-from services.raft.entries import entries_of, runs_of
-from services.raft.library import LEADER
+from services.raft.entries import Batch, entries_of
+from services.raft.library import LEADER, node_of
 from services.raft.membership import is_majority
 from services.raft.storage import Entry
 
@@ -97,12 +97,12 @@ class Replication(Elections):
         now, next_index, match_index = self._now(), self._SyncObj__raftNextIndex, self._SyncObj__raftMatchIndex
         for gone in self._peers.keys() - others:
             del self._peers[gone]
-            next_index.pop(Node(gone), None)
-            match_index.pop(Node(gone), None)
+            next_index.pop(node_of(gone), None)
+            match_index.pop(node_of(gone), None)
         for new in sorted(others - self._peers.keys()):
             self._peers[new] = Peer(now)
-            next_index.setdefault(Node(new), self.journal.last_index + 1)
-            match_index.setdefault(Node(new), 0)
+            next_index.setdefault(node_of(new), self.journal.last_index + 1)
+            match_index.setdefault(node_of(new), 0)
 
     # --- the follower's end -------------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class Replication(Elections):
             raise AssertionError(f"term {term} would replace committed entry {new[0].index} of group {self.group_id}")
         prev_index, prev_term = new[0].index - 1, journal.term_at(new[0].index - 1)
         self._SyncObj__onMessageReceived(
-            Node(leader),
+            node_of(leader),
             {
                 "type": "append_entries",
                 "term": term,
@@ -215,16 +215,20 @@ class Replication(Elections):
     def _SyncObj__sendAppendEntries(self) -> None:
         now = self._now()
         notice = self._notice_at is not None and self._notice_at <= now
+        batches: dict[tuple[int, int], Batch] = {}
         for follower, peer in self._peers.items():
             if self._is_connected(follower):
-                self._send_to(follower, peer, now, notice)
+                self._send_to(follower, peer, now, notice, batches)
             else:
                 peer.sent_at = now
         if notice or all(p.commit_sent >= self.commit_index for p in self._peers.values()):
             self._notice_at = None
 
-    def _send_to(self, follower: int, peer: Peer, now: float, notice: bool) -> None:
-        next_index, node, journal = self._SyncObj__raftNextIndex, Node(follower), self.journal
+    def _send_to(
+        self, follower: int, peer: Peer, now: float, notice: bool, batches: dict[tuple[int, int], Batch]
+    ) -> None:
+        """``batches`` are those made in this round, by first index and room: what goes to one follower mostly goes to the next."""
+        next_index, node, journal = self._SyncObj__raftNextIndex, node_of(follower), self.journal
         if next_index[node] < journal.first_index:
             self._offer_snapshot(follower, peer, now)
             return
@@ -234,8 +238,11 @@ class Replication(Elections):
             full = room <= 0 or len(peer.inflight) >= INFLIGHT_REQUESTS_MAX
             if full and not due:
                 return
-            first = next_index[node]
-            entries = [] if full else journal.read(first, journal.last_index, min(BATCH_BYTES_MAX, room))
+            first, room = next_index[node], 0 if full else min(BATCH_BYTES_MAX, room)
+            batch = batches.get((first, room))
+            if batch is None:
+                entries = journal.read(first, journal.last_index, room) if room else []
+                batch = batches[first, room] = Batch(entries)
             self._request += 1
             append = pb.AppendEntries(
                 request=self._request,
@@ -244,14 +251,13 @@ class Replication(Elections):
                 commit_index=self.commit_index,
                 recovered_at=peer.recovered_at,
                 sleep=self._lulling,
-                payloads=[entry.payload for entry in entries],
-                runs=runs_of(entries),
+                payloads=batch.payloads,
+                runs=batch.runs,
             )
-            if entries:
-                size = sum(len(e.payload) for e in entries)
-                peer.inflight.append((self._request, size))
-                peer.inflight_bytes += size
-                next_index[node] = entries[-1].index + 1
+            if batch.payloads:
+                peer.inflight.append((self._request, batch.size))
+                peer.inflight_bytes += batch.size
+                next_index[node] = first + len(batch.payloads)
             peer.sent_at, peer.commit_sent = now, self.commit_index
             peer.lulled = (peer.lulled or self._request) if self._lulling else 0
             self._emit(follower, pb.RaftMessage(append_entries=append))  # may leave before our own sync
@@ -264,7 +270,7 @@ class Replication(Elections):
     def _on_append_answer(self, follower: int, m: pb.AppendAnswer) -> None:
         if self._SyncObj__raftState != LEADER or m.request_term != self.term:  # H4
             return
-        peer, node = self._peers.get(follower), Node(follower)
+        peer, node = self._peers.get(follower), node_of(follower)
         if peer is None:  # it is no member any more
             return
         peer.heard_at = self._now()
@@ -306,7 +312,7 @@ class Replication(Elections):
     def _rewind_lost(self, store_id: int) -> None:
         peer = self._peers.get(store_id)
         if peer is not None:
-            node = Node(store_id)
+            node = node_of(store_id)
             match = self._SyncObj__raftMatchIndex[node]
             self._SyncObj__raftNextIndex[node] = match + 1 if match else self.journal.last_index + 1
             peer.rewound_at = self._request
@@ -317,7 +323,7 @@ class Replication(Elections):
         """Commits what a majority has synced, ourselves counted only up to our own sync, and only in our own term."""
         match = self._SyncObj__raftMatchIndex
         peers, voters = self._peers, self.members.voters
-        synced = [0 if peers[m].recovered_at else match[Node(m)] for m in self._other_voters()]
+        synced = [0 if peers[m].recovered_at else match[node_of(m)] for m in self._other_voters()]
         if self.store_id in voters:
             synced.append(self.journal.synced_index)
         index = sorted(synced, reverse=True)[len(voters) // 2]

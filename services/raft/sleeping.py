@@ -32,10 +32,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pysyncobj.node import Node
-
 from services.pb import raft_pb2 as pb
-from services.raft.library import FOLLOWER
+from services.raft.library import FOLLOWER, node_of
 from services.raft.reads import Reads
 
 
@@ -71,7 +69,7 @@ class Sleeping(Reads):
             return False
         match, heard_from = self._SyncObj__raftMatchIndex, now - self.timing.election_min_s
         return all(
-            match[Node(store)] == last == peer.commit_sent
+            match[node_of(store)] == last == peer.commit_sent
             and not (peer.inflight or peer.offered or peer.recovered_at)
             and self._is_connected(store)
             and self.node_heard(store) > heard_from

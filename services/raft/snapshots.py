@@ -14,10 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pysyncobj.node import Node
-
 from services.pb import raft_pb2 as pb
 from services.raft import membership
+from services.raft.library import node_of
 from services.raft.replication import Peer, Replication
 from services.raft.storage import Snapshot
 
@@ -140,4 +139,4 @@ class Snapshots(Replication):
         """On the leader: up to where that member is known to hold the log; 0 for others."""
         if store_id == self.store_id:
             return self.journal.synced_index
-        return int(self._SyncObj__raftMatchIndex.get(Node(store_id), 0)) if store_id in self._peers else 0
+        return int(self._SyncObj__raftMatchIndex.get(node_of(store_id), 0)) if store_id in self._peers else 0

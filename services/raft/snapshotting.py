@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 import structlog
 from crc32c import crc32c
 
-from services.errors import DiskFull, GroupStopped, LogDamaged, SteleError
+from services.errors import DiskFull, GroupStopped, LogDamaged, SteleError, StorageFailed
 from services.raft.engine import Engine
 from services.raft.snapshots import Offer
 from services.raft.storage import Snapshot, SnapshotStorage
@@ -78,6 +78,7 @@ class Snapshotting:
             snapshot = Snapshot(
                 index, journal.term_at(index), members, mark, self._wall_ms(), len(state), crc32c(state)
             )
+            await self._until_synced(index)
             try:
                 await self._on_thread(self._storage.write, snapshot, state)
             except DiskFull:
@@ -87,6 +88,17 @@ class Snapshotting:
                 raise
             log.info("snapshot_taken", group=engine.group_id, index=index, bytes=snapshot.size)
             return snapshot
+
+    async def _until_synced(self, index: int) -> None:
+        """PERSIST BEFORE SNAPSHOT: one that is ahead of the log on disk says that entries are gone which were promised (H10)."""
+        engine = self._engine
+        while engine.journal.synced_index < index:
+            if engine.failed is not None or self._stopped:
+                raise engine.failed or GroupStopped(f"group {engine.group_id} is stopping", group=engine.group_id)
+            if engine.journal.disk_full:
+                raise DiskFull(f"group {engine.group_id} has no room for what its snapshot is to stand for")
+            self._flushed.clear()
+            await self._flushed.wait()
 
     async def drop(self, indexes: Set[int]) -> None:
         """Removes the snapshots at ``indexes``; StorageFailed ends the replica."""
@@ -133,7 +145,7 @@ class Snapshotting:
 
     async def _fetch_whole(self, offer: Offer) -> bytes:
         snapshot = offer.snapshot
-        offset = await self._on_thread(self._storage.staged, snapshot)
+        offset = await self._stored(self._storage.staged, snapshot)
         if offset < snapshot.size:
             chunks = self._fetch(offer.leader, self._engine.group_id, snapshot.index, offset)
             async for chunk in chunks:
@@ -141,9 +153,17 @@ class Snapshotting:
                     raise LogDamaged(
                         f"store {offer.leader} sends more than the {snapshot.size} bytes of snapshot {snapshot.index}"
                     )
-                await self._on_thread(self._storage.stage, snapshot, offset, chunk)
+                await self._stored(self._storage.stage, snapshot, offset, chunk)
                 offset += len(chunk)
-        return await self._on_thread(self._storage.check_staged, snapshot)
+        return await self._stored(self._storage.check_staged, snapshot)
+
+    async def _stored(self, work: Callable[..., T], *arguments: Any) -> T:
+        """On this replica's own disk, whose failure ends it; the same error from the leader's only breaks the transfer."""
+        try:
+            return await self._on_thread(work, *arguments)
+        except StorageFailed as e:
+            self._broken(e)
+            raise
 
     async def _until_durable(self) -> None:
         journal = self._engine.journal

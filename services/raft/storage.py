@@ -131,7 +131,8 @@ class SnapshotStorage(Protocol):
         ...
 
     def write(self, snapshot: Snapshot, state: bytes) -> None:
-        """Durable when it returns: aside, synced, renamed, folder synced.  DiskFull leaves nothing; StorageFailed."""
+        """Durable when it returns: aside, synced, renamed, folder synced.  The log is synced up to ``snapshot.index`` BEFORE: one that
+        is ahead of its log is taken for proof that entries are gone (H10).  DiskFull leaves nothing; StorageFailed."""
         ...
 
     def read(self, index: int) -> bytes:

@@ -11,7 +11,7 @@ import typer
 from services.errors import InvalidArgument
 from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Output, Server, TopicName, examples, with_client
 from stele.cli.output import OutputFormat, moment, say, show_json_line
-from stele.cli.subscription import parse_place
+from stele.cli.subscription import parse_place, say_no_longer_kept
 from stele.client import Client
 from stele.consumer import TYPES, Consumer
 from stele.model import Message
@@ -57,6 +57,7 @@ def consume(
         nonlocal printed
         credit = CREDIT if count is None else min(CREDIT, count)
         async with client.consumer(topic, subscription, type=kind, start=place, credit=credit) as consumer:
+            say_no_longer_kept(place, consumer.began_at)
             unflushed: list[Message] = []
             try:
                 while count is None or printed < count:

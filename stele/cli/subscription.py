@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -38,6 +40,17 @@ def parse_place(place: str) -> int | str:
     if place.isdecimal() and len(place) < 20:
         return int(place)
     raise InvalidArgument(f"{place!r} is no place in a topic: earliest, latest or an offset from 0 on")
+
+
+def say_no_longer_kept(place: int | str | None, positions: Mapping[int, int]) -> None:
+    """One line where retention has removed what is at ``place``."""
+    later = [f"partition {p} begins at {first}" for p, first in sorted(positions.items()) if first > _offset(place)]
+    if later:
+        say(f"offset {place} is no longer kept: {', '.join(later)}")
+
+
+def _offset(place: int | str | None) -> float:
+    return place if isinstance(place, int) else math.inf
 
 
 @app.command(epilog=examples("stele subscription ls shop/orders", "stele subscription ls shop/orders -o json"))
@@ -133,4 +146,5 @@ def seek(
     positions = with_client(server, directory, work, f"moving {subscription}")
     if output is OutputFormat.JSON:
         show_json(positions)
+    say_no_longer_kept(place, positions)
     say(f"{subscription}: " + ", ".join(f"partition {p} at {offset}" for p, offset in sorted(positions.items())))

@@ -123,12 +123,11 @@ class Worker:
         self._tell(f"cutdone {index}")
 
     def _snap(self) -> None:
-        """Of what is synced as a rule; now and then of what is applied and not synced yet."""
+        """Of what is synced."""
         log = self._storage.log
-        last = log.last_index if self._rng.random() < 0.2 else self._synced
-        if last <= self._floor or len(self._storage.snapshots.snapshots) >= SNAPSHOTS_MAX:
+        if self._synced <= self._floor or len(self._storage.snapshots.snapshots) >= SNAPSHOTS_MAX:
             return
-        index = self._rng.randint(self._floor + 1, last)
+        index = self._rng.randint(self._floor + 1, self._synced)
         term = log.term_at(index)
         self._tell(f"snap {index} {term}")
         self._storage.snapshots.write(snapshot(index, term), state(index, term))

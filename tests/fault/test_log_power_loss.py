@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from lab.variants import h10_resets_for_its_own
 from lab.variants.h7_counts_the_cache import CountsCachedNames, CountsTheCache
 from lab.variants.h7_forgets_a_vote import WritesInPlace
 from lab.variants.h7_forgets_to_sync import ForgetsToSyncFiles, ForgetsToSyncFolders
@@ -46,7 +45,6 @@ def test_h7_h8_h10_what_was_promised_survives_a_power_loss_at_any_step_of_a_life
         ("SegmentLog", TruncatesOldestFirst),
         ("SnapshotFiles", NamesBeforeSyncing),
         ("TermFile", WritesInPlace),
-        ("decide", h10_resets_for_its_own.decide),
     ],
     ids=lambda part: getattr(part, "__name__", part),
 )

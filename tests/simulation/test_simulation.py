@@ -1,55 +1,84 @@
-"""The engine and its journal under virtual time, with crashes, cuts, pauses and a disk that forgets."""
+"""Whole replicas under virtual time: what was acknowledged stays, and what is wrong on purpose is found."""
 
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
-from lab.variants.h7_counts_itself_unsynced import CountsItself
-from lab.variants.r3_8_promises_before_persisting import PromisesFirst
-from lab.variants.r4_5_votes_without_its_log import VotesWithoutItsLog
-from services.raft.engine import Engine
-from tests.simulation.world import Options, Violation, World
+from tests.simulation.runner import Totals, quiet, run_one, run_seeds
+from tests.simulation.selfproof import PROOFS, Proof, first_violation
+from tests.simulation.shrink import report, shrink
+from tests.simulation.world import Options, World
+
+RUNS = 50
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
     before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    quiet()
     yield
     structlog.configure(**before)
+    logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("first", range(0, 60, 10))
-def test_three_replicas_keep_what_they_acknowledged(first: int) -> None:
-    for seed in range(first, first + 10):
-        World(seed, Options(nodes=3, seconds=20)).run()
+@pytest.mark.parametrize("first", range(0, 500, RUNS))
+def test_replicas_keep_what_they_acknowledged(first: int) -> None:
+    totals = run_seeds(Options(), range(first, first + RUNS), stop_at_violation=True)
+    if totals.violations:
+        pytest.fail(report(shrink(Options(totals.violations[0].seed), within_s=20)))
 
 
-@pytest.mark.parametrize("first", range(0, 10, 5))
-def test_five_replicas_keep_what_they_acknowledged(first: int) -> None:
-    for seed in range(first, first + 5):
-        World(seed, Options(nodes=5, seconds=20)).run()
+@pytest.mark.parametrize("proof", [p for p in PROOFS if p.runs], ids=lambda p: p.variant.split(":")[0])
+def test_it_finds_what_is_wrong(proof: Proof) -> None:
+    runs, found = first_violation(Options(nodes=proof.nodes, kinds=proof.kinds, variant=proof.variant), proof.runs)
+    assert found is not None, f"{runs} runs did not show what is wrong with {proof.variant}"
 
 
-def test_the_same_seed_gives_the_same_run() -> None:
-    traces = []
-    for _ in range(2):
-        world = World(7, Options(nodes=3, seconds=8))
-        world.run()
-        traces.append((world.trace, world.events, world.acked))
-    assert traces[0] == traces[1]
+_DIGEST = """
+import sys
+from tests.simulation.runner import quiet
+from tests.simulation.world import Options, World
+quiet()
+for seed in (7, 8, 9):
+    world = World(Options(seed, traced=True))
+    world.run()
+    print(world.digest())
+"""
 
 
-@pytest.mark.parametrize("wrong", [PromisesFirst, CountsItself, VotesWithoutItsLog])
-def test_the_simulator_finds_what_is_wrong(wrong: type[Engine]) -> None:
-    """It proves itself: a variant that breaks a correction is caught."""
-    for seed in range(100):
-        try:
-            World(seed, Options(nodes=3, seconds=20, make_engine=wrong)).run()
-        except Violation:
-            return
-    pytest.fail(f"100 runs did not show what is wrong with {wrong.__name__}")
+def test_the_same_seed_gives_the_same_run_in_every_process() -> None:
+    found = set()
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(REPOSITORY)}
+        ran = subprocess.run(
+            [sys.executable, "-c", _DIGEST], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+        )
+        found.add(ran.stdout)
+    assert len(found) == 1
+
+
+def test_tracing_changes_nothing() -> None:
+    plain, traced = World(Options(3)), World(Options(3, traced=True))
+    plain.run()
+    traced.run()
+    assert plain.scheduler.events == traced.scheduler.events
+    assert plain.workload.acked == traced.workload.acked
+
+
+def test_a_violation_is_shrunk_to_few_faults_and_replayed() -> None:
+    wrong = Options(variant="r3_8_promises_before_persisting:PromisesFirst")
+    seed = run_seeds(wrong, range(100), stop_at_violation=True).violations[0].seed
+    shrunk = shrink(Options(seed, variant=wrong.variant), within_s=20)
+    assert len(shrunk.faults) <= 5
+    again = run_one(shrunk.options, Totals())
+    assert str(again) == str(shrunk.violation)
+    assert f"SEED={seed}" in report(shrunk)

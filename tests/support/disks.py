@@ -19,7 +19,8 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -102,6 +103,16 @@ def _rename(target: dict[str, _Inode], names: dict[str, _Inode | None]) -> None:
             target[name] = inode
 
 
+def _split(path: Path) -> tuple[str, str]:
+    """Folder and name; a path's own ``parent`` costs more than all the rest."""
+    folder, _, name = str(path).rpartition("/")
+    return folder or "/", name
+
+
+def _nothing() -> None:
+    """What most operations still have to do once they are done."""
+
+
 class SimulatedDisk:
     """A FileSystem.  ``capacity_bytes`` bounds what all files hold together; reaching it is ENOSPC after a partial write."""
 
@@ -147,10 +158,25 @@ class SimulatedDisk:
         """The changing operation after the next ``operations`` ones raises PowerLost, and so does everything until ``crash``."""
         self._power_left = operations
 
+    @property
+    def dark(self) -> bool:
+        """The power is gone: nothing works until ``crash`` or ``kill``."""
+        return self._dark
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """For whoever looks at the files from outside: what is in the cache is seen although the power is gone."""
+        dark, self._dark = self._dark, False
+        try:
+            yield
+        finally:
+            self._dark = dark
+
     def kill(self) -> None:
         """The process dies: its open files are gone, what it wrote is in the cache."""
         self._generation += 1
         self._power_left = None
+        self._dark = False
 
     def crash(self, rng: random.Random) -> None:
         """The power goes and comes back: unsynced changes survive as far as ``rng`` decides."""
@@ -176,6 +202,13 @@ class SimulatedDisk:
         inode.durable[:] = inode.cached
         inode.pending.clear()
 
+    def has_file(self, path: Path) -> bool:
+        folder, name = _split(path)
+        return folder in self._folders and name in self._folders[folder].cached
+
+    def has_folder(self, path: Path) -> bool:
+        return str(path) in self._folders
+
     def content(self, path: Path) -> bytes:
         return bytes(self._inode(path).cached)
 
@@ -197,29 +230,32 @@ class SimulatedDisk:
 
     def create(self, path: Path) -> File:
         after = self._begin("create", path)
-        folder = self._folder(path.parent)
-        if path.name in folder.cached:
-            folder.cached[path.name].change(_Change(0, None))
+        directory, name = _split(path)
+        folder = self._folder(directory)
+        if name in folder.cached:
+            folder.cached[name].change(_Change(0, None))
         else:
-            folder.change({path.name: _Inode()})
+            folder.change({name: _Inode()})
         after()
-        return SimulatedFile(self, path, folder.cached[path.name], self._generation)
+        return SimulatedFile(self, path, folder.cached[name], self._generation)
 
     def open(self, path: Path) -> File:
         self._begin("open", path)
         return SimulatedFile(self, path, self._inode(path), self._generation)
 
     def rename(self, source: Path, target: Path) -> None:
-        assert source.parent == target.parent, "renames stay within their folder"
+        (directory, before), (other, name) = _split(source), _split(target)
+        assert directory == other, "renames stay within their folder"
         after = self._begin("rename", target)
         inode = self._inode(source)
-        self._folder(source.parent).change({source.name: None, target.name: inode})
+        self._folder(directory).change({before: None, name: inode})
         after()
 
     def unlink(self, path: Path) -> None:
         after = self._begin("unlink", path)
         self._inode(path)
-        self._folder(path.parent).change({path.name: None})
+        directory, name = _split(path)
+        self._folder(directory).change({name: None})
         after()
 
     def fsync_dir(self, directory: Path) -> None:
@@ -235,13 +271,11 @@ class SimulatedDisk:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _begin(
-        self, operation: Operation, path: Path, on_fault: Callable[[], None] = lambda: None
-    ) -> Callable[[], None]:
+    def _begin(self, operation: Operation, path: Path, on_fault: Callable[[], None] = _nothing) -> Callable[[], None]:
         """Raises what is to go wrong.  The caller carries the operation out, then calls the result, which may lose the power."""
         if self._dark:
             raise PowerLost
-        self.trace.append((operation, path.name))
+        self.trace.append((operation, str(path).rpartition("/")[2]))
         for fault in self._faults:
             if fault.operation == operation and fault.name in str(path) and fault.times > 0:
                 if fault.skip > 0:
@@ -251,13 +285,13 @@ class SimulatedDisk:
                 on_fault()
                 raise OSError(fault.errno, os.strerror(fault.errno), str(path))
         if operation not in CHANGES:
-            return lambda: None
+            return _nothing
         self.operations += 1
         if self._power_left is None:
-            return lambda: None
+            return _nothing
         self._power_left -= 1
         if self._power_left >= 0:
-            return lambda: None
+            return _nothing
         self._dark = True
         if operation in ("fdatasync", "fsync_dir"):
             raise PowerLost
@@ -266,15 +300,16 @@ class SimulatedDisk:
     def _go_dark(self) -> None:
         raise PowerLost
 
-    def _folder(self, directory: Path) -> _Folder:
+    def _folder(self, directory: Path | str) -> _Folder:
         try:
             return self._folders[str(directory)]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory)) from None
 
     def _inode(self, path: Path) -> _Inode:
+        directory, name = _split(path)
         try:
-            return self._folder(path.parent).cached[path.name]
+            return self._folder(directory).cached[name]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
 

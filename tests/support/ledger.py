@@ -8,7 +8,7 @@ Usage::
     await ledger.check()
 
 ``check`` reads every partition from its beginning to its end through a subscription of its own: what was acknowledged
-is there exactly once, at its offset, and nothing else is.
+is there exactly once, at its offset, and nothing else is.  Where retention has moved a beginning, this holds from there on.
 """
 
 from __future__ import annotations
@@ -60,24 +60,29 @@ class Ledger:
         assert result.offset not in self.stored.setdefault(result.partition, {}), "one offset, two messages"
         self.stored[result.partition][result.offset] = value
 
-    async def check(self, timeout_s: float = DELIVERY_S) -> None:
+    async def check(self, timeout_s: float = DELIVERY_S, *, trimmed: bool = False) -> dict[int, int]:
+        """Where each partition begins; all at 0 unless ``trimmed``."""
         found: dict[int, dict[int, bytes]] = {}
-        missing = {(p, o) for p, values in self.stored.items() for o in values}
         subscription = f"check-{next(_number)}"
         async with (
             asyncio.timeout(timeout_s),
             self.client.consumer(self.topic, subscription, type="exclusive") as consumer,
         ):
+            begins = {p: consumer.began_at.get(p, 0) for p in range(self.partitions)}
+            assert trimmed or set(begins.values()) == {0}, begins
+            missing = {(p, o) for p, values in self.stored.items() for o in values if o >= begins[p]}
             while (message := await consumer.receive(None if missing else QUIET_S)) is not None:
                 found.setdefault(message.partition, {})[message.offset] = message.value
                 missing.discard((message.partition, message.offset))
         read = [value for values in found.values() for value in values.values()]
         assert len(read) == len(set(read)), "a message is stored twice"
         for partition, values in found.items():
-            assert sorted(values) == list(range(len(values))), f"partition {partition} has gaps"
+            offsets = range(begins[partition], begins[partition] + len(values))
+            assert sorted(values) == list(offsets), f"partition {partition} has gaps"
             known = self.stored.get(partition, {})
             for offset, value in values.items():
                 if offset in known:
                     assert value == known[offset], f"another message at {partition}/{offset}"
                 else:
                     assert value in self.unknown, f"{value[:40]!r} at {partition}/{offset} was never acknowledged"
+        return begins

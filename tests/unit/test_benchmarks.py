@@ -15,6 +15,7 @@ from rich.console import Console
 
 from benchmarks import __main__ as command
 from benchmarks import failover, idle, log_floor, profiling, raft
+from benchmarks import report as reporting
 from benchmarks.children import ChildFailed, ChildGone, Children, ended, free_ports
 from benchmarks.loads import LOADS, MIB_1, ONE_AT_A_TIME, SMALL_5000, Load, Run
 from benchmarks.report import Report, row
@@ -97,6 +98,23 @@ def test_a_report_is_a_table_and_json() -> None:
     content = json.loads(report.to_json())
     assert content["rows"][0]["ratio"] == 2.0
     assert content["machine"]["cores"] >= 1
+
+
+def test_a_report_takes_its_place_in_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "RESULTS", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
+    report = Report({"only": ["log"]}, problems=["stock: nothing"])
+    report.add([row("log", "append", 2.0, "µs", ("floor", 1.0), at_most=1, note="as it is")], "log", [])
+    for _ in range(2):
+        figures = report.document(page)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- figures -->\n")
+    assert text.endswith("<!-- end of figures -->\nafter\n")
+    assert text.count("| append (as it is) | 2 µs | floor | 1 µs | 2 × | ≤ 1 µs | **no** |") == 1
+    assert "- stock: nothing" in text
+    assert "old" not in text
+    assert json.loads(figures.read_text())["rows"]
 
 
 def test_stacks_are_counted_by_their_innermost_frame_and_by_all() -> None:

@@ -221,3 +221,43 @@ async def test_a_reader_that_does_not_read_holds_only_itself(datanodes: Cluster)
     assert stored.base_offset == 32
     assert batch.read_header((await node.fetch(1, 32)).batches[0].batch).record_count == 1
     asking.cancel()
+
+
+async def test_entries_of_which_only_parts_are_stored_are_bounded(
+    datanodes: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer that sends nothing but gaps and retries uses up what the index may remember of them; from then on the log takes
+    only what is stored whole, and everything is answered as before."""
+    monkeypatch.setattr("datanode.offsets.PARTIAL_BYTES_MAX", 10 * 17)
+    [node] = await datanodes.start(1)
+    await datanodes.create(1)
+    [first] = await datanodes.appended(1, make_batch(2, producer_id=7))
+    assert first.base_offset == 0
+    retry, gap = make_batch(2, producer_id=7), make_batch(1, producer_id=7, sequence=1000)
+    for _ in range(30):
+        results = await node.append(1, retry, gap)
+        assert (results[0].base_offset, results[0].duplicate) == (0, True)
+        assert results[1].error.reason == "OUT_OF_ORDER_SEQUENCE"
+    partition = node.store.replicas[1].partition
+    assert partition.offsets.is_crowded
+    entries = node.store.registry.get(1).last_index
+    assert entries < 20
+    # In one stream, one request after the other: new ones are stored, in order, whatever stands between them.
+    sequence, requests = 2, []
+    for n in range(20):
+        new = [make_batch(1, producer_id=7, sequence=sequence), make_batch(1, producer_id=7, sequence=sequence + 1)]
+        requests.append(pb.AppendRequest(request_id=n + 1, group=1, owner_epoch=1, batches=[retry, *new, gap]))
+        sequence += 2
+    answers = await node.appends(requests)
+    assert [a.request_id for a in answers] == list(range(1, 21))
+    for n, answer in enumerate(answers):
+        assert [r.base_offset for r in answer.results[:3]] == [0, 2 + 2 * n, 3 + 2 * n]
+        assert answer.results[3].error.reason == "OUT_OF_ORDER_SEQUENCE"
+    assert partition.high_watermark == 42
+    partition.validate()
+    found = await node.fetch(1, 0)
+    assert [b.base_offset for b in found.batches] == [0, *range(2, 42)]
+    await node.call("Fence", pb.FenceRequest(group=1, owner_epoch=5))
+    with pytest.raises(Fenced):
+        await node.append(1, retry, epoch=1)
+    assert len(await node.append(1, retry, gap, epoch=5)) == 2

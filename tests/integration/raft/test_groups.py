@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.errors import GroupStopped, MessageTooLarge, NotLeader, StoreMismatch
+from services.raft import transport
 from services.rpc.resolver import StoreAddress
 from tests.integration.raft.stores import Stores
 from tests.support.eventually import eventually
@@ -112,7 +113,10 @@ async def test_r4_2_a_closed_gate_neither_campaigns_nor_takes_over(tmp_path: Pat
         assert [g.store_id for g in stores.replicas(1) if g.is_leader] == [3]
 
 
-async def test_r2_5_a_message_for_another_store_is_refused_and_resolved_again(tmp_path: Path) -> None:
+async def test_r2_5_a_message_for_another_store_is_refused_and_resolved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "DIAL_ANYWAY_S", 60.0)  # store 3 would dial by itself
     async with Stores(tmp_path) as stores:
         right = stores.addresses[3]
         wrong = stores.addresses[2]

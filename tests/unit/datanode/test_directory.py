@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from datanode.directory import DataDirectory, GroupSpec
+from datanode.log import OsFileSystem, SnapshotFiles, TermFile
+from datanode.log.snapshot_format import snapshot_name
 from services.errors import ClusterMismatch, DirectoryBusy, LogDamaged
+from services.raft.storage import Members, Snapshot
 from services.topics import Retention
 
 SPEC = GroupSpec(7, "a/b", 3, (1, 2, 3))
@@ -109,3 +112,43 @@ def test_r4_5_quarantine_keeps_every_byte(tmp_path: Path) -> None:
     directory.release_quarantined(7)
     assert directory.quarantined() == []
     assert sum((p / "log").exists() for p in directory.quarantine_path.iterdir()) == 2
+
+
+def _write_snapshot(folder: Path, index: int, members: Members) -> Path:
+    SnapshotFiles(folder, OsFileSystem()).write(Snapshot(index, 3, members, 0, 0, 0, 0), b"")
+    return folder / snapshot_name(index)
+
+
+def test_r4_5_a_replica_that_is_rebuilt_knows_the_members_of_its_newest_snapshot(tmp_path: Path) -> None:
+    """It began alone; by now it has peers to get its log back from."""
+    directory = DataDirectory(tmp_path)
+    directory.registered(1, "c1")
+    alone = GroupSpec(7, "a/b", 3, (1,))
+    directory.create_group(alone)
+    folder = directory.group_path(7)
+    TermFile(folder).store(4, 2)
+    aside = directory.quarantine(7, "damaged", alone)
+    assert directory.rebuild(aside) is None, "nobody has its log"
+    _write_snapshot(aside.path, 10, Members((1, 2)))
+    _write_snapshot(aside.path, 20, Members((1, 2, 5), (9,)))
+    damaged = _write_snapshot(aside.path, 30, Members((1, 3)))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    before = sorted(aside.path.iterdir())
+    spec = directory.rebuild(aside)
+    assert spec is not None
+    assert spec.members == (1, 2, 5)
+    assert directory.read_group(7) == spec
+    assert sorted(aside.path.iterdir()) == before
+    assert sorted(p.name for p in directory.group_path(7).iterdir()) == ["group.json", "recovering", "term"]
+
+
+def test_r4_5_a_snapshot_in_which_a_replica_does_not_vote_says_nothing_of_its_peers(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.registered(1, "c1")
+    directory.create_group(SPEC)
+    TermFile(directory.group_path(7)).store(4, 2)
+    aside = directory.quarantine(7, "damaged", SPEC)
+    _write_snapshot(aside.path, 20, Members((2, 3), (1,)))
+    spec = directory.rebuild(aside)
+    assert spec is not None
+    assert spec.members == SPEC.members

@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from datanode.log import FileSystem, SegmentLog, TermFile
+from datanode.log import FileSystem, SegmentLog, TermFile, beginning
+from datanode.log.beginning import Beginning
 from datanode.log.snapshot_format import snapshot_name
 from datanode.storage import GroupStorage
-from lab.variants import h8_drops_before_the_snapshot, h8_resets_before_installing, h10_starts_without_its_beginning
+from lab.variants import (
+    h8_drops_before_the_snapshot,
+    h8_resets_before_installing,
+    h10_resets_for_its_own,
+    h10_starts_without_its_beginning,
+)
 from services.errors import DiskFull, LogDamaged, StorageFailed
 from services.raft.storage import Entry, OpenStorage, Snapshot, is_ahead
 from tests.support.both_ways import holds_and_variant_fails
@@ -234,19 +240,38 @@ def test_h7_a_snapshot_of_a_later_term_than_the_term_file_is_refused() -> None:
 # --- the replica's own snapshots ------------------------------------------------------------------------------------
 
 
-def test_an_own_snapshot_ahead_of_the_log_is_left_out_and_the_log_kept() -> None:
-    """Taken of what was applied and not yet synced here; the power went.  The messages before it stand in this log only."""
-    disk, storage = group()
-    write(storage, snapshot_of(30))
-    storage.log.append(entries(61, 65))
-    write(storage, snapshot_of(64))
-    for seed in range(10):
-        disk.crash(random.Random(seed))
-        storage = open_group(disk)
-        last = storage.log.last_index
-        assert logged(storage) == entries(1, last)
-        assert indexes(storage) == ([30, 64] if last >= 64 else [30])
-        assert is_ahead(snapshot_of(64), storage.log) == (last < 64)
+async def test_h10_an_own_snapshot_ahead_of_the_log_is_damage() -> None:
+    """The log was synced that far: although what is left of it looks whole, promised entries are gone."""
+
+    def all_segments(disk: SimulatedDisk) -> None:
+        for name in disk.listdir(FOLDER):
+            if name.endswith(".seg"):
+                disk.unlink(FOLDER / name)
+
+    def last_append(disk: SimulatedDisk) -> None:
+        newest = [name for name in disk.listdir(FOLDER) if name.endswith(".seg")][-1]
+        cut(disk, FOLDER / newest, 64 + 9 * 65)
+
+    def last_segment(disk: SimulatedDisk) -> None:
+        disk.unlink(FOLDER / [name for name in disk.listdir(FOLDER) if name.endswith(".seg")][-1])
+
+    async def scenario(decide: Callable[..., Beginning]) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("datanode.storage.decide", decide)
+            for lose in (all_segments, last_append, last_segment):
+                disk, storage = group()
+                write(storage, snapshot_of(30))
+                write(storage, snapshot_of(60))
+                storage.close()
+                assert indexes(open_group(disk)) == [30, 60]
+                lose(disk)
+                try:
+                    open_group(disk)
+                except LogDamaged:
+                    continue
+                raise AssertionError("a log that has lost entries was opened")
+
+    await holds_and_variant_fails(scenario, beginning.decide, h10_resets_for_its_own.decide)
 
 
 def test_h10_an_own_snapshot_that_the_log_contradicts_is_damage() -> None:

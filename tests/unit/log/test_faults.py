@@ -96,6 +96,30 @@ def test_no_room_at_creation_is_a_full_disk() -> None:
         open_log(disk)
 
 
+def test_a_removal_that_finds_no_room_removes_nothing_and_can_be_repeated() -> None:
+    """On file systems that copy on write every change takes room, a removal too."""
+    disk = SimulatedDisk()
+    log = open_log(disk, 1000)
+    for start in range(1, 60, 10):
+        log.append(entries(start, start + 9))
+    disk.fail("unlink", errno.ENOSPC, skip=1)
+    with pytest.raises(DiskFull):
+        log.drop_before(35)
+    assert everything(log) == entries(11, 60)
+    log.append(entries(61, 62))
+    log.drop_before(35)
+    assert everything(log) == entries(31, 62)
+    disk.fail("unlink", errno.ENOSPC, times=9)
+    log.reset(100, 2)
+    log.append(entries(101, 105, term=2))
+    log.sync()
+    assert len(disk.listdir(FOLDER)) > 1
+    disk.crash(random.Random(1))
+    disk.heal()
+    assert everything(open_log(disk, 1000)) == entries(101, 105, term=2)
+    assert len(disk.listdir(FOLDER)) == 1
+
+
 async def test_h7_a_failed_sync_is_final() -> None:
     """The system dropped what it could not write and calls the file clean: a second sync that succeeds proves nothing."""
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from services.raft.storage import Entry
+from services.raft.storage import MEMBERSHIP, Entry
 from tests.support.disks import SimulatedDisk
 from tests.unit.log.logs import entry, everything, open_log
 
@@ -24,12 +24,13 @@ class LogAgainstList(RuleBasedStateMachine):
         self.first = 1
         self.promised = 0
         self.term = 1
+        self.before = 0  # the term of the entry before the first
 
     @property
     def last(self) -> int:
         return self.first - 1 + len(self.model)
 
-    @rule(sizes=st.lists(st.integers(0, 400), max_size=10), new_term=st.booleans(), kind=st.integers(0, 126))
+    @rule(sizes=st.lists(st.integers(0, 400), max_size=10), new_term=st.booleans(), kind=st.sampled_from([0, 1, MEMBERSHIP, 3, 126]))
     def append(self, sizes: list[int], new_term: bool, kind: int) -> None:
         self.term += new_term
         more = [entry(self.last + step, self.term, size, kind) for step, size in enumerate(sizes, 1)]
@@ -54,8 +55,18 @@ class LogAgainstList(RuleBasedStateMachine):
         before = data.draw(st.integers(0, self.last + 2))
         self.log.drop_before(before)
         assert self.first <= self.log.first_index <= max(self.first, before)
-        del self.model[: self.log.first_index - self.first]
+        gone = self.log.first_index - self.first
+        self.before = self.model[gone - 1].term if gone else self.before
+        del self.model[:gone]
         self.first = self.log.first_index
+
+    @rule(data=st.data(), new_term=st.booleans())
+    def reset(self, data: st.DataObject, new_term: bool) -> None:
+        self.term += new_term
+        index = data.draw(st.integers(self.first - 1, self.last + 20))
+        self.log.reset(index, self.term)
+        self.model.clear()
+        self.first, self.promised, self.before = index + 1, index, self.term
 
     @rule(data=st.data(), bytes_max=st.integers(0, 2000))
     def read(self, data: st.DataObject, bytes_max: int) -> None:
@@ -99,6 +110,8 @@ class LogAgainstList(RuleBasedStateMachine):
     def agrees(self) -> None:
         assert (self.log.first_index, self.log.last_index) == (self.first, self.last)
         assert everything(self.log) == self.model
+        assert self.log.term_at(self.first - 1) == self.before
+        assert self.log.memberships() == [e for e in self.model if e.kind == MEMBERSHIP]
         assert self.log.bytes == sum(25 + len(e.payload) for e in self.model)
 
 

@@ -401,6 +401,17 @@ def test_no_room_for_a_snapshot_leaves_nothing_and_stops_nothing(operation: str,
     assert storage.snapshots == (A, B)
 
 
+def test_a_removal_that_finds_no_room_removes_nothing_and_can_be_repeated() -> None:
+    disk = written(A, B, C)
+    storage = files(disk)
+    disk.fail("unlink", errno.ENOSPC, skip=1)
+    with pytest.raises(DiskFull):
+        storage.drop_before(30)
+    assert storage.snapshots == files(disk).snapshots == (B, C)
+    storage.drop_before(30)
+    assert storage.snapshots == files(disk).snapshots == (C,)
+
+
 def test_the_reserve_is_left_free_by_snapshots_too() -> None:
     disk = SimulatedDisk(capacity_bytes=10_000)
     storage = files(disk, reserve=9_500)

@@ -107,11 +107,12 @@ async def test_h7_power_loss_at_any_step_leaves_the_old_or_the_new_vote() -> Non
     await holds_and_variant_fails(scenario, TermFile, WritesInPlace, (AssertionError, LogDamaged))
 
 
-def test_a_full_disk_keeps_the_old_vote_and_is_not_final() -> None:
+@pytest.mark.parametrize("operation", ["create", "pwrite", "rename"])
+def test_a_full_disk_keeps_the_old_vote_and_is_not_final(operation: str) -> None:
     disk = SimulatedDisk()
     terms = TermFile(FOLDER, disk)
     terms.store(1, 1)
-    disk.fail("pwrite", errno.ENOSPC)
+    disk.fail(operation, errno.ENOSPC)  # type: ignore[arg-type]
     with pytest.raises(DiskFull):
         terms.store(2, 2)
     assert terms.load() == (1, 1)

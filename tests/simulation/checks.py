@@ -1,0 +1,247 @@
+"""What must hold after every event.  What the run knows of the truth is kept here, outside every process.
+
+* At most one leader in a term, and it holds every entry committed before its term.
+* An entry is committed first by a leader, once a majority of the members holds it durably; it never changes afterwards.
+* Every replica that applies an entry comes to the same outcome.
+* The invariants of engine, log and partition.
+* No campaign while word of the current leader waits to be read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from datanode.outcomes import Outcome
+from services.errors import SteleError
+from services.pb import raft_pb2 as pb
+from services.raft.library import CANDIDATE, LEADER
+from services.raft.storage import Entry
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process, Store
+    from tests.simulation.world import World
+
+PARTITION_EVERY = 8  # applied entries between two looks into a whole partition
+LOG_EVERY = 16  # changes of the journal between two looks into a whole log
+
+
+class Violation(AssertionError):
+    """A safety or liveness property does not hold.  ``kind`` names it in a few words."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+
+
+class Checks:
+    """``committed``, ``outcomes`` and ``states`` are by log index and the same for everybody, for ever."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.leaders: dict[int, int] = {}  # term → store
+        self.committed: dict[int, Entry] = {}
+        self.committed_in: dict[int, int] = {}  # index → term of the leader that committed it first
+        self.top = 1  # entry 1 is everyone's own beginning
+        self.outcomes: dict[int, Outcome] = {}
+        self.states: dict[int, bytes] = {}
+        self.elections = 0
+
+    # --- after each handle of a process -----------------------------------------------------------------------------------
+
+    def opened(self, process: Process) -> None:
+        """Its group runs: from here on its journal says what it holds durably."""
+        assert process.group is not None
+        process.store.held.clear()
+        if not process.group.engine.recovering:
+            process.store.lost_log = False
+
+    def after(self, process: Process) -> None:
+        """Cheap: most of the time nothing that matters has changed."""
+        group = process.group
+        assert group is not None
+        engine = group.engine
+        if engine.failed:
+            self._failed(process, engine)
+            return
+        commit = engine._SyncObj__raftCommitIndex
+        journal = engine.journal
+        state = engine._SyncObj__raftState
+        if state == LEADER:
+            if process.led_term != engine.term:
+                self._became_leader(process, engine)
+        elif state == CANDIDATE and process.campaign_term != engine.term:
+            self._campaigned(process, engine)
+        process.links.read_in_handle = False
+        if engine._applied < process.applied_seen:
+            raise Violation(
+                "state went back",
+                f"store {process.store.id} had applied {process.applied_seen} entries and stands at {engine._applied}",
+            )
+        process.applied_seen = engine._applied
+        if commit != process.commit_seen:
+            self._committed(process, engine, process.commit_seen, commit)
+            process.commit_seen = commit
+        position = journal._position
+        if position != process.position_seen:
+            self._validate(process, "engine", engine.validate)
+            if position // LOG_EVERY != process.position_seen // LOG_EVERY:
+                self._validate(process, "log", journal._log.validate)
+            process.position_seen = position
+        if process.store.lost_log and not engine.recovering:
+            process.store.lost_log = False
+
+    def _failed(self, process: Process, engine: Any) -> None:
+        if not process.store.broken:
+            raise Violation("replica failed", f"store {process.store.id} failed without a reason: {engine.failed}")
+
+    def _validate(self, process: Process, what: str, validate: Any) -> None:
+        try:
+            validate()
+        except AssertionError as e:
+            raise Violation("invariant", f"{what} of store {process.store.id}: {e}") from e
+
+    def _became_leader(self, process: Process, engine: Any) -> None:
+        store, term = process.store.id, engine.term
+        process.led_term = term
+        other = self.leaders.setdefault(term, store)
+        if other != store:
+            raise Violation("two leaders", f"stores {other} and {store} lead in term {term}")
+        self.elections += 1
+        journal = engine.journal
+        for index in range(max(2, journal.first_index), self.top + 1):
+            if self.committed_in[index] >= term:  # deposed before it knew that it was elected
+                break
+            entry = self.committed[index]
+            if index > journal.last_index or journal.term_at(index) != entry.term:
+                held = f"term {journal.term_at(index)}" if index <= journal.last_index else "nothing"
+                raise Violation(
+                    "leader incomplete",
+                    f"store {store} leads in term {term} and holds {held} at {index}, where an entry of term {entry.term} "
+                    f"was committed",
+                )
+
+    def _committed(self, process: Process, engine: Any, seen: int, commit: int) -> None:
+        journal = engine.journal
+        if commit < seen:
+            raise Violation("commit went back", f"store {process.store.id} commits {commit} after {seen}")
+        if commit > journal.last_index:
+            raise Violation(
+                "commit beyond log", f"store {process.store.id} commits {commit} and holds {journal.last_index} entries"
+            )
+        index = max(seen + 1, 2, journal.first_index)
+        while index <= commit:
+            for entry in journal.read(index, commit, 1 << 20):
+                known = self.committed.get(entry.index)
+                if known is None:
+                    self._first_commit(process, engine, entry)
+                elif known.term != entry.term or known.payload != entry.payload or known.kind != entry.kind:
+                    raise Violation(
+                        "committed entry changed",
+                        f"store {process.store.id} commits {_named(entry)} at {entry.index}, where {_named(known)} was "
+                        f"committed",
+                    )
+                index = entry.index + 1
+        if commit > self.top:
+            if not engine.is_leader:
+                raise Violation(
+                    "committed without a leader", f"store {process.store.id} is the first to commit {commit}"
+                )
+            self._durable(process, engine, commit)
+            self.top = commit
+
+    def _first_commit(self, process: Process, engine: Any, entry: Entry) -> None:
+        if not engine.is_leader:
+            raise Violation(
+                "committed without a leader",
+                f"store {process.store.id}, {engine.state} in term {engine.term}, is the first to commit {_named(entry)} at "
+                f"{entry.index}",
+            )
+        self.committed[entry.index] = entry
+        self.committed_in[entry.index] = engine.term
+
+    def _durable(self, process: Process, engine: Any, index: int) -> None:
+        """A majority holds ``index`` durably, or has lost its log and stands aside until it holds it again (R4.5)."""
+        term = engine.journal.term_at(index)
+        voters = self._world.voters(engine)
+        holding = [s for s in voters if self._holds(self._world.stores[s], index, term)]
+        if len(holding) * 2 <= len(voters):
+            raise Violation(
+                "committed without a majority",
+                f"store {process.store.id} commits entry {index} of term {term} in term {engine.term}; of {voters} only "
+                f"{holding} hold it durably",
+            )
+
+    @staticmethod
+    def _holds(store: Store, index: int, term: int) -> bool:
+        if store.lost_log:
+            return True
+        process = store.process
+        if process is None or process.group is None:
+            return store.held.get(index) == term
+        journal = process.group.engine.journal
+        try:
+            return bool(
+                journal.synced_index >= index and (index < journal.first_index or journal.term_at(index) == term)
+            )
+        except SteleError:  # its disk failed: what it holds cannot be read any more
+            return store.broken
+
+    def ended(self, process: Process) -> None:
+        """A process is about to die: what it held durably beyond what is committed stays known."""
+        store = process.store
+        if process.group is None:
+            return
+        journal = process.group.engine.journal
+        try:
+            held = range(max(self.top, journal.first_index, 1), journal.synced_index + 1)
+            with store.disk.watched():
+                store.held = {index: journal.term_at(index) for index in held}
+        except SteleError:  # its disk failed: what it holds cannot be read any more
+            store.held = {}
+
+    def restored(self, process: Process, index: int, state: bytes) -> None:
+        """A machine became a snapshot's state."""
+        if self.states.setdefault(index, state) != state:
+            raise Violation("states differ", f"store {process.store.id} restores another state after entry {index}")
+
+    # --- applying -----------------------------------------------------------------------------------------------------------
+
+    def applied(self, process: Process, index: int, payload: bytes, outcome: Outcome) -> None:
+        known = self.outcomes.get(index)
+        if known is None:
+            self.outcomes[index] = outcome
+            self._world.workload.first_applied(index, payload, outcome)
+        elif known != outcome:
+            raise Violation(
+                "states differ", f"store {process.store.id} comes to {outcome} at {index}, another to {known}"
+            )
+        if index % PARTITION_EVERY == 0 and process.machine is not None:
+            partition = process.machine.partition
+            self._validate(process, "partition", partition.validate)
+            state = partition.encode_snapshot()
+            if self.states.setdefault(index, state) != state:
+                raise Violation("states differ", f"store {process.store.id} holds another state after entry {index}")
+
+    # --- elections ------------------------------------------------------------------------------------------------------------
+
+    def _campaigned(self, process: Process, engine: Any) -> None:
+        """H14: the clock alone is no reason to campaign while the leader's word waits to be read.  Answers of others that have no
+        leader either are one: those were read in this very handle."""
+        process.campaign_term = engine.term
+        if process.links.read_in_handle:
+            return
+        for sender, stream, frame in process.links.unread:
+            if not stream.alive:
+                continue
+            for data in frame:
+                waiting = pb.RaftMessage.FromString(data)
+                if waiting.WhichOneof("body") == "append_entries" and waiting.term >= engine.term - 1:
+                    raise Violation(
+                        "campaign in spite of a leader",
+                        f"store {process.store.id} campaigns for term {engine.term} while word of store {sender}, leader of "
+                        f"term {waiting.term}, waits to be read",
+                    )
+
+
+def _named(entry: Entry) -> str:
+    return f"an entry of term {entry.term}, kind {entry.kind}, {len(entry.payload)} bytes"

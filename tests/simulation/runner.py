@@ -1,0 +1,161 @@
+"""Many runs on all processors, added up.
+
+Guarantee: what a run does depends on its seed alone, not on which process it falls to; an interrupted series reports what was done.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import signal
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+
+import structlog
+
+from tests.simulation.checks import Violation
+from tests.simulation.variants import switched
+from tests.simulation.world import Options, World
+
+CHUNK_RUNS = 10
+
+
+@dataclass
+class Found:
+    """A run that broke a property."""
+
+    seed: int
+    kind: str
+    message: str
+
+
+@dataclass
+class Totals:
+    """What a series of runs came to."""
+
+    runs: int = 0
+    simulated_s: float = 0.0
+    events: int = 0
+    cpu_s: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    violations: list[Found] = field(default_factory=list)
+
+    def add(self, other: Totals) -> None:
+        self.runs += other.runs
+        self.simulated_s += other.simulated_s
+        self.events += other.events
+        self.cpu_s += other.cpu_s
+        self.counts.update(other.counts)
+        self.faults.update(other.faults)
+        self.violations += other.violations
+
+    def note(self, world: World) -> None:
+        self.runs += 1
+        self.simulated_s += world.scheduler.now
+        self.events += world.scheduler.events
+        self.counts.update(world.counted())
+        self.faults.update(world.fault_counts)
+
+
+def quiet() -> None:
+    """No logging, and no word about coroutines that died with their processes."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.disable(logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=RuntimeWarning, message=".*was never awaited")
+
+
+def run_one(options: Options, totals: Totals) -> Violation | None:
+    """One run, noted in ``totals``."""
+    started = time.process_time()
+    world = World(options)
+    violation: Violation | None = None
+    with switched(options.variant):
+        try:
+            world.run()
+        except Violation as e:
+            violation = e
+            totals.violations.append(Found(options.seed, e.kind, str(e)))
+    totals.note(world)
+    totals.cpu_s += time.process_time() - started
+    return violation
+
+
+def run_seeds(options: Options, seeds: Sequence[int], stop_at_violation: bool = False) -> Totals:
+    """The runs of ``seeds`` in this process."""
+    totals = Totals()
+    enabled = gc.isenabled()
+    gc.disable()  # collecting at set points keeps runs fast and alike
+    try:
+        for done, seed in enumerate(seeds):
+            found = run_one(replace(options, seed=seed), totals)
+            if done % CHUNK_RUNS == CHUNK_RUNS - 1:
+                gc.collect()
+            if found is not None and stop_at_violation:
+                break
+    finally:
+        if enabled:
+            gc.enable()
+        gc.collect()
+    return totals
+
+
+def _work(orders: Connection, options: Options) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet()
+    while (seeds := orders.recv()) is not None:
+        orders.send(run_seeds(options, seeds))
+
+
+def run_parallel(
+    options: Options,
+    seeds: range,
+    jobs: int,
+    progress: Callable[[Totals], None] = lambda totals: None,
+    enough: Callable[[Totals], bool] = lambda totals: False,
+) -> Totals:
+    """The runs of ``seeds`` on ``jobs`` processes, in chunks; ends early when ``enough`` says so or on Ctrl-C."""
+    totals = Totals()
+    chunks = _chunks(seeds)
+    context = multiprocessing.get_context("fork")
+    workers: dict[Connection, multiprocessing.process.BaseProcess] = {}
+    for _ in range(max(1, jobs)):
+        ours, theirs = context.Pipe()
+        worker = context.Process(target=_work, args=(theirs, options), daemon=True)
+        worker.start()
+        theirs.close()
+        workers[ours] = worker
+    try:
+        busy = {orders for orders in workers if _order(orders, chunks)}
+        while busy:
+            for ready in wait(list(busy)):
+                assert isinstance(ready, Connection)
+                totals.add(ready.recv())
+                progress(totals)
+                if enough(totals) or not _order(ready, chunks):
+                    busy.discard(ready)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for worker in workers.values():
+            worker.terminate()
+            worker.join()
+    totals.violations.sort(key=lambda found: found.seed)
+    return totals
+
+
+def _chunks(seeds: range) -> Iterator[range]:
+    for at in range(0, len(seeds), CHUNK_RUNS):
+        yield seeds[at : at + CHUNK_RUNS]
+
+
+def _order(orders: Connection, chunks: Iterator[range]) -> bool:
+    chunk = next(chunks, None)
+    if chunk is not None:
+        orders.send(chunk)
+    return chunk is not None

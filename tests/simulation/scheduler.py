@@ -1,0 +1,39 @@
+"""Virtual time: what happens next, in one fixed order.
+
+Guarantee: events happen by time, and those of one moment in the order in which they were asked for; nothing else decides.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+
+class Scheduler:
+    """``now`` is in seconds since the run began."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.events = 0
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._count = 0
+
+    def at(self, when: float, event: Callable[..., None], *arguments: Any) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (when if when > self.now else self.now, self._count, event, arguments))
+
+    def after(self, delay_s: float, event: Callable[..., None], *arguments: Any) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (self.now + delay_s, self._count, event, arguments))
+
+    def run_until(self, end: float, done: Callable[[], bool] | None = None) -> None:
+        """Lets events happen up to ``end``, or until ``done`` says so, which is asked after each of them."""
+        heap, pop = self._heap, heapq.heappop
+        while heap and heap[0][0] <= end:
+            self.now, _, event, arguments = pop(heap)
+            self.events += 1
+            event(*arguments)
+            if done is not None and done():
+                return
+        self.now = max(self.now, end)

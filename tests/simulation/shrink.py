@@ -1,0 +1,114 @@
+"""The fewest faults, and the shortest run, that still show a violation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tests.simulation.checks import Violation
+from tests.simulation.faults import Fault
+from tests.simulation.runner import Totals, run_one
+from tests.simulation.world import Options, World
+
+SHRINK_S = 60.0
+LAST_LINES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """``options`` show ``violation`` with ``faults`` only."""
+
+    options: Options
+    violation: Violation
+    faults: list[Fault]
+    trace: list[str]
+
+
+def shrink(options: Options, within_s: float = SHRINK_S) -> Shrunk:
+    """Takes faults out, half of them at first, as long as a violation of the same kind remains (ddmin); then cuts the end off."""
+    deadline = time.monotonic() + within_s
+    first = _fails(options)
+    assert first is not None, "the run does not fail"
+    kind = first.kind
+
+    def same(candidate: Options) -> bool:
+        found = _fails(candidate)
+        return found is not None and found.kind == kind
+
+    world = World(options)
+    kept = _fewest(
+        [fault.number for fault in world.faults],
+        lambda numbers: same(replace(options, only_faults=tuple(numbers))),
+        lambda: time.monotonic() > deadline,
+    )
+    best = replace(options, only_faults=tuple(kept))
+    last = max((fault.at for fault in World(best).faults), default=0.0)
+    for seconds in (last + 0.01, last + 0.5, last + 2.0):
+        if seconds < world.seconds and same(candidate := replace(best, seconds=round(seconds, 3))):
+            best = candidate
+            break
+    traced = World(replace(best, traced=True))
+    violation = _run(traced, best)
+    assert violation is not None
+    assert traced.trace is not None
+    return Shrunk(best, violation, traced.faults, traced.trace)
+
+
+def _fails(options: Options) -> Violation | None:
+    return run_one(options, Totals())
+
+
+def _run(world: World, options: Options) -> Violation | None:
+    from tests.simulation.variants import switched
+
+    with switched(options.variant):
+        try:
+            world.run()
+        except Violation as e:
+            return e
+    return None
+
+
+def _fewest(numbers: list[int], fails: Callable[[list[int]], bool], over: Callable[[], bool]) -> list[int]:
+    """ddmin: a subset that still fails and of which no single piece tried can go."""
+    pieces = 2
+    while len(numbers) >= 1 and not over():
+        size = max(1, -(-len(numbers) // pieces))
+        for at in range(0, len(numbers), size):
+            rest = numbers[:at] + numbers[at + size :]
+            if over() or fails(rest):
+                if not over():
+                    numbers, pieces = rest, max(2, pieces - 1)
+                break
+        else:
+            if size == 1:
+                break
+            pieces = min(len(numbers), pieces * 2)
+    return numbers
+
+
+def replay_command(options: Options) -> str:
+    """What shows it again."""
+    more = ""
+    if options.only_faults is not None:
+        more += f" --only-faults {','.join(map(str, options.only_faults)) or 'none'}"
+    if options.seconds:
+        more += f" --seconds {options.seconds}"
+    if options.kinds:
+        more += f" --kinds {','.join(kind.replace(' ', '-') for kind in options.kinds)}"
+    if options.variant:
+        more += f" --variant {options.variant}"
+    arguments = f' ARGS="{more.strip()}"' if more else ""
+    return f"make sim SEED={options.seed} RUNS=1 NODES={options.nodes}{arguments}"
+
+
+def report(shrunk: Shrunk) -> str:
+    """A violation as it is printed."""
+    faults = "\n".join(f"    {fault}" for fault in shrunk.faults) or "    none"
+    return (
+        f"VIOLATION with seed {shrunk.options.seed}: {shrunk.violation}\n"
+        f"  the faults that it takes:\n{faults}\n"
+        f"  the last events:\n" + "\n".join(f"    {line}" for line in shrunk.trace[-LAST_LINES:]) + "\n"
+        f"  replay: {replay_command(shrunk.options)}"
+    )
