@@ -49,9 +49,10 @@ class Size:
     groups: int = 1_000
     idle_s: float = 20.0
     kills: int = 50
+    stock_kills: int = 10
 
 
-QUICK = Size(log_s=0.3, load_s=1.0, rounds=1, groups=100, idle_s=5.0, kills=3)
+QUICK = Size(log_s=0.3, load_s=1.0, rounds=1, groups=100, idle_s=5.0, kills=3, stock_kills=1)
 
 Part = Callable[[Children, Path, Size, Report, raft.Say], Awaitable[None]]
 
@@ -76,7 +77,7 @@ async def _idle(children: Children, directory: Path, size: Size, report: Report,
 
 
 async def _failover(children: Children, directory: Path, size: Size, report: Report, say: raft.Say) -> None:
-    found = await failover.measure(children, directory, size.kills, say)
+    found = await failover.measure(children, directory, size.kills, size.stock_kills, say)
     report.add(failover.rows(found), "failover", found)
 
 

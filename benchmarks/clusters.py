@@ -40,22 +40,28 @@ async def ours(children: Children, directory: Path) -> AsyncIterator[Child]:
 @asynccontextmanager
 async def stock(children: Children, directory: Path, batch: bool) -> AsyncIterator[Child]:
     """The process that leads a fresh group of stock PySyncObj."""
-    ports = free_ports(NODES)
-    directory.mkdir(parents=True)
-    starting = (
-        children.start(
-            f"stock {number + 1}",
-            "benchmarks.stock_node",
-            journal=str(directory / f"journal{number}"),
-            ports=ports,
-            number=number,
-            batch=batch,
-        )
-        for number in range(NODES)
-    )
-    nodes = list(await asyncio.gather(*starting))
+    nodes, _ = await start_all_stock(children, directory, batch)
     async with ended(children, *nodes):
         yield await leader(nodes)
+
+
+async def start_all_stock(children: Children, directory: Path, batch: bool) -> tuple[list[Child], list[int]]:
+    """Three replicas of stock PySyncObj on free ports, empty."""
+    ports = free_ports(NODES)
+    directory.mkdir(parents=True, exist_ok=True)
+    starting = (start_stock(children, directory, ports, number, batch) for number in range(1, NODES + 1))
+    return list(await asyncio.gather(*starting)), ports
+
+
+async def start_stock(children: Children, directory: Path, ports: list[int], number: int, batch: bool) -> Child:
+    return await children.start(
+        f"stock {number}",
+        "benchmarks.stock_node",
+        journal=str(directory / f"journal{number}"),
+        ports=ports,
+        number=number,
+        batch=batch,
+    )
 
 
 async def leader(nodes: list[Child]) -> Child:

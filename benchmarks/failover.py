@@ -2,7 +2,7 @@
 
 The client follows the leader: it asks the store that led last, then the one that is named or the next one, a few milliseconds apart.
 The time runs from the kill to the first acknowledgement of a write that was sent after it.  The killed store is started again and has
-caught up before the next kill.
+caught up before the next kill.  The same is done to stock PySyncObj a few times.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
-from benchmarks.children import Child, ChildGone, Children, ended, until
-from benchmarks.clusters import start_ours, start_store
+from benchmarks.children import Child, ChildGone, Children, until
+from benchmarks.clusters import start_all_stock, start_ours, start_stock, start_store
 from benchmarks.loads import Figures
 from benchmarks.raft import Say
 from benchmarks.report import Row, row
@@ -31,7 +33,6 @@ class Client:
     def __init__(self, nodes: dict[int, Child]) -> None:
         self._nodes = nodes
         self.leader = next(iter(nodes))
-        self.acknowledged = 0
 
     async def write(self) -> None:
         """Returns once a write is acknowledged.  TimeoutError."""
@@ -40,7 +41,6 @@ class Client:
                 if await self._try():
                     break
                 await asyncio.sleep(WRITE_PAUSE_S)
-        self.acknowledged += 1
 
     async def _try(self) -> bool:
         named = None
@@ -58,30 +58,60 @@ class Client:
         return False
 
 
-async def measure(children: Children, directory: Path, kills: int, say: Say) -> Figures:
+async def measure(children: Children, directory: Path, kills: int, stock_kills: int, say: Say) -> Figures:
     started, ports = await start_ours(children, directory)
+    await asyncio.gather(*(node.ask("open", count=1) for node in started))
+
+    async def start_again(store_id: int) -> Child:
+        node = await start_store(children, directory, ports, store_id)
+        await node.ask("open", count=1)
+        return node
+
+    seconds = await _kill_leaders(children, started, start_again, kills, "failover", say)
+    found: Figures = {"kills": kills, "seconds": seconds}
+    if stock_kills:
+        replicas, stock_ports = await start_all_stock(children, directory, batch=False)
+        again = partial(_start_stock_again, children, directory, stock_ports)
+        try:
+            found["stock_seconds"] = await _kill_leaders(children, replicas, again, stock_kills, "failover, stock", say)
+        except (ChildGone, TimeoutError) as e:
+            found["stock_problem"] = f"{type(e).__name__}: {e}"
+    return found
+
+
+async def _start_stock_again(children: Children, directory: Path, ports: list[int], number: int) -> Child:
+    return await start_stock(children, directory, ports, number, batch=False)
+
+
+async def _kill_leaders(
+    children: Children,
+    started: list[Child],
+    start_again: Callable[[int], Awaitable[Child]],
+    kills: int,
+    name: str,
+    say: Say,
+) -> list[float]:
+    """Seconds without an acknowledgement, for each kill."""
     nodes = dict(enumerate(started, 1))
     times: list[float] = []
-    async with ended(children, *started):
-        await asyncio.gather(*(node.ask("open", count=1) for node in nodes.values()))
-        client = Client(nodes)
-        for number in range(kills):
-            for _ in range(random.randint(10, 60)):
-                await client.write()
-                await asyncio.sleep(WRITE_PAUSE_S)
-            say(f"failover: kill {number + 1} of {kills}")
-            victim = client.leader
-            killed = nodes.pop(victim)
-            begin = time.perf_counter()
-            killed.kill()
+    client = Client(nodes)
+    await client.write()
+    for number in range(kills):
+        for _ in range(random.randint(10, 60)):
             await client.write()
-            times.append(time.perf_counter() - begin)
-            await children.end(killed)
-            nodes[victim] = await start_store(children, directory, ports, victim)
-            await nodes[victim].ask("open", count=1)
-            await _caught_up(nodes)
-        await asyncio.gather(*(children.end(node) for node in nodes.values()))
-    return {"kills": kills, "seconds": [round(t, 4) for t in times], "writes": client.acknowledged}
+            await asyncio.sleep(WRITE_PAUSE_S)
+        say(f"{name}: kill {number + 1} of {kills}")
+        victim = client.leader
+        killed = nodes.pop(victim)
+        begin = time.perf_counter()
+        killed.kill()
+        await client.write()
+        times.append(round(time.perf_counter() - begin, 4))
+        await children.end(killed)
+        nodes[victim] = await start_again(victim)
+        await _caught_up(nodes)
+    await asyncio.gather(*(children.end(node) for node in nodes.values()))
+    return times
 
 
 async def _caught_up(nodes: dict[int, Child]) -> None:
@@ -94,8 +124,12 @@ async def _caught_up(nodes: dict[int, Child]) -> None:
 
 def rows(found: Figures) -> list[Row]:
     times = [t * 1e3 for t in found["seconds"]]
+    stock = [t * 1e3 for t in found.get("stock_seconds", ())]
     what = f"leader killed, writes resume, {{}} of {found['kills']}"
+    middle = (f"stock, no batches, of {len(stock)}", median(stock) if stock else None)
+    worst = (f"stock's largest of {len(stock)}", max(stock) if stock else None)
+    note = found.get("stock_problem", "")
     return [
-        row("failover", what.format("median"), median(times), "ms", at_most=300),
-        row("failover", what.format("p99"), percentile(times, 0.99), "ms", ("largest", max(times)), at_most=1000),
+        row("failover", what.format("median"), median(times), "ms", middle, at_most=300, note=note),
+        row("failover", what.format("p99"), percentile(times, 0.99), "ms", worst, at_most=1000),
     ]

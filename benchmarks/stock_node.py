@@ -42,12 +42,18 @@ class StockNode:
     async def start(self, journal: str, ports: Sequence[int], number: int, batch: bool) -> Figures:
         logging.basicConfig(level=logging.ERROR)
         addresses = [f"127.0.0.1:{port}" for port in ports]
-        own = addresses.pop(number)
+        own = addresses.pop(number - 1)
         self._replica = Counting(own, addresses, SyncObjConf(journalFile=journal, appendEntriesUseBatch=batch))
         return {}
 
     async def state(self) -> Figures:
-        return {"led": self._replica._isLeader(), "ready": self._replica.isReady(), "count": self._replica.count}
+        replica = self._replica
+        return {
+            "led": replica._isLeader(),
+            "ready": replica.isReady(),
+            "with_leader": replica._getLeader() is not None,
+            "applied": replica.raftLastApplied,
+        }
 
     async def load(self, size: int, in_flight: int, seconds: float) -> Figures:
         """Proposals to the replica of this process, which leads: each answer brings the next, from the library's own thread."""
@@ -85,10 +91,25 @@ class StockNode:
             result["problem"] = f"refused, reasons {sorted(problems)}"
         return result
 
+    async def propose(self, size: int) -> Figures:
+        """One write for a client elsewhere, if this replica leads."""
+        if not self._replica._isLeader():
+            return {"leader": None}
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[int] = loop.create_future()
+
+        def answer(failed: int) -> None:
+            if not answered.done():
+                answered.set_result(failed)
+
+        self._replica.put(payload_of(size), callback=lambda _, failed: loop.call_soon_threadsafe(answer, failed))
+        failed = await answered
+        return {"acknowledged": True} if failed == FAIL_REASON.SUCCESS else {"error": failed}
+
 
 async def run() -> None:
     node = StockNode()
-    commands: dict[str, Any] = {"start": node.start, "state": node.state, "load": node.load}
+    commands: dict[str, Any] = {name: getattr(node, name) for name in ("start", "state", "load", "propose")}
     await children.serve(commands)
 
 

@@ -12,10 +12,8 @@ is owned until the broker is registered again and its bundles are assigned anew.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
-from importlib.metadata import version
 from typing import Any
 
 import structlog
@@ -24,10 +22,8 @@ from broker.metrics import Metrics
 from broker.server import BrokerServicer
 from broker.serving import Serving
 from services.config import BrokerConfig
-from services.coordination.enrolment import Enrolment, Step
-from services.coordination.members import Membership, live
-from services.coordination.names import NameHold, register_name
-from services.coordination.records import MemberRecord
+from services.coordination.enrolment import Enrolment, Presence
+from services.coordination.members import live
 from services.coordination.session import Session, SessionEvent, SessionState
 from services.errors import CoordinationUnknown, InternalError, SteleError
 from services.pb import broker_pb2_grpc
@@ -51,13 +47,16 @@ class Broker:
         self._opened = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._observed = asyncio.Event()  # set at each routing fact; who waits clears it
-        self._membership: Membership | None = None
-        self._name: NameHold | None = None
+        self._presence: Presence | None = None
         self.session: Session
         self.serving: Serving
         self._server: Server
         self._enrolment: Enrolment | None = None
-        self.endpoint = ""
+
+    @property
+    def endpoint(self) -> str:
+        """Empty before its port is open."""
+        return self._presence.endpoint if self._presence is not None else ""
 
     # --- start ----------------------------------------------------------------------------------------------------
 
@@ -84,45 +83,17 @@ class Broker:
         self._server.add(broker_pb2_grpc.add_BrokerServicer_to_server, servicer, "stele.v1.Broker")
         self._server.set_serving(False)
         self._opened.push_async_callback(self._server.stop)
+        presence = self._presence = Presence("brokers", config, runtime, self.session, self._server)
         enrolment = Enrolment(
-            port=Step(self._open_port, _nothing),
-            name=Step(self._take_name, self._leave_name),
-            member=Step(self._become_member, self._leave_members),
+            port=presence.port(_nothing),
+            name=presence.name,
+            member=presence.member,
         )
         await enrolment.join()
         self._enrolment = enrolment
         self._opened.push_async_callback(enrolment.leave)
         runtime.ready.set("registered", True, detail=self.endpoint)
         self._spawn(self._follow(NameserverClient(channels, known_nameservers(self.session))), "routing")
-
-    async def _open_port(self) -> None:
-        port = await self._server.start()
-        self.endpoint = self._config.endpoint(port)
-        self._runtime.announce(self.endpoint, advertised=self._config.advertised(port))
-
-    async def _take_name(self) -> None:
-        self._name = await register_name(self.session, self._config.name, self.endpoint, on_taken=self._runtime.fail)
-
-    async def _leave_name(self) -> None:
-        if self._name is not None:
-            await self._name.release()
-
-    async def _become_member(self) -> None:
-        runtime = self._runtime
-        record = MemberRecord(
-            endpoint=self.endpoint,
-            advertised=runtime.advertised,
-            state="ready",
-            version=version("stele"),
-            started_ms=time.time_ns() // 1_000_000,
-            admin_endpoint=runtime.admin.endpoint if runtime.admin is not None else "",
-        )
-        self._membership = Membership(self.session, "brokers", self._config.name, record, on_taken=runtime.fail)
-        await self._membership.register()
-
-    async def _leave_members(self) -> None:
-        if self._membership is not None:
-            await self._membership.unregister()
 
     # --- what the cluster says ------------------------------------------------------------------------------------
 
@@ -144,9 +115,9 @@ class Broker:
         if self._enrolment is None:
             return
         self._server.set_serving(False)
-        if self._membership is not None:
+        if self._presence is not None and self._presence.membership is not None:
             with suppress(CoordinationUnknown):
-                await self._membership.update(state="draining")
+                await self._presence.membership.update(state="draining")
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_timeout_s * HANDOVER_SHARE):
                 await self._bundles_moved()

@@ -9,9 +9,7 @@ Drain: resigned first, so that the next candidate leads at once; then unregister
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import AsyncExitStack
-from importlib.metadata import version
 from typing import Protocol
 
 import structlog
@@ -22,10 +20,7 @@ from nameserver.office import Office
 from nameserver.server import NameserverServicer
 from services.config import NameserverConfig
 from services.coordination.election import Election, Leadership
-from services.coordination.enrolment import Enrolment, Step
-from services.coordination.members import Membership
-from services.coordination.names import NameHold, register_name
-from services.coordination.records import MemberRecord
+from services.coordination.enrolment import Enrolment, Presence, Step
 from services.coordination.session import Session, SessionEvent
 from services.pb import nameserver_pb2_grpc
 from services.process import Runtime
@@ -51,14 +46,17 @@ class Nameserver:
         self._config, self._runtime, self._new_office = config, runtime, office
         self._opened = AsyncExitStack()
         self._enrolment: Enrolment | None = None
-        self._name: NameHold | None = None
-        self._membership: Membership | None = None
+        self._presence: Presence | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self.session: Session
         self.view: ClusterView
         self.election: Election
         self.office: Office | None = None
-        self.endpoint = ""
+
+    @property
+    def endpoint(self) -> str:
+        """Empty before its port is open."""
+        return self._presence.endpoint if self._presence is not None else ""
 
     # --- start ------------------------------------------------------------------------------------------------------
 
@@ -78,10 +76,11 @@ class Nameserver:
         runtime.ready.set("view", True)
         self._metrics = Metrics(runtime.registry, self.view)
         self._open_server()
+        presence = self._presence = Presence("nameservers", config, runtime, self.session, self._server)
         enrolment = Enrolment(
-            port=Step(self._open_port, self._close_port),
-            name=Step(self._take_name, self._leave_name),
-            member=Step(self._become_member, self._leave_members),
+            port=presence.port(self._close_port),
+            name=presence.name,
+            member=presence.member,
             campaign=Step(self._campaign, self._resign),
         )
         await enrolment.join()
@@ -98,39 +97,10 @@ class Nameserver:
         self._server = Server(config.host, config.port)
         self._server.add(nameserver_pb2_grpc.add_NameserverServicer_to_server, servicer, "stele.v1.Nameserver")
 
-    async def _open_port(self) -> None:
-        port = await self._server.start()
-        self.endpoint = self._config.endpoint(port)
-        self._runtime.announce(self.endpoint, advertised=self._config.advertised(port))
-
     async def _close_port(self) -> None:
         self._server.set_serving(False)
         self.view.events.close()
         await self._server.stop(GRACE_S)
-
-    async def _take_name(self) -> None:
-        self._name = await register_name(self.session, self._config.name, self.endpoint, on_taken=self._runtime.fail)
-
-    async def _leave_name(self) -> None:
-        if self._name is not None:
-            await self._name.release()
-
-    async def _become_member(self) -> None:
-        runtime = self._runtime
-        record = MemberRecord(
-            endpoint=self.endpoint,
-            advertised=runtime.advertised,
-            state="ready",
-            version=version("stele"),
-            started_ms=time.time_ns() // 1_000_000,
-            admin_endpoint=runtime.admin.endpoint if runtime.admin is not None else "",
-        )
-        self._membership = Membership(self.session, "nameservers", self._config.name, record, on_taken=runtime.fail)
-        await self._membership.register()
-
-    async def _leave_members(self) -> None:
-        if self._membership is not None:
-            await self._membership.unregister()
 
     # --- leading ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,12 @@ class ClientClosed(SteleError):
     code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, False
 
 
+class InputUnreadable(SteleError):
+    """Standard input could not be read to its end; the whole lines before were sent.  Definite, terminal."""
+
+    code, definite, retryable = StatusCode.DATA_LOSS, True, False
+
+
 class SendTimedOut(SteleError):
     """The message was refused, or could not be sent, until ``send_timeout_s`` had passed (fact ``last``: the last refusal).
     Definite, retryable: no attempt can have stored it."""

@@ -76,6 +76,8 @@ class SegmentChain:
             self._fs.fsync_dir(self._directory)
         for base in bases:
             self._fs.unlink(self._directory / segment_name(base))
+        if bases:
+            self._fs.fsync_dir(self._directory)
 
     def _open(self, base: int) -> Segment:
         path = self._directory / segment_name(base)
@@ -126,8 +128,8 @@ class SegmentChain:
         self.segments = [*self.segments, segment]
 
     def begin_anew(self, segment: Segment) -> None:
-        """A named segment that begins anew becomes the only one.  It voids the others as soon as it is named, so they need not be
-        gone durably."""
+        """A named segment that begins anew becomes the only one.  The others are void as soon as it is named, and gone durably BEFORE
+        anything could remove the segment that says so."""
         with self.guard:
             void, self.segments = self.segments, [segment]
             self.cuts += 1
@@ -137,6 +139,7 @@ class SegmentChain:
         for old in void:
             if old.path != segment.path:
                 self._fs.unlink(old.path)
+        self._sync_folder()
 
     def remove_last(self) -> None:
         """Takes the last segment out of what readers see, then off the disk, durably."""

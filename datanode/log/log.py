@@ -336,8 +336,7 @@ class SegmentLog:
         try:
             chain.begin_anew(new)
         except OSError as e:
-            if e.errno not in NO_SPACE:  # else it is void all the same, and goes when the log is next opened
-                raise self._fail("drop what was before", e) from e
+            raise self._fail("drop what was before", e) from e
 
     def drop_before(self, index: int) -> None:
         """Retention: removes the segments all of whose entries are below ``index``, from the oldest on; never the active one."""

@@ -260,9 +260,12 @@ class SnapshotFiles:
             self._staging = None
             file.close()
             self._name(self._directory / PART_NAME, self._path(snapshot.index), "install")
-            others = {h.snapshot.index for h in self._headers if h.snapshot.index != snapshot.index}
-            self._headers = (*(h for h in self._headers if h.snapshot.index in others), header)
-            self.drop(others)
+            others = [h for h in self._headers if h.snapshot.index != snapshot.index]
+            self._headers = (header,)
+            with suppress(DiskFull):  # it is installed: what is left of the others goes when the folder is next opened
+                for other in others:
+                    self._remove(self._path(other.snapshot.index))
+                self._sync_folder("install")
 
     def close(self) -> None:
         """Closes the file of a transfer; what is staged stays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import metadata
 from typing import Annotated
@@ -72,7 +73,17 @@ app.command(epilog=health.EPILOG)(health.health)
 
 def main() -> None:
     """Entry point: the exit status says whether it went well."""
+    _occupy_standard_streams()
     sys.exit(app())
+
+
+def _occupy_standard_streams() -> None:
+    """Whoever started the command may have closed them: no file or socket of ours must take their place."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
 
 
 if __name__ == "__main__":

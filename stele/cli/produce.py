@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import sys
 import threading
@@ -17,6 +18,7 @@ from services.topics import parse_topic
 from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Server, TopicName, examples, with_client
 from stele.cli.output import progress, say, size
 from stele.client import Client
+from stele.errors import InputUnreadable
 from stele.model import SendResult
 
 READ_BYTES = 256 * 1024
@@ -55,27 +57,33 @@ def produce(
     """Send messages: each line of stdin is one, or --count of them are made up.  Ends when all are stored on a majority of replicas;
     exit status 1 if any was not."""
     parse_topic(topic)
-    if count is None and sys.stdin.isatty():
+    if count is None and sys.stdin is not None and sys.stdin.isatty():
         say("reading messages from the terminal, one per line; Ctrl-D ends")
     tally = _Tally()
 
     async def work(client: Client) -> None:
         messages = _made_up(count, message_size, rate) if count is not None else _lines(rate)
         producer = client.producer(topic, linger_ms=linger_ms, send_timeout_s=timeout_s)
+        unreadable: InputUnreadable | None = None
         with progress(f"sending to {topic}", count) as advance:
             try:
-                async for value in messages:
-                    sent_s = time.perf_counter()
-                    promise = await producer.enqueue(
-                        value, key.encode() if key is not None else None, partition=partition
-                    )
-                    tally.sent(len(value))
-                    promise.add_done_callback(lambda p, s=sent_s: tally.answered(p, s, advance))  # type: ignore[misc]
-                    if tally.error is not None:
-                        break
+                try:
+                    async for value in messages:
+                        sent_s = time.perf_counter()
+                        promise = await producer.enqueue(
+                            value, key.encode() if key is not None else None, partition=partition
+                        )
+                        tally.sent(len(value))
+                        promise.add_done_callback(lambda p, s=sent_s: tally.answered(p, s, advance))  # type: ignore[misc]
+                        if tally.error is not None:
+                            break
+                except InputUnreadable as e:
+                    unreadable = e  # what was read before it is stored first
                 await producer.close()
             finally:
                 await producer.abort()
+        if unreadable is not None and tally.error is None:
+            raise unreadable
 
     try:
         with_client(server, directory, work)
@@ -139,26 +147,31 @@ async def _made_up(count: int, message_size: int, rate: float) -> AsyncIterator[
 
 
 async def _lines(rate: float) -> AsyncIterator[bytes]:
-    """Lines of stdin as they come; read in a thread of its own, which ends with the process."""
+    """Lines of stdin as they come; read in a thread of its own, which ends with the process.  InputUnreadable; what was read of a line by
+    then is no line."""
+    if sys.stdin is None:
+        raise InputUnreadable("stdin cannot be read: it is closed")
     loop = asyncio.get_running_loop()
-    chunks: asyncio.Queue[bytes] = asyncio.Queue(QUEUED_CHUNKS_MAX)
+    descriptor = sys.stdin.fileno()
+    chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue(QUEUED_CHUNKS_MAX)
 
     def read() -> None:
+        more: bytes | OSError = b"?"
         try:
-            descriptor = sys.stdin.fileno()
-            while True:
-                chunk = os.read(descriptor, READ_BYTES)
-                asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
-                if not chunk:
-                    return
-        except (RuntimeError, asyncio.CancelledError):
+            while isinstance(more, bytes) and more:
+                try:
+                    more = os.read(descriptor, READ_BYTES)
+                except OSError as e:
+                    more = e
+                asyncio.run_coroutine_threadsafe(chunks.put(more), loop).result()
+        except (RuntimeError, asyncio.CancelledError, concurrent.futures.CancelledError):
             return  # the command has ended
-        except Exception:
-            asyncio.run_coroutine_threadsafe(chunks.put(b""), loop)
 
     threading.Thread(target=read, name="stdin", daemon=True).start()
     began_s, sent, rest = time.perf_counter(), 0, b""
     while chunk := await chunks.get():
+        if isinstance(chunk, OSError):
+            raise InputUnreadable(f"stdin cannot be read: {chunk.strerror or chunk}")
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             await _pace(sent, rate, began_s)

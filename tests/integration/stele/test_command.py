@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,12 +24,12 @@ TIMEOUT_S = 60.0
 
 class Command:
     def __init__(self, cluster: ClusterUnderTest) -> None:
-        self._env = {k: v for k, v in os.environ.items() if not k.startswith("STELE_")}
-        self._env["STELE_DIR"] = str(cluster.local.directory)
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("STELE_")}
+        self.env["STELE_DIR"] = str(cluster.local.directory)
 
     def __call__(self, *arguments: str, stdin: bytes = b"", status: int = 0) -> subprocess.CompletedProcess[bytes]:
         ran = subprocess.run(
-            [*STELE, *arguments], input=stdin, capture_output=True, env=self._env, timeout=TIMEOUT_S, check=False
+            [*STELE, *arguments], input=stdin, capture_output=True, env=self.env, timeout=TIMEOUT_S, check=False
         )
         assert ran.returncode == status, f"{arguments}: {ran.returncode}\n{ran.stdout.decode()}\n{ran.stderr.decode()}"
         return ran
@@ -42,7 +43,7 @@ class Command:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=self._env,
+            env=self.env,
             preexec_fn=_hear_ctrl_c,
         )
 
@@ -229,3 +230,52 @@ def test_logs(stele: Command) -> None:
         assert following.stdout.readline()
         following.send_signal(signal.SIGINT)
         assert following.wait(TIMEOUT_S) == 130
+
+
+def test_an_input_that_cannot_be_read_is_an_error_of_one_line(stele: Command, topic: str, tmp_path: Path) -> None:
+    """A file that is open for writing as stdin, and none at all: neither is an end of input."""
+    unreadable = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+    try:
+        produce = [*STELE, "produce", topic]
+        from_file = subprocess.run(
+            produce, stdin=unreadable, capture_output=True, env=stele.env, timeout=TIMEOUT_S, check=False
+        )
+        closed = ["/bin/sh", "-c", 'exec "$@" <&-', "sh", *produce]
+        from_nothing = subprocess.run(closed, capture_output=True, env=stele.env, timeout=TIMEOUT_S, check=False)
+    finally:
+        os.close(unreadable)
+    for ran in (from_file, from_nothing):
+        assert ran.returncode == 1, ran.stderr.decode()
+        [line] = ran.stderr.decode().splitlines()
+        assert line.startswith("error: stdin cannot be read"), line
+
+
+def test_what_was_read_before_the_input_broke_is_stored_and_nothing_of_a_line_cut_off(
+    stele: Command, topic: str
+) -> None:
+    """A terminal that hangs up: os.read gives two lines and a half, then EIO."""
+    script = (
+        "import errno, os, sys\n"
+        "whole, parts = os.read, [b'one\\ntwo\\nthr']\n"
+        "def read(fd, size):\n"
+        "    if fd != 0: return whole(fd, size)\n"
+        "    if parts: return parts.pop()\n"
+        "    raise OSError(errno.EIO, os.strerror(errno.EIO))\n"
+        "os.read = read\n"
+        "from stele.cli.main import main\n"
+        "sys.argv[0] = 'stele'\n"
+        "main()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "produce", topic],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=stele.env,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert ran.returncode == 1, ran.stderr.decode()
+    lines = ran.stderr.decode().splitlines()
+    assert lines[0].startswith("2 messages"), lines
+    assert lines[1].startswith("error: stdin cannot be read: Input/output error"), lines
+    assert stele("consume", topic, "-S", "s", "--timeout", "2").stdout.split() == [b"one", b"two"]

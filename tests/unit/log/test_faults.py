@@ -109,15 +109,26 @@ def test_a_removal_that_finds_no_room_removes_nothing_and_can_be_repeated() -> N
     log.append(entries(61, 62))
     log.drop_before(35)
     assert everything(log) == entries(31, 62)
-    disk.fail("unlink", errno.ENOSPC, times=9)
-    log.reset(100, 2)
-    log.append(entries(101, 105, term=2))
+
+
+def test_what_a_reset_voided_never_comes_back_although_its_removal_found_no_room() -> None:
+    """What says that it is void may itself be dropped later."""
+    disk = SimulatedDisk()
+    log = open_log(disk, 1000)
+    for start in range(1, 60, 10):
+        log.append(entries(start, start + 9))
     log.sync()
-    assert len(disk.listdir(FOLDER)) > 1
-    disk.crash(random.Random(1))
-    disk.heal()
-    assert everything(open_log(disk, 1000)) == entries(101, 105, term=2)
-    assert len(disk.listdir(FOLDER)) == 1
+    disk.fail("unlink", errno.ENOSPC)
+    with pytest.raises(StorageFailed):
+        log.reset(100, 2)
+    disk.kill()
+    log = open_log(disk, 1000)
+    assert disk.listdir(FOLDER) == [f"{101:020d}.seg"]
+    for start in range(101, 130, 10):
+        log.append(entries(start, start + 9, term=2))
+    log.drop_before(125)
+    assert log.first_index == 121
+    assert everything(open_log(disk, 1000)) == entries(121, 130, term=2)
 
 
 async def test_h7_a_failed_sync_is_final() -> None:

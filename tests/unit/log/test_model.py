@@ -30,7 +30,11 @@ class LogAgainstList(RuleBasedStateMachine):
     def last(self) -> int:
         return self.first - 1 + len(self.model)
 
-    @rule(sizes=st.lists(st.integers(0, 400), max_size=10), new_term=st.booleans(), kind=st.sampled_from([0, 1, MEMBERSHIP, 3, 126]))
+    @rule(
+        sizes=st.lists(st.integers(0, 400), max_size=10),
+        new_term=st.booleans(),
+        kind=st.sampled_from([0, 1, MEMBERSHIP, 3, 126]),
+    )
     def append(self, sizes: list[int], new_term: bool, kind: int) -> None:
         self.term += new_term
         more = [entry(self.last + step, self.term, size, kind) for step, size in enumerate(sizes, 1)]

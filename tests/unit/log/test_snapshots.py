@@ -440,6 +440,19 @@ def test_no_room_for_a_chunk_keeps_what_was_staged_before(have: int) -> None:
     assert storage.read(20) == bytes_of(B)
 
 
+def test_an_install_that_cannot_remove_the_older_ones_for_want_of_room_is_done() -> None:
+    disk = written(A)
+    storage = files(disk)
+    stage(storage, B)
+    disk.fail("unlink", errno.ENOSPC, times=9)
+    storage.install_staged(B)
+    assert storage.snapshots == (B,)
+    with pytest.raises(KeyError):
+        storage.read(10)
+    disk.crash(random.Random(1))
+    assert files(disk).snapshots == (A, B), "opening the group removes what ends before the log begins"
+
+
 FAILURES = [
     *(("write", operation) for operation in ("create", "pwrite", "fdatasync", "rename", "fsync_dir")),
     *(("stage", operation) for operation in ("create", "pwrite")),

@@ -1,22 +1,14 @@
-"""Whatever a caller says, it gets one typed error, the processes go on, and what was acknowledged stays.
-
-Three ways in: the client, the command, and bytes on the ports of a real cluster, from well-formed calls that make no sense down to noise.
-Every test begins with acknowledged messages and ends by reading all of them back.
-"""
+"""Well-formed calls that make no sense, on the ports of a real cluster."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import os
 import random
 import struct
-import sys
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
-import grpc
 import pytest
 
 import stele
@@ -31,7 +23,6 @@ from services.errors import (
     InvalidArgument,
     MessageTooLarge,
     NamespaceNotFound,
-    NotEnoughStores,
     NotLeader,
     OutOfOrderSequence,
     PartitionNotFound,
@@ -39,9 +30,7 @@ from services.errors import (
     StoreMismatch,
     StoreUnknown,
     SubscriptionNotFound,
-    TopicExists,
     TopicNotFound,
-    Unreachable,
 )
 from services.pb import (
     broker_pb2,
@@ -55,236 +44,15 @@ from services.pb import (
 )
 from services.rpc.channels import Channels, call
 from services.rpc.status import from_pb, typed_errors
+from tests.support.bad_input import PARTITIONS, check_error, refused
 from tests.support.cluster import ClusterUnderTest, cluster_fixture
-from tests.support.eventually import eventually
 from tests.support.ledger import Ledger
 
 running_cluster = cluster_fixture(nameservers=1, datanodes=3, brokers=1)
 
-MESSAGES = 40
-PARTITIONS = 2
 U64_MAX = (1 << 64) - 1
 U32_MAX = (1 << 32) - 1
 SEED = 20
-_number = itertools.count(1)
-T = TypeVar("T")
-
-
-@pytest.fixture
-async def client(cluster: ClusterUnderTest) -> AsyncIterator[stele.Client]:
-    async with cluster.connect() as connected:
-        yield connected
-
-
-@pytest.fixture
-async def ledger(cluster: ClusterUnderTest, client: stele.Client) -> AsyncIterator[Ledger]:
-    """Acknowledged messages, all of them read back after the test; no process has ended meanwhile, none met a fault of its own."""
-    before = {p.name: p.pid for p in cluster.local.status()}
-    topic = f"bad/t{next(_number)}"
-    await client.admin.create_topic(topic, partitions=PARTITIONS, replication=3)
-    written = Ledger(client, topic, PARTITIONS)
-    await written.must_send(MESSAGES)
-    yield written
-    await written.must_send(MESSAGES)
-    await written.check()
-    assert {p.name: p.pid for p in cluster.local.status()} == before, cluster.describe()
-    assert faults(cluster) == []
-
-
-def faults(cluster: ClusterUnderTest) -> list[str]:
-    """What processes logged as faults of their own: every exception that nobody expected."""
-    roles = [name for name in cluster.local.names() if name != "zk1"]
-    lines = [line for name in roles for line in cluster.local.log_path(name).read_text(errors="replace").splitlines()]
-    return [line[:2000] for line in lines if '"exception"' in line or "Traceback" in line]
-
-
-@pytest.fixture
-async def channels() -> AsyncIterator[Channels]:
-    opened = Channels()
-    yield opened
-    await opened.close()
-
-
-async def refused(work: Awaitable[object], kind: type[SteleError], **facts: object) -> SteleError:
-    """``work`` ends with exactly this error and these facts."""
-    try:
-        answer = await work
-    except SteleError as error:
-        check_error(error, kind, facts)
-        return error
-    raise AssertionError(f"{answer!r} instead of {kind.__name__}")
-
-
-def check_error(error: SteleError | None, kind: type[SteleError], facts: dict[str, object]) -> None:
-    assert type(error) is kind, f"{error!r} instead of {kind.__name__}"
-    assert error.message
-    assert "\n" not in error.message
-    assert {k: error.facts.get(k) for k in facts} == {k: str(v) for k, v in facts.items()}
-
-
-# --- the client ---------------------------------------------------------------------------------------------------
-
-
-async def test_the_client_refuses_what_no_topic_is(client: stele.Client, ledger: Ledger) -> None:
-    admin, topic = client.admin, ledger.topic
-    absent = "bad/absent"
-    for name in (
-        "",
-        "plain",
-        "a/b/c",
-        "/t",
-        "n/",
-        "a b/c",
-        "a/ü",
-        "../x",
-        "n/" + "x" * 129,
-        "n/.hidden",
-        "n/a\nb",
-        "n/\0",
-    ):
-        await refused(admin.create_topic(name), InvalidArgument)
-        with pytest.raises(InvalidArgument):
-            client.producer(name)
-        with pytest.raises(InvalidArgument):
-            client.consumer(name, "s")
-    await refused(admin.create_topic("alloc/t"), InvalidArgument)
-    await refused(admin.create_topic(topic, partitions=PARTITIONS + 1), TopicExists, topic=topic, partitions=PARTITIONS)
-    await refused(admin.create_topic("bad/wide", replication=4), NotEnoughStores, up=3, wanted=4)
-    await refused(admin.create_topic("bad/wide", partitions=100_000), InvalidArgument, partitions=100_000)
-    await refused(admin.create_topic("bad/wide", partitions=0), InvalidArgument)
-    await refused(admin.create_topic("bad/wide", replication=-1), InvalidArgument)
-    await refused(admin.create_namespace("n", bundles=1 << 20), InvalidArgument)
-    assert "bad/wide" not in {t.topic for t in await admin.list_topics()}
-    for work in (
-        admin.describe_topic(absent),
-        admin.delete_topic(absent),
-        admin.list_subscriptions(absent),
-        admin.list_partitions(absent),
-        admin.create_subscription(absent, "s"),
-        client.producer(absent).send(b"x"),
-        client.consumer(absent, "s").receive(),
-    ):
-        await refused(work, TopicNotFound, topic=absent)
-    await refused(admin.list_topics("absent"), NamespaceNotFound, namespace="absent")
-    error = await refused(
-        client.producer(topic).send(b"x", partition=PARTITIONS), PartitionNotFound, partition=PARTITIONS
-    )
-    assert error.definite
-    await refused(client.producer(topic).send(b"x", partition=-1), PartitionNotFound, partition=-1)
-
-
-async def test_the_client_refuses_places_that_are_none(client: stele.Client, ledger: Ledger) -> None:
-    admin, topic = client.admin, ledger.topic
-    for name in ("", "a/b", "s s", "x" * 129, "ü"):
-        with pytest.raises(InvalidArgument):
-            client.consumer(topic, name)
-        await refused(admin.create_subscription(topic, name), InvalidArgument)
-    starts: list[Any] = [-1, 1 << 63, "soon", 1.5, None, True]
-    for start in starts:
-        with pytest.raises(InvalidArgument):
-            client.consumer(topic, "s", start=start)
-        await refused(admin.create_subscription(topic, "s", start=start), InvalidArgument)
-        if start is not None:
-            await refused(admin.seek_subscription(topic, "s", start), InvalidArgument)
-    with pytest.raises(InvalidArgument):
-        client.consumer(topic, "s", type="weird")
-    await refused(admin.seek_subscription(topic, "absent", "earliest"), SubscriptionNotFound, subscription="absent")
-    await refused(admin.seek_subscription(topic, "absent", timestamp_ms=-1), InvalidArgument)
-    await refused(admin.delete_subscription(topic, "absent"), SubscriptionNotFound)
-    assert await admin.list_subscriptions(topic) == []
-    async with client.consumer(topic, "far", start=1 << 40) as far:  # beyond the end: what comes next
-        await ledger.must_send(2)
-        got = [await far.receive(10), await far.receive(10)]
-        assert all(m is not None and ledger.stored[m.partition][m.offset] == m.value for m in got)
-
-
-async def test_an_oversized_message_is_refused_and_the_producer_goes_on(client: stele.Client, ledger: Ledger) -> None:
-    async with client.producer(ledger.topic) as producer:
-        before = [await producer.enqueue(b"before-%d" % i, partition=0) for i in range(5)]
-        error = await refused(producer.send(b"x" * (1 << 20), partition=0), MessageTooLarge, bytes_max=1_047_498)
-        assert error.definite
-        assert not error.retryable
-        await refused(producer.send(b"", headers={"h": b"x" * (2 << 20)}), MessageTooLarge)
-        with pytest.raises(MessageTooLarge):
-            producer.send_nowait(b"x" * (64 << 20))
-        largest = b"y" * 1_047_498
-        ledger.note(await producer.send(largest, partition=0), largest)
-        for i, promise in enumerate(before):
-            ledger.note(await promise, b"before-%d" % i)
-
-
-async def test_addresses_of_no_nameserver(cluster: ClusterUnderTest, client: stele.Client, ledger: Ledger) -> None:
-    for address in ("", "nowhere", "host:", ":1", "host:0", "host:70000", "host:port", [], ["a:1"] * 101):
-        with pytest.raises(InvalidArgument):
-            stele.connect(address)
-    [broker] = await client.admin.list_brokers()
-    assert broker.member is not None
-    with pytest.raises(InvalidArgument, match=f"{broker.member.endpoint} is no nameserver"):
-        async with stele.connect(broker.member.endpoint):
-            pass
-    for endpoint in ("127.0.0.1:1", cluster.local.zookeeper_hosts, "name.invalid:7000"):
-        with pytest.raises(Unreachable, match=endpoint):
-            async with stele.connect(endpoint, timeout_s=0.5):
-                pass
-
-
-# --- the command --------------------------------------------------------------------------------------------------
-
-USAGE, FAILED = 2, 1
-COMMANDS: list[tuple[str, int, str, str]] = [
-    # command line, status, what was wrong, the way out
-    ("topic create {topic}", FAILED, "there is a topic {topic} already", "--if-absent"),
-    ("topic create plain", USAGE, "topic 'plain'", "write it as namespace/topic"),
-    ("topic create ../x", USAGE, "'..'", "a-z A-Z 0-9"),
-    ("topic create bad/x --partitions 100000", USAGE, "100000", "1 to 1024"),
-    ("topic create bad/x --replication 4", FAILED, "needs 4 stores", "--replication"),
-    ("topic info bad/absent", FAILED, "no topic bad/absent", "stele topic ls"),
-    ("topic rm bad/absent --yes", FAILED, "no topic bad/absent", "stele topic ls"),
-    ("topic ls absent", FAILED, "no namespace absent", "stele topic ls"),
-    ("produce bad/absent --count 3", FAILED, "no topic bad/absent", "stele topic create"),
-    ("produce {topic} --count 1 --size 2000000", FAILED, "2000000 bytes", "smaller"),
-    ("produce {topic} --count 1 --partition 7", FAILED, "0 to 1, not 7", ""),
-    ("consume bad/absent -S s --count 1", FAILED, "no topic bad/absent", "stele topic create"),
-    ("consume {topic} -S bad/name --count 1", USAGE, "'bad/name'", "a-z A-Z 0-9"),
-    ("consume {topic} -S s --from -5 --count 1", USAGE, "'-5'", "an offset from 0 on"),
-    ("consume {topic} -S s --type weird", USAGE, "weird", "exclusive, failover, shared"),
-    ("subscription seek {topic} absent --to earliest", FAILED, "'absent'", "stele subscription ls"),
-    ("partition info {topic} 7", FAILED, "0 to 1, not 7", ""),
-    ("topic ls --server 127.0.0.1:1", FAILED, "127.0.0.1:1", "stele cluster status"),
-    ("topic ls --server nonsense", USAGE, "'nonsense'", "host:port"),
-    ("topic ls --server {broker}", USAGE, "{broker} is no nameserver", ""),
-    ("cluster up --datanodes 1", USAGE, "dn2", "stele cluster destroy"),
-]
-
-
-async def test_a_command_ends_with_one_line(cluster: ClusterUnderTest, client: stele.Client, ledger: Ledger) -> None:
-    [broker] = await client.admin.list_brokers()
-    assert broker.member is not None
-    names = {"topic": ledger.topic, "broker": broker.member.endpoint}
-    env = {k: v for k, v in os.environ.items() if not k.startswith("STELE_")}
-    env["STELE_DIR"] = str(cluster.local.directory)
-    places = asyncio.Semaphore(3)
-
-    async def run(line: str, status: int, wrong: str, way_out: str) -> None:
-        async with places:
-            ran = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "stele.cli.main", *line.format(**names).split()),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=env,
-            )
-            out, err = await asyncio.wait_for(ran.communicate(), 60)
-        assert (ran.returncode, out) == (status, b""), f"{line}: {ran.returncode} {out!r} {err!r}"
-        [said] = err.decode().splitlines()
-        assert said.startswith("error: "), f"{line}: {said}"
-        assert wrong.format(**names) in said, f"{line}: {said}"
-        assert way_out in said, f"{line}: {said}"
-
-    await asyncio.gather(*(run(*case) for case in COMMANDS))
-
-
-# --- calls that make no sense -------------------------------------------------------------------------------------
 
 
 def make_batch(*values: bytes, producer_id: int = 0, sequence: int = 0) -> bytes:
@@ -537,6 +305,10 @@ async def test_nonsense_to_a_datanode(client: stele.Client, ledger: Ledger, chan
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"store_ids": [other]})), InvalidArgument),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"store_ids": [leader, leader]})), InvalidArgument),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"leader_epoch": 0})), Fenced),
+        ("CreateReplica", pb.CreateReplicaRequest(**(create | {"retention_bytes": 1})), InvalidArgument),
+        ("ConfigureReplica", pb.ConfigureReplicaRequest(group=group, leader_epoch=0, to_store_id=leader), Fenced),
+        ("ConfigureReplica", pb.ConfigureReplicaRequest(group=group, leader_epoch=9, to_store_id=99), StoreMismatch),
+        ("ConfigureReplica", pb.ConfigureReplicaRequest(group=group, retention_ms=U64_MAX), InvalidArgument),
         ("DeleteReplica", pb.DeleteReplicaRequest(group=group, leader_epoch=0, to_store_id=leader), Fenced),
         ("DeleteReplica", pb.DeleteReplicaRequest(group=group, leader_epoch=9, to_store_id=99), StoreMismatch),
     ):
@@ -561,13 +333,13 @@ async def test_nonsense_to_a_datanode(client: stele.Client, ledger: Ledger, chan
     silent = raft.Exchange()
     with typed_errors():  # says nothing at all
         await refused(asyncio.wait_for(_read(silent), 15), InvalidArgument)
+    # Any store may have been made a member since, so that its term counts (design, 6a); its log must not.
     deposing = raft_pb2.RaftMessage(
         group=group, term=1 << 60, append_entries=raft_pb2.AppendEntries(prev_log_index=U64_MAX, commit_index=U64_MAX)
     )
     no_member = await stream(raft.Exchange, [hello(), raft_pb2.RaftFrame(messages=[deposing, raft_pb2.RaftMessage()])])
-    assert [a.hello.from_store_id for a in no_member] == [leader]
-    [after] = [p for p in await client.admin.list_partitions(ledger.topic) if p.partition == 0]
-    assert max(r.term for r in after.replicas) == max(r.term for r in partition.replicas), "a stranger was believed"
+    assert no_member[0].hello.from_store_id == leader
+    assert not any(m.append_answer.success for a in no_member for m in a.messages), "a stranger was believed"
 
 
 async def _read(call: Any) -> Any:
@@ -590,7 +362,13 @@ async def test_nonsense_to_a_nameserver(
         ("CreateTopic", pb.CreateTopicRequest(topic="bad/y", partitions=U32_MAX), InvalidArgument),
         ("CreateTopic", pb.CreateTopicRequest(topic="bad/y", partitions=1, replication=U32_MAX), InvalidArgument),
         ("CreateTopic", pb.CreateTopicRequest(topic="alloc/y", partitions=1), InvalidArgument),
+        ("CreateTopic", pb.CreateTopicRequest(topic="bad/y", partitions=1, retention_ms=1), InvalidArgument),
+        ("CreateTopic", pb.CreateTopicRequest(topic="bad/y", partitions=1, retention_bytes=U64_MAX), InvalidArgument),
+        ("AlterTopic", pb.AlterTopicRequest(), InvalidArgument),
+        ("AlterTopic", pb.AlterTopicRequest(topic="bad/absent", retention_ms=0), TopicNotFound),
+        ("AlterTopic", pb.AlterTopicRequest(topic=ledger.topic, retention_bytes=1), InvalidArgument),
         ("CreateNamespace", pb.CreateNamespaceRequest(), InvalidArgument),
+        ("CreateNamespace", pb.CreateNamespaceRequest(namespace="y", retention_ms=U64_MAX), InvalidArgument),
         ("CreateNamespace", pb.CreateNamespaceRequest(namespace="y", bundles=U32_MAX), InvalidArgument),
         ("CreateNamespace", pb.CreateNamespaceRequest(namespace="y", replication=U32_MAX), InvalidArgument),
         ("DeleteTopic", pb.DeleteTopicRequest(topic="/"), InvalidArgument),
@@ -646,106 +424,3 @@ async def test_a_batch_that_no_consumer_can_read_stops_nobody_for_ever(
         assert after is not None
         assert (after.offset, after.value) == (3, b"after")
     await client.admin.delete_topic(topic)
-
-
-# --- bytes that are no calls ----------------------------------------------------------------------------------------
-
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
-
-
-def noises() -> list[bytes]:
-    rng = random.Random(SEED)
-    return [
-        b"",
-        b"\0" * 4096,
-        rng.randbytes(64),
-        rng.randbytes(1 << 20),
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + rng.randbytes(512),  # as a TLS client begins
-        PREFACE + rng.randbytes(8192),
-        PREFACE + SETTINGS + b"\xff\xff\xff" + rng.randbytes(4096),  # a frame of 16 MiB
-        PREFACE + SETTINGS + b"\0\0\x05\x01\x05\0\0\0\x01" + rng.randbytes(5),  # headers that are none
-        b"ruok",
-    ]
-
-
-async def test_noise_on_every_port(cluster: ClusterUnderTest, client: stele.Client, ledger: Ledger) -> None:
-    stores = await client.admin.list_stores()
-    raft = [s.member.raft_endpoint for s in stores if s.member is not None]
-    ports = [e for p in cluster.local.status() if p.role != "zookeeper" for e in (p.endpoint, p.admin)] + raft
-    assert len(ports) == 13
-
-    async def pour(endpoint: str, noise: bytes) -> None:
-        host, _, port = endpoint.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            writer.write(noise)
-            await asyncio.wait_for(writer.drain(), 2)
-            await asyncio.wait_for(reader.read(4096), 0.2)
-        writer.close()
-
-    for noise in noises():
-        await asyncio.gather(*(pour(endpoint, noise) for endpoint in ports))
-
-    mute = [await asyncio.open_connection(*e.rsplit(":", 1)) for e in ports for _ in range(20)]
-    try:
-        await ledger.must_send(MESSAGES)
-    finally:
-        for _, writer in mute:
-            writer.close()
-
-    async def well() -> bool:
-        return all(p.healthy for p in await asyncio.to_thread(cluster.local.status))
-
-    await eventually(well, within_s=10, describe=cluster.describe)
-
-
-async def test_calls_that_are_no_messages(
-    cluster: ClusterUnderTest, client: stele.Client, ledger: Ledger, channels: Channels
-) -> None:
-    """The right path, and bytes that do not parse."""
-    stores = [s.member for s in await client.admin.list_stores()]
-    [broker] = await client.admin.list_brokers()
-    assert broker.member is not None
-    assert stores[0] is not None
-    noise = b"\xff" * 64
-    for endpoint, method in (
-        (cluster.bootstrap, "/stele.v1.Nameserver/Lookup"),
-        (cluster.bootstrap, "/stele.v1.Nameserver/CreateTopic"),
-        (broker.member.endpoint, "/stele.v1.Broker/SeekSubscription"),
-        (stores[0].endpoint, "/stele.v1.Datanode/CreateReplica"),
-    ):
-        await refused(call(_Bytes(channels.get(endpoint).unary_unary(method)), _Noise(noise), 10), InvalidArgument)
-    for endpoint, method in (
-        (broker.member.endpoint, "/stele.v1.Broker/Produce"),
-        (broker.member.endpoint, "/stele.v1.Broker/Subscribe"),
-        (stores[0].endpoint, "/stele.v1.Datanode/Append"),
-        (stores[0].endpoint, "/stele.v1.Datanode/Fetch"),
-        (stores[0].raft_endpoint, "/stele.v1.Raft/Exchange"),
-    ):
-        speaking = channels.get(endpoint).stream_stream(method)()
-        await speaking.write(noise)
-        await refused(_to_end(speaking), InvalidArgument)
-
-
-async def _to_end(speaking: Any) -> None:
-    async with asyncio.timeout(10):
-        with typed_errors():
-            while await speaking.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
-                pass
-
-
-class _Noise(bytes):
-    def ByteSize(self) -> int:
-        return len(self)
-
-
-class _Bytes:
-    """A call that sends bytes as they are."""
-
-    def __init__(self, method: Any) -> None:
-        self._method = method
-
-    def __call__(self, request: bytes, timeout: float) -> Any:
-        return self._method(bytes(request), timeout=timeout)
