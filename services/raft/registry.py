@@ -19,7 +19,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter
@@ -50,15 +50,20 @@ class Links(Protocol):
 
     def is_connected(self, store_id: int) -> bool: ...
 
-    def last_heard(self, store_id: int) -> float:
-        """When anything came from that store last, on the registry's clock; minus infinity if never."""
-        ...
-
     def send(self, to: int, message: pb.RaftMessage) -> None: ...
 
     def flush(self) -> None: ...
 
     def fetch_snapshot(self, store_id: int, group_id: int, index: int, offset: int) -> AsyncIterator[bytes]: ...
+
+
+@runtime_checkable
+class HearingLinks(Protocol):
+    """Links that also say ``peer_silent`` and ``peer_heard``.  Over others groups never sleep (services/raft/sleeping.py)."""
+
+    def last_heard(self, store_id: int) -> float:
+        """When anything came from that store last, on the registry's clock; minus infinity if never."""
+        ...
 
 
 class Registry:
@@ -172,7 +177,8 @@ class Registry:
             self._links.fetch_snapshot,
             self._link,
         )
-        group.engine.node_heard = self._links.last_heard
+        if isinstance(self._links, HearingLinks):
+            group.engine.node_heard = self._links.last_heard
         self._linked[group] = set()
         self._link(group)
         self._ticker.wake(group)

@@ -26,9 +26,6 @@ class NoLinks(Links):
     def is_connected(self, store_id: int) -> bool:
         return False
 
-    def last_heard(self, store_id: int) -> float:
-        return float("-inf")
-
     def send(self, to: int, message: pb.RaftMessage) -> None: ...
 
     def flush(self) -> None: ...
