@@ -139,10 +139,26 @@ class Office:
         self._kick_replicas()
         topic = await self._ready(name, topic_id, deadline)
         if topic is None:
-            raise Timeout(
-                f"not every partition of {name} has a leader yet; its creation goes on", topic=name, timeout_s=timeout_s
-            )
+            raise self._not_ready_yet(name, timeout_s)
         return nameserver_pb2.CreateTopicResponse(topic=topic_info(topic), created=created)
+
+    def _not_ready_yet(self, name: str, timeout_s: float) -> Timeout:
+        """With what a store said that could not create its replicas, a full disk for example: more than a slow election.  It remains a
+        Timeout: the topic is recorded, and comes to be as soon as the store is able again."""
+        partitions = self._view.current.catalog.partitions_of.get(name, ())
+        complaint = self._orders.complaint(sorted({s for p in partitions for s in p.replicas}))
+        if complaint is None:
+            why, cause, store_id = "not every partition has a leader yet", None, None
+        else:
+            store_id, error = complaint
+            why, cause = f"store {store_id} cannot create its replicas: {error.message}", error.reason
+        return Timeout(
+            f"{name} is not ready, its creation goes on: {why}",
+            topic=name,
+            timeout_s=timeout_s,
+            cause=cause,
+            store_id=store_id,
+        )
 
     async def alter_topic(self, request: nameserver_pb2.AlterTopicRequest) -> nameserver_pb2.AlterTopicResponse:
         """Returns once it is recorded; reconciliation tells the replicas."""

@@ -37,7 +37,7 @@ class ReplicaOrders:
         self._working: dict[int, asyncio.Task[None]] = {}
         self._obeyed: dict[Order, float] = {}
         self._rest_until: dict[int, float] = {}
-        self._complaints: dict[int, str] = {}
+        self._complaints: dict[int, SteleError] = {}
 
     def give(self, orders: Iterable[Order], members: Mapping[int, Member]) -> None:
         now = asyncio.get_running_loop().time()
@@ -52,6 +52,10 @@ class ReplicaOrders:
                 continue
             task = asyncio.get_running_loop().create_task(self._work(member, batch), name=f"orders-{member.name}")
             self._working[store_id] = task
+
+    def complaint(self, stores: Iterable[int]) -> tuple[int, SteleError] | None:
+        """A store that could not obey the last time, and why."""
+        return next(((s, self._complaints[s]) for s in stores if s in self._complaints), None)
 
     async def stop(self) -> None:
         tasks = list(self._working.values())
@@ -78,7 +82,8 @@ class ReplicaOrders:
         failures = [e for e in outcomes if e is not None]
         if failures:
             self._rest_until[member.store_id] = asyncio.get_running_loop().time() + RETRY_S
-            if self._complaints.get(member.store_id) != failures[0].reason:
+            known = self._complaints.get(member.store_id)
+            if known is None or known.reason != failures[0].reason:
                 _log.warning(
                     "replica_orders_failed",
                     store=member.store_id,
@@ -88,7 +93,7 @@ class ReplicaOrders:
                     reason=failures[0].reason,
                     error=failures[0].message,
                 )
-            self._complaints[member.store_id] = failures[0].reason
+            self._complaints[member.store_id] = failures[0]
         else:
             self._complaints.pop(member.store_id, None)
             _log.info("replica_orders_done", store=member.store_id, node=member.name, orders=len(batch))

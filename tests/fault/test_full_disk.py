@@ -313,8 +313,9 @@ async def test_disks_that_are_full_to_the_brim(disks: Disks, client: stele.Clien
         nameservers = NameserverClient(channels, [disks.cluster.bootstrap])
         request = nameserver_pb2.CreateTopicRequest(topic="full/late", partitions=1, replication=3)
         if isinstance(disks, SmallFileSystems):
-            with pytest.raises(Timeout):
+            with pytest.raises(Timeout) as refused:
                 await nameservers.call("CreateTopic", request, 4)
+            assert refused.value.facts["cause"] == "DISK_FULL", "it says why, and not that nothing has happened"
         await channels.close()
 
         # A process that ends and starts again there loads what it has.

@@ -11,7 +11,7 @@ from typing import Any
 from services.coordination.members import Membership
 from services.coordination.records import MemberRecord
 from services.coordination.session import Session
-from services.errors import Fenced, StoreMismatch
+from services.errors import DiskFull, Fenced, StoreMismatch
 from services.pb import datanode_pb2 as pb
 from services.pb import datanode_pb2_grpc, nameserver_pb2
 from services.rpc.nameservers import NameserverClient
@@ -104,6 +104,7 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
         self.replicas: dict[int, pb.CreateReplicaRequest] = {}
         self.orders: list[pb.CreateReplicaRequest | pb.DeleteReplicaRequest] = []
         self.epoch_seen = 0
+        self.is_full = False
         self.obeys = asyncio.Event()
         self.obeys.set()
         self.moved = asyncio.Event()
@@ -144,6 +145,8 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
 
     async def CreateReplica(self, request: pb.CreateReplicaRequest, context: Any) -> pb.CreateReplicaResponse:
         self._obey(request)
+        if self.is_full:
+            raise DiskFull("no space left on the device")
         self.orders.append(request)
         await self.obeys.wait()
         created = request.group not in self.replicas

@@ -15,6 +15,7 @@ from services.errors import (
     NamespaceNotFound,
     NotEnoughStores,
     SteleError,
+    Timeout,
     TopicExists,
     TopicNotFound,
 )
@@ -77,6 +78,22 @@ async def test_an_existing_topic_is_success_only_if_asked_so_and_of_the_same_sha
         await cluster.create("demo/t", partitions=2)
     with pytest.raises(TopicExists):
         await cluster.create("demo/t", partitions=3, if_absent=True)
+
+
+async def test_a_topic_that_waits_for_a_full_disk_says_so_and_comes_to_be(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=3)
+    for datanode in cluster.datanodes.values():
+        datanode.is_full = True
+    with pytest.raises(Timeout, match=r"demo/t is not ready, its creation goes on: store .* no space left") as waiting:
+        await cluster.create("demo/t", partitions=1, timeout_s=2)
+    assert waiting.value.facts["cause"] == "DISK_FULL"
+    for datanode in cluster.datanodes.values():
+        datanode.is_full = False
+
+    async def ready() -> bool:
+        return (await cluster.lookup("demo/t")).topic.state == "ready"
+
+    await eventually(ready, describe=cluster.describe)
 
 
 async def told(cluster: Cluster) -> set[tuple[int, int]]:
