@@ -70,6 +70,8 @@ APPLY_ENTRIES_MAX: Final = 512  # likewise; what the first bring about is under 
 PENDING_MAX: Final = 20_000
 PENDING_BYTES_MAX: Final = 64 << 20
 RETRY_AFTER_MS: Final = 200
+STALLED_HEARTBEATS: Final = 4  # without a turn
+ANSWER_HEARTBEATS: Final = 2  # then given to the followers
 
 
 Done = Callable[[object, SteleError | None], None]
@@ -105,6 +107,8 @@ class Engine(Sleeping):
         self._started_at = now()
         self._quorum_connected_at: float | None = None
         self._hand_over_at = 0.0
+        self._turned_at = float("-inf")
+        self._judges_from = float("-inf")
         super().__init__(
             group_id, store_id, journal, now, rng, timing, machine=machine, may_lead=may_lead, recovering=recovering
         )
@@ -303,7 +307,7 @@ class Engine(Sleeping):
         if self._SyncObj__raftState != LEADER:
             if self._SyncObj__raftElectionDeadline <= now:
                 self._election_due()
-        elif not self._has_quorum(now):
+        elif not self._was_stalled(now) and not self._has_quorum(now):
             self._follow(None)
         elif self.journal.disk_full and now >= self._hand_over_at:  # one of the others may have room
             self._hand_over_at = now + self.timing.election_max_s
@@ -318,6 +322,14 @@ class Engine(Sleeping):
             self._rest(now)
             if not self.asleep:
                 self._SyncObj__sendAppendEntries()
+
+    def _was_stalled(self, now: float) -> bool:
+        """A leader that had no turn for some heartbeats has asked nobody meanwhile: silence tells nothing until it has, and until the
+        answers that wait were read (H14)."""
+        if now - self._turned_at >= STALLED_HEARTBEATS * self.timing.heartbeat_s:
+            self._judges_from = now + ANSWER_HEARTBEATS * self.timing.heartbeat_s
+        self._turned_at = now
+        return now < self._judges_from
 
     def next_deadline(self) -> float:
         """When ``tick`` is next needed if nothing happens, in monotonic seconds."""

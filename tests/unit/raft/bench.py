@@ -149,6 +149,12 @@ class Bench:
                     if a != b and a not in without and b not in without:
                         self.deliver(a, b)
 
+    def alone(self, i: int, seconds: float) -> None:
+        """Time passes for store ``i``, and it hears of nobody."""
+        for _ in range(round(seconds / 0.1)):
+            self.now += 0.1
+            self.turn(i)
+
     def elect(self, i: int, without: Sequence[int] = ()) -> Engine:
         """Makes ``i`` the leader through a real election."""
         engine = self.engines[i]

@@ -262,8 +262,7 @@ def test_h12_proposals_end_when_leadership_is_lost_and_followers_refuse() -> Non
     bench.propose(1, b"a")
     for wire in bench.wires.values():
         wire.clear()
-    bench.now += 2.1  # no majority heard for an election timeout (check-quorum, H15)
-    bench.turn(1)
+    bench.alone(1, 2.2)  # no majority heard for an election timeout (check-quorum, H15)
     assert isinstance(bench.outcomes[b"a"], ProposalLost)
     assert not bench.outcomes[b"a"].definite
     with pytest.raises(NotLeader):
@@ -292,6 +291,21 @@ def test_h14_a_stalled_follower_reads_what_waits_before_it_campaigns() -> None:
     bench.turn(2)
     assert bench.engines[2].state == "follower"
     assert bench.engines[2].term == term == leader.term
+
+
+def test_h14_a_stalled_leader_reads_what_waits_before_it_judges_its_followers() -> None:
+    bench = Bench()
+    leader = bench.elect(1)
+    bench.settle()
+    bench.now += 5.0  # stopped; nothing was asked of anybody meanwhile
+    bench.turn(1)
+    assert leader.is_leader
+    bench.settle(3)
+    assert leader.is_leader
+    for _ in range(20):  # and with nobody there it does not go on for ever
+        bench.now += 0.15
+        bench.turn(1)
+    assert not leader.is_leader
 
 
 def test_h15_a_pre_vote_does_not_disturb_a_living_leader() -> None:

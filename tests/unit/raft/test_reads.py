@@ -145,7 +145,6 @@ def test_followers_refuse_and_a_lost_leadership_ends_reads() -> None:
     read = Read(bench, 1)
     for wire in bench.wires.values():
         wire.clear()
-    bench.now += 2.1
-    bench.turn(1)
+    bench.alone(1, 2.2)
     assert isinstance(read.error, NotLeader)
     assert read.error.definite
