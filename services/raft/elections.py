@@ -42,11 +42,11 @@ class Elections(Library):
         self._SyncObj__raftLeader = None
         if not self._may_campaign() or not self._majority_reachable():
             return  # R4.2: a closed gate follows and votes, it does not campaign
+        if self._vote_on_its_way():
+            return
         if self._alone():
             self._campaign()
             return
-        if self._SyncObj__raftState == CANDIDATE:
-            self._SyncObj__setState(FOLLOWER)
         self._pre_voters = {self.store_id}
         self._pre_vote_at = self._now()
         ask = pb.RequestVote(
@@ -54,6 +54,11 @@ class Elections(Library):
         )
         for peer in self._other_voters():
             self._emit(peer, pb.RaftMessage(request_vote=ask))
+
+    def _vote_on_its_way(self) -> bool:
+        """Our newest vote is not durable yet, so nobody has heard of it: whoever begins another term now makes it void.  Where a vote takes
+        the disk longer than candidates are patient, elections would overtake one another for ever."""
+        return not self.journal.term_synced
 
     def _may_campaign(self) -> bool:
         counted = self.store_id in self.members.voters
@@ -109,12 +114,13 @@ class Elections(Library):
         )
 
     def _on_pre_vote(self, candidate: int, term: int, m: pb.RequestVote) -> None:
-        """Grants what a vote in ``term + 1`` would get, unless the leader is alive (H15).  Changes nothing, promises nothing.
+        """Grants what a vote in ``term + 1`` would get, unless the leader is alive (H15) or a vote of ours is on its way.  Changes nothing,
+        promises nothing.
 
         Of two replicas that ask at the same moment with equal logs the one with the lower id goes on, so that they do not split
         the vote."""
         theirs, ours = (m.last_log_term, m.last_log_index), (self.journal.last_term, self.journal.last_index)
-        granted = term >= self.term and theirs >= ours and not self._leader_alive()
+        granted = term >= self.term and theirs >= ours and not self._leader_alive() and not self._vote_on_its_way()
         if granted and self._pre_voters is not None:
             asked_just_now = self._now() - self._pre_vote_at < self.timing.retry_min_s
             if theirs == ours and self.store_id < candidate and asked_just_now:

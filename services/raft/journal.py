@@ -140,6 +140,7 @@ class Journal(EngineJournal):  # type: ignore[misc]
         self._changes: deque[_Change] = deque()
         self._position = 0
         self._flush: Flush | None = None
+        self._term_position = 0
         self.synced_position = 0
         self.synced_index = log.last_index
         self._log_dirty = False  # something written by an unfinished flush still waits for its sync
@@ -209,6 +210,11 @@ class Journal(EngineJournal):  # type: ignore[misc]
     def position(self) -> int:
         """The position of the newest change."""
         return self._position
+
+    @property
+    def term_synced(self) -> bool:
+        """Whether the newest term and vote are durable."""
+        return self.synced_position >= self._term_position
 
     def append(self, entry: Entry) -> None:
         if entry.index != self._last_index + 1:
@@ -347,6 +353,7 @@ class Journal(EngineJournal):  # type: ignore[misc]
         if (term, voted_for) != (self._term, self._voted_for):
             self._term, self._voted_for = term, voted_for
             self._change(_StoreTerm(term, voted_for))
+            self._term_position = self._position
 
     def getCurrentTerm(self) -> int:
         return self._term
