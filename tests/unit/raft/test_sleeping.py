@@ -286,7 +286,7 @@ def test_a_leader_that_was_stopped_while_asleep_does_not_serve_the_first_read_af
     bench.engines[1].read_index(lambda index, error: read.append((index, error)))
     bench.propose(1, b"lost")
     assert read == []
-    bench.let(1.0)  # it had no turn for long, so it asks before it judges who is there
+    bench.alone(1, 0.5)  # it had no turn for long, so it asks before it judges who is there
     assert [type(error) for _, error in read] == [NotLeader]
     assert isinstance(bench.outcomes[b"lost"], SteleError)
     assert not bench.engines[1].is_leader
