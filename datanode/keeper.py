@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +25,8 @@ from datanode.retention import Pace, beginning, snapshot_due, start_due, step, s
 from services.clock import SYSTEM, Clock
 from services.errors import NotLeader, NotReady, SteleError
 from services.raft.group import Group
+from services.raft.storage import Snapshot
+from services.topics import FOR_EVER, Retention
 
 LOOK_INTERVAL_S = 1.0
 PAUSE_S = 0.05
@@ -41,6 +44,8 @@ class _Watched:
     begins_behind: int = 0  # the snapshot behind which its log was told to begin
     trim: asyncio.Future[object] | None = None
     trouble: str = ""
+    seen: tuple[int, int, Retention] = (-1, -1, FOR_EVER)  # applied index, log start, retention of the last look
+    look_again_s: float = 0.0  # although nothing of these has changed
 
 
 @dataclass(slots=True)
@@ -94,9 +99,13 @@ class LogKeeper:
         watched = self._watched.get(number)
         if watched is None:
             watched = self._watched[number] = _Watched(replica, self.clock.wall_ms())
+        seen = (group.applied_index, replica.partition.log_start, replica.spec.retention)
+        is_short = self.is_short_of_space()
+        if seen == watched.seen and self.clock.monotonic() < watched.look_again_s and not is_short:
+            return  # most of the replicas, most of the time
         try:
-            await self._keep(watched, group, decides or self.is_short_of_space())
-            watched.trouble = ""
+            await self._keep(watched, group, decides or is_short)
+            watched.seen, watched.trouble = seen, ""
         except SteleError as e:
             if e.reason != watched.trouble:
                 log.warning("log_not_kept", group=number, reason=e.reason, error=e.message)
@@ -119,10 +128,26 @@ class LogKeeper:
                 watched.trim = self._trim(replica, chosen.mark)
         newest = group.snapshots[-1] if group.snapshots else None
         now_ms = self.clock.wall_ms()
+        taken: Snapshot | None = None
         if snapshot_due(newest, group.applied_index, bytes_after, retention, self.pace, watched.since_ms, now_ms):
-            newest = await group.take_snapshot() or newest
-        left = step(retention, self.pace).snapshot_bytes - bytes_after(newest.index if newest is not None else 0)
-        replica.ask_after(max(left, ASK_BYTES_MIN), functools.partial(self._ask, group.group_id))
+            taken = await group.take_snapshot()
+        self._look_again(watched, group, taken or newest, now_ms)
+        if taken is not None or (begins is not None and begins.index != watched.begins_behind):
+            watched.look_again_s = 0.0  # for what is superfluous now; or the log could not be shortened yet
+
+    def _look_again(self, watched: _Watched, group: Group, newest: Snapshot | None, now_ms: int) -> None:
+        """When its bytes ask for it, or its clock, or when retention is decided again."""
+        replica = watched.replica
+        every = step(replica.spec.retention, self.pace)
+        behind, last_ms = (newest.index, newest.time_ms) if newest is not None else (0, watched.since_ms)
+        left_bytes = every.snapshot_bytes - group.journal.bytes_after(behind)
+        replica.ask_after(max(left_bytes, ASK_BYTES_MIN), functools.partial(self._ask, group.group_id))
+        watched.look_again_s = math.inf
+        if group.applied_index > behind:
+            left_ms = every.snapshot_interval_ms - abs(now_ms - last_ms)
+            watched.look_again_s = self.clock.monotonic() + max(0, left_ms) / 1000
+        if replica.spec.retention and replica.partition.log_start < replica.partition.high_watermark:
+            watched.look_again_s = min(watched.look_again_s, self._decide_at_s)
 
     def _ask(self, number: int) -> None:
         self._asking.add(number)
