@@ -59,6 +59,12 @@ def test_a_load_counts_what_is_answered_between_warm_up_and_end() -> None:
     assert run.result() == {"count": 2, "p50_ms": 500.0, "p99_ms": 500.0, "per_s": 1.0, "mb_per_s": 0.001}
 
 
+def test_a_load_slower_than_its_time_is_counted_and_not_timed() -> None:
+    run = Run(size=1000, seconds=2.0, now=10.0)
+    run.answered(asked=10.0, now=12.0)
+    assert run.result() == {"count": 1, "per_s": 0.5, "mb_per_s": 0.001}
+
+
 def test_a_load_that_nothing_answers_is_a_problem() -> None:
     assert "problem" in Run(size=1, seconds=1.0, now=0.0).result()
 
