@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from tests.simulation.faults import KINDS
+from tests.simulation.plan import KINDS
 from tests.simulation.runner import Totals, quiet, run_parallel
 from tests.simulation.shrink import replay_command, report, shrink
 from tests.simulation.world import Options

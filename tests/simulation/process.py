@@ -48,7 +48,7 @@ class SimulatedPath(PosixPath):
     def is_dir(self) -> bool:
         return self.disk.has_folder(self)
 
-    def exists(self) -> bool:  # type: ignore[override]
+    def exists(self) -> bool:
         return self.disk.has_folder(self) or self.disk.has_file(self)
 
     def unlink(self, missing_ok: bool = False) -> None:

@@ -86,8 +86,10 @@ def run_one(options: Options, totals: Totals) -> Violation | None:
     return violation
 
 
-def run_seeds(options: Options, seeds: Sequence[int], stop_at_violation: bool = False) -> Totals:
-    """The runs of ``seeds`` in this process."""
+def run_seeds(
+    options: Options, seeds: Sequence[int], enough: Callable[[Totals], bool] = lambda totals: False
+) -> Totals:
+    """The runs of ``seeds`` in this process; ends early when ``enough`` says so."""
     totals = Totals()
     enabled = gc.isenabled()
     gc.disable()  # collecting at set points keeps runs fast and alike
@@ -96,7 +98,7 @@ def run_seeds(options: Options, seeds: Sequence[int], stop_at_violation: bool = 
             found = run_one(replace(options, seed=seed), totals)
             if done % CHUNK_RUNS == CHUNK_RUNS - 1:
                 gc.collect()
-            if found is not None and stop_at_violation:
+            if found is not None and enough(totals):
                 break
     finally:
         if enabled:

@@ -16,14 +16,14 @@ class Scheduler:
     def __init__(self) -> None:
         self.now = 0.0
         self.events = 0
-        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._heap: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._count = 0
 
-    def at(self, when: float, event: Callable[..., None], *arguments: Any) -> None:
+    def at(self, when: float, event: Callable[..., object], *arguments: Any) -> None:
         self._count += 1
         heapq.heappush(self._heap, (when if when > self.now else self.now, self._count, event, arguments))
 
-    def after(self, delay_s: float, event: Callable[..., None], *arguments: Any) -> None:
+    def after(self, delay_s: float, event: Callable[..., object], *arguments: Any) -> None:
         self._count += 1
         heapq.heappush(self._heap, (self.now + delay_s, self._count, event, arguments))
 

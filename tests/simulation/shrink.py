@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tests.simulation.checks import Violation
-from tests.simulation.faults import Fault
+from tests.simulation.plan import Fault
 from tests.simulation.runner import Totals, run_one
 from tests.simulation.world import Options, World
 

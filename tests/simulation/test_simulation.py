@@ -32,7 +32,7 @@ def _quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize("first", range(0, 500, RUNS))
 def test_replicas_keep_what_they_acknowledged(first: int) -> None:
-    totals = run_seeds(Options(), range(first, first + RUNS), stop_at_violation=True)
+    totals = run_seeds(Options(), range(first, first + RUNS), lambda totals: bool(totals.violations))
     if totals.violations:
         pytest.fail(report(shrink(Options(totals.violations[0].seed), within_s=20)))
 
@@ -76,7 +76,7 @@ def test_tracing_changes_nothing() -> None:
 
 def test_a_violation_is_shrunk_to_few_faults_and_replayed() -> None:
     wrong = Options(variant="r3_8_promises_before_persisting:PromisesFirst")
-    seed = run_seeds(wrong, range(100), stop_at_violation=True).violations[0].seed
+    seed = run_seeds(wrong, range(100), lambda totals: bool(totals.violations)).violations[0].seed
     shrunk = shrink(Options(seed, variant=wrong.variant), within_s=20)
     assert len(shrunk.faults) <= 5
     again = run_one(shrunk.options, Totals())

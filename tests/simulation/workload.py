@@ -250,6 +250,7 @@ class Workload:
         self.rng = rng
         self.closing = False
         self.in_flight = 0
+        self.idle_until = 0.0
         self.acked: dict[tuple[int, int], int] = {}  # (producer, sequence of a batch) → offset
         self.stored: dict[int, tuple[int, int, int]] = {}  # base offset → producer, sequence, index, as first applied
         self.consumed: set[int] = set()
@@ -277,6 +278,9 @@ class Workload:
 
     def _step(self) -> None:
         rng = self.rng
+        if self.world.scheduler.now < self.idle_until and not self.world.healed:
+            self.world.scheduler.at(self.idle_until, self._step)
+            return
         if self.epoch == 0 or (rng.random() < 0.004 and not self.closing):
             self.owner.step()
         elif self.closing:

@@ -20,8 +20,9 @@ from typing import Any
 
 from services.raft.library import Timing
 from tests.simulation.checks import Checks, Violation
-from tests.simulation.faults import MEMBERS, SNAPSHOTS, Strike, choose_kinds, plan
+from tests.simulation.faults import Strike
 from tests.simulation.network import Network
+from tests.simulation.plan import MEMBERS, SNAPSHOTS, choose_kinds, plan
 from tests.simulation.process import Process, Store
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.workload import Workload
@@ -73,7 +74,7 @@ class World:
         self.workload = Workload(self, self._stream("workload"))
         self._crashes = self._stream("crashes")
         self._strike = Strike(self)
-        self._healed = False
+        self.healed = False
         self._remains: list[Process] = []  # of the dead: whatever they hold must not be collected while the run lasts
         self._error: Violation | None = None
 
@@ -263,11 +264,11 @@ class World:
     # --- the end of the faults --------------------------------------------------------------------------------------------
 
     def after_unless_healed(self, seconds: float, event: Callable[[], object]) -> None:
-        self.scheduler.after(seconds, lambda: None if self._healed else event())
+        self.scheduler.after(seconds, lambda: None if self.healed else event())
 
     def _heal(self) -> None:
         self.say("HEAL")
-        self._healed = True
+        self.healed = True
         for store in self.stores.values():
             store.latency.factor, store.latency.slow_share = 1.0, 0.0
             store.disk.capacity_bytes = 1 << 40
