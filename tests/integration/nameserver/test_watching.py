@@ -90,6 +90,12 @@ async def read_events(cluster: Cluster, name: str, since_ms: int = 0) -> list[pb
 async def test_every_nameserver_tells_the_same_story(cluster: Cluster) -> None:
     await cluster.start(nameservers=3, datanodes=3, brokers=2)
     await cluster.create("demo/t", partitions=1)
+
+    async def led() -> bool:
+        stories = [told(await read_events(cluster, n)) for n in cluster.nameservers]
+        return all(("partition_leader_elected", "demo/t-0") in s for s in stories)
+
+    await eventually(led)  # of a topic that goes sooner not everybody need hear who led it
     await cluster.delete("demo/t")
     await cluster.datanode("dn4", state="loading")
     await cluster.datanodes["dn4"].enter("ready")
