@@ -177,9 +177,10 @@ class Sleeping(Reads):
             self._emit(store_id, pb.RaftMessage(awake=pb.Awake()))
 
     def peer_gone(self, store_id: int) -> None:
+        """A leader has been told of the break, and learns nothing new."""
         self._enter()
-        if not self.failed:
-            self._wake_by_node(store_id)
+        if not self.failed and not self.is_leader and self.leader == store_id:
+            self._wake()
         super().peer_gone(store_id)
 
     # --- of the room above ----------------------------------------------------------------------------------------------

@@ -441,5 +441,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             self._listener.peer_disconnected(link.store_id)
 
     def _tell_gone(self, link: Link) -> None:
-        if self._listener is not None and not self._closed:
+        """Once: a port that is refused again says nothing new, and a thousand groups would look up each time."""
+        if self._listener is not None and not self._closed and not link.told_gone:
+            link.told_gone = True
             self._listener.peer_gone(link.store_id)
