@@ -72,6 +72,9 @@ class Checks:
         elif state == CANDIDATE and process.campaign_term != engine.term:
             self._campaigned(process, engine)
         process.links.read_in_handle = False
+        if engine.asleep != process.asleep_seen:
+            process.asleep_seen = engine.asleep
+            self._world.counts["falls asleep"] += engine.asleep
         if engine._applied < process.applied_seen:
             raise Violation(
                 "state went back",

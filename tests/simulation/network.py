@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from services.pb import raft_pb2 as pb
+from services.raft.liveness import Liveness
 from services.raft.registry import Registry
 from tests.simulation.transfer import Transfer
 
@@ -49,6 +50,8 @@ class ProcessLinks:
         self._streams: dict[int, Stream] = {}  # those that this side believes in
         self._queued: dict[int, list[bytes]] = {}
         self.read_in_handle = False
+        self._liveness = Liveness(network.world.timing.heartbeat_s, network.world.timing.election_min_s)
+        self._looking = False
         self.unread: deque[tuple[int, Stream, list[bytes]]] = deque()  # frames that have arrived and were not read
 
     def listen(self, listener: Registry) -> None:
@@ -70,6 +73,9 @@ class ProcessLinks:
     def is_connected(self, store_id: int) -> bool:
         return store_id in self._streams
 
+    def last_heard(self, store_id: int) -> float:
+        return self._liveness.last_heard(store_id)
+
     def send(self, to: int, message: pb.RaftMessage) -> None:
         if to in self._streams and self._process.loop.effect():
             self._queued.setdefault(to, []).append(message.SerializeToString())
@@ -78,8 +84,27 @@ class ProcessLinks:
         for to, frame in self._queued.items():
             stream = self._streams.get(to)
             if stream is not None:
+                self._liveness.sent(to, self._process.loop.time())
                 self._network.carry(stream, self._store, to, frame)
         self._queued.clear()
+
+    def _look(self) -> None:
+        """The one clockwork of all links: as the transport's."""
+        self._looking = False
+        check = self._liveness.check(self._process.loop.time())
+        for store_id in check.greet:
+            self._network.carry(self._streams[store_id], self._store, store_id, [])
+        for store_id in check.silent:
+            if self._listener is not None:
+                self._listener.peer_silent(store_id)
+        self._look_next()
+
+    def _look_next(self) -> None:
+        if not self._looking:
+            due = self._liveness.next_check(self._process.loop.time())
+            if due != float("inf"):
+                self._looking = True
+                self._process.loop.call_at(due, self._look)
 
     async def fetch_snapshot(self, store_id: int, group_id: int, index: int, offset: int) -> AsyncIterator[bytes]:
         transfer = Transfer(self._network, self._process, store_id)
@@ -98,12 +123,15 @@ class ProcessLinks:
         if stream.alive and self._listener is not None:
             self._streams[peer] = stream
             self._queued.pop(peer, None)
+            self._liveness.connected(peer, self._process.loop.time())
+            self._look_next()
             self._listener.peer_connected(peer)
 
     def closed(self, peer: int, stream: Stream) -> None:
         if self._streams.get(peer) is stream and self._listener is not None:
             del self._streams[peer]
             self._queued.pop(peer, None)
+            self._liveness.disconnected(peer)
             self._listener.peer_disconnected(peer)
 
     def refused(self, peer: int) -> None:
@@ -117,6 +145,8 @@ class ProcessLinks:
         if self._streams.get(sender) is not stream or self._listener is None:
             return
         network = self._network
+        if self._liveness.heard(sender, self._process.loop.time()):
+            self._listener.peer_heard(sender)
         for data in frame:
             message = pb.RaftMessage.FromString(data)
             if network.world.trace is not None:

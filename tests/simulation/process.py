@@ -132,6 +132,7 @@ class Process:
         # what the checks have seen of it
         self.led_term = 0
         self.campaign_term = 0
+        self.asleep_seen = False
         self.commit_seen = 0
         self.position_seen = -1
         self.applied_seen = 0

@@ -32,6 +32,7 @@ from multiprocessing import get_context
 import pysyncobj.syncobj as library
 from pysyncobj import FAIL_REASON, SyncObjConf
 
+from services.raft.library import Timing
 from tests.simulation.checks import Violation
 from tests.simulation.faults import Strike
 from tests.simulation.network import Network
@@ -63,6 +64,7 @@ class StockWorld:
         self.trace = None
         self.fault_counts: Counter[str] = Counter()
         self.scheduler = Scheduler()
+        self.timing = Timing()  # of the links' own clockwork, which the library does without
         self.stores = {i: StockStore(i, random.Random(f"disk {i} {seed}")) for i in self.ids}
         self.network = Network(self, random.Random(f"network {seed}"))  # type: ignore[arg-type]
         self.network.delay_s = 10 ** rng.uniform(-3.7, -2.0)

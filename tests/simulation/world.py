@@ -63,7 +63,7 @@ class World:
         self.fault_counts: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()  # of what was done in between
         self.scheduler = Scheduler()
-        self.timing = Timing()
+        self.timing = Timing(idle_s=rng.choice((0.2, 0.5, Timing().idle_s)))
         self.segment_bytes = rng.choice((1024, 4096, 65536, 1 << 20))
         self.retention_s = 10 ** rng.uniform(-1.0, 0.3) if SNAPSHOTS[0] in self.kinds and rng.random() < 0.8 else 0.0
         self.stores = {i: Store(i, self._stream(f"disk {i}")) for i in self.ids}
