@@ -33,6 +33,7 @@ from services.errors import (
     SteleError,
     StoreMismatch,
     StoreTombstone,
+    StoreUnknown,
 )
 from services.pb import raft_pb2 as pb
 from services.pb import raft_pb2_grpc
@@ -191,13 +192,15 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
     # --- accepting ------------------------------------------------------------------------------------------------------
 
     async def Exchange(self, request_iterator: AsyncIterator[pb.RaftFrame], context: Any) -> None:
-        """gRPC handler.  Errors: InvalidArgument, StoreMismatch, ClusterMismatch.  A stream that is not wanted beside the one there is
-        ends without an answer."""
+        """gRPC handler.  Errors: InvalidArgument, StoreMismatch, ClusterMismatch, StoreUnknown, StoreTombstone.  A stream that is not
+        wanted beside the one there is ends without an answer."""
         hello = await self._heard(request_iterator)
         self._check_addressee(hello.to_store_id, hello.cluster_id)
         if hello.from_store_id in (0, self.store_id):
             raise InvalidArgument(f"store {hello.from_store_id} is no peer of store {self.store_id}")
         link = self._link(hello.from_store_id)
+        if not link.users:  # a member of no group here; one of ours may lag behind a change that made it one
+            await self._check_known(link.store_id)
         stream = Stream(by_lower=link.store_id < self.store_id)
         if not self._takes_over(link, stream):
             return
@@ -287,8 +290,11 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         if link.stream is not None:  # it came while we looked for the address
             return False
         connected = False
+        channel = self._channels.apart(
+            endpoint
+        )  # an address may be another store's by now, whose stream must not end with this one
         try:
-            stub: Any = raft_pb2_grpc.RaftStub(self._channels.get(endpoint))  # type: ignore[no-untyped-call]
+            stub: Any = raft_pb2_grpc.RaftStub(channel)  # type: ignore[no-untyped-call]
             call = stub.Exchange()
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 await call.write(pb.RaftFrame(hello=self._hello(link.store_id)))
@@ -312,7 +318,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             if not connected:
                 raise from_rpc_error(e) from None
         finally:
-            await self._channels.close(endpoint)
+            await channel.close()
         return connected
 
     async def _refused(self, endpoint: str) -> bool:
@@ -342,6 +348,15 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
                 self._tell_gone(link)
                 return
             await asyncio.sleep(REDIAL_MIN_S)
+
+    async def _check_known(self, store_id: int) -> None:
+        """Raises StoreUnknown or StoreTombstone for what is no store of this cluster.  Who cannot ask anybody believes it."""
+        try:
+            await self._resolver.resolve(store_id, timeout_s=PROBE_TIMEOUT_S * 2)  # within the caller's HELLO_TIMEOUT_S
+        except (StoreUnknown, StoreTombstone):
+            raise
+        except SteleError as e:
+            log.debug("raft_peer_not_checked", peer=store_id, error=str(e))
 
     async def _remember_address(self, link: Link) -> None:
         """Resolves a peer that dialled us while it lives, so that a later probe asks nobody."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from services.errors import GroupStopped, MessageTooLarge, NotLeader, StoreMismatch
 from services.raft import transport
+from services.raft.links import Link
 from services.rpc.resolver import StoreAddress
 from tests.integration.raft.stores import Stores
 from tests.support.eventually import eventually
@@ -127,6 +129,26 @@ async def test_r2_5_a_message_for_another_store_is_refused_and_resolved_again(
         stores.addresses[3] = right
         await eventually(lambda: stores.stores[1].transport.is_connected(3), within_s=40)
         assert StoreMismatch.retryable
+
+
+async def test_r2_5_dialling_a_reused_address_costs_the_store_that_is_there_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "DIAL_ANYWAY_S", 60.0)
+    async with Stores(tmp_path) as stores:
+        stores.addresses[3] = StoreAddress("", stores.addresses[2].raft_endpoint)
+        links = stores.stores[1].transport
+        dial_once, dialled = links._dial_once, Counter[int]()
+
+        async def counted(link: Link, endpoint: str) -> bool:
+            dialled[link.store_id] += 1
+            return await dial_once(link, endpoint)
+
+        monkeypatch.setattr(links, "_dial_once", counted)
+        await stores.group(1)
+        await eventually(lambda: dialled[3] >= 5)
+        assert links.is_connected(2)
+        assert dialled[2] == 1, "its stream was broken by the other one's"
 
 
 async def test_r3_7_a_group_whose_directory_vanished_stops_itself(tmp_path: Path) -> None:
