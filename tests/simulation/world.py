@@ -244,6 +244,9 @@ class World:
         bearable = 1 if set(MEMBERS) & set(self.kinds) else (self.nodes - 1) // 2
         if store.lost_log or store.broken or lost >= bearable or store.process is None or store.process.group is None:
             return False
+        running = {s.id for s in self.stores.values() if s.process is not None and s.process.group is not None}
+        if set(MEMBERS) & set(self.kinds) and not running.issuperset(self.first_members):
+            return False  # one that is down may hold a removal that leaves two voters, of which this is one
         groups = [
             s.process.group for s in self.stores.values() if s.process is not None and s.process.group is not None
         ]
