@@ -118,9 +118,11 @@ class ProcessLinks:
     # --- as things arrive, on the loop of the process -------------------------------------------------------------------
 
     def opened(self, peer: int, stream: Stream) -> None:
+        if not stream.alive:
+            return  # it broke before this side knew of it, and a newer one may be here already
         if peer in self._streams:  # the peer has dialled anew: the old stream is dead, whatever it looks like
             self.closed(peer, self._streams[peer])
-        if stream.alive and self._listener is not None:
+        if self._listener is not None:
             self._streams[peer] = stream
             self._queued.pop(peer, None)
             self._liveness.connected(peer, self._process.loop.time())

@@ -163,11 +163,12 @@ class StockLinks(ProcessLinks):
 
     def opened(self, peer: int, stream: Stream) -> None:
         clock[0] = self._process.loop.time
+        if not stream.alive:
+            return
         if peer in self._streams:
             self.closed(peer, self._streams[peer])
-        if stream.alive:
-            self._streams[peer] = stream
-            self.transport._onNodeConnected(Node(peer))
+        self._streams[peer] = stream
+        self.transport._onNodeConnected(Node(peer))
 
     def closed(self, peer: int, stream: Stream) -> None:
         clock[0] = self._process.loop.time
