@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from stele.local.zookeeper import ZooKeeperServer
@@ -13,6 +15,15 @@ from tests.support.zookeeper import server, unique_cluster_name
 
 settings.register_profile("suite", deadline=None)  # how fast an example runs is a benchmark's matter
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """What a test makes quiet is not quiet for the next one."""
+    before, disabled = structlog.get_config(), logging.root.manager.disable
+    yield
+    structlog.configure(**before)
+    logging.disable(disabled)
 
 
 @pytest.fixture(scope="session")

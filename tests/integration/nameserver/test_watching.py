@@ -115,14 +115,17 @@ async def test_every_nameserver_tells_the_same_story(cluster: Cluster) -> None:
         stories = [told(await read_events(cluster, n)) for n in cluster.nameservers]
         return all(wanted <= s for s in stories) and all(("nameserver_elected") in {k for k, _ in s} for s in stories)
 
+    async def moved() -> bool:
+        stories = [await read_events(cluster, n) for n in cluster.nameservers]
+        moves = [[e for e in s if e.kind == "bundle_moved" and e.facts["from"] == "br2"] for s in stories]
+        return all(len(m) == 8 and {e.facts["to"] for e in m} == {"br1"} for m in moves)
+
     await eventually(same)
+    await eventually(moved)
     for name in cluster.nameservers:
         events = await read_events(cluster, name)
         assert [e.id for e in events] == sorted({e.id for e in events})
         assert all(e.time_ms > 0 for e in events)
-        moved = [e for e in events if e.kind == "bundle_moved" and e.facts["from"] == "br2"]
-        assert len(moved) == 8
-        assert {e.facts["to"] for e in moved} == {"br1"}
 
 
 async def test_events_are_followed_as_they_happen(cluster: Cluster) -> None:
