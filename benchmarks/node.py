@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+import sysconfig
 import time
 import tracemalloc
 from collections.abc import Sequence
@@ -193,7 +194,7 @@ class Node:
         tracemalloc.stop()
         return {
             "bytes": sum(s.size for s in statistics),
-            "top": [{"where": str(s.traceback), "bytes": s.size, "count": s.count} for s in statistics[:25]],
+            "top": [{"where": _where(s), "bytes": s.size, "count": s.count} for s in statistics[:25]],
         }
 
 
@@ -203,6 +204,14 @@ async def run() -> None:
         name: getattr(node, name) for name in ("start", "open", "state", "load", "propose", "trace")
     }
     await children.serve(commands)
+
+
+def _where(statistic: tracemalloc.Statistic) -> str:
+    """File and line without the folders of this machine: a package's files by their names in it."""
+    frame = statistic.traceback[0]
+    folders = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]))
+    folder = next((f for f in folders if frame.filename.startswith(f)), "")
+    return f"{frame.filename.removeprefix(folder).lstrip('/')}:{frame.lineno}"
 
 
 if __name__ == "__main__":
