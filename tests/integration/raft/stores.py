@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datanode.storage import opener
+from services.errors import NotLeader, ProposalLost
 from services.pb import raft_pb2_grpc
 from services.raft.group import Group
 from services.raft.library import Timing
@@ -116,13 +117,32 @@ class Stores:
         return [g for s in self.stores.values() if (g := s.registry.get(group_id)) is not None]
 
     async def leader(self, group_id: int, within_s: float = 10.0) -> Group:
+        """One that a majority follows: it has committed in its own term, and nobody is in a higher one."""
+
         def find() -> Group | None:
-            led = [g for g in self.replicas(group_id) if g.is_leader]
-            return max(led, key=lambda g: g.term) if led else None
+            replicas = self.replicas(group_id)
+            newest = max((r.term for r in replicas), default=0)
+            current = [g for g in replicas if g.is_leader and g.term == newest]
+            return next((g for g in current if g.journal.term_at(g.commit_index) == newest), None)
 
         found = await eventually(find, within_s, describe=lambda: self.describe(group_id))
         assert found is not None
         return found
+
+    async def propose(self, group_id: int, payload: bytes) -> Group:
+        """Has ``payload`` stored once, whoever leads meanwhile: on a loaded machine leaders change.  Returns the leader that stored it."""
+
+        async def stored() -> Group | None:
+            leader = await self.leader(group_id)
+            try:
+                await leader.read_index()  # what was proposed before is stored now, or never
+                if payload not in self.stores[leader.store_id].machines[group_id].applied:
+                    await leader.propose(payload)
+            except (NotLeader, ProposalLost):
+                return None
+            return leader
+
+        return await eventually(stored, 20, describe=lambda: self.describe(group_id))
 
     def describe(self, group_id: int) -> list[str]:
         return [

@@ -43,7 +43,7 @@ async def all_asleep(stores: Stores, groups: int = GROUPS) -> None:
 async def started(stores: Stores, groups: int = GROUPS) -> None:
     await asyncio.gather(*(stores.group(g) for g in range(1, groups + 1)))
     for g in range(1, groups + 1):
-        await (await stores.leader(g)).propose(b"first")
+        await stores.propose(g, b"first")
 
 
 async def test_idle_groups_say_nothing_and_have_no_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ async def test_the_death_of_a_node_wakes_its_groups_and_they_elect_at_once(tmp_p
         victim = stores.stores.pop((await stores.leader(1)).store_id)
         await victim.stop()
         for g in range(1, GROUPS + 1):
-            await (await stores.leader(g)).propose(b"second")
+            await stores.propose(g, b"second")
         await victim.start()
         stores.stores[victim.store_id] = victim
         for g in range(1, GROUPS + 1):
@@ -101,9 +101,8 @@ async def test_a_deleted_leading_replica_is_succeeded_while_its_node_lives(tmp_p
         await all_asleep(stores)
         leader = await stores.leader(3)
         await stores.stores[leader.store_id].registry.delete(3)
-        successor = await stores.leader(3)
+        successor = await stores.propose(3, b"second")
         assert successor.store_id != leader.store_id
-        await successor.propose(b"second")
 
 
 async def test_r4_1_a_replica_that_starts_under_a_sleeping_leader_catches_up_before_it_is_settled(
