@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process, Store
     from tests.simulation.world import World
 
+BURST = 200  # commands at once
+FAR_S = 0.05  # on the way to a store that is far away
+
 
 class Strike:
     """Carries faults out on a world.  A method per kind; its docstring names the values."""
@@ -251,10 +254,11 @@ class Strike:
     # --- several at once, where luck alone would take too long ----------------------------------------------------------
 
     def comeback(self, rank: float, cut_s: float, slow_s: float) -> bool:
-        """which follower, seconds until the leader is back, seconds that the follower's answers take: the leader is cut off with one
-        follower that stops right after it has answered; when others have led for a while it leads again, and hears those answers"""
+        """which follower, seconds until the leader is back, seconds that the follower's answers take: the leader is given much and cut off
+        with one follower that stops right after it has answered; when others have led for a while it leads again, asked for little
+        until it hears those answers, and of its new followers one is near"""
         world, network, leader = self._world, self._world.network, self._store(LEADER)
-        if leader is None or len(world.ids) < 5:
+        if leader is None or len(world.ids) < 5 or network.held_up:  # one at a time
             return False
         others = [i for i in world.ids if i != leader.id]
         follower = world.stores[others[int(rank) % len(others)]]
@@ -264,9 +268,14 @@ class Strike:
         apart = [i for i in others if i != follower.id]
         self._block([_ordered(leader.id, i) for i in apart], cut_s)
         self._block([_ordered(follower.id, i) for i in apart], slow_s + cut_s)
+        world.workload.burst(leader.id, BURST)
+        self.idle(slow_s)
         world.scheduler.after(0.3 * cut_s, follower.process.loop.pause)
         world.scheduler.after(slow_s + cut_s, follower.process.loop.resume)
-        world.after_unless_healed(slow_s + cut_s, lambda: network.held_up.pop((follower.id, leader.id), None))
+        far = [(leader.id, i) for i in apart[1:]]
+        network.held_up.update(dict.fromkeys(far, FAR_S))
+        held_up = [(follower.id, leader.id), *far]
+        world.after_unless_healed(slow_s + cut_s, lambda: [network.held_up.pop(way, None) for way in held_up])
         for n in range(1, 16):
             world.after_unless_healed(cut_s + 0.2 * n, lambda: self._hand_to(leader))
         return True

@@ -37,7 +37,7 @@ PROOFS = (
     Proof("H1", "cuts off entries that match", "h1_truncates_what_matches:TruncatesWhatMatches", 100),
     Proof("H2", "commits what no message verified", "h2_trusts_the_commit_index:TrustsTheCommitIndex", 100),
     Proof("H3", "installs snapshots that are old", "h3_installs_what_is_old:InstallsWhatIsOld", 150),
-    Proof("H4", "counts answers of another term", "h4_counts_late_answers:CountsLateAnswers", 0),
+    Proof("H4", "counts answers of another term", "h4_counts_late_answers:CountsLateAnswers", 100, ("comeback",), 5),
     Proof(
         "H5",
         "counts votes, not voters",

@@ -133,6 +133,18 @@ class Owner(Client):
             lambda result, error: self._answered(epoch, result, error),
         )
 
+    def insist(self, store_id: int, count: int) -> None:
+        """Says ``count`` times at once to that store what it has said before, which changes nothing."""
+        epoch = self.workload.epoch
+        for _ in range(count if epoch else 0):
+            Call(
+                self.world,
+                self.rng,
+                store_id,
+                lambda process: _machine(process).propose(commands.Fence(epoch)),
+                lambda result, error: None,
+            )
+
     def _answered(self, epoch: int, result: object, error: SteleError | None) -> None:
         if error is not None:
             self.missed(error)
@@ -298,6 +310,10 @@ class Workload:
                 self.reader.step()
         gap = 0.1 if self.epoch == 0 else rng.expovariate(1 / self.gap_s)
         self.world.scheduler.after(gap, self._step)
+
+    def burst(self, store_id: int, count: int) -> None:
+        """Many entries at once for one store's log."""
+        self.owner.insist(store_id, count)
 
     # --- what was promised --------------------------------------------------------------------------------------------------
 
