@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process, Store
     from tests.simulation.world import World
 
-PARTITION_EVERY = 8  # applied entries between two looks into a whole partition
-LOG_EVERY = 16  # changes of the journal between two looks into a whole log
+STATE_EVERY = 8  # applied entries between two comparisons of whole states
 
 
 class Violation(AssertionError):
@@ -85,10 +84,9 @@ class Checks:
             self._committed(process, engine, process.commit_seen, commit)
             process.commit_seen = commit
         position = journal._position
+        self._validate(process, "engine", engine.validate)
         if position != process.position_seen:
-            self._validate(process, "engine", engine.validate)
-            if position // LOG_EVERY != process.position_seen // LOG_EVERY:
-                self._validate(process, "log", journal._log.validate)
+            self._validate(process, "log", journal._log.validate)
             process.position_seen = position
         if process.store.lost_log and not engine.recovering:
             process.store.lost_log = False
@@ -218,9 +216,11 @@ class Checks:
             raise Violation(
                 "states differ", f"store {process.store.id} comes to {outcome} at {index}, another to {known}"
             )
-        if index % PARTITION_EVERY == 0 and process.machine is not None:
-            partition = process.machine.partition
-            self._validate(process, "partition", partition.validate)
+        if process.machine is None:
+            return
+        partition = process.machine.partition
+        self._validate(process, "partition", partition.validate)
+        if index % STATE_EVERY == 0:
             state = partition.encode_snapshot()
             if self.states.setdefault(index, state) != state:
                 raise Violation("states differ", f"store {process.store.id} holds another state after entry {index}")
