@@ -44,26 +44,28 @@ def _options(given: argparse.Namespace) -> Options:
 
 
 class _Progress:
-    """One line that is written over, on a terminal only."""
+    """One line that is written over; where stderr is no terminal, one a minute."""
 
     def __init__(self, runs: int) -> None:
         self._runs = runs
         self._started = time.monotonic()
-        self._shown = 0.0
+        self._shown = self._started
+        self._terminal = sys.stderr.isatty()
 
     def __call__(self, totals: Totals) -> None:
         now = time.monotonic()
-        if sys.stderr.isatty() and now - self._shown > 0.2:
-            self._shown = now
-            left_s = (now - self._started) * (self._runs - totals.runs) / max(1, totals.runs)
-            print(
-                f"\r{totals.runs} of {self._runs} runs, {len(totals.violations)} violations, {left_s:.0f} s left \x1b[K",
-                end="",
-                file=sys.stderr,
-            )
+        if now - self._shown < (0.2 if self._terminal else 60):
+            return
+        self._shown = now
+        left_s = (now - self._started) * (self._runs - totals.runs) / max(1, totals.runs)
+        line = f"{totals.runs} of {self._runs} runs, {len(totals.violations)} violations, {left_s:.0f} s left"
+        if self._terminal:
+            print(f"\r{line} \x1b[K", end="", file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        if sys.stderr.isatty():
+        if self._terminal:
             print("\r\x1b[K", end="", file=sys.stderr)
 
 
