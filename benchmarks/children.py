@@ -67,7 +67,8 @@ class Child:
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
             self._process.stdin.write(json.dumps({"id": number, "do": do, **arguments}).encode() + b"\n")
-            return await asyncio.wait_for(answer, timeout_s)
+            async with asyncio.timeout(timeout_s):  # `wait_for` hides an interrupt that comes with the answer
+                return await answer
         except (BrokenPipeError, ConnectionResetError):
             raise ChildGone(self.name) from None
         except TimeoutError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -190,6 +191,20 @@ async def test_a_child_answers_fails_and_goes(tmp_path: Path) -> None:
         with pytest.raises(ChildGone):
             await child.ask("write", size=100, seconds=10.0)
     assert not Path(f"/proc/{child.pid}").exists()
+
+
+async def test_an_answer_that_comes_with_an_interrupt_does_not_hide_it(tmp_path: Path) -> None:
+    async with Children(tmp_path / "errors") as children:
+        child = await children.start(
+            "floor", "benchmarks.floor_node", path=str(tmp_path / "floor"), port=free_ports(1)[0]
+        )
+        asking = asyncio.create_task(child.ask("write", size=100, seconds=10.0))
+        await asyncio.sleep(0)
+        [answer] = child._asked.values()
+        answer.set_result({})
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
 
 
 async def test_the_floor_replicates(tmp_path: Path) -> None:
