@@ -51,7 +51,9 @@ async def under_load(
             await asyncio.sleep(1.0)
             await during(client, topic)
             await asyncio.wait_for(asyncio.gather(*producers), 90)
-            assert await load.all_delivered(lambda n: None)
+            delivered = await load.all_delivered(lambda n: None)
+            missing = sorted(str(place) for m, place in history.acked.items() if m not in history.delivered)
+            assert delivered, f"{len(missing)} messages were acknowledged and not delivered: {missing[:20]}"
             await load.read_back(lambda n: None)
         finally:
             for task in (consumer, *producers):
@@ -107,7 +109,9 @@ async def test_r4_3_a_cold_start_of_everything_keeps_everything(cluster: Cluster
         await cluster.up()
         consumer = asyncio.create_task(load.consume("s", "c1"))
         try:
-            assert await load.all_delivered(lambda n: None)
+            delivered = await load.all_delivered(lambda n: None)
+            missing = sorted(str(place) for m, place in history.acked.items() if m not in history.delivered)
+            assert delivered, f"{len(missing)} messages were acknowledged and not delivered: {missing[:20]}"
             await load.read_back(lambda n: None)
         finally:
             consumer.cancel()

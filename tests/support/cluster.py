@@ -19,7 +19,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,9 @@ class ClusterUnderTest:
         parts = [f"{p.name}: {p.state} ready={p.ready} {p.detail}" for p in self.local.status()]
         for name in self.local.names():
             path = self.local.log_path(name)
-            end = path.read_text(errors="replace").splitlines()[-LOG_LINES:] if path.exists() else ["(no log)"]
-            parts.append(f"--- {name} ---\n" + "\n".join(end))
+            lines = path.read_text(errors="replace").splitlines() if path.exists() else ["(no log)"]
+            troubles = [line for line in lines[:-LOG_LINES] if '"error"' in line or '"warning"' in line]
+            parts.append(f"--- {name} ---\n" + "\n".join((*troubles[-LOG_LINES:], *lines[-LOG_LINES:])))
         return "\n".join(parts)
 
     def is_whole(self) -> bool:
@@ -106,27 +107,27 @@ def cluster_fixture(
     """A fixture that gives every test of a file the same cluster, whole at its begin."""
 
     @pytest.fixture(scope="module", name="running_cluster")
-    def running(request: pytest.FixtureRequest) -> Iterator[ClusterUnderTest]:
+    def running() -> Iterator[ClusterUnderTest]:
         cluster = start_cluster(nameservers, datanodes, brokers, settings)
-        failed_before = request.session.testsfailed
         try:
             yield cluster
         finally:
-            if request.session.testsfailed > failed_before:
-                print(cluster.describe(), file=sys.stderr)
             remove_cluster(cluster)
 
     return running
 
 
 @pytest.fixture
-async def cluster(running_cluster: ClusterUnderTest) -> ClusterUnderTest:
+async def cluster(running_cluster: ClusterUnderTest, request: pytest.FixtureRequest) -> AsyncIterator[ClusterUnderTest]:
     """The file's cluster, with every process running and nothing left of the last test's faults."""
     if not running_cluster.is_whole():
         await running_cluster.up()
     async with running_cluster.connect() as client:
         await eventually(lambda: is_healthy(client), within_s=HEALTHY_S, every_s=0.1, describe=running_cluster.describe)
-    return running_cluster
+    failed_before = request.session.testsfailed
+    yield running_cluster
+    if request.session.testsfailed > failed_before:
+        print(running_cluster.describe(), file=sys.stderr)
 
 
 async def is_healthy(client: stele.Client) -> bool:

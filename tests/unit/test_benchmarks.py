@@ -160,7 +160,12 @@ def test_the_log_part_writes_its_figures(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_an_interrupt_leaves_no_process_behind(tmp_path: Path) -> None:
     arguments = ("-m", "benchmarks", "--only", "idle", "--groups", "2", "--directory", str(tmp_path))
-    process = subprocess.Popen([sys.executable, *arguments], stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it is ignored in what a shell runs behind
+    )
     deadline = time.monotonic() + 60
     while not (pids := _children(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
