@@ -28,6 +28,7 @@ from services.errors import (
     InternalError,
     InvalidArgument,
     NotLeader,
+    NotOwner,
     NotReady,
     OffsetOutOfRange,
     ProposalLost,
@@ -83,6 +84,7 @@ class Partition:
         self._clock, self._rng = clock, rng or random.Random()
         self._hint = route.leader_hint
         self._search: asyncio.Task[int] | None = None
+        self._closed = False
         self._shunned: dict[int, float] = {}  # store → until when
 
     def moved(self, route: Route) -> None:
@@ -92,6 +94,8 @@ class Partition:
         self.route = route
 
     async def close(self) -> None:
+        """Whoever waits for a leader is told NotOwner: a waiting call must not end without an answer."""
+        self._closed = True
         if self._search is not None:
             self._search.cancel()
             await asyncio.gather(self._search, return_exceptions=True)
@@ -108,12 +112,28 @@ class Partition:
             self._hint = int(said)
 
     async def find_leader(self) -> int:
-        """The store that leads.  Never gives up; the caller sets the bound."""
+        """The store that leads.  Never gives up; the caller sets the bound.  Raises NotOwner once this is closed."""
+        if self._closed:
+            raise self._not_owner()
         if self.leader:
             return self.leader
         if self._search is None or self._search.done():
             self._search = asyncio.get_running_loop().create_task(self._find())
-        return await asyncio.shield(self._search)
+        search = self._search
+        try:
+            return await asyncio.shield(search)
+        except asyncio.CancelledError:
+            if self._closed and search.cancelled():
+                raise self._not_owner() from None
+            raise
+
+    def _not_owner(self) -> NotOwner:
+        route = self.route
+        return NotOwner(
+            f"partition {route.partition} of {route.topic} is not served here any more",
+            topic=route.topic,
+            partition=route.partition,
+        )
 
     async def _find(self) -> int:
         began_s, rounds = self._clock.monotonic(), 0

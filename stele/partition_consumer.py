@@ -28,7 +28,7 @@ from services.errors import (
 )
 from services.pb import broker_pb2, broker_pb2_grpc, datanode_pb2
 from services.rpc.channels import Channels
-from services.rpc.status import from_pb, typed_errors
+from services.rpc.status import from_pb, task_is_cancelled, typed_errors
 from stele.inbox import AckRequest, Inbox, Range, read_delivery
 from stele.model import Message
 from stele.retry import backoff_s, may_retry
@@ -316,18 +316,12 @@ async def _read(call: Any, endpoint: str) -> broker_pb2.SubscribeResponse:
         try:
             response = await call.read()
         except asyncio.CancelledError:
-            if call.cancelled() and not _is_cancelling():
+            if call.cancelled() and not task_is_cancelled():
                 raise ConnectionBroken(f"the stream to {endpoint} was given up") from None
             raise
     if response is grpc.aio.EOF:  # type: ignore[attr-defined]
         raise ConnectionBroken(f"{endpoint} ended the stream")
     return cast(broker_pb2.SubscribeResponse, response)
-
-
-def _is_cancelling() -> bool:
-    """Whether it is this task that is being cancelled, rather than its call."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _ack(request: AckRequest) -> broker_pb2.Ack:

@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha import reflection
 from services.config import MESSAGE_BYTES_MAX, join_address
 from services.errors import InternalError, InvalidArgument, SteleError
 from services.ports import bind
-from services.rpc.status import to_status
+from services.rpc.status import task_is_cancelled, to_status
 
 CLIENT_PING_INTERVAL_MIN_MS = 500
 SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
@@ -200,7 +200,7 @@ def _guarded(behaviour: Callable[..., Any], response_streaming: bool, method: st
                 async with contextlib.aclosing(behaviour(_check(request), context)) as answers:
                     async for answer in answers:
                         yield answer
-            except Exception as e:
+            except (Exception, asyncio.CancelledError) as e:
                 _end(context, e, method)
 
         return generate
@@ -209,7 +209,7 @@ def _guarded(behaviour: Callable[..., Any], response_streaming: bool, method: st
         async def answer(request: Any, context: Any) -> Any:
             try:
                 return await behaviour(_check(request), context)
-            except Exception as e:
+            except (Exception, asyncio.CancelledError) as e:
                 return _end(context, e, method)
 
         return answer
@@ -232,9 +232,12 @@ def _guarded(behaviour: Callable[..., Any], response_streaming: bool, method: st
     return answer_in_thread
 
 
-def _end(context: Any, error: Exception, method: str) -> None:
-    """Ends the call with ``error`` as its status; an abort that the handler asked for stays what it is."""
+def _end(context: Any, error: BaseException, method: str) -> None:
+    """Ends the call with ``error`` as its status; an abort that the handler asked for stays what it is, and so does the end of a call
+    that its client gave up.  Where only something that the handler waited for was cancelled the client still waits for an answer."""
     if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, asyncio.CancelledError) and task_is_cancelled():
         raise error
     if isinstance(error, DecodeError):  # a request of a stream
         error = _unreadable()

@@ -7,6 +7,7 @@ sent, the outcome is indefinite.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -74,6 +75,12 @@ def from_rpc_error(error: grpc.RpcError, sent: bool = True, timeout_s: float | N
             return InternalError(f"the call failed: {text}", code=code.name)
         case _:
             return SteleError(f"{code.name}: {text}", code=code.name)
+
+
+def task_is_cancelled() -> bool:
+    """Whether a CancelledError means the running task, rather than a call or another task that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 @contextmanager

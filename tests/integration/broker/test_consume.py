@@ -267,6 +267,20 @@ async def test_subscriptions_are_listed_created_deleted(cluster: Cluster) -> Non
     assert set(await infos(cluster, broker)) == {"idle"}
 
 
+async def test_who_waits_for_a_leader_when_ownership_ends_is_told_so(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 1)
+    cluster.elect(0)
+    request = pb.CreateSubscriptionRequest(topic=TOPIC, partition=0, subscription="s", earliest=True)
+    creating = asyncio.create_task(call(cluster.stub(broker).CreateSubscription, request, timeout_s=15))
+    served = broker.serving.served(TOPIC, 0)
+    assert served is not None
+    await eventually(lambda: served.client._search is not None and not served.client._search.done())
+    cluster.assign("br2", 2)
+    with pytest.raises(NotOwner):
+        await creating
+
+
 async def test_seek_closes_consumers_and_starts_at_the_new_position(cluster: Cluster) -> None:
     broker = await cluster.broker()
     stub = cluster.stub(broker)

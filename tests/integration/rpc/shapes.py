@@ -25,7 +25,7 @@ STYLES = [
 class Shapes:
     """``raises`` is the exception that a request b"raise" meets; b"hang" is never answered."""
 
-    def __init__(self, raises: Exception | None = None) -> None:
+    def __init__(self, raises: BaseException | None = None) -> None:
         self.raises = raises
         self.hanging = asyncio.Event()
         self.cancelled = asyncio.Event()

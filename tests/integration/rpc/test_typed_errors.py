@@ -65,6 +65,17 @@ async def test_an_unexpected_exception_leaks_no_text(style: str, serve: Serve, c
     assert "hunter2" in repr(logged["exc_info"])
 
 
+@pytest.mark.parametrize("style", [style for style in STYLES if not style.endswith("sync") or style.endswith("async")])
+async def test_what_a_handler_waited_for_being_cancelled_is_no_silence(
+    style: str, serve: Serve, channels: Channels
+) -> None:
+    """gRPC itself takes it for the end of a call that its client gave up, and answers nothing, ever."""
+    endpoint = await serve(Shapes(asyncio.CancelledError()))
+    error = await caught(channels, endpoint, style)
+    assert type(error) is InternalError
+    assert not error.definite
+
+
 async def test_what_was_sent_before_the_error_arrives(serve: Serve, channels: Channels) -> None:
     endpoint = await serve(Shapes(StoreTombstone("gone", store_id=4)))
 
