@@ -54,7 +54,9 @@ class Ownership:
             owned = assignment.broker == self._broker
             if owned or (known is not None and known.owned):
                 changed.add(assignment.bundle)
-            self._bundles[assignment.bundle] = _Bundle(assignment.epoch, owned)
+            # Nobody's: perhaps the nameserver does not know of the owner's registration yet, and will name it under this very epoch.
+            epoch = assignment.epoch if assignment.broker else max(0, assignment.epoch - 1)
+            self._bundles[assignment.bundle] = _Bundle(epoch, owned)
         return changed
 
     def void(self) -> set[str]:

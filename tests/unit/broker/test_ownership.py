@@ -48,6 +48,17 @@ def test_a_nameserver_that_misses_this_broker_for_a_moment_takes_nothing() -> No
     assert own.epoch("ns/a") == 4
 
 
+def test_a_nameserver_that_knows_an_assignment_before_its_broker_keeps_nobody_from_owning() -> None:
+    own = Ownership("br1")
+    assert own.observe(routing(("ns/a", "", 8))) == set()
+    assert own.observe(routing(("ns/a", "br1", 8))) == {"ns/a"}
+    assert own.epoch("ns/a") == 8
+    assert own.observe(routing(("ns/a", "", 9))) == {"ns/a"}  # it goes to somebody
+    assert own.observe(routing(("ns/a", "br1", 8))) == set()
+    assert own.owned == {}
+    assert own.observe(routing(("ns/a", "br1", 9))) == {"ns/a"}
+
+
 def test_renewed_under_a_higher_epoch() -> None:
     own = Ownership("br1")
     own.observe(routing(("ns/a", "br1", 1)))
