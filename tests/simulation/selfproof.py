@@ -50,7 +50,13 @@ PROOFS = (
     Proof("H6", "forgets the members in its log", "h6_forgets_the_log:ForgetsTheLog", 0),
     Proof("H7", "promises before it has synced", "r3_8_promises_before_persisting:PromisesFirst", 100),
     Proof("H7", "counts its own unsynced entries", "h7_counts_itself_unsynced:CountsItself", 100),
-    Proof("H8", "empties the log too early", "h8_resets_before_the_snapshot:ResetsFirst", 0),
+    Proof(
+        "H8",
+        "empties the log too early",
+        "h8_resets_before_the_snapshot:ResetsFirst",
+        0,
+        ("power-loss in disk operation", "isolate", "snapshot", "trim", "compact"),
+    ),
     Proof("H9", "believes its commit index on disk", "h9_believes_its_commit_index:BelievesItsCommitIndex", 100),
     Proof(
         "H14",
