@@ -268,7 +268,7 @@ class Strike:
         apart = [i for i in others if i != follower.id]
         self._block([_ordered(leader.id, i) for i in apart], cut_s)
         self._block([_ordered(follower.id, i) for i in apart], slow_s + cut_s)
-        world.workload.burst(leader.id, BURST)
+        world.workload.owner.insist(leader.id, BURST)
         self.idle(slow_s)
         world.scheduler.after(0.3 * cut_s, follower.process.loop.pause)
         world.scheduler.after(slow_s + cut_s, follower.process.loop.resume)

@@ -311,10 +311,6 @@ class Workload:
         gap = 0.1 if self.epoch == 0 else rng.expovariate(1 / self.gap_s)
         self.world.scheduler.after(gap, self._step)
 
-    def burst(self, store_id: int, count: int) -> None:
-        """Many entries at once for one store's log."""
-        self.owner.insist(store_id, count)
-
     # --- what was promised --------------------------------------------------------------------------------------------------
 
     def acknowledged(self, producer: int, sent: Batch, stored: Appended) -> None:
