@@ -343,7 +343,8 @@ async def test_disks_that_are_full_to_the_brim(disks: Disks, client: stele.Clien
 async def _acknowledged(client: stele.Client, ledger: Ledger, count: int) -> bool:
     found = await client.admin.list_subscriptions(ledger.topic)
     backlog = sum(s.backlog for s in found if s.subscription == "reader")
-    assert backlog == ledger.count - count, found
+    at_least = ledger.count - count
+    assert at_least <= backlog <= at_least + len(ledger.unknown), found  # what timed out may be stored
     return True
 
 
