@@ -343,8 +343,9 @@ async def test_disks_that_are_full_to_the_brim(disks: Disks, client: stele.Clien
 async def _acknowledged(client: stele.Client, ledger: Ledger, count: int) -> bool:
     found = await client.admin.list_subscriptions(ledger.topic)
     backlog = sum(s.backlog for s in found if s.subscription == "reader")
-    at_least = ledger.count - count
-    assert at_least <= backlog <= at_least + len(ledger.unknown), found  # what timed out may be stored
+    stored = sum(p.high_watermark for p in await client.admin.list_partitions(ledger.topic))
+    assert ledger.count <= stored <= ledger.count + len(ledger.unknown), found  # what timed out may be stored
+    assert backlog == stored - count, found
     return True
 
 
