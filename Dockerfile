@@ -1,7 +1,7 @@
-# One image for every role: the command names it (nameserver, datanode, broker) and STELE_… variables configure it.
+# One image for every role: the command names its module (stele.nameserver, stele.datanode, stele.broker) and STELE_… variables configure it.
 #
 #   docker build -t stele .
-#   docker run --rm stele nameserver --help
+#   docker run --rm stele stele.nameserver --help
 #
 # On a host that reaches no image registry, deploy/airgap/build makes the base image under this name first.
 FROM python:3.11-slim-bookworm
@@ -34,6 +34,6 @@ USER stele
 EXPOSE 7000 7001 7002
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=10s --start-period=60s --retries=3 \
-    CMD ["python", "-m", "services.rpc.healthcheck"]
+    CMD ["python", "-m", "stele.services.rpc.healthcheck"]
 ENTRYPOINT ["python", "-m"]
-CMD ["nameserver"]
+CMD ["stele.nameserver"]

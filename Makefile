@@ -22,7 +22,7 @@ help: ## this list
 
 .PHONY: demo
 demo: $(VENV_READY) $(ZOOKEEPER_READY) ## set up, start a cluster, kill its parts under load, prove nothing was lost
-	@$(PY) -m lab.demo $(ARGS)
+	@$(PY) -m stele.lab.demo $(ARGS)
 
 .PHONY: test
 test: lint type ## set up, lint, type check, every test; the container tests where a Docker engine answers

@@ -23,7 +23,7 @@ import uvloop
 
 from benchmarks import children
 from benchmarks.loads import Figures, Run, payload_of
-from services.rpc.servers import SERVER_OPTIONS
+from stele.services.rpc.servers import SERVER_OPTIONS
 
 METHOD = "/floor/Store"
 MESSAGE_BYTES_MAX = 1 << 20

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from benchmarks.report import Row, row
 from benchmarks.samples import percentile
-from datanode.log import SegmentLog
-from datanode.log.frames import HEAD_BYTES
-from services.raft.storage import Entry
+from stele.datanode.log import SegmentLog
+from stele.datanode.log.frames import HEAD_BYTES
+from stele.services.raft.storage import Entry
 
 SIZES = {"100 B": 100, "64 KiB": 64 * 1024, "1 MiB": 1024 * 1024}
 SLICES = 20

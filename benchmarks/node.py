@@ -19,21 +19,21 @@ import uvloop
 
 from benchmarks import children
 from benchmarks.loads import Figures, Run, payload_of
-from datanode.directory import GroupSpec
-from datanode.gate import SETTLED_CHECK_S
-from datanode.replica import Replica
-from datanode.storage import opener
-from services import logs, memory
-from services.config import DatanodeConfig
-from services.errors import NotLeader, SteleError
-from services.pb import raft_pb2_grpc
-from services.raft.group import Group
-from services.raft.library import Timing
-from services.raft.registry import Registry
-from services.raft.transport import RaftTransport
-from services.rpc.channels import Channels
-from services.rpc.resolver import Resolver, StoreAddress
-from services.rpc.servers import Server
+from stele.datanode.directory import GroupSpec
+from stele.datanode.gate import SETTLED_CHECK_S
+from stele.datanode.replica import Replica
+from stele.datanode.storage import opener
+from stele.services import logs, memory
+from stele.services.config import DatanodeConfig
+from stele.services.errors import NotLeader, SteleError
+from stele.services.pb import raft_pb2_grpc
+from stele.services.raft.group import Group
+from stele.services.raft.library import Timing
+from stele.services.raft.registry import Registry
+from stele.services.raft.transport import RaftTransport
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.resolver import Resolver, StoreAddress
+from stele.services.rpc.servers import Server
 
 CLUSTER = "benchmark"
 MAY_LEAD_TIMEOUT_S = 60.0

@@ -1,12 +1,12 @@
-"""``python -m broker --name br1 --zookeeper 127.0.0.1:2181``: runs one broker until it is told to stop."""
+"""``python -m stele.broker --name br1 --zookeeper 127.0.0.1:2181``: runs one broker until it is told to stop."""
 
 from __future__ import annotations
 
 import sys
 
-from broker.role import Broker
-from services.config import BrokerConfig
-from services.process import main
+from stele.broker.role import Broker
+from stele.services.config import BrokerConfig
+from stele.services.process import main
 
 if __name__ == "__main__":
     sys.exit(main("broker", BrokerConfig, Broker))

@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
-from broker.cache import StoredBatch
-from broker.metrics import Metrics
-from broker.subscription import Deliver, Range
-from services.errors import SteleError
-from services.pb import broker_pb2, datanode_pb2
-from services.rpc.status import to_wire
+from stele.broker.cache import StoredBatch
+from stele.broker.metrics import Metrics
+from stele.broker.subscription import Deliver, Range
+from stele.services.errors import SteleError
+from stele.services.pb import broker_pb2, datanode_pb2
+from stele.services.rpc.status import to_wire
 
 UNCONFIRMED_MAX = 10_000  # acknowledgement requests of one consumer; beyond it its stream is not read
 

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import grpc
 import structlog
 
-from services.errors import ConnectionBroken, Overloaded, SteleError, Unreachable
-from services.pb import datanode_pb2_grpc
-from services.rpc.channels import Channels, call
-from services.rpc.status import typed_errors
+from stele.services.errors import ConnectionBroken, Overloaded, SteleError, Unreachable
+from stele.services.pb import datanode_pb2_grpc
+from stele.services.rpc.channels import Channels, call
+from stele.services.rpc.status import typed_errors
 
 CONNECT_TIMEOUT_S = 1.0
 PROBES_MAX = 32  # of one store at one time

@@ -22,12 +22,12 @@ from typing import Any
 
 import structlog
 
-from broker.cache import BatchCache
-from broker.consumer import ConsumerStream
-from broker.log_reader import LogReader
-from broker.metrics import Metrics
-from broker.partitions import Partition
-from broker.subscription import (
+from stele.broker.cache import BatchCache
+from stele.broker.consumer import ConsumerStream
+from stele.broker.log_reader import LogReader
+from stele.broker.metrics import Metrics
+from stele.broker.partitions import Partition
+from stele.broker.subscription import (
     Close,
     ConfirmAcks,
     Deliver,
@@ -39,10 +39,10 @@ from broker.subscription import (
     SetActive,
     Subscription,
 )
-from broker.tasks import Tasks
-from services.batch import Header
-from services.clock import SYSTEM, Clock
-from services.errors import (
+from stele.broker.tasks import Tasks
+from stele.services.batch import Header
+from stele.services.clock import SYSTEM, Clock
+from stele.services.errors import (
     ConsumerBusy,
     DiskFull,
     Fenced,
@@ -51,7 +51,7 @@ from services.errors import (
     SubscriptionNotFound,
     SubscriptionReset,
 )
-from services.pb import broker_pb2, datanode_pb2
+from stele.services.pb import broker_pb2, datanode_pb2
 
 END_POLL_S = 0.5
 TIMER_MIN_S = 0.02

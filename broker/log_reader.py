@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 import structlog
 
-from broker.cache import BatchCache, StoredBatch
-from broker.metrics import Metrics
-from broker.partitions import POLL_MAX_S, Partition
-from services.batch import Header, read_header
-from services.errors import InvalidArgument, OffsetOutOfRange, SteleError
-from services.pb import datanode_pb2
+from stele.broker.cache import BatchCache, StoredBatch
+from stele.broker.metrics import Metrics
+from stele.broker.partitions import POLL_MAX_S, Partition
+from stele.services.batch import Header, read_header
+from stele.services.errors import InvalidArgument, OffsetOutOfRange, SteleError
+from stele.services.pb import datanode_pb2
 
 READ_BYTES = 1 << 20  # of one read ahead
 

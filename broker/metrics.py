@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from broker.pipeline import Result, Stored
+from stele.broker.pipeline import Result, Stored
 
 
 class Metrics:

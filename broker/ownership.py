@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from services.pb import nameserver_pb2
+from stele.services.pb import nameserver_pb2
 
 ABSENT_GRACE_S = 3.0  # a topic that a nameserver does not list may be missing because that nameserver lags
 DELETING = "deleting"

@@ -16,10 +16,10 @@ from typing import Any
 
 import structlog
 
-from broker.datanodes import Datanodes
-from broker.ownership import Route
-from services.clock import SYSTEM, Clock
-from services.errors import (
+from stele.broker.datanodes import Datanodes
+from stele.broker.ownership import Route
+from stele.services.clock import SYSTEM, Clock
+from stele.services.errors import (
     ConnectionBroken,
     Draining,
     Fenced,
@@ -38,8 +38,8 @@ from services.errors import (
     Timeout,
     Unreachable,
 )
-from services.pb import datanode_pb2
-from services.rpc.status import from_pb
+from stele.services.pb import datanode_pb2
+from stele.services.rpc.status import from_pb
 
 ATTEMPT_S = 1.5  # after which a silent leader is suspected
 PROBE_TIMEOUT_S = 0.5

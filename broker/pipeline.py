@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from services.errors import (
+from stele.services.errors import (
     BatchCorrupt,
     ConnectionBroken,
     DiskFull,

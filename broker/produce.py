@@ -16,15 +16,15 @@ from typing import Protocol
 
 import structlog
 
-from broker.metrics import Metrics
-from broker.partitions import ATTEMPT_S, ELSEWHERE, POLL_MAX_S, Partition
-from broker.pipeline import Answer, Deposed, Effect, Pipeline, Recover, Result, Send, Stored
-from broker.tasks import Tasks
-from services.batch import Header
-from services.clock import SYSTEM, Clock
-from services.errors import InternalError, Overloaded, SteleError, Timeout
-from services.pb import broker_pb2, datanode_pb2
-from services.rpc.status import from_pb, to_wire
+from stele.broker.metrics import Metrics
+from stele.broker.partitions import ATTEMPT_S, ELSEWHERE, POLL_MAX_S, Partition
+from stele.broker.pipeline import Answer, Deposed, Effect, Pipeline, Recover, Result, Send, Stored
+from stele.broker.tasks import Tasks
+from stele.services.batch import Header
+from stele.services.clock import SYSTEM, Clock
+from stele.services.errors import InternalError, Overloaded, SteleError, Timeout
+from stele.services.pb import broker_pb2, datanode_pb2
+from stele.services.rpc.status import from_pb, to_wire
 
 RETRY_FIRST_S = 0.01
 PATIENCE_S = 0.3  # with a store that owes an answer and is known to lead no more

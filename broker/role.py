@@ -18,19 +18,19 @@ from typing import Any
 
 import structlog
 
-from broker.metrics import Metrics
-from broker.server import BrokerServicer
-from broker.serving import Serving
-from services.config import BrokerConfig
-from services.coordination.enrolment import Enrolment, Presence
-from services.coordination.members import live
-from services.coordination.session import Session, SessionEvent, SessionState
-from services.errors import CoordinationUnknown, InternalError, SteleError
-from services.pb import broker_pb2_grpc
-from services.process import Runtime
-from services.rpc.channels import Channels
-from services.rpc.nameservers import NameserverClient
-from services.rpc.servers import Server
+from stele.broker.metrics import Metrics
+from stele.broker.server import BrokerServicer
+from stele.broker.serving import Serving
+from stele.services.config import BrokerConfig
+from stele.services.coordination.enrolment import Enrolment, Presence
+from stele.services.coordination.members import live
+from stele.services.coordination.session import Session, SessionEvent, SessionState
+from stele.services.errors import CoordinationUnknown, InternalError, SteleError
+from stele.services.pb import broker_pb2_grpc
+from stele.services.process import Runtime
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.nameservers import NameserverClient
+from stele.services.rpc.servers import Server
 
 SESSION_START_S = 10.0
 HANDOVER_SHARE = 0.5  # of the drain's time

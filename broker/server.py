@@ -11,18 +11,18 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from broker.consumer import ConsumerStream
-from broker.dispatch import Dispatch, start_of
-from broker.produce import Produced, ProduceStream
-from broker.serving import Served, Serving
-from broker.subscription import Kind, Range
-from services.batch import read_header
-from services.config import MESSAGE_BYTES_MAX
-from services.errors import InvalidArgument, MessageTooLarge, SteleError
-from services.pb import broker_pb2 as pb
-from services.pb import broker_pb2_grpc, datanode_pb2
-from services.rpc.status import to_wire
-from services.topics import check_name, parse_topic
+from stele.broker.consumer import ConsumerStream
+from stele.broker.dispatch import Dispatch, start_of
+from stele.broker.produce import Produced, ProduceStream
+from stele.broker.serving import Served, Serving
+from stele.broker.subscription import Kind, Range
+from stele.services.batch import read_header
+from stele.services.config import MESSAGE_BYTES_MAX
+from stele.services.errors import InvalidArgument, MessageTooLarge, SteleError
+from stele.services.pb import broker_pb2 as pb
+from stele.services.pb import broker_pb2_grpc, datanode_pb2
+from stele.services.rpc.status import to_wire
+from stele.services.topics import check_name, parse_topic
 
 BATCH_BYTES_MAX = MESSAGE_BYTES_MAX // 2
 CONSUMER_NAME_CHARS_MAX = 128

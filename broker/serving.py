@@ -15,20 +15,20 @@ from collections.abc import Callable
 
 import structlog
 
-from broker.cache import BatchCache
-from broker.datanodes import Datanodes
-from broker.dispatch import Dispatch
-from broker.metrics import Metrics
-from broker.ownership import Key, Ownership, Route, Routes
-from broker.partitions import Partition
-from broker.pipeline import Pipeline
-from broker.produce import PartitionProducer
-from broker.tasks import Tasks
-from services.clock import SYSTEM, Clock
-from services.errors import Fenced, NotOwner, NotReady, PartitionNotFound, SteleError, TopicNotFound
-from services.pb import nameserver_pb2
-from services.rpc.channels import Channels
-from services.topics import parse_topic
+from stele.broker.cache import BatchCache
+from stele.broker.datanodes import Datanodes
+from stele.broker.dispatch import Dispatch
+from stele.broker.metrics import Metrics
+from stele.broker.ownership import Key, Ownership, Route, Routes
+from stele.broker.partitions import Partition
+from stele.broker.pipeline import Pipeline
+from stele.broker.produce import PartitionProducer
+from stele.broker.tasks import Tasks
+from stele.services.clock import SYSTEM, Clock
+from stele.services.errors import Fenced, NotOwner, NotReady, PartitionNotFound, SteleError, TopicNotFound
+from stele.services.pb import nameserver_pb2
+from stele.services.rpc.channels import Channels
+from stele.services.topics import parse_topic
 
 ROUTE_WAIT_S = 1.0  # for a topic that was created a moment ago
 MISSING_MAX = 1_000

@@ -23,8 +23,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from broker.ranges import RangeMap
-from services.errors import ConsumerBusy, InvalidArgument, SteleError
+from stele.broker.ranges import RangeMap
+from stele.services.errors import ConsumerBusy, InvalidArgument, SteleError
 
 CREDIT_MESSAGES_MAX = 1_000_000
 TURN_MESSAGES_MAX = 1_000  # SHARED: how much one consumer is given before the next has its turn

@@ -11,11 +11,11 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
-from datanode.outcomes import Appended, AppendOutcome, Refused
-from datanode.replica import Replica
-from services.errors import InternalError, SteleError, Timeout
-from services.pb import datanode_pb2 as pb
-from services.rpc.status import to_wire
+from stele.datanode.outcomes import Appended, AppendOutcome, Refused
+from stele.datanode.replica import Replica
+from stele.services.errors import InternalError, SteleError, Timeout
+from stele.services.pb import datanode_pb2 as pb
+from stele.services.rpc.status import to_wire
 
 INFLIGHT_REQUESTS_MAX = 1_024
 INFLIGHT_BYTES_MAX = 64 << 20

@@ -17,10 +17,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from datanode import commands
-from datanode.outcomes import Appended, AppendOutcome, Refused
-from datanode.partition import Partition, fenced
-from services import batch
+from stele.datanode import commands
+from stele.datanode.outcomes import Appended, AppendOutcome, Refused
+from stele.datanode.partition import Partition, fenced
+from stele.services import batch
 
 
 class Leading(Protocol):

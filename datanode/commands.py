@@ -21,8 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from services import batch
-from services.errors import BatchCorrupt
+from stele.services import batch
+from stele.services.errors import BatchCorrupt
 
 NAME_BYTES_MAX = 128
 ACK_RANGES_MAX = 10_000

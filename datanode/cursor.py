@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
-from datanode.packing import Packer, Unpacker
+from stele.datanode.packing import Packer, Unpacker
 
 RANGES_MAX = 10_000
 

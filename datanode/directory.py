@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from datanode.log import DirectoryLock, OsFileSystem, TermFile, newest_members
-from datanode.storage import RECOVERING_NAME
-from services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
-from services.topics import Retention
+from stele.datanode.log import DirectoryLock, OsFileSystem, TermFile, newest_members
+from stele.datanode.storage import RECOVERING_NAME
+from stele.services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
+from stele.services.topics import Retention
 
 FORMAT = 1
 T = TypeVar("T")

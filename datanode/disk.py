@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from datanode.directory import DataDirectory
+from stele.datanode.directory import DataDirectory
 
 LOOK_INTERVAL_S = 1.0
 LOOK_AGAIN_S = 0.1  # after an append was refused

@@ -12,11 +12,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import structlog
 
-from datanode.replica import Replica
-from services.config import MIB
-from services.errors import InternalError, SteleError
-from services.pb import datanode_pb2 as pb
-from services.rpc.status import to_wire
+from stele.datanode.replica import Replica
+from stele.services.config import MIB
+from stele.services.errors import InternalError, SteleError
+from stele.services.pb import datanode_pb2 as pb
+from stele.services.rpc.status import to_wire
 
 REQUESTS_MAX = 1_024  # unanswered on one stream; beyond it the stream is not read
 ANSWERS_MAX = 8  # made and not sent yet

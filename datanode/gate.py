@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from datanode.store import Store
-from services.ready import ReadyGate
+from stele.datanode.store import Store
+from stele.services.ready import ReadyGate
 
 SETTLED_CHECK_S = 0.02
 SETTLED_LOG_S = 10.0

@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from datanode.outcomes import TrimOutcome
-from datanode.replica import Replica
-from datanode.retention import Pace, beginning, snapshot_due, start_due, step, superfluous
-from services.clock import SYSTEM, Clock
-from services.errors import NotLeader, NotReady, SteleError
-from services.raft.group import Group
-from services.raft.storage import Snapshot
-from services.topics import FOR_EVER, Retention
+from stele.datanode.outcomes import TrimOutcome
+from stele.datanode.replica import Replica
+from stele.datanode.retention import Pace, beginning, snapshot_due, start_due, step, superfluous
+from stele.services.clock import SYSTEM, Clock
+from stele.services.errors import NotLeader, NotReady, SteleError
+from stele.services.raft.group import Group
+from stele.services.raft.storage import Snapshot
+from stele.services.topics import FOR_EVER, Retention
 
 LOOK_INTERVAL_S = 1.0
 PAUSE_S = 0.05

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from datanode.store import Store
-from services.pb import datanode_pb2 as pb
+from stele.datanode.store import Store
+from stele.services.pb import datanode_pb2 as pb
 
 
 class _StoreGauges(Collector):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 
-from datanode.packing import Packer, Unpacker
+from stele.datanode.packing import Packer, Unpacker
 
 POINTS_MAX = 65_536
 INDEX_SPACING = 64  # log entries between two points, at first; 16 KiB count as one entry more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.errors import SteleError, from_wire
+from stele.services.errors import SteleError, from_wire
 
 
 @dataclass(frozen=True, slots=True)

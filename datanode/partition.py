@@ -12,8 +12,8 @@ clock, no I/O.
 
 from __future__ import annotations
 
-from datanode import commands
-from datanode.commands import (
+from stele.datanode import commands
+from stele.datanode.commands import (
     Ack,
     Append,
     CreateCursor,
@@ -26,9 +26,9 @@ from datanode.commands import (
     Start,
     Trim,
 )
-from datanode.cursor import RANGES_MAX, Cursor
-from datanode.offsets import OffsetIndex, TimeIndex
-from datanode.outcomes import (
+from stele.datanode.cursor import RANGES_MAX, Cursor
+from stele.datanode.offsets import OffsetIndex, TimeIndex
+from stele.datanode.outcomes import (
     Appended,
     AppendOutcome,
     CursorOutcome,
@@ -38,10 +38,10 @@ from datanode.outcomes import (
     Refused,
     TrimOutcome,
 )
-from datanode.packing import Packer, SnapshotDamaged, Unpacker
-from datanode.producers import PRODUCERS_MAX, Producers
-from services.batch import Header
-from services.errors import (
+from stele.datanode.packing import Packer, SnapshotDamaged, Unpacker
+from stele.datanode.producers import PRODUCERS_MAX, Producers
+from stele.services.batch import Header
+from stele.services.errors import (
     BatchCorrupt,
     Fenced,
     InvalidArgument,

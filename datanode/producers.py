@@ -12,10 +12,10 @@ from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 
-from datanode.outcomes import Appended, Refused
-from datanode.packing import Packer, Unpacker
-from services.batch import Header
-from services.errors import InvalidArgument, OutOfOrderSequence
+from stele.datanode.outcomes import Appended, Refused
+from stele.datanode.packing import Packer, Unpacker
+from stele.services.batch import Header
+from stele.services.errors import InvalidArgument, OutOfOrderSequence
 
 WINDOW_BATCHES = 64
 PRODUCERS_MAX = 10_000

@@ -11,10 +11,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from datanode import commands
-from datanode.commands import Kind
-from datanode.partition import Partition
-from services.raft.storage import REGULAR, Entry, Snapshot
+from stele.datanode import commands
+from stele.datanode.commands import Kind
+from stele.datanode.partition import Partition
+from stele.services.raft.storage import REGULAR, Entry, Snapshot
 
 PLACES_MAX = 256
 CHUNK_BYTES_MIN = 16 << 10  # read at once, so that small entries do not cost a read each

@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from datanode.directory import DataDirectory
-from services.coordination.members import live
-from services.coordination.session import Session
-from services.errors import ClusterMismatch, CoordinationUnknown, DirectoryBusy, SteleError, StoreMismatch
-from services.pb import nameserver_pb2 as pb
-from services.rpc.nameservers import NameserverClient
+from stele.datanode.directory import DataDirectory
+from stele.services.coordination.members import live
+from stele.services.coordination.session import Session
+from stele.services.errors import ClusterMismatch, CoordinationUnknown, DirectoryBusy, SteleError, StoreMismatch
+from stele.services.pb import nameserver_pb2 as pb
+from stele.services.rpc.nameservers import NameserverClient
 
 ATTEMPT_S = 5.0
 CONFIRM_FIRST_S = 1.0  # how long a start waits for the confirmation of an id it has

@@ -14,14 +14,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from datanode import commands
-from datanode.careful import CarefulAppends
-from datanode.directory import GroupSpec
-from datanode.outcomes import Outcome
-from datanode.partition import Partition, fenced
-from datanode.reading import Kept, Reader, Stored, kept
-from services import batch
-from services.errors import (
+from stele.datanode import commands
+from stele.datanode.careful import CarefulAppends
+from stele.datanode.directory import GroupSpec
+from stele.datanode.outcomes import Outcome
+from stele.datanode.partition import Partition, fenced
+from stele.datanode.reading import Kept, Reader, Stored, kept
+from stele.services import batch
+from stele.services.errors import (
     DiskFull,
     GroupStopped,
     InvalidArgument,
@@ -33,8 +33,8 @@ from services.errors import (
     SteleError,
     StorageFailed,
 )
-from services.raft.group import Group
-from services.raft.storage import Entry
+from stele.services.raft.group import Group
+from stele.services.raft.storage import Entry
 
 RETRY_AFTER_MS = 200
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from services.raft.storage import Snapshot
-from services.topics import Retention
+from stele.services.raft.storage import Snapshot
+from stele.services.topics import Retention
 
 SNAPSHOTS_MAX = 12  # where a retention has to choose among them
 SNAPSHOTS_KEPT = 2  # where nothing is ever removed: one to start from, one should that one be damaged

@@ -25,34 +25,34 @@ from typing import Any
 
 import structlog
 
-from datanode.directory import DataDirectory
-from datanode.disk import Disk
-from datanode.gate import Gate
-from datanode.keeper import LogKeeper
-from datanode.log import FileSystem
-from datanode.metrics import Metrics
-from datanode.registration import Registration, alone, known_nameservers
-from datanode.retention import Pace
-from datanode.server import DatanodeServicer
-from datanode.storage import opener
-from datanode.store import Store
-from services.config import DatanodeConfig
-from services.coordination import incarnation
-from services.coordination.members import Membership
-from services.coordination.names import NameHold, register_name
-from services.coordination.records import MemberRecord
-from services.coordination.session import Session
-from services.errors import CoordinationUnknown, InternalError, SteleError
-from services.pb import datanode_pb2_grpc, raft_pb2_grpc
-from services.ports import bind
-from services.process import Runtime
-from services.raft.library import Timing
-from services.raft.registry import Registry
-from services.raft.transport import RaftTransport
-from services.rpc.channels import Channels
-from services.rpc.nameservers import NameserverClient
-from services.rpc.resolver import Resolver
-from services.rpc.servers import Server
+from stele.datanode.directory import DataDirectory
+from stele.datanode.disk import Disk
+from stele.datanode.gate import Gate
+from stele.datanode.keeper import LogKeeper
+from stele.datanode.log import FileSystem
+from stele.datanode.metrics import Metrics
+from stele.datanode.registration import Registration, alone, known_nameservers
+from stele.datanode.retention import Pace
+from stele.datanode.server import DatanodeServicer
+from stele.datanode.storage import opener
+from stele.datanode.store import Store
+from stele.services.config import DatanodeConfig
+from stele.services.coordination import incarnation
+from stele.services.coordination.members import Membership
+from stele.services.coordination.names import NameHold, register_name
+from stele.services.coordination.records import MemberRecord
+from stele.services.coordination.session import Session
+from stele.services.errors import CoordinationUnknown, InternalError, SteleError
+from stele.services.pb import datanode_pb2_grpc, raft_pb2_grpc
+from stele.services.ports import bind
+from stele.services.process import Runtime
+from stele.services.raft.library import Timing
+from stele.services.raft.registry import Registry
+from stele.services.raft.transport import RaftTransport
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.nameservers import NameserverClient
+from stele.services.rpc.resolver import Resolver
+from stele.services.rpc.servers import Server
 
 SESSION_START_S = 10.0
 HEARTBEAT_S = 0.15  # of leaders, unless the election timeout is so short that it must be less

@@ -12,20 +12,20 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from datanode import commands
-from datanode.append import AppendStream
-from datanode.commands import ACK_RANGES_MAX, EARLIEST, LATEST, Position, Start
-from datanode.directory import GroupSpec
-from datanode.fetch import FetchStream
-from datanode.metrics import Metrics
-from datanode.outcomes import CursorOutcome, DeleteOutcome, FenceOutcome, Refused
-from datanode.replica import Replica
-from datanode.store import Store
-from datanode.watch import watch
-from services.errors import InvalidArgument, Timeout
-from services.pb import datanode_pb2 as pb
-from services.pb import datanode_pb2_grpc
-from services.topics import Retention, check_name, check_retention, parse_topic
+from stele.datanode import commands
+from stele.datanode.append import AppendStream
+from stele.datanode.commands import ACK_RANGES_MAX, EARLIEST, LATEST, Position, Start
+from stele.datanode.directory import GroupSpec
+from stele.datanode.fetch import FetchStream
+from stele.datanode.metrics import Metrics
+from stele.datanode.outcomes import CursorOutcome, DeleteOutcome, FenceOutcome, Refused
+from stele.datanode.replica import Replica
+from stele.datanode.store import Store
+from stele.datanode.watch import watch
+from stele.services.errors import InvalidArgument, Timeout
+from stele.services.pb import datanode_pb2 as pb
+from stele.services.pb import datanode_pb2_grpc
+from stele.services.topics import Retention, check_name, check_retention, parse_topic
 
 PROPOSAL_TIMEOUT_S = 10.0
 ANSWER_MARGIN_S = 0.05  # of a caller's deadline: the answer has to arrive before it

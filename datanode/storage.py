@@ -14,10 +14,10 @@ from typing import Protocol
 
 import structlog
 
-from datanode.log import DirectoryLock, FileSystem, OsFileSystem, SegmentLog, SnapshotFiles, TermFile, check_term
-from datanode.log.beginning import Beginning, decide
-from services.errors import GroupDirectoryBusy, LogDamaged, StorageFailed
-from services.raft.storage import LogStorage, SnapshotStorage, TermStorage
+from stele.datanode.log import DirectoryLock, FileSystem, OsFileSystem, SegmentLog, SnapshotFiles, TermFile, check_term
+from stele.datanode.log.beginning import Beginning, decide
+from stele.services.errors import GroupDirectoryBusy, LogDamaged, StorageFailed
+from stele.services.raft.storage import LogStorage, SnapshotStorage, TermStorage
 
 RECOVERING_NAME = "recovering"
 

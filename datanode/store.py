@@ -16,10 +16,10 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from datanode.directory import DataDirectory, GroupSpec, Quarantined
-from datanode.disk import Disk
-from datanode.replica import RETRY_AFTER_MS, Replica
-from services.errors import (
+from stele.datanode.directory import DataDirectory, GroupSpec, Quarantined
+from stele.datanode.disk import Disk
+from stele.datanode.replica import RETRY_AFTER_MS, Replica
+from stele.services.errors import (
     Fenced,
     GroupNotFound,
     InvalidArgument,
@@ -28,9 +28,9 @@ from services.errors import (
     SteleError,
     StoreMismatch,
 )
-from services.raft.group import Group
-from services.raft.registry import Registry
-from services.topics import Retention
+from stele.services.raft.group import Group
+from stele.services.raft.registry import Registry
+from stele.services.topics import Retention
 
 log = structlog.get_logger()
 

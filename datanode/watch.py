@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from datanode.directory import Quarantined
-from datanode.replica import Replica
-from datanode.store import Store
-from services.pb import datanode_pb2 as pb
+from stele.datanode.directory import Quarantined
+from stele.datanode.replica import Replica
+from stele.datanode.store import Store
+from stele.services.pb import datanode_pb2 as pb
 
 JOIN_S = 0.01
 HEARTBEAT_S = 4.0

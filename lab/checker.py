@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lab.history import History, Place, Sent
+from stele.lab.history import History, Place, Sent
 
 EXAMPLES_MAX = 5
 

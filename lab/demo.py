@@ -1,8 +1,8 @@
 """The demonstration: a real cluster under load, its parts killed in turn, and proof that nothing acknowledged was lost.
 
-    python -m lab.demo                      as `make demo`
-    python -m lab.demo --repeat 20          twenty runs, with medians
-    python -m lab.demo --messages 50000 --seconds 40 --json run.json
+    python -m stele.lab.demo                      as `make demo`
+    python -m stele.lab.demo --repeat 20          twenty runs, with medians
+    python -m stele.lab.demo --messages 50000 --seconds 40 --json run.json
 
 Exit status: 0 if nothing was lost, duplicated or out of order; 1 if anything was; 130 on Ctrl-C.
 """
@@ -27,13 +27,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import stele
-from lab.checker import Verdict, judge, longest_gap_s
-from lab.faults import Fault, Faults
-from lab.history import History
-from lab.load import Load
-from lab.report import SHOWN_KINDS, Cost, Moment, as_json, show
-from services.errors import SteleError
+from stele.lab.checker import Verdict, judge, longest_gap_s
+from stele.lab.faults import Fault, Faults
+from stele.lab.history import History
+from stele.lab.load import Load
+from stele.lab.report import SHOWN_KINDS, Cost, Moment, as_json, show
 from stele.local.cluster import ClusterSpec, LocalCluster
+from stele.services.errors import SteleError
 
 TOPIC = "demo/orders"
 REPORT_COLUMNS = 120  # where the output is no terminal
@@ -178,7 +178,7 @@ def _cluster(directory: str, console: Console) -> Iterator[LocalCluster]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m lab.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m stele.lab.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--messages", type=int, default=200_000, help="messages in total (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=80.0, help="how long the load lasts (default: %(default)s)")

@@ -7,10 +7,10 @@ import functools
 import time
 from collections.abc import Callable
 
-from lab.history import History, Place, Sent, decode, encode
-from services.errors import SteleError
 from stele.client import Client
+from stele.lab.history import History, Place, Sent, decode, encode
 from stele.model import SendResult
+from stele.services.errors import SteleError
 
 STEP_S = 0.01
 LINGER_MS = 20  # eight batches every 20 ms leave half of two cores to the cluster

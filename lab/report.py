@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from lab.checker import Verdict
+from stele.lab.checker import Verdict
 
 SHOWN_KINDS = frozenset(
     {

@@ -1,12 +1,12 @@
-"""``python -m nameserver --name ns1 --zookeeper 127.0.0.1:2181``: runs one nameserver until it is told to stop."""
+"""``python -m stele.nameserver --name ns1 --zookeeper 127.0.0.1:2181``: runs one nameserver until it is told to stop."""
 
 from __future__ import annotations
 
 import sys
 
-from nameserver.role import Nameserver
-from services.config import NameserverConfig
-from services.process import main
+from stele.nameserver.role import Nameserver
+from stele.services.config import NameserverConfig
+from stele.services.process import main
 
 if __name__ == "__main__":
     sys.exit(main("nameserver", NameserverConfig, Nameserver))

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from nameserver.catalog import Bundle, Member, MemberState
+from stele.nameserver.catalog import Bundle, Member, MemberState
 
 EVENING_MOVES_MAX = 4  # bundles moved per round merely to even out; each costs its topics a short pause
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from nameserver.intervals import IntervalSet
-from services.topics import FOR_EVER, Retention
+from stele.nameserver.intervals import IntervalSet
+from stele.services.topics import FOR_EVER, Retention
 
 
 class MemberKind(StrEnum):

@@ -14,19 +14,19 @@ from typing import TypeVar
 
 import structlog
 
-from nameserver.catalog import Catalog
-from nameserver.events import EventBuffer, LeaderEvents, derive
-from nameserver.lookup import View
-from nameserver.reading import CatalogReader
-from nameserver.reports import leaders
-from nameserver.storewatch import StoreWatch
-from services.clock import SYSTEM, Clock
-from services.coordination.mirror import Mirror
-from services.coordination.records import ClusterRecord, decode
-from services.coordination.session import Session, SessionState
-from services.errors import ClusterMismatch, RecordUnreadable, SteleError
-from services.pb import nameserver_pb2
-from services.rpc.channels import Channels
+from stele.nameserver.catalog import Catalog
+from stele.nameserver.events import EventBuffer, LeaderEvents, derive
+from stele.nameserver.lookup import View
+from stele.nameserver.reading import CatalogReader
+from stele.nameserver.reports import leaders
+from stele.nameserver.storewatch import StoreWatch
+from stele.services.clock import SYSTEM, Clock
+from stele.services.coordination.mirror import Mirror
+from stele.services.coordination.records import ClusterRecord, decode
+from stele.services.coordination.session import Session, SessionState
+from stele.services.errors import ClusterMismatch, RecordUnreadable, SteleError
+from stele.services.pb import nameserver_pb2
+from stele.services.rpc.channels import Channels
 
 JOIN_S = 0.005  # changes that come together are looked at together
 

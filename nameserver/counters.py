@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.coordination.metadata import MetadataStore, Transaction
-from services.coordination.records import CounterRecord
+from stele.services.coordination.metadata import MetadataStore, Transaction
+from stele.services.coordination.records import CounterRecord
 
 STORES, GROUPS, TOPICS = "stores/alloc", "groups/alloc", "topics/alloc"
 FIRST_ID = 1  # 0 stands for "none" on the wire

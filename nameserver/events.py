@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from nameserver.catalog import Catalog, Member, MemberKind, MemberState, TopicState
-from nameserver.reports import Leadership
+from stele.nameserver.catalog import Catalog, Member, MemberKind, MemberState, TopicState
+from stele.nameserver.reports import Leadership
 
 EVENTS_MAX = 10_000
 

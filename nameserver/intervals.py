@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from services.errors import InvalidArgument
+from stele.services.errors import InvalidArgument
 
 
 @dataclass(frozen=True, slots=True)

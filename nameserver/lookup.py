@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nameserver.catalog import Catalog, Member, MemberState, Partition, Store, StoreState, Topic
-from nameserver.reports import Leadership, ReplicaState, Reports, StoreReport
-from nameserver.reports import Replica as ReportedReplica
-from services.bundles import bundle_of
-from services.errors import NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
-from services.pb import common_pb2, datanode_pb2, nameserver_pb2
-from services.topics import Retention, parse_topic
+from stele.nameserver.catalog import Catalog, Member, MemberState, Partition, Store, StoreState, Topic
+from stele.nameserver.reports import Leadership, ReplicaState, Reports, StoreReport
+from stele.nameserver.reports import Replica as ReportedReplica
+from stele.services.bundles import bundle_of
+from stele.services.errors import NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
+from stele.services.pb import common_pb2, datanode_pb2, nameserver_pb2
+from stele.services.topics import Retention, parse_topic
 
 
 class View:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from nameserver.clusterview import ClusterView
+from stele.nameserver.clusterview import ClusterView
 
 
 class Metrics:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import structlog
 
-from nameserver.catalog import Catalog, Topic, TopicState
-from nameserver.clusterview import ClusterView
-from nameserver.lookup import View, topic_info
-from nameserver.ownership import BundleWrites
-from nameserver.probes import BrokerProbes
-from nameserver.reconcile import (
+from stele.nameserver.catalog import Catalog, Topic, TopicState
+from stele.nameserver.clusterview import ClusterView
+from stele.nameserver.lookup import View, topic_info
+from stele.nameserver.ownership import BundleWrites
+from stele.nameserver.probes import BrokerProbes
+from stele.nameserver.reconcile import (
     ConfigureReplica,
     CreateReplica,
     DeleteReplica,
@@ -31,16 +31,16 @@ from nameserver.reconcile import (
     RemoveRecords,
     plan,
 )
-from nameserver.replicas import ReplicaOrders
-from nameserver.stores import StoreRegister
-from nameserver.topics import TopicWrites, check_namespace, check_shape
-from services.coordination.election import Leadership
-from services.coordination.metadata import MetadataStore
-from services.coordination.session import Session
-from services.errors import LeadershipLost, RecordExists, SteleError, Timeout, TopicExists, TopicNotFound
-from services.pb import nameserver_pb2
-from services.rpc.channels import Channels
-from services.topics import FOR_EVER, Retention, check_retention, parse_topic
+from stele.nameserver.replicas import ReplicaOrders
+from stele.nameserver.stores import StoreRegister
+from stele.nameserver.topics import TopicWrites, check_namespace, check_shape
+from stele.services.coordination.election import Leadership
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.session import Session
+from stele.services.errors import LeadershipLost, RecordExists, SteleError, Timeout, TopicExists, TopicNotFound
+from stele.services.pb import nameserver_pb2
+from stele.services.rpc.channels import Channels
+from stele.services.topics import FOR_EVER, Retention, check_retention, parse_topic
 
 ROUND_S = 1.0
 PAUSE_S = 0.01  # between rounds, however often something changes

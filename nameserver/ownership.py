@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from nameserver.bundles import EVENING_MOVES_MAX, Assign, Broker, Pulse, assign
-from nameserver.catalog import Catalog, Member
-from services.bundles import bundles_of
-from services.coordination.election import Leadership
-from services.coordination.records import BundleRecord
-from services.errors import RecordExists, RecordMissing, VersionConflict
+from stele.nameserver.bundles import EVENING_MOVES_MAX, Assign, Broker, Pulse, assign
+from stele.nameserver.catalog import Catalog, Member
+from stele.services.bundles import bundles_of
+from stele.services.coordination.election import Leadership
+from stele.services.coordination.records import BundleRecord
+from stele.services.errors import RecordExists, RecordMissing, VersionConflict
 
 ASSIGNMENTS_PER_TRANSACTION_MAX = 64
 EVENING_INTERVAL_S = 1.0

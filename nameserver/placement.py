@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from services.errors import NotEnoughStores
+from stele.services.errors import NotEnoughStores
 
 
 def place(

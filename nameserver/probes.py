@@ -16,11 +16,11 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from nameserver.bundles import Pulse
-from nameserver.catalog import Member
-from services.errors import SteleError
-from services.rpc.channels import Channels
-from services.rpc.status import typed_errors
+from stele.nameserver.bundles import Pulse
+from stele.nameserver.catalog import Member
+from stele.services.errors import SteleError
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.status import typed_errors
 
 REDIALS = 2
 REDIAL_PAUSE_S = 0.08

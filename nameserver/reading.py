@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nameserver.catalog import Bundle, Catalog, Leader, Member, MemberKind, Namespace, Partition, Store, Topic
-from nameserver.intervals import IntervalSet
-from services.coordination.nodes import Stat
-from services.coordination.records import (
+from stele.nameserver.catalog import Bundle, Catalog, Leader, Member, MemberKind, Namespace, Partition, Store, Topic
+from stele.nameserver.intervals import IntervalSet
+from stele.services.coordination.nodes import Stat
+from stele.services.coordination.records import (
     BundleRecord,
     BuriedRecord,
     CounterRecord,
@@ -24,8 +24,8 @@ from services.coordination.records import (
     TopicRecord,
     decode,
 )
-from services.errors import RecordUnreadable
-from services.topics import Retention
+from stele.services.errors import RecordUnreadable
+from stele.services.topics import Retention
 
 Nodes = Mapping[str, tuple[bytes, Stat]]
 

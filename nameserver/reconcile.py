@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nameserver.catalog import Catalog, MemberState, Partition, Topic, TopicState
-from nameserver.reports import RUNNING, Leadership, Reports
-from services.topics import FOR_EVER, Retention
+from stele.nameserver.catalog import Catalog, MemberState, Partition, Topic, TopicState
+from stele.nameserver.reports import RUNNING, Leadership, Reports
+from stele.services.topics import FOR_EVER, Retention
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from typing import Any
 
 import structlog
 
-from nameserver.catalog import Member
-from nameserver.reconcile import ConfigureReplica, CreateReplica, DeleteReplica, DropOrphan
-from services.errors import SteleError
-from services.pb import datanode_pb2, datanode_pb2_grpc
-from services.rpc.channels import Channels, call
+from stele.nameserver.catalog import Member
+from stele.nameserver.reconcile import ConfigureReplica, CreateReplica, DeleteReplica, DropOrphan
+from stele.services.errors import SteleError
+from stele.services.pb import datanode_pb2, datanode_pb2_grpc
+from stele.services.rpc.channels import Channels, call
 
 ORDER_TIMEOUT_S = 5.0
 ORDERS_AT_ONCE_MAX = 16

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from services.topics import FOR_EVER, Retention
+from stele.services.topics import FOR_EVER, Retention
 
 
 class ReplicaState(StrEnum):

@@ -14,18 +14,18 @@ from typing import Protocol
 
 import structlog
 
-from nameserver.clusterview import ClusterView
-from nameserver.metrics import Metrics
-from nameserver.office import Office
-from nameserver.server import NameserverServicer
-from services.config import NameserverConfig
-from services.coordination.election import Election, Leadership
-from services.coordination.enrolment import Enrolment, Presence, Step
-from services.coordination.session import Session, SessionEvent
-from services.pb import nameserver_pb2_grpc
-from services.process import Runtime
-from services.rpc.channels import Channels
-from services.rpc.servers import Server
+from stele.nameserver.clusterview import ClusterView
+from stele.nameserver.metrics import Metrics
+from stele.nameserver.office import Office
+from stele.nameserver.server import NameserverServicer
+from stele.services.config import NameserverConfig
+from stele.services.coordination.election import Election, Leadership
+from stele.services.coordination.enrolment import Enrolment, Presence, Step
+from stele.services.coordination.session import Session, SessionEvent
+from stele.services.pb import nameserver_pb2_grpc
+from stele.services.process import Runtime
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.servers import Server
 
 SESSION_START_S = 10.0
 GRACE_S = 0.5

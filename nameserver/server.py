@@ -12,17 +12,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
-from nameserver.clusterview import ClusterView
-from nameserver.lookup import address, member_info
-from nameserver.office import Office
-from nameserver.topics import topic_path
-from services.coordination.session import Session, SessionState
-from services.errors import NoLeader, NotLeader, Unreachable
-from services.pb import common_pb2, nameserver_pb2_grpc
-from services.pb import nameserver_pb2 as pb
-from services.rpc.channels import Channels
-from services.rpc.status import typed_errors
-from services.topics import parse_topic
+from stele.nameserver.clusterview import ClusterView
+from stele.nameserver.lookup import address, member_info
+from stele.nameserver.office import Office
+from stele.nameserver.topics import topic_path
+from stele.services.coordination.session import Session, SessionState
+from stele.services.errors import NoLeader, NotLeader, Unreachable
+from stele.services.pb import common_pb2, nameserver_pb2_grpc
+from stele.services.pb import nameserver_pb2 as pb
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.status import typed_errors
+from stele.services.topics import parse_topic
 
 FORWARDED_KEY = "stele-forwarded-by"
 TIMEOUT_DEFAULT_S = 30.0  # of a caller that gave none

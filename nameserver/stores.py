@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 import structlog
 
-from nameserver.catalog import StoreState
-from nameserver.counters import STORES, Counter, read_counter
-from nameserver.intervals import IntervalSet
-from services.clock import SYSTEM, Clock
-from services.config import PROCESS_NAMES, is_process_name
-from services.coordination.election import Leadership
-from services.coordination.metadata import MetadataStore, Transaction, Versioned
-from services.coordination.records import BuriedRecord, StoreRecord
-from services.errors import (
+from stele.nameserver.catalog import StoreState
+from stele.nameserver.counters import STORES, Counter, read_counter
+from stele.nameserver.intervals import IntervalSet
+from stele.services.clock import SYSTEM, Clock
+from stele.services.config import PROCESS_NAMES, is_process_name
+from stele.services.coordination.election import Leadership
+from stele.services.coordination.metadata import MetadataStore, Transaction, Versioned
+from stele.services.coordination.records import BuriedRecord, StoreRecord
+from stele.services.errors import (
     ClusterMismatch,
     CoordinationUnknown,
     InvalidArgument,
@@ -29,7 +29,7 @@ from services.errors import (
     StoreUnknown,
     VersionConflict,
 )
-from services.pb import nameserver_pb2
+from stele.services.pb import nameserver_pb2
 
 ROUNDS_MAX = 8
 UUID_CHARS_MAX = 128

@@ -15,13 +15,13 @@ from typing import Any
 import grpc
 import structlog
 
-from nameserver.catalog import Member, MemberState
-from nameserver.lookup import read_status
-from nameserver.reports import StoreReport, decisive, disconnected, merge
-from services.errors import ConnectionBroken, SteleError, StoreMismatch, Timeout
-from services.pb import datanode_pb2, datanode_pb2_grpc
-from services.rpc.channels import Channels
-from services.rpc.status import typed_errors
+from stele.nameserver.catalog import Member, MemberState
+from stele.nameserver.lookup import read_status
+from stele.nameserver.reports import StoreReport, decisive, disconnected, merge
+from stele.services.errors import ConnectionBroken, SteleError, StoreMismatch, Timeout
+from stele.services.pb import datanode_pb2, datanode_pb2_grpc
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.status import typed_errors
 
 SILENCE_MAX_S = 8.0  # a datanode says something at least every 5 s
 CONNECT_TIMEOUT_S = 2.0

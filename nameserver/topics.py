@@ -17,16 +17,16 @@ from itertools import islice
 
 import structlog
 
-from nameserver.catalog import Catalog, TopicState
-from nameserver.counters import GROUPS, TOPICS, read_counter
-from nameserver.placement import place
-from services.bundles import BUNDLES_MAX
-from services.clock import SYSTEM, Clock
-from services.coordination.election import Leadership
-from services.coordination.metadata import MetadataStore, Transaction, Versioned
-from services.coordination.nodes import ANY_VERSION
-from services.coordination.records import NamespaceRecord, PartitionRecord, TopicRecord
-from services.errors import (
+from stele.nameserver.catalog import Catalog, TopicState
+from stele.nameserver.counters import GROUPS, TOPICS, read_counter
+from stele.nameserver.placement import place
+from stele.services.bundles import BUNDLES_MAX
+from stele.services.clock import SYSTEM, Clock
+from stele.services.coordination.election import Leadership
+from stele.services.coordination.metadata import MetadataStore, Transaction, Versioned
+from stele.services.coordination.nodes import ANY_VERSION
+from stele.services.coordination.records import NamespaceRecord, PartitionRecord, TopicRecord
+from stele.services.errors import (
     CoordinationUnknown,
     InvalidArgument,
     NamespaceExists,
@@ -35,7 +35,7 @@ from services.errors import (
     TopicNotFound,
     VersionConflict,
 )
-from services.topics import FOR_EVER, Retention, check_name, check_retention, parse_topic
+from stele.services.topics import FOR_EVER, Retention, check_name, check_retention, parse_topic
 
 BUNDLES_DEFAULT = 16
 REPLICATION_DEFAULT = 3

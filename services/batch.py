@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from crc32c import crc32c
 
-from services.errors import BatchCorrupt
+from stele.services.errors import BatchCorrupt
 
 MAGIC = 0x5374
 VERSION = 1

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from crc32c import crc32c
 
-from services.errors import InvalidArgument
-from services.topics import check_name, parse_topic
+from stele.services.errors import InvalidArgument
+from stele.services.topics import check_name, parse_topic
 
 BUNDLES_MAX = 4096
 _RING = 1 << 32

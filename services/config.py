@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from services.errors import InvalidConfig
-from services.logs import FORMATS, LEVELS
-from services.settings import fields_of, read_settings
+from stele.services.errors import InvalidConfig
+from stele.services.logs import FORMATS, LEVELS
+from stele.services.settings import fields_of, read_settings
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -15,9 +15,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from services.config import join_address
-from services.ports import bind
-from services.ready import ReadyGate
+from stele.services.config import join_address
+from stele.services.ports import bind
+from stele.services.ready import ReadyGate
 
 
 def new_registry() -> CollectorRegistry:

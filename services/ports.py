@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 
-from services.config import join_address
-from services.errors import InvalidConfig, PortTaken, SteleError
+from stele.services.config import join_address
+from stele.services.errors import InvalidConfig, PortTaken, SteleError
 
 
 def bind(host: str, port: int, *, setting: str = "port") -> socket.socket:

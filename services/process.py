@@ -29,11 +29,11 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from prometheus_client import CollectorRegistry
 
-from services import errors, logs, memory
-from services.config import NodeConfig, load
-from services.errors import InvalidConfig, SteleError
-from services.metrics import AdminServer, new_registry
-from services.ready import ReadyGate
+from stele.services import errors, logs, memory
+from stele.services.config import NodeConfig, load
+from stele.services.errors import InvalidConfig, SteleError
+from stele.services.metrics import AdminServer, new_registry
+from stele.services.ready import ReadyGate
 
 STOP_TIMEOUT_S = 5.0
 EXIT_GUARD_S = 5.0

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from services.errors import InvalidConfig
+from stele.services.errors import InvalidConfig
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
 _SIZE = re.compile(r"(\d+)\s*([a-zA-Z]*)")
@@ -53,7 +53,7 @@ def _parser(role: str, config_type: type[Any]) -> argparse.ArgumentParser:
     required = [f for f, _ in fields_of(config_type) if f.default is dataclasses.MISSING]
     given = " ".join(f"{_flag(f.name)} {f.metadata['example']}" for f in required)
     parser = _Parser(
-        prog=f"python -m {role}",
+        prog=f"python -m stele.{role}",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Runs one {role} of a Stele cluster until it is told to stop (SIGTERM; twice: at once).",
@@ -61,9 +61,9 @@ def _parser(role: str, config_type: type[Any]) -> argparse.ArgumentParser:
             "Every setting can also be given as environment variable STELE_<SETTING> or in a TOML file;\n"
             "a flag wins over the environment, the environment over the file.  Sizes take KiB, MiB or GiB.\n\n"
             "examples:\n"
-            f"  python -m {role} {given}\n"
-            f"  python -m {role} {given} --zookeeper zk1:2181,zk2:2181 --port 7000 --host 0.0.0.0 --advertised-host {role}1\n"
-            f"  STELE_LOG_LEVEL=debug python -m {role} --config stele.toml\n\n"
+            f"  python -m stele.{role} {given}\n"
+            f"  python -m stele.{role} {given} --zookeeper zk1:2181,zk2:2181 --port 7000 --host 0.0.0.0 --advertised-host {role}1\n"
+            f"  STELE_LOG_LEVEL=debug python -m stele.{role} --config stele.toml\n\n"
             "stele.toml:\n"
             '  zookeeper = "zk1:2181,zk2:2181"\n'
             f"  [{role}]\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from services.errors import InvalidArgument
+from stele.services.errors import InvalidArgument
 
 NAME_CHARS_MAX = 128
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}")

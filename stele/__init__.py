@@ -1,25 +1,11 @@
 """Stele from Python: ``async with stele.connect("host:port") as client: …``; ``stele.sync`` is the same without asyncio.
 
-Errors are classes of ``services.errors``, re-exported here as far as a user meets them; each says ``definite`` (it had no effect) and
+Errors are classes of ``stele.services.errors``, re-exported here as far as a user meets them; each says ``definite`` (it had no effect) and
 ``retryable``.
 """
 
 from __future__ import annotations
 
-from services.errors import (
-    ConsumerBusy,
-    InvalidArgument,
-    MessageTooLarge,
-    NotEnoughStores,
-    Overloaded,
-    PartitionNotFound,
-    SteleError,
-    SubscriptionNotFound,
-    Timeout,
-    TopicExists,
-    TopicNotFound,
-    Unreachable,
-)
 from stele.admin import Admin
 from stele.client import Client, connect
 from stele.consumer import Consumer
@@ -40,6 +26,20 @@ from stele.model import (
     TopicInfo,
 )
 from stele.producer import Producer
+from stele.services.errors import (
+    ConsumerBusy,
+    InvalidArgument,
+    MessageTooLarge,
+    NotEnoughStores,
+    Overloaded,
+    PartitionNotFound,
+    SteleError,
+    SubscriptionNotFound,
+    Timeout,
+    TopicExists,
+    TopicNotFound,
+    Unreachable,
+)
 
 __all__ = [
     "Admin",

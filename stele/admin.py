@@ -14,12 +14,6 @@ from typing import Any
 import grpc
 import structlog
 
-from services.errors import ConnectionBroken, InvalidArgument, PartitionNotFound, SteleError, SubscriptionNotFound
-from services.pb import broker_pb2, datanode_pb2, nameserver_pb2, nameserver_pb2_grpc
-from services.rpc.channels import Channels
-from services.rpc.nameservers import NameserverClient
-from services.rpc.status import typed_errors
-from services.topics import Retention, check_name, check_retention, parse_topic
 from stele.broker_calls import BrokerCalls
 from stele.consumer import check_start, check_target
 from stele.model import (
@@ -37,6 +31,12 @@ from stele.model import (
 )
 from stele.partition_consumer import set_start
 from stele.routing import TopicRoutes
+from stele.services.errors import ConnectionBroken, InvalidArgument, PartitionNotFound, SteleError, SubscriptionNotFound
+from stele.services.pb import broker_pb2, datanode_pb2, nameserver_pb2, nameserver_pb2_grpc
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.nameservers import NameserverClient
+from stele.services.rpc.status import typed_errors
+from stele.services.topics import Retention, check_name, check_retention, parse_topic
 
 READ_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 30.0

@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 
 from crc32c import crc32c
 
-from services.batch import HEADER_BYTES, Record, encode
-from services.errors import InvalidArgument, MessageTooLarge, OutOfOrderSequence, SteleError, Timeout
 from stele.errors import SendTimedOut
 from stele.retry import may_retry
+from stele.services.batch import HEADER_BYTES, Record, encode
+from stele.services.errors import InvalidArgument, MessageTooLarge, OutOfOrderSequence, SteleError, Timeout
 
 INFLIGHT_BATCHES_MAX = 32  # half of the 64 batches that a datanode remembers of a producer
 BATCH_BYTES_LIMIT = 1024 * 1024 - 1024  # a log entry has at most 1 MiB, its own framing included

@@ -10,12 +10,12 @@ import asyncio
 import random
 from typing import Any
 
-from services.errors import SteleError, Timeout, TopicNotFound, Unreachable
-from services.pb import broker_pb2_grpc
-from services.rpc.channels import Channels, call
 from stele.partition_consumer import NOT_FOUND_MAX
 from stele.retry import backoff_s, may_retry
 from stele.routing import Route, Router
+from stele.services.errors import SteleError, Timeout, TopicNotFound, Unreachable
+from stele.services.pb import broker_pb2_grpc
+from stele.services.rpc.channels import Channels, call
 
 ATTEMPT_TIMEOUT_S = 5.0
 

@@ -20,11 +20,6 @@ from types import TracebackType
 
 import structlog
 
-from services import logs
-from services.errors import InvalidArgument, SteleError, Unimplemented, Unreachable
-from services.pb import common_pb2, nameserver_pb2
-from services.rpc.channels import Channels
-from services.rpc.nameservers import NameserverClient
 from stele.admin import Admin
 from stele.broker_calls import BrokerCalls
 from stele.consumer import Consumer
@@ -32,6 +27,11 @@ from stele.errors import ClientClosed
 from stele.produce_stream import ProduceStreams
 from stele.producer import Producer, ProducerSettings
 from stele.routing import LOOKUP_TIMEOUT_S, Router, TopicRoutes, choose_address, is_inside, parse_bootstrap, read_routes
+from stele.services import logs
+from stele.services.errors import InvalidArgument, SteleError, Unimplemented, Unreachable
+from stele.services.pb import common_pb2, nameserver_pb2
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.nameservers import NameserverClient
 
 CONNECT_TIMEOUT_S = 10.0
 MEMBERS_REFRESH_S = 10.0

@@ -24,14 +24,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 
-from services.errors import ConnectionBroken, InvalidArgument, SteleError, Timeout
-from services.pb import broker_pb2
-from services.rpc.channels import Channels
-from services.topics import check_name, parse_topic
 from stele.errors import ClientClosed
 from stele.model import Message
 from stele.partition_consumer import AckPromise, Listeners, PartitionConsumer, SubscriptionSettings
 from stele.routing import Route, Router, TopicRoutes
+from stele.services.errors import ConnectionBroken, InvalidArgument, SteleError, Timeout
+from stele.services.pb import broker_pb2
+from stele.services.rpc.channels import Channels
+from stele.services.topics import check_name, parse_topic
 
 ACK_CONFIRM_TIMEOUT_S = 30.0
 OPEN_TIMEOUT_S = 30.0  # to learn the topic's partitions

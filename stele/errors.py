@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grpc import StatusCode
 
-from services.errors import SteleError
+from stele.services.errors import SteleError
 
 
 class ClientClosed(SteleError):

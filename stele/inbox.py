@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from services.batch import decode
-from services.errors import BatchCorrupt, SteleError
 from stele.model import Message
+from stele.services.batch import decode
+from stele.services.errors import BatchCorrupt, SteleError
 
 Range = tuple[int, int]
 ACKS_MAX = 2_000  # of one request

@@ -16,7 +16,11 @@ from typing import Any, cast
 import grpc
 import structlog
 
-from services.errors import (
+from stele.inbox import AckRequest, Inbox, Range, read_delivery
+from stele.model import Message
+from stele.retry import backoff_s, may_retry
+from stele.routing import Route, Router
+from stele.services.errors import (
     BatchCorrupt,
     ConnectionBroken,
     ConsumerBusy,
@@ -26,13 +30,9 @@ from services.errors import (
     TopicNotFound,
     Unreachable,
 )
-from services.pb import broker_pb2, broker_pb2_grpc, datanode_pb2
-from services.rpc.channels import Channels
-from services.rpc.status import from_pb, task_is_cancelled, typed_errors
-from stele.inbox import AckRequest, Inbox, Range, read_delivery
-from stele.model import Message
-from stele.retry import backoff_s, may_retry
-from stele.routing import Route, Router
+from stele.services.pb import broker_pb2, broker_pb2_grpc, datanode_pb2
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.status import from_pb, task_is_cancelled, typed_errors
 
 CONNECT_TIMEOUT_S = 2.0
 OPEN_TIMEOUT_S = 10.0  # the broker may have to find the partition's leader first

@@ -13,11 +13,11 @@ from typing import Any
 
 import structlog
 
-from services.batch import Record
-from services.errors import NotOwner, SteleError, TopicNotFound, Unreachable
 from stele.batching import Batch, GivenUp, PartitionBatches
 from stele.produce_stream import ProduceStream
 from stele.retry import backoff_s
+from stele.services.batch import Record
+from stele.services.errors import NotOwner, SteleError, TopicNotFound, Unreachable
 
 ATTEMPT_TIMEOUT_S = 8.0  # an attempt unanswered for so long is written off together with its stream
 NOT_FOUND_MAX = 3  # lookups in a row that know no such topic

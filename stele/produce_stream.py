@@ -14,10 +14,10 @@ from typing import Any
 
 import grpc
 
-from services.errors import ConnectionBroken, SteleError, Unreachable
-from services.pb import broker_pb2, broker_pb2_grpc
-from services.rpc.channels import Channels
-from services.rpc.status import from_pb, typed_errors
+from stele.services.errors import ConnectionBroken, SteleError, Unreachable
+from stele.services.pb import broker_pb2, broker_pb2_grpc
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.status import from_pb, typed_errors
 
 CONNECT_TIMEOUT_S = 2.0
 

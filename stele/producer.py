@@ -28,9 +28,6 @@ from typing import Any, cast
 
 import structlog
 
-from services.batch import Record
-from services.errors import InvalidArgument, Overloaded, PartitionNotFound, SteleError, TopicNotFound
-from services.topics import parse_topic
 from stele.batching import (
     INFLIGHT_BATCHES_MAX,
     Batch,
@@ -47,6 +44,9 @@ from stele.partition_sender import NOT_FOUND_MAX, PartitionSender, Surroundings
 from stele.produce_stream import ProduceStream, ProduceStreams
 from stele.room import Room
 from stele.routing import Router, TopicRoutes
+from stele.services.batch import Record
+from stele.services.errors import InvalidArgument, Overloaded, PartitionNotFound, SteleError, TopicNotFound
+from stele.services.topics import parse_topic
 
 SWEEP_INTERVAL_S = 0.1
 STALL_S = 1.0  # an unanswered attempt this old makes the producer look the topic up again

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from services.errors import BatchCorrupt, Fenced, OutOfOrderSequence, SteleError
+from stele.services.errors import BatchCorrupt, Fenced, OutOfOrderSequence, SteleError
 
 BACKOFF_FIRST_S = 0.02
 BACKOFF_MAX_S = 0.25

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.errors import InvalidArgument, SteleError, TopicNotFound, Unreachable
-from services.pb import common_pb2, nameserver_pb2
+from stele.services.errors import InvalidArgument, SteleError, TopicNotFound, Unreachable
+from stele.services.pb import common_pb2, nameserver_pb2
 
 LOOKUP_TIMEOUT_S = 5.0
 LOOKUP_INTERVAL_MIN_S = 0.02

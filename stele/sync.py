@@ -26,7 +26,6 @@ import stele.admin
 import stele.client
 import stele.consumer
 import stele.producer
-from services.errors import SteleError
 from stele.client import CONNECT_TIMEOUT_S
 from stele.errors import ClientClosed
 from stele.model import (
@@ -43,6 +42,7 @@ from stele.model import (
     TopicInfo,
 )
 from stele.routing import TopicRoutes
+from stele.services.errors import SteleError
 
 T = TypeVar("T")
 JOIN_TIMEOUT_S = 10.0

@@ -3,11 +3,11 @@
 ``SegmentLog``, ``SnapshotFiles`` and ``TermFile`` implement the Protocols of services/raft/storage.py.
 """
 
-from datanode.log.files import File, FileSystem, OsFileSystem
-from datanode.log.lock import DirectoryLock
-from datanode.log.log import SegmentLog
-from datanode.log.snapshots import SnapshotFiles, newest_members
-from datanode.log.terms import TermFile, check_term
+from stele.datanode.log.files import File, FileSystem, OsFileSystem
+from stele.datanode.log.lock import DirectoryLock
+from stele.datanode.log.log import SegmentLog
+from stele.datanode.log.snapshots import SnapshotFiles, newest_members
+from stele.datanode.log.terms import TermFile, check_term
 
 __all__ = [
     "DirectoryLock",

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datanode.log.snapshot_format import SnapshotHeader, snapshot_name
-from services.errors import LogDamaged
-from services.raft.storage import LogStorage, Snapshot, is_ahead
+from stele.datanode.log.snapshot_format import SnapshotHeader, snapshot_name
+from stele.services.errors import LogDamaged
+from stele.services.raft.storage import LogStorage, Snapshot, is_ahead
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import structlog
 
-from datanode.log import frames
-from datanode.log.files import File, FileSystem
-from datanode.log.recovery import scan
-from datanode.log.segments import (
+from stele.datanode.log import frames
+from stele.datanode.log.files import File, FileSystem
+from stele.datanode.log.recovery import scan
+from stele.datanode.log.segments import (
     HEADER_BYTES,
     UNFINISHED_SUFFIX,
     Header,
@@ -30,7 +30,7 @@ from datanode.log.segments import (
     read_header,
     segment_name,
 )
-from services.errors import LogDamaged
+from stele.services.errors import LogDamaged
 
 SEALED_IN_USE_MAX = 4
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from crc32c import crc32c
 
-from services.raft.storage import Entry
+from stele.services.raft.storage import Entry
 
 _HEAD = struct.Struct(">IIQQB")
 _COVERED = struct.Struct(">IQQB")

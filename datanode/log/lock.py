@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from services.errors import DirectoryBusy
+from stele.services.errors import DirectoryBusy
 
 LOCK_NAME = "lock"
 

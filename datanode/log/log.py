@@ -31,14 +31,14 @@ from typing import TypeVar
 
 import structlog
 
-from datanode.log import frames
-from datanode.log.chain import SegmentChain, opened
-from datanode.log.files import FileSystem, OsFileSystem
-from datanode.log.reading import locate, read_run
-from datanode.log.recovery import recover
-from datanode.log.segments import HEADER_BYTES, Header, Segment, SegmentIndex
-from services.errors import DiskFull, GroupStopped, LogDamaged, MessageTooLarge, StorageFailed
-from services.raft.storage import Entry
+from stele.datanode.log import frames
+from stele.datanode.log.chain import SegmentChain, opened
+from stele.datanode.log.files import FileSystem, OsFileSystem
+from stele.datanode.log.reading import locate, read_run
+from stele.datanode.log.recovery import recover
+from stele.datanode.log.segments import HEADER_BYTES, Header, Segment, SegmentIndex
+from stele.services.errors import DiskFull, GroupStopped, LogDamaged, MessageTooLarge, StorageFailed
+from stele.services.raft.storage import Entry
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 ENTRY_BYTES_MAX = 8 * 1024 * 1024

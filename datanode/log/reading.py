@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datanode.log import frames
-from datanode.log.files import File
-from datanode.log.segments import INDEX_EVERY_BYTES, Segment, SegmentIndex
-from services.errors import LogDamaged
-from services.raft.storage import Entry
+from stele.datanode.log import frames
+from stele.datanode.log.files import File
+from stele.datanode.log.segments import INDEX_EVERY_BYTES, Segment, SegmentIndex
+from stele.services.errors import LogDamaged
+from stele.services.raft.storage import Entry
 
 _READ_BYTES_MIN = INDEX_EVERY_BYTES
 _READ_BYTES_MAX = 1024 * 1024 + 64 * 1024

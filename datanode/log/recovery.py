@@ -26,10 +26,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from datanode.log import frames
-from datanode.log.files import File
-from datanode.log.segments import HEADER_BYTES, Header, SegmentIndex
-from services.errors import LogDamaged
+from stele.datanode.log import frames
+from stele.datanode.log.files import File
+from stele.datanode.log.segments import HEADER_BYTES, Header, SegmentIndex
+from stele.services.errors import LogDamaged
 
 _CHUNK_BYTES = 1024 * 1024
 _SECTOR_BYTES = 512

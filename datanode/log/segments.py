@@ -28,9 +28,9 @@ from pathlib import Path
 
 from crc32c import crc32c
 
-from datanode.log.files import File
-from services.errors import LogDamaged
-from services.raft.storage import MEMBERSHIP
+from stele.datanode.log.files import File
+from stele.services.errors import LogDamaged
+from stele.services.raft.storage import MEMBERSHIP
 
 _MAGIC = b"STLG"
 _VERSION = 1

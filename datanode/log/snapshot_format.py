@@ -14,8 +14,8 @@ from pathlib import Path
 
 from crc32c import crc32c
 
-from services.errors import LogDamaged
-from services.raft.storage import Members, Snapshot
+from stele.services.errors import LogDamaged
+from stele.services.raft.storage import Members, Snapshot
 
 _MAGIC = b"STSN"
 _VERSION = 1

@@ -26,9 +26,9 @@ from pathlib import Path
 import structlog
 from crc32c import crc32c
 
-from datanode.log.files import File, FileSystem
-from datanode.log.log import NO_SPACE
-from datanode.log.snapshot_format import (
+from stele.datanode.log.files import File, FileSystem
+from stele.datanode.log.log import NO_SPACE
+from stele.datanode.log.snapshot_format import (
     HEADER_BYTES_MAX,
     UNFINISHED_SUFFIX,
     SnapshotHeader,
@@ -36,8 +36,8 @@ from datanode.log.snapshot_format import (
     index_of,
     snapshot_name,
 )
-from services.errors import DiskFull, LogDamaged, StorageFailed
-from services.raft.storage import Members, Snapshot
+from stele.services.errors import DiskFull, LogDamaged, StorageFailed
+from stele.services.raft.storage import Members, Snapshot
 
 _CHUNK_BYTES = 1024 * 1024
 PART_NAME = "incoming.part"

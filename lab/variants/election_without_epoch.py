@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.coordination.election import Leadership
-from services.coordination.metadata import MetadataStore, Transaction
+from stele.services.coordination.election import Leadership
+from stele.services.coordination.metadata import MetadataStore, Transaction
 
 
 class LeadershipWithoutEpoch(Leadership):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datanode.log import SnapshotFiles
-from datanode.log.snapshot_format import HEADER_BYTES_MAX, SnapshotHeader, decode_header
+from stele.datanode.log import SnapshotFiles
+from stele.datanode.log.snapshot_format import HEADER_BYTES_MAX, SnapshotHeader, decode_header
 
 
 class AcceptsACutSnapshot(SnapshotFiles):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from datanode.log import beginning
-from datanode.log.snapshot_format import SnapshotHeader
-from services.raft.storage import LogStorage
+from stele.datanode.log import beginning
+from stele.datanode.log.snapshot_format import SnapshotHeader
+from stele.services.raft.storage import LogStorage
 
 
 def decide(

@@ -3,7 +3,7 @@ them, this log may lose them."""
 
 from __future__ import annotations
 
-from services.raft.snapshotting import Snapshotting
+from stele.services.raft.snapshotting import Snapshotting
 
 
 class SnapshotsBeforeTheSync(Snapshotting):

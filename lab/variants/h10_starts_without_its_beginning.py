@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datanode.log import FileSystem, SegmentLog, SnapshotFiles, TermFile
-from datanode.storage import GroupStorage
+from stele.datanode.log import FileSystem, SegmentLog, SnapshotFiles, TermFile
+from stele.datanode.storage import GroupStorage
 
 
 def open_group(fs: FileSystem, folder: Path, segment_bytes: int) -> GroupStorage:

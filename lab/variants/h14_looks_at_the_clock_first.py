@@ -3,8 +3,8 @@ election that is due is to campaign, not to ask first: any stall elects."""
 
 from __future__ import annotations
 
-from services.raft.engine import Engine
-from services.raft.ticker import Ticker
+from stele.services.raft.engine import Engine
+from stele.services.raft.ticker import Ticker
 
 
 class TurnsFirst(Ticker):

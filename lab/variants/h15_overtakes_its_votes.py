@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.raft.engine import Engine
+from stele.services.raft.engine import Engine
 
 
 class OvertakesItsVotes(Engine):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.raft.engine import Engine
-from services.raft.membership import is_majority
+from stele.services.raft.engine import Engine
+from stele.services.raft.membership import is_majority
 
 
 class ReadsBeforeItsOwnEntry(Engine):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.raft.engine import Engine
-from services.raft.reads import ReadDone
+from stele.services.raft.engine import Engine
+from stele.services.raft.reads import ReadDone
 
 
 class ReadsWithoutARound(Engine):

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pysyncobj.node import Node
 
-from services.pb import raft_pb2 as pb
-from services.raft.engine import Engine
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.engine import Engine
 
 
 class TruncatesWhatMatches(Engine):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.raft.engine import Engine
-from services.raft.storage import Snapshot
+from stele.services.raft.engine import Engine
+from stele.services.raft.storage import Snapshot
 
 
 class InstallsWhatIsOld(Engine):

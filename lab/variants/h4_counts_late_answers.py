@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.pb import raft_pb2 as pb
-from services.raft.engine import Engine
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.engine import Engine
 
 
 class CountsLateAnswers(Engine):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.raft import membership
-from services.raft.engine import Done, Engine
-from services.raft.storage import MEMBERSHIP, Members
+from stele.services.raft import membership
+from stele.services.raft.engine import Done, Engine
+from stele.services.raft.storage import MEMBERSHIP, Members
 
 
 class ChangesTwoAtOnce(Engine):

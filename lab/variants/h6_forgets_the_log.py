@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.raft.journal import Journal
-from services.raft.membership import MemberHistory
+from stele.services.raft.journal import Journal
+from stele.services.raft.membership import MemberHistory
 
 
 class ForgetsTheLog(Journal):

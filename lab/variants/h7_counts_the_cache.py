@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datanode.log import SegmentLog
-from datanode.log.chain import opened
-from datanode.log.recovery import recover
-from datanode.log.segments import Segment
-from lab.variants.h7_forgets_to_sync import ForgetsToSyncFolders
+from stele.datanode.log import SegmentLog
+from stele.datanode.log.chain import opened
+from stele.datanode.log.recovery import recover
+from stele.datanode.log.segments import Segment
+from stele.lab.variants.h7_forgets_to_sync import ForgetsToSyncFolders
 
 
 class CountsTheCache(SegmentLog):

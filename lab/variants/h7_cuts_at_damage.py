@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datanode.log import SegmentLog
-from datanode.log.chain import opened
-from datanode.log.recovery import scan
-from datanode.log.segments import Segment
+from stele.datanode.log import SegmentLog
+from stele.datanode.log.chain import opened
+from stele.datanode.log.recovery import scan
+from stele.datanode.log.segments import Segment
 
 
 class CutsAtDamage(SegmentLog):

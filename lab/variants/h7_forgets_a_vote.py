@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datanode.log import TermFile
-from datanode.log.terms import encode
-from services.errors import LogDamaged
+from stele.datanode.log import TermFile
+from stele.datanode.log.terms import encode
+from stele.services.errors import LogDamaged
 
 
 class DamageIsNoVote(TermFile):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datanode.log.files import File, FileSystem
+from stele.datanode.log.files import File, FileSystem
 
 
 class _UnsyncedFile:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datanode.log import SegmentLog, SnapshotFiles
-from datanode.log.chain import opened
-from datanode.log.segments import Segment
+from stele.datanode.log import SegmentLog, SnapshotFiles
+from stele.datanode.log.chain import opened
+from stele.datanode.log.segments import Segment
 
 
 class LeavesEntries(SegmentLog):

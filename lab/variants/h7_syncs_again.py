@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datanode.log import SegmentLog
-from services.errors import StorageFailed
+from stele.datanode.log import SegmentLog
+from stele.services.errors import StorageFailed
 
 
 class SyncsAgain(SegmentLog):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.raft.storage import OpenStorage, Snapshot
+from stele.services.raft.storage import OpenStorage, Snapshot
 
 
 def compact(storage: OpenStorage, snapshot: Snapshot, state: bytes) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datanode.log import SnapshotFiles
-from datanode.log.snapshot_format import SnapshotHeader
-from services.raft.storage import Snapshot
+from stele.datanode.log import SnapshotFiles
+from stele.datanode.log.snapshot_format import SnapshotHeader
+from stele.services.raft.storage import Snapshot
 
 
 class NamesBeforeSyncing(SnapshotFiles):

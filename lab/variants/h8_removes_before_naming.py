@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datanode.log import SegmentLog
-from datanode.log.segments import Header
+from stele.datanode.log import SegmentLog
+from stele.datanode.log.segments import Header
 
 
 class RemovesBeforeNaming(SegmentLog):

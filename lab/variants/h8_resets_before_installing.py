@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.raft.storage import OpenStorage, Snapshot
+from stele.services.raft.storage import OpenStorage, Snapshot
 
 
 def install(storage: OpenStorage, snapshot: Snapshot) -> None:

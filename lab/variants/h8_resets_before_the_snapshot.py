@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.raft.journal import Journal
-from services.raft.storage import Snapshot
+from stele.services.raft.journal import Journal
+from stele.services.raft.storage import Snapshot
 
 
 class ResetsFirst(Journal):

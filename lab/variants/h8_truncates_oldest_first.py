@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datanode.log import SegmentLog
+from stele.datanode.log import SegmentLog
 
 
 class TruncatesOldestFirst(SegmentLog):

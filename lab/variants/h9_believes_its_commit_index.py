@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.raft.journal import Journal
+from stele.services.raft.journal import Journal
 
 COMMIT_NAME = "commit"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nameserver.lookup import View
-from nameserver.office import Office
-from nameserver.reconcile import DropOrphan
+from stele.nameserver.lookup import View
+from stele.nameserver.office import Office
+from stele.nameserver.reconcile import DropOrphan
 
 
 class TrustsTheMirror(Office):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from services.coordination.names import Decision, NameHold, Seen, guard_path, name_path
-from services.coordination.nodes import Create, Delete, Set
-from services.coordination.records import NameRecord, encode
-from services.errors import CoordinationUnknown, SteleError
+from stele.services.coordination.names import Decision, NameHold, Seen, guard_path, name_path
+from stele.services.coordination.nodes import Create, Delete, Set
+from stele.services.coordination.records import NameRecord, encode
+from stele.services.errors import CoordinationUnknown, SteleError
 
 
 class UnknownIsAbsent(NameHold):

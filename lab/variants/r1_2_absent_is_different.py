@@ -3,8 +3,8 @@ for one that differs."""
 
 from __future__ import annotations
 
-from services.coordination.names import NameHold, name_path
-from services.errors import NameTaken
+from stele.services.coordination.names import NameHold, name_path
+from stele.services.errors import NameTaken
 
 
 class AbsentIsDifferent(NameHold):

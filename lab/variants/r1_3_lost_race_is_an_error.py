@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.coordination.names import Decision, NameHold, Seen
-from services.coordination.records import NameRecord
-from services.errors import NameTaken, RecordExists
+from stele.services.coordination.names import Decision, NameHold, Seen
+from stele.services.coordination.records import NameRecord
+from stele.services.errors import NameTaken, RecordExists
 
 
 class LostRaceIsAnError(NameHold):

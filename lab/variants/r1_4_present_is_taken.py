@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.coordination.names import Guard, NameHold, Seen
+from stele.services.coordination.names import Guard, NameHold, Seen
 
 
 class PresentIsTaken(NameHold):

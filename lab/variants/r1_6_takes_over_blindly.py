@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.coordination.names import Decision, NameHold, Seen, name_path
-from services.coordination.records import NameRecord, encode
-from services.errors import NameTaken
+from stele.services.coordination.names import Decision, NameHold, Seen, name_path
+from stele.services.coordination.records import NameRecord, encode
+from stele.services.errors import NameTaken
 
 
 class TakesOverBlindly(NameHold):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.coordination.names import NameHold, name_path
-from services.coordination.records import encode
-from services.errors import NameTaken, RecordExists
+from stele.services.coordination.names import NameHold, name_path
+from stele.services.coordination.records import encode
+from stele.services.errors import NameTaken, RecordExists
 
 
 class ChecksThenWrites(NameHold):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.coordination.enrolment import Enrolment, Step
+from stele.services.coordination.enrolment import Enrolment, Step
 
 
 class CampaignsFirst(Enrolment):

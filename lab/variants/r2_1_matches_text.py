@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.errors import SteleError
-from services.rpc.resolver import ResolverPolicy, Verdict
+from stele.services.errors import SteleError
+from stele.services.rpc.resolver import ResolverPolicy, Verdict
 
 
 class MatchesText(ResolverPolicy):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nameserver.lookup import View
-from services.errors import StoreTombstone, StoreUnknown
-from services.pb import nameserver_pb2
+from stele.nameserver.lookup import View
+from stele.services.errors import StoreTombstone, StoreUnknown
+from stele.services.pb import nameserver_pb2
 
 
 class UnknownIsTombstone(View):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.errors import SteleError
-from services.rpc.resolver import ResolverPolicy, Verdict, _Store
+from stele.services.errors import SteleError
+from stele.services.rpc.resolver import ResolverPolicy, Verdict, _Store
 
 
 class RetriesTombstones(ResolverPolicy):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.rpc.resolver import BACKOFF_FIRST_S, BACKOFF_MAX_S, Ask, Effect, ResolverPolicy
+from stele.services.rpc.resolver import BACKOFF_FIRST_S, BACKOFF_MAX_S, Ask, Effect, ResolverPolicy
 
 
 class NeverBacksOff(ResolverPolicy):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from grpc import StatusCode
 
-from services.errors import SteleError
-from services.rpc.resolver import ResolverPolicy, Verdict
+from stele.services.errors import SteleError
+from stele.services.rpc.resolver import ResolverPolicy, Verdict
 
 
 class NotFoundIsTombstone(ResolverPolicy):

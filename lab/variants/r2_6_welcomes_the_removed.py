@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nameserver.stores import StoreRegister
-from services.pb import nameserver_pb2
+from stele.nameserver.stores import StoreRegister
+from stele.services.pb import nameserver_pb2
 
 
 class WelcomesTheRemoved(StoreRegister):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.raft.registry import Registry
+from stele.services.raft.registry import Registry
 
 
 class Ungated(Registry):

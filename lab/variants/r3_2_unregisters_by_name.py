@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from lab.variants.r3_1_creates_without_a_gate import Ungated
+from stele.lab.variants.r3_1_creates_without_a_gate import Ungated
 
 
 class UnregistersByName(Ungated):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 
-from services.raft.registry import Registry
+from stele.services.raft.registry import Registry
 
 
 class RemovesFirst(Registry):

@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from datanode.log.lock import LOCK_NAME
-from services.errors import DirectoryBusy
+from stele.datanode.log.lock import LOCK_NAME
+from stele.services.errors import DirectoryBusy
 
 
 class PidFile:

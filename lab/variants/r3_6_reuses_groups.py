@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import count
 
-from nameserver.catalog import Catalog
-from nameserver.topics import TopicWrites, partition_path
-from services.coordination.metadata import Transaction
-from services.coordination.records import PartitionRecord
+from stele.nameserver.catalog import Catalog
+from stele.nameserver.topics import TopicWrites, partition_path
+from stele.services.coordination.metadata import Transaction
+from stele.services.coordination.records import PartitionRecord
 
 
 class ReusesGroups(TopicWrites):

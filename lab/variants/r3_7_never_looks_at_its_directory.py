@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.raft.registry import Registry
+from stele.services.raft.registry import Registry
 
 
 class NeverLooks(Registry):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.raft.engine import Engine
-from services.raft.library import Outgoing
+from stele.services.raft.engine import Engine
+from stele.services.raft.library import Outgoing
 
 
 class PromisesFirst(Engine):

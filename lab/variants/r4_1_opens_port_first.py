@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datanode.gate import Gate
+from stele.datanode.gate import Gate
 
 
 class OpensPortFirst(Gate):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from datanode.store import Store
+from stele.datanode.store import Store
 
 
 class LoadsAllAtOnce(Store):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 
-from datanode.store import Store
-from services.errors import LogDamaged
+from stele.datanode.store import Store
+from stele.services.errors import LogDamaged
 
 
 class StopsAtDamage(Store):

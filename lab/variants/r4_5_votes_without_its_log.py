@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.raft.engine import Engine
+from stele.services.raft.engine import Engine
 
 
 class VotesWithoutItsLog(Engine):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from nameserver import reconcile
-from nameserver.catalog import Catalog, MemberState
-from nameserver.reports import Leadership, Reports
+from stele.nameserver import reconcile
+from stele.nameserver.catalog import Catalog, MemberState
+from stele.nameserver.reports import Leadership, Reports
 
 
 def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, Leadership]) -> list[reconcile.Effect]:

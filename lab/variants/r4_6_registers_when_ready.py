@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datanode.role import Datanode
-from services.coordination.session import Session
+from stele.datanode.role import Datanode
+from stele.services.coordination.session import Session
 
 
 class RegistersWhenReady(Datanode):

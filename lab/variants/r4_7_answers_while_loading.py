@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datanode.directory import GroupSpec
-from datanode.reading import Stored
-from datanode.replica import Replica
-from datanode.store import Store
+from stele.datanode.directory import GroupSpec
+from stele.datanode.reading import Stored
+from stele.datanode.replica import Replica
+from stele.datanode.store import Store
 
 
 class _Eager(Replica):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datanode.role import Datanode
+from stele.datanode.role import Datanode
 
 
 class ClosesPortFirst(Datanode):

@@ -6,10 +6,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from broker.partitions import Partition
-from services.errors import Fenced
-from services.pb import datanode_pb2
-from services.rpc.status import from_pb
+from stele.broker.partitions import Partition
+from stele.services.errors import Fenced
+from stele.services.pb import datanode_pb2
+from stele.services.rpc.status import from_pb
 
 
 class BorrowsEpoch(Partition):

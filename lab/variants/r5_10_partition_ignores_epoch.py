@@ -3,8 +3,8 @@ owner."""
 
 from __future__ import annotations
 
-from datanode.outcomes import Outcome
-from datanode.partition import Partition
+from stele.datanode.outcomes import Outcome
+from stele.datanode.partition import Partition
 
 
 class IgnoresEpoch(Partition):

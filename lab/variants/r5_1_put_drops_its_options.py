@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.coordination.metadata import MetadataStore
-from services.coordination.records import Record, encode
-from services.errors import CoordinationUnknown, RecordMissing
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.records import Record, encode
+from stele.services.errors import CoordinationUnknown, RecordMissing
 
 
 class PutDropsItsOptions(MetadataStore):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.coordination.members import Holder, Membership, Seen
+from stele.services.coordination.members import Holder, Membership, Seen
 
 
 class AdoptsALeftover(Membership):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.coordination.members import Membership
-from services.coordination.records import encode
-from services.errors import CoordinationUnknown, NameTaken, RecordExists
+from stele.services.coordination.members import Membership
+from stele.services.coordination.records import encode
+from stele.services.errors import CoordinationUnknown, NameTaken, RecordExists
 
 
 class AssumesSuccess(Membership):

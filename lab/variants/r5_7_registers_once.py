@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.coordination.members import Membership
+from stele.services.coordination.members import Membership
 
 
 class RegistersOnce(Membership):

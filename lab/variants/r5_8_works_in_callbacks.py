@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.coordination.members import Membership
-from services.coordination.pace import Pace
-from services.coordination.session import Session
+from stele.services.coordination.members import Membership
+from stele.services.coordination.pace import Pace
+from stele.services.coordination.session import Session
 
 BLOCKED_S = 3.0
 

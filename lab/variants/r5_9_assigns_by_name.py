@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nameserver import bundles
-from nameserver.bundles import Assign, Broker
-from nameserver.catalog import Bundle, Member, MemberKind
+from stele.nameserver import bundles
+from stele.nameserver.bundles import Assign, Broker
+from stele.nameserver.catalog import Bundle, Member, MemberKind
 
 
 def assign(wanted: Sequence[str], records: Mapping[str, Bundle], brokers: Mapping[str, Broker]) -> list[Assign]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.coordination.members import Decision, Holder, Membership, Seen
-from services.coordination.nodes import Create, Op
-from services.coordination.records import MemberRecord, encode
+from stele.services.coordination.members import Decision, Holder, Membership, Seen
+from stele.services.coordination.nodes import Create, Op
+from stele.services.coordination.records import MemberRecord, encode
 
 
 class RegistersForGood(Membership):

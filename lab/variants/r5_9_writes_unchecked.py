@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nameserver.bundles import Assign
-from nameserver.catalog import Catalog
-from nameserver.ownership import BundleWrites
-from services.coordination.records import BundleRecord
+from stele.nameserver.bundles import Assign
+from stele.nameserver.catalog import Catalog
+from stele.nameserver.ownership import BundleWrites
+from stele.services.coordination.records import BundleRecord
 
 
 class WritesUnchecked(BundleWrites):

@@ -1,6 +1,6 @@
 """Wrong on purpose: a follower that sleeps on although its leader's node has fallen silent."""
 
-from services.raft.engine import Engine
+from stele.services.raft.engine import Engine
 
 
 class DeafToSilence(Engine):

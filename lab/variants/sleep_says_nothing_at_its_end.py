@@ -1,6 +1,6 @@
 """Wrong on purpose: a sleeping leader's replica ends, or is deposed, without a word to those who sleep under it."""
 
-from services.raft.engine import Engine
+from stele.services.raft.engine import Engine
 
 
 class SaysNothingAtItsEnd(Engine):

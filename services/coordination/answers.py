@@ -14,8 +14,8 @@ from kazoo.exceptions import (
     RuntimeInconsistency,
 )
 
-from services.coordination.nodes import Stat
-from services.errors import CoordinationUnknown, RecordExists, RecordMissing, SteleError, VersionConflict
+from stele.services.coordination.nodes import Stat
+from stele.services.errors import CoordinationUnknown, RecordExists, RecordMissing, SteleError, VersionConflict
 
 
 def stat_of(stat: Any) -> Stat:

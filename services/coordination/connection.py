@@ -19,7 +19,7 @@ from kazoo.protocol.connection import PING_XID, ConnectionHandler
 from kazoo.protocol.serialization import Connect
 from kazoo.retry import KazooRetry
 
-from services.clock import Clock
+from stele.services.clock import Clock
 
 RECONNECT_DELAY_S_MAX = 1.0
 

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.coordination.keeper import Keeper
-from services.coordination.metadata import MetadataStore, Transaction
-from services.coordination.nodes import Check, Create, Delete, Node, Op, Set
-from services.coordination.pace import Pace
-from services.coordination.records import EpochRecord, LeaderRecord, decode, encode
-from services.coordination.session import Session, SessionEvent, SessionState
-from services.coordination.subscribers import Subscribers
-from services.coordination.tree import ELECTION, EPOCH, LEADER
-from services.errors import (
+from stele.services.coordination.keeper import Keeper
+from stele.services.coordination.metadata import MetadataStore, Transaction
+from stele.services.coordination.nodes import Check, Create, Delete, Node, Op, Set
+from stele.services.coordination.pace import Pace
+from stele.services.coordination.records import EpochRecord, LeaderRecord, decode, encode
+from stele.services.coordination.session import Session, SessionEvent, SessionState
+from stele.services.coordination.subscribers import Subscribers
+from stele.services.coordination.tree import ELECTION, EPOCH, LEADER
+from stele.services.errors import (
     CoordinationUnknown,
     LeadershipLost,
     RecordExists,

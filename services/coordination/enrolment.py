@@ -16,13 +16,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from services.config import NodeConfig
-from services.coordination.members import Membership
-from services.coordination.names import NameHold, register_name
-from services.coordination.records import MemberRecord
-from services.coordination.session import Session
-from services.process import Runtime
-from services.rpc.servers import Server
+from stele.services.config import NodeConfig
+from stele.services.coordination.members import Membership
+from stele.services.coordination.names import NameHold, register_name
+from stele.services.coordination.records import MemberRecord
+from stele.services.coordination.session import Session
+from stele.services.process import Runtime
+from stele.services.rpc.servers import Server
 
 Action = Callable[[], Awaitable[object]]
 

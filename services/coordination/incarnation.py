@@ -16,7 +16,7 @@ import uuid
 from enum import Enum
 from pathlib import Path
 
-from services.coordination.records import Incarnation
+from stele.services.coordination.records import Incarnation
 
 
 class Fate(Enum):

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from services.coordination.pace import Pace
-from services.coordination.session import Session, SessionEvent, SessionState
-from services.errors import SteleError
+from stele.services.coordination.pace import Pace
+from stele.services.coordination.session import Session, SessionEvent, SessionState
+from stele.services.errors import SteleError
 
 REASSERT_S = 5.0
 

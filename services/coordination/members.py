@@ -22,17 +22,17 @@ from typing import Any
 
 import structlog
 
-from services.coordination import incarnation
-from services.coordination.incarnation import Fate
-from services.coordination.keeper import Keeper
-from services.coordination.metadata import MetadataStore
-from services.coordination.mirror import Mirror
-from services.coordination.names import WAIT_MARGIN_S, WAIT_STEP_S, name_path, owner_is
-from services.coordination.nodes import Check, Create, Delete, Op, Set
-from services.coordination.pace import Pace
-from services.coordination.records import MemberRecord, NameRecord, decode, encode
-from services.coordination.session import Session
-from services.errors import (
+from stele.services.coordination import incarnation
+from stele.services.coordination.incarnation import Fate
+from stele.services.coordination.keeper import Keeper
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.mirror import Mirror
+from stele.services.coordination.names import WAIT_MARGIN_S, WAIT_STEP_S, name_path, owner_is
+from stele.services.coordination.nodes import Check, Create, Delete, Op, Set
+from stele.services.coordination.pace import Pace
+from stele.services.coordination.records import MemberRecord, NameRecord, decode, encode
+from stele.services.coordination.session import Session
+from stele.services.errors import (
     CoordinationUnknown,
     NameTaken,
     RecordExists,

@@ -13,10 +13,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from services.coordination.nodes import Check, Create, Delete, Node, Op, Set, Stat
-from services.coordination.records import R, Record, decode, encode
-from services.coordination.session import Session
-from services.errors import CoordinationUnknown, LeadershipLost, RecordExists, RecordMissing, VersionConflict
+from stele.services.coordination.nodes import Check, Create, Delete, Node, Op, Set, Stat
+from stele.services.coordination.records import R, Record, decode, encode
+from stele.services.coordination.session import Session
+from stele.services.errors import CoordinationUnknown, LeadershipLost, RecordExists, RecordMissing, VersionConflict
 
 PUT_ROUNDS_MAX = 8
 

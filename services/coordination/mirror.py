@@ -18,11 +18,11 @@ from types import MappingProxyType
 
 import structlog
 
-from services.coordination.nodes import Node, Stat
-from services.coordination.records import R, decode
-from services.coordination.session import Session, SessionEvent, SessionState
-from services.coordination.subscribers import Subscribers
-from services.errors import CoordinationUnknown, RecordUnreadable
+from stele.services.coordination.nodes import Node, Stat
+from stele.services.coordination.records import R, decode
+from stele.services.coordination.session import Session, SessionEvent, SessionState
+from stele.services.coordination.subscribers import Subscribers
+from stele.services.errors import CoordinationUnknown, RecordUnreadable
 
 RETRY_DELAY_S = 0.1
 

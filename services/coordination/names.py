@@ -23,14 +23,21 @@ from enum import Enum
 
 import structlog
 
-from services.coordination import incarnation
-from services.coordination.incarnation import Fate
-from services.coordination.keeper import Keeper
-from services.coordination.nodes import ANY_VERSION, Create, Delete, Op, Set
-from services.coordination.pace import Pace
-from services.coordination.records import Incarnation, NameRecord, decode, encode
-from services.coordination.session import Session
-from services.errors import CoordinationUnknown, NameTaken, RecordExists, RecordMissing, SteleError, VersionConflict
+from stele.services.coordination import incarnation
+from stele.services.coordination.incarnation import Fate
+from stele.services.coordination.keeper import Keeper
+from stele.services.coordination.nodes import ANY_VERSION, Create, Delete, Op, Set
+from stele.services.coordination.pace import Pace
+from stele.services.coordination.records import Incarnation, NameRecord, decode, encode
+from stele.services.coordination.session import Session
+from stele.services.errors import (
+    CoordinationUnknown,
+    NameTaken,
+    RecordExists,
+    RecordMissing,
+    SteleError,
+    VersionConflict,
+)
 
 ROUNDS_MAX = 24
 WAIT_MARGIN_S = 1.5  # ZooKeeper expires sessions in steps of its tick

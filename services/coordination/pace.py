@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services.clock import SYSTEM, Clock
+from stele.services.clock import SYSTEM, Clock
 
 PAUSE_S_MIN = 0.02
 PAUSE_S_MAX = 0.5  # below the second within which a lost registration has to be back (R5.7)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from services.errors import RecordUnreadable
+from stele.services.errors import RecordUnreadable
 
 
 class Record(Protocol):

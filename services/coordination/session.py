@@ -22,15 +22,15 @@ from typing import Any
 import structlog
 from kazoo.protocol.states import EventType, KazooState, WatchedEvent
 
-from services.clock import SYSTEM, Clock
-from services.coordination import incarnation as incarnations
-from services.coordination.answers import first_failure, stat_of, translate
-from services.coordination.connection import Client
-from services.coordination.nodes import ANY_VERSION, Check, Create, Node, Op, Set, Stat
-from services.coordination.records import Incarnation
-from services.coordination.subscribers import Subscribers
-from services.coordination.tree import prepare
-from services.errors import CoordinationUnknown, CoordinationUnreachable, RecordExists, RecordMissing
+from stele.services.clock import SYSTEM, Clock
+from stele.services.coordination import incarnation as incarnations
+from stele.services.coordination.answers import first_failure, stat_of, translate
+from stele.services.coordination.connection import Client
+from stele.services.coordination.nodes import ANY_VERSION, Check, Create, Node, Op, Set, Stat
+from stele.services.coordination.records import Incarnation
+from stele.services.coordination.subscribers import Subscribers
+from stele.services.coordination.tree import prepare
+from stele.services.errors import CoordinationUnknown, CoordinationUnreachable, RecordExists, RecordMissing
 
 INFLIGHT_MAX = 128  # kazoo's wake-up socket blocks its caller at 278
 REPEAT_DELAY_S = 0.05

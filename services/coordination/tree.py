@@ -7,11 +7,11 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from services.coordination.records import ClusterRecord, EpochRecord, decode, encode
-from services.errors import CoordinationUnknown
+from stele.services.coordination.records import ClusterRecord, EpochRecord, decode, encode
+from stele.services.errors import CoordinationUnknown
 
 if TYPE_CHECKING:
-    from services.coordination.session import Session
+    from stele.services.coordination.session import Session
 
 CLUSTER, EPOCH, LEADER, ELECTION, NAMES, MEMBERS = "cluster", "epoch", "leader", "election", "names", "members"
 KINDS = ("nameservers", "datanodes", "brokers")

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from services.pb import datanode_pb2 as stele_dot_v1_dot_datanode__pb2
+from stele.services.pb import datanode_pb2 as stele_dot_v1_dot_datanode__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from services.pb import raft_pb2 as pb
-from services.raft.library import CANDIDATE, FOLLOWER, LEADER, Library, node_of
-from services.raft.membership import is_majority
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.library import CANDIDATE, FOLLOWER, LEADER, Library, node_of
+from stele.services.raft.membership import is_majority
 
 
 class Elections(Library):

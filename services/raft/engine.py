@@ -43,7 +43,7 @@ from typing import Any, Final
 
 import structlog
 
-from services.errors import (
+from stele.services.errors import (
     DiskFull,
     InvalidArgument,
     MessageTooLarge,
@@ -54,14 +54,14 @@ from services.errors import (
     SteleError,
     StorageFailed,
 )
-from services.pb import raft_pb2 as pb
-from services.raft import membership
-from services.raft.journal import Journal
-from services.raft.library import LEADER, STATE_NAMES, Timing, node_of
-from services.raft.replication import BATCH_BYTES_MAX
-from services.raft.sleeping import Sleeping
-from services.raft.snapshots import StateMachine
-from services.raft.storage import MEMBERSHIP, NO_OP, REGULAR, Entry, Members
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft import membership
+from stele.services.raft.journal import Journal
+from stele.services.raft.library import LEADER, STATE_NAMES, Timing, node_of
+from stele.services.raft.replication import BATCH_BYTES_MAX
+from stele.services.raft.sleeping import Sleeping
+from stele.services.raft.snapshots import StateMachine
+from stele.services.raft.storage import MEMBERSHIP, NO_OP, REGULAR, Entry, Members
 
 log = structlog.get_logger()
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from services.pb import raft_pb2 as pb
-from services.raft.storage import Entry
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.storage import Entry
 
 
 class Batch:

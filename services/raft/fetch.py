@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import grpc
 
-from services.errors import (
+from stele.services.errors import (
     ConnectionBroken,
     InvalidArgument,
     LogDamaged,
@@ -26,12 +26,12 @@ from services.errors import (
     StoreMismatch,
     Timeout,
 )
-from services.pb import raft_pb2 as pb
-from services.pb import raft_pb2_grpc
-from services.raft.storage import SnapshotSource
-from services.rpc.channels import Channels
-from services.rpc.resolver import Resolver
-from services.rpc.status import typed_errors
+from stele.services.pb import raft_pb2 as pb
+from stele.services.pb import raft_pb2_grpc
+from stele.services.raft.storage import SnapshotSource
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.resolver import Resolver
+from stele.services.rpc.status import typed_errors
 
 CHUNK_BYTES_MAX: Final = 256 << 10
 CONNECT_TIMEOUT_S: Final = 2.0

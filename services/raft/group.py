@@ -23,16 +23,16 @@ from typing import Any
 
 import structlog
 
-from services.errors import DiskFull, GroupStopped, InvalidArgument, NotReady, StorageFailed
-from services.pb import raft_pb2 as pb
-from services.raft import membership
-from services.raft.engine import Engine
-from services.raft.journal import Flush, Journal
-from services.raft.library import Timing
-from services.raft.snapshots import StateMachine
-from services.raft.snapshotting import Fetch, Snapshotting
-from services.raft.storage import REGULAR, Members, OpenStorage, Snapshot
-from services.raft.ticker import Ticker
+from stele.services.errors import DiskFull, GroupStopped, InvalidArgument, NotReady, StorageFailed
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft import membership
+from stele.services.raft.engine import Engine
+from stele.services.raft.journal import Flush, Journal
+from stele.services.raft.library import Timing
+from stele.services.raft.snapshots import StateMachine
+from stele.services.raft.snapshotting import Fetch, Snapshotting
+from stele.services.raft.storage import REGULAR, Members, OpenStorage, Snapshot
+from stele.services.raft.ticker import Ticker
 
 log = structlog.get_logger()
 

@@ -20,9 +20,9 @@ from typing import Any, Final
 
 from pysyncobj.journal import Journal as EngineJournal
 
-from services.errors import DiskFull
-from services.raft.membership import MemberHistory
-from services.raft.storage import MEMBERSHIP, Entry, LogStorage, Members, Snapshot, SnapshotStorage, TermStorage
+from stele.services.errors import DiskFull
+from stele.services.raft.membership import MemberHistory
+from stele.services.raft.storage import MEMBERSHIP, Entry, LogStorage, Members, Snapshot, SnapshotStorage, TermStorage
 
 TAIL_BYTES_MAX: Final = 1 << 20
 

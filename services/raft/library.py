@@ -17,11 +17,11 @@ from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from services.errors import SteleError
-from services.pb import raft_pb2 as pb
-from services.raft.journal import Journal
-from services.raft.membership import is_majority
-from services.raft.storage import Members
+from stele.services.errors import SteleError
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.journal import Journal
+from stele.services.raft.membership import is_majority
+from stele.services.raft.storage import Members
 
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2  # the library's states
 STATE_NAMES: Final = {FOLLOWER: "follower", CANDIDATE: "candidate", LEADER: "leader"}

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from services.pb import raft_pb2 as pb
+from stele.services.pb import raft_pb2 as pb
 
 QUEUE_BYTES_MAX: Final = 64 << 20  # per peer; beyond it the link is broken on purpose, and what follows starts anew
 FRAME_BYTES_MAX: Final = 1 << 20  # a frame is closed once it holds this much; an entry of the largest size still fits

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable, Sequence
 
 from google.protobuf.message import DecodeError
 
-from services.errors import InvalidArgument
-from services.pb import raft_pb2 as pb
-from services.raft.storage import MEMBERSHIP, Entry, Members, Snapshot
+from stele.services.errors import InvalidArgument
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.storage import MEMBERSHIP, Entry, Members, Snapshot
 
 MEMBERS_MAX = 32
 

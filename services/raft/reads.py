@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from services.errors import NotLeader, Overloaded, SteleError
-from services.raft.membership import is_majority
-from services.raft.snapshots import Snapshots
+from stele.services.errors import NotLeader, Overloaded, SteleError
+from stele.services.raft.membership import is_majority
+from stele.services.raft.snapshots import Snapshots
 
 READS_MAX: Final = 20_000
 

@@ -24,15 +24,15 @@ from typing import Protocol, runtime_checkable
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
-from services.clock import SYSTEM, Clock
-from services.errors import GroupNotFound, GroupStopped, LogDamaged
-from services.pb import raft_pb2 as pb
-from services.raft.group import Group
-from services.raft.library import Timing
-from services.raft.membership import first_members
-from services.raft.snapshots import StateMachine
-from services.raft.storage import Members, OpenStorage, SnapshotSource
-from services.raft.ticker import Ticker
+from stele.services.clock import SYSTEM, Clock
+from stele.services.errors import GroupNotFound, GroupStopped, LogDamaged
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.group import Group
+from stele.services.raft.library import Timing
+from stele.services.raft.membership import first_members
+from stele.services.raft.snapshots import StateMachine
+from stele.services.raft.storage import Members, OpenStorage, SnapshotSource
+from stele.services.raft.ticker import Ticker
 
 log = structlog.get_logger()
 

@@ -15,12 +15,12 @@ from typing import Any, Final
 import structlog
 from pysyncobj.node import Node
 
-from services.pb import raft_pb2 as pb
-from services.raft.elections import Elections
-from services.raft.entries import Batch, entries_of
-from services.raft.library import LEADER, node_of
-from services.raft.membership import is_majority
-from services.raft.storage import Entry
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.elections import Elections
+from stele.services.raft.entries import Batch, entries_of
+from stele.services.raft.library import LEADER, node_of
+from stele.services.raft.membership import is_majority
+from stele.services.raft.storage import Entry
 
 log = structlog.get_logger()
 

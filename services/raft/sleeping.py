@@ -32,9 +32,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from services.pb import raft_pb2 as pb
-from services.raft.library import FOLLOWER, node_of
-from services.raft.reads import Reads
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.library import FOLLOWER, node_of
+from stele.services.raft.reads import Reads
 
 
 class Sleeping(Reads):

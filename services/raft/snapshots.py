@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from services.pb import raft_pb2 as pb
-from services.raft import membership
-from services.raft.library import node_of
-from services.raft.replication import Peer, Replication
-from services.raft.storage import Snapshot
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft import membership
+from stele.services.raft.library import node_of
+from stele.services.raft.replication import Peer, Replication
+from stele.services.raft.storage import Snapshot
 
 
 class StateMachine(Protocol):

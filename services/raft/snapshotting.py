@@ -15,10 +15,10 @@ from typing import Any, Final, Protocol, TypeVar
 import structlog
 from crc32c import crc32c
 
-from services.errors import DiskFull, GroupStopped, LogDamaged, SteleError, StorageFailed
-from services.raft.engine import Engine
-from services.raft.snapshots import Offer
-from services.raft.storage import Snapshot, SnapshotStorage
+from stele.services.errors import DiskFull, GroupStopped, LogDamaged, SteleError, StorageFailed
+from stele.services.raft.engine import Engine
+from stele.services.raft.snapshots import Offer
+from stele.services.raft.storage import Snapshot, SnapshotStorage
 
 log = structlog.get_logger()
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from services.clock import SYSTEM, Clock
-from services.pb import raft_pb2 as pb
+from stele.services.clock import SYSTEM, Clock
+from stele.services.pb import raft_pb2 as pb
 
 FLUSH_THREADS = 4
 TURNS_MAX = 128  # in one round; a thousand groups that wake at once leave room for what arrives between

@@ -24,8 +24,8 @@ from typing import Any, Final, Protocol
 import grpc
 import structlog
 
-from services.clock import SYSTEM, Clock
-from services.errors import (
+from stele.services.clock import SYSTEM, Clock
+from stele.services.errors import (
     ClusterMismatch,
     ConnectionBroken,
     InvalidArgument,
@@ -35,16 +35,16 @@ from services.errors import (
     StoreTombstone,
     StoreUnknown,
 )
-from services.pb import raft_pb2 as pb
-from services.pb import raft_pb2_grpc
-from services.raft.fetch import Fetches, Served
-from services.raft.library import Timing
-from services.raft.links import Link, Stream, takes_over
-from services.raft.liveness import Liveness
-from services.raft.storage import SnapshotSource
-from services.rpc.channels import Channels
-from services.rpc.resolver import Resolver
-from services.rpc.status import from_rpc_error
+from stele.services.pb import raft_pb2 as pb
+from stele.services.pb import raft_pb2_grpc
+from stele.services.raft.fetch import Fetches, Served
+from stele.services.raft.library import Timing
+from stele.services.raft.links import Link, Stream, takes_over
+from stele.services.raft.liveness import Liveness
+from stele.services.raft.storage import SnapshotSource
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.resolver import Resolver
+from stele.services.rpc.status import from_rpc_error
 
 log = structlog.get_logger()
 
@@ -85,7 +85,7 @@ class Listener(Protocol):
 
 
 class RaftTransport(raft_pb2_grpc.RaftServicer):
-    """Links to the peers of one store.  Register it with a server (``services.rpc.servers``) on the Raft port."""
+    """Links to the peers of one store.  Register it with a server (``stele.services.rpc.servers``) on the Raft port."""
 
     def __init__(
         self,

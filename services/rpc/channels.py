@@ -15,9 +15,9 @@ from weakref import WeakKeyDictionary
 import grpc
 from grpc import ChannelConnectivity
 
-from services.config import MESSAGE_BYTES_MAX
-from services.errors import MessageTooLarge, Unreachable
-from services.rpc.status import from_rpc_error
+from stele.services.config import MESSAGE_BYTES_MAX
+from stele.services.errors import MessageTooLarge, Unreachable
+from stele.services.rpc.status import from_rpc_error
 
 KEEPALIVE_TIME_MS = 2_000
 PING_TIMEOUT_MS = 2_000

@@ -1,6 +1,6 @@
 """Asks a process's health service whether it serves: the health check of a container.
 
-    python -m services.rpc.healthcheck [HOST:PORT] [--timeout SECONDS]
+    python -m stele.services.rpc.healthcheck [HOST:PORT] [--timeout SECONDS]
 
 Exit status 0 if it answers SERVING, 1 with one line on stderr if it answers anything else or not in time, 2 for an
 address that is none.  Without an address it asks this host at the port in STELE_PORT, where a container's process
@@ -35,7 +35,9 @@ def serving(endpoint: str, timeout_s: float = TIMEOUT_S) -> str | None:
 
 
 def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ) -> int:
-    parser = argparse.ArgumentParser("python -m services.rpc.healthcheck", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m stele.services.rpc.healthcheck", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("endpoint", nargs="?", help="HOST:PORT; default: 127.0.0.1 and the port in STELE_PORT")
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS", help="default: %(default)s")
     options = parser.parse_args(argv)

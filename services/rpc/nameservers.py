@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import structlog
 
-from services.errors import (
+from stele.services.errors import (
     ConnectionBroken,
     CoordinationUnknown,
     Draining,
@@ -29,10 +29,10 @@ from services.errors import (
     Timeout,
     Unreachable,
 )
-from services.pb import nameserver_pb2, nameserver_pb2_grpc
-from services.rpc.channels import Channels, call
-from services.rpc.resolver import StoreAddress
-from services.rpc.status import typed_errors
+from stele.services.pb import nameserver_pb2, nameserver_pb2_grpc
+from stele.services.rpc.channels import Channels, call
+from stele.services.rpc.resolver import StoreAddress
+from stele.services.rpc.status import typed_errors
 
 SILENCE_MAX_S = 8.0  # a nameserver says something at least every 5 s
 CONNECT_TIMEOUT_S = 2.0

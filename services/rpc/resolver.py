@@ -18,8 +18,8 @@ from enum import Enum
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
-from services.clock import SYSTEM, Clock
-from services.errors import SteleError, StoreTombstone, Timeout
+from stele.services.clock import SYSTEM, Clock
+from stele.services.errors import SteleError, StoreTombstone, Timeout
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 2.0

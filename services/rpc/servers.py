@@ -20,10 +20,10 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.config import MESSAGE_BYTES_MAX, join_address
-from services.errors import InternalError, InvalidArgument, SteleError
-from services.ports import bind
-from services.rpc.status import task_is_cancelled, to_status
+from stele.services.config import MESSAGE_BYTES_MAX, join_address
+from stele.services.errors import InternalError, InvalidArgument, SteleError
+from stele.services.ports import bind
+from stele.services.rpc.status import task_is_cancelled, to_status
 
 CLIENT_PING_INTERVAL_MIN_MS = 500
 SERVER_OPTIONS: Sequence[tuple[str, Any]] = (

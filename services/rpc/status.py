@@ -17,7 +17,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
-from services.errors import (
+from stele.services.errors import (
     DOMAIN,
     ConnectionBroken,
     InternalError,
@@ -27,7 +27,7 @@ from services.errors import (
     Unreachable,
     from_wire,
 )
-from services.pb import common_pb2
+from stele.services.pb import common_pb2
 
 DETAILS_KEY = "grpc-status-details-bin"
 MESSAGE_BYTES_MAX = (

@@ -13,11 +13,11 @@ from typing import Annotated
 
 import typer
 
-from services.errors import InvalidArgument
 from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Output, confirm, examples, group
 from stele.cli.output import OutputFormat, progress, say, show, stderr
 from stele.local.cluster import LocalCluster
 from stele.local.state import ClusterSpec
+from stele.services.errors import InvalidArgument
 
 FOLLOW_INTERVAL_S = 0.2
 

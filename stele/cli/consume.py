@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from services.errors import InvalidArgument
 from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Output, Server, TopicName, examples, with_client
 from stele.cli.output import OutputFormat, moment, say, show_json_line
 from stele.cli.subscription import parse_place, say_no_longer_kept
 from stele.client import Client
 from stele.consumer import TYPES, Consumer
 from stele.model import Message
+from stele.services.errors import InvalidArgument
 
 CREDIT = 1000
 UNFLUSHED_MAX = 500

@@ -12,12 +12,12 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from services import errors, logs
-from services.errors import InvalidArgument, InvalidConfig, SteleError
 from stele.cli.output import OutputFormat, say, stderr, working
 from stele.client import Client, connect
 from stele.local.cluster import LocalCluster
 from stele.local.errors import NoCluster
+from stele.services import errors, logs
+from stele.services.errors import InvalidArgument, InvalidConfig, SteleError
 
 T = TypeVar("T")
 ORDER = [

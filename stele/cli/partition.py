@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from services.errors import PartitionNotFound
 from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, Server, TopicName, examples, group, with_client
 from stele.cli.output import OutputFormat, show, show_facts, show_rows, size
 from stele.client import Client
 from stele.model import PartitionInfo
+from stele.services.errors import PartitionNotFound
 
 app = group("Partitions: leaders, owners, replicas.")
 

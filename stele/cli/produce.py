@@ -13,13 +13,13 @@ from typing import Annotated
 
 import typer
 
-from services.errors import InvalidArgument, SteleError
-from services.topics import parse_topic
 from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Server, TopicName, examples, with_client
 from stele.cli.output import progress, say, size
 from stele.client import Client
 from stele.errors import InputUnreadable
 from stele.model import SendResult
+from stele.services.errors import InvalidArgument, SteleError
+from stele.services.topics import parse_topic
 
 READ_BYTES = 256 * 1024
 QUEUED_CHUNKS_MAX = 8

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from services.errors import InvalidArgument
 from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, Server, examples, group, with_client
 from stele.cli.output import OutputFormat, moment, show, show_facts, show_json, show_rows, size
 from stele.client import Client
 from stele.model import PartitionInfo, StoreInfo
+from stele.services.errors import InvalidArgument
 
 app = group("Stores: the datanodes and what they hold.")
 

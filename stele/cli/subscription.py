@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from services.errors import InvalidArgument, SubscriptionNotFound
 from stele.cli.options import (
     DEFAULT_DIRECTORY,
     Directory,
@@ -23,6 +22,7 @@ from stele.cli.options import (
 from stele.cli.output import OutputFormat, say, show, show_json
 from stele.client import Client
 from stele.model import SubscriptionInfo
+from stele.services.errors import InvalidArgument, SubscriptionNotFound
 
 app = group("Subscriptions: positions, backlogs, consumers.")
 SubscriptionName = Annotated[str, typer.Argument(metavar="SUBSCRIPTION", help="Name of the subscription.")]

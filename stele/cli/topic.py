@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from services.errors import InvalidArgument
-from services.topics import Retention, check_retention
 from stele.cli.options import (
     DEFAULT_DIRECTORY,
     Directory,
@@ -23,6 +21,8 @@ from stele.cli.output import OutputFormat, moment, say, show, show_facts, show_j
 from stele.cli.units import bytes_of, ms_of, span
 from stele.client import Client
 from stele.model import PartitionInfo, TopicInfo
+from stele.services.errors import InvalidArgument
+from stele.services.topics import Retention, check_retention
 
 app = group("Topics: create, list, look at, alter, remove.")
 RetentionBytes = Annotated[

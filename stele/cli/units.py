@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from services.errors import InvalidArgument
-from services.settings import parse_size
+from stele.services.errors import InvalidArgument
+from stele.services.settings import parse_size
 
 _SPAN = re.compile(r"(\d+)\s*([a-z]+)")
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}

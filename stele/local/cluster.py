@@ -24,11 +24,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.errors import InvalidArgument
 from stele.local.errors import NoCluster, NoSuchProcess, ProcessFailed
 from stele.local.processes import POLL_S, Identity, ProcessState, free_port, last_words, launch, read_json
 from stele.local.state import ROLES, ZOOKEEPER, ClusterSpec, ClusterState, ProcessRecord, StateDirectory
 from stele.local.zookeeper import ZooKeeperServer
+from stele.services.errors import InvalidArgument
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0  # a role drains for up to 10 s and stops within 5
@@ -208,7 +208,7 @@ class LocalCluster:
         env = {k: v for k, v in self._env.items() if not k.startswith("STELE_") or k in _KEPT_VARIABLES}
         env |= {"STELE_RUN_FILE": str(run_path), "PYTHONUNBUFFERED": "1"}
         log_bytes = log_path.stat().st_size if log_path.exists() else 0
-        identity = launch([sys.executable, "-m", record.role, *flags], log_path, env, self.directory)
+        identity = launch([sys.executable, "-m", f"stele.{record.role}", *flags], log_path, env, self.directory)
         record.pid, record.started = identity.pid, identity.started
         self.files.save(state)
         return log_bytes

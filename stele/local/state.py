@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.errors import InvalidArgument
 from stele.local.errors import ClusterBusy, NoCluster
 from stele.local.processes import POLL_S, Identity, read_json, write_json
+from stele.services.errors import InvalidArgument
 
 FORMAT = 1
 ROLES: dict[str, str] = {"ns": "nameserver", "dn": "datanode", "br": "broker"}  # prefix of the name → package

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from services.errors import PortTaken, StorageFailed, Timeout, ToolMissing
+from stele.services.errors import PortTaken, StorageFailed, Timeout, ToolMissing
 
 OFFICIAL_IMAGE, OWN_IMAGE = "zookeeper:3.9", "stele-zookeeper"  # the second is built from deploy/zookeeper
 DEBIAN_JAR_FOLDERS = ("/usr/share/java", "/usr/share/java/zookeeper")

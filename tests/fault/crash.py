@@ -26,7 +26,7 @@ from typing import NoReturn
 
 import structlog
 
-from datanode.storage import opener
+from stele.datanode.storage import opener
 from tests.fault.replica_life import Judge, Worker
 
 SEGMENT_BYTES = 16 * 1024

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 
 from crc32c import crc32c
 
-from datanode.log import SegmentLog
-from services.errors import DiskFull, LogDamaged
-from services.raft.storage import MEMBERSHIP, Entry, Members, OpenStorage, Snapshot, is_ahead
+from stele.datanode.log import SegmentLog
+from stele.services.errors import DiskFull, LogDamaged
+from stele.services.raft.storage import MEMBERSHIP, Entry, Members, OpenStorage, Snapshot, is_ahead
 
 SNAPSHOTS_MAX = 4
 CHUNK_BYTES = 900

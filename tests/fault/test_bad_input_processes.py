@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import stele
-from services.errors import PortTaken
 from stele.local.zookeeper import ZooKeeperServer
+from stele.services.errors import PortTaken
 from tests.support.cluster import ClusterUnderTest, cluster_fixture
 from tests.support.eventually import eventually
 from tests.support.ledger import Ledger
@@ -53,7 +53,7 @@ class Beside:
         flags |= {key.replace("_", "-"): value for key, value in settings.items()}
         async with self._places:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", role),
+                *(sys.executable, "-m", f"stele.{role}"),
                 *(part for key, value in flags.items() if value is not None for part in (f"--{key}", str(value))),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,

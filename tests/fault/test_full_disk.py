@@ -19,13 +19,13 @@ from typing import Protocol
 import pytest
 
 import stele
-from services.errors import DiskFull, SteleError, Timeout
-from services.pb import nameserver_pb2
-from services.rpc.channels import Channels
-from services.rpc.nameservers import NameserverClient
 from stele.errors import SendTimedOut
 from stele.local.cluster import LocalCluster
 from stele.local.state import ClusterSpec
+from stele.services.errors import DiskFull, SteleError, Timeout
+from stele.services.pb import nameserver_pb2
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.nameservers import NameserverClient
 from tests.support.cluster import ClusterUnderTest, remove_cluster
 from tests.support.eventually import eventually
 from tests.support.ledger import Ledger
@@ -358,7 +358,7 @@ async def test_a_new_datanode_on_a_full_disk_says_so(disks: Disks, ledger: Ledge
     cluster = disks.cluster.local
     place = cluster.files.data_path("dn1") / "new"
     ran = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "datanode", "--name", "dn9", "--data-dir", str(place)),
+        *(sys.executable, "-m", "stele.datanode", "--name", "dn9", "--data-dir", str(place)),
         *("--cluster", cluster.files.load().cluster, "--zookeeper", cluster.zookeeper_hosts, "--log-format", "json"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

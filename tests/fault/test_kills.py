@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import stele
-from lab.checker import judge
-from lab.faults import Faults
-from lab.history import History
-from lab.load import Load
+from stele.lab.checker import judge
+from stele.lab.faults import Faults
+from stele.lab.history import History
+from stele.lab.load import Load
 from tests.support.cluster import ClusterUnderTest, cluster_fixture
 from tests.support.eventually import eventually
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from lab.variants.h7_counts_the_cache import CountsCachedNames, CountsTheCache
-from lab.variants.h7_forgets_a_vote import WritesInPlace
-from lab.variants.h7_forgets_to_sync import ForgetsToSyncFiles, ForgetsToSyncFolders
-from lab.variants.h7_leaves_what_a_sync_lost import LeavesEntries
-from lab.variants.h8_names_before_syncing import NamesBeforeSyncing
-from lab.variants.h8_truncates_oldest_first import TruncatesOldestFirst
-from services.errors import LogDamaged
+from stele.lab.variants.h7_counts_the_cache import CountsCachedNames, CountsTheCache
+from stele.lab.variants.h7_forgets_a_vote import WritesInPlace
+from stele.lab.variants.h7_forgets_to_sync import ForgetsToSyncFiles, ForgetsToSyncFolders
+from stele.lab.variants.h7_leaves_what_a_sync_lost import LeavesEntries
+from stele.lab.variants.h8_names_before_syncing import NamesBeforeSyncing
+from stele.lab.variants.h8_truncates_oldest_first import TruncatesOldestFirst
+from stele.services.errors import LogDamaged
 from tests.fault.power_loss import Life
 
 LIVES = 300
@@ -50,7 +50,7 @@ def test_h7_h8_h10_what_was_promised_survives_a_power_loss_at_any_step_of_a_life
 )
 def test_the_lives_find_a_wrong_part(part: str, variant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if part != "fs":
-        monkeypatch.setattr(f"datanode.storage.{part}", variant)
+        monkeypatch.setattr(f"stele.datanode.storage.{part}", variant)
     for seed in itertools.count():
         assert seed < VARIANT_LIVES_MAX, "it was taken for right"
         try:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from datanode import commands
-from datanode.commands import EARLIEST, Ack, CreateCursor, Trim
-from datanode.log import frames, terms
-from datanode.log.segments import Header, SegmentIndex
-from datanode.log.snapshot_format import SnapshotHeader
-from datanode.partition import Partition
-from services import batch
-from services.batch import Record
-from services.raft.storage import Entry, Members, Snapshot
+from stele.datanode import commands
+from stele.datanode.commands import EARLIEST, Ack, CreateCursor, Trim
+from stele.datanode.log import frames, terms
+from stele.datanode.log.segments import Header, SegmentIndex
+from stele.datanode.log.snapshot_format import SnapshotHeader
+from stele.datanode.partition import Partition
+from stele.services import batch
+from stele.services.batch import Record
+from stele.services.raft.storage import Entry, Members, Snapshot
 from tests.fuzz.targets import SEED
 
 

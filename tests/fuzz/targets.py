@@ -13,14 +13,14 @@ from pathlib import Path
 
 from crc32c import crc32c
 
-from datanode import commands
-from datanode.log import SegmentLog, SnapshotFiles, frames, terms
-from datanode.log.segments import HEADER_BYTES, Header, SegmentIndex, read_header, segment_name
-from datanode.log.snapshot_format import SnapshotHeader, decode_header, snapshot_name
-from datanode.packing import SnapshotDamaged
-from datanode.partition import Partition
-from services.errors import BatchCorrupt, LogDamaged
-from services.raft.storage import Entry, Members, Snapshot
+from stele.datanode import commands
+from stele.datanode.log import SegmentLog, SnapshotFiles, frames, terms
+from stele.datanode.log.segments import HEADER_BYTES, Header, SegmentIndex, read_header, segment_name
+from stele.datanode.log.snapshot_format import SnapshotHeader, decode_header, snapshot_name
+from stele.datanode.packing import SnapshotDamaged
+from stele.datanode.partition import Partition
+from stele.services.errors import BatchCorrupt, LogDamaged
+from stele.services.raft.storage import Entry, Members, Snapshot
 from tests.support.disks import SimulatedDisk
 
 FOLDER = Path("/groups/1")

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from crc32c import crc32c
 
-from datanode.log import OsFileSystem, SegmentLog, SnapshotFiles, frames
-from datanode.log.segments import HEADER_BYTES, Header, SegmentIndex, segment_name
-from datanode.log.snapshot_format import SnapshotHeader, snapshot_name
-from datanode.packing import SnapshotDamaged
-from datanode.partition import Partition
-from services.errors import LogDamaged
-from services.raft.storage import Members, Snapshot
+from stele.datanode.log import OsFileSystem, SegmentLog, SnapshotFiles, frames
+from stele.datanode.log.segments import HEADER_BYTES, Header, SegmentIndex, segment_name
+from stele.datanode.log.snapshot_format import SnapshotHeader, snapshot_name
+from stele.datanode.packing import SnapshotDamaged
+from stele.datanode.partition import Partition
+from stele.services.errors import LogDamaged
+from stele.services.raft.storage import Members, Snapshot
 from tests.fuzz.seeds import seeds
 from tests.unit.log.logs import entries
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from datanode.outcomes import Outcome
-from services.errors import SteleError
-from services.pb import raft_pb2 as pb
-from services.raft.library import CANDIDATE, LEADER
-from services.raft.storage import Entry
+from stele.datanode.outcomes import Outcome
+from stele.services.errors import SteleError
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.library import CANDIDATE, LEADER
+from stele.services.raft.storage import Entry
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process, Store

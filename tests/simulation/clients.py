@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from services.errors import ConnectionBroken, SteleError
+from stele.services.errors import ConnectionBroken, SteleError
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process

@@ -13,9 +13,9 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from services.pb import raft_pb2 as pb
-from services.raft.liveness import Liveness
-from services.raft.registry import Registry
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.liveness import Liveness
+from stele.services.raft.registry import Registry
 from tests.simulation.transfer import Transfer
 
 if TYPE_CHECKING:

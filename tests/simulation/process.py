@@ -13,15 +13,15 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any
 
-import datanode.log.log as log_module
-from datanode.directory import GroupSpec
-from datanode.outcomes import Outcome, TrimOutcome
-from datanode.replica import Replica
-from datanode.storage import RECOVERING_NAME, GroupStorage, opener
-from services.errors import SteleError
-from services.raft import membership
-from services.raft.group import Group
-from services.raft.registry import Registry
+import stele.datanode.log.log as log_module
+from stele.datanode.directory import GroupSpec
+from stele.datanode.outcomes import Outcome, TrimOutcome
+from stele.datanode.replica import Replica
+from stele.datanode.storage import RECOVERING_NAME, GroupStorage, opener
+from stele.services.errors import SteleError
+from stele.services.raft import membership
+from stele.services.raft.group import Group
+from stele.services.raft.registry import Registry
 from tests.simulation.loop import Latency, SimulatedLoop
 from tests.support.disks import SimulatedDisk
 

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from services.errors import ConnectionBroken, SnapshotNotFound, SteleError
-from services.raft.storage import SnapshotSource
+from stele.services.errors import ConnectionBroken, SnapshotNotFound, SteleError
+from stele.services.raft.storage import SnapshotSource
 
 if TYPE_CHECKING:
     from tests.simulation.network import Network

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import services.raft.group as group_module
-import services.raft.registry as registry_module
+import stele.services.raft.group as group_module
+import stele.services.raft.registry as registry_module
 
 _PLACES: dict[str, Any] = {
     "Engine": group_module,
@@ -25,7 +25,7 @@ def load(name: str) -> list[type]:
     found: list[type] = []
     for one in name.split(","):
         module, _, class_name = one.partition(":")
-        found.append(getattr(importlib.import_module(f"lab.variants.{module}"), class_name))
+        found.append(getattr(importlib.import_module(f"stele.lab.variants.{module}"), class_name))
     return found
 
 

@@ -12,10 +12,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datanode import commands
-from datanode.outcomes import Appended, AppendOutcome, CursorOutcome, FenceOutcome, Outcome, Refused, TrimOutcome
-from services import batch
-from services.errors import Fenced, NotLeader, SteleError
+from stele.datanode import commands
+from stele.datanode.outcomes import Appended, AppendOutcome, CursorOutcome, FenceOutcome, Outcome, Refused, TrimOutcome
+from stele.services import batch
+from stele.services.errors import Fenced, NotLeader, SteleError
 from tests.simulation.checks import Violation
 from tests.simulation.clients import Call
 

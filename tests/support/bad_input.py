@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Awaitable
 import pytest
 
 import stele
-from services.errors import (
+from stele.services.errors import (
     SteleError,
 )
-from services.rpc.channels import Channels
+from stele.services.rpc.channels import Channels
 from tests.support.cluster import ClusterUnderTest
 from tests.support.ledger import Ledger
 

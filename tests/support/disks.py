@@ -1,4 +1,4 @@
-"""A disk that forgets: datanode.log.FileSystem in memory, with crashes and faults.
+"""A disk that forgets: stele.datanode.log.FileSystem in memory, with crashes and faults.
 
 What it models, as strictly as POSIX allows:
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from datanode.log.files import File
+from stele.datanode.log.files import File
 
 SECTOR_BYTES = 512
 Operation = Literal["create", "open", "pread", "pwrite", "truncate", "fdatasync", "rename", "unlink", "fsync_dir"]

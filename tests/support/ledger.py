@@ -17,8 +17,8 @@ import asyncio
 import itertools
 
 import stele
-from services.errors import SteleError
 from stele.model import SendResult
+from stele.services.errors import SteleError
 
 QUIET_S = 0.3
 DELIVERY_S = 30.0

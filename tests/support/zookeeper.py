@@ -16,9 +16,9 @@ from pathlib import Path
 
 from kazoo.client import KazooClient
 
-from services.coordination.records import Incarnation
-from services.coordination.session import Session
 from stele.local.zookeeper import ZooKeeperServer
+from stele.services.coordination.records import Incarnation
+from stele.services.coordination.session import Session
 
 SESSION_TIMEOUT_S = 1.5
 _numbers = itertools.count(1)

@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 
 import stele
-from services.errors import InvalidArgument
-from services.rpc.channels import Channels, call
-from services.rpc.status import typed_errors
+from stele.services.errors import InvalidArgument
+from stele.services.rpc.channels import Channels, call
+from stele.services.rpc.status import typed_errors
 from tests.support.bad_input import MESSAGES, refused
 from tests.support.cluster import ClusterUnderTest, cluster_fixture
 from tests.support.eventually import eventually

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import stele
-from services import batch
-from services.batch import Record
-from services.config import MESSAGE_BYTES_MAX
-from services.errors import (
+from stele.services import batch
+from stele.services.batch import Record
+from stele.services.config import MESSAGE_BYTES_MAX
+from stele.services.errors import (
     BatchCorrupt,
     ClusterMismatch,
     Fenced,
@@ -32,7 +32,7 @@ from services.errors import (
     SubscriptionNotFound,
     TopicNotFound,
 )
-from services.pb import (
+from stele.services.pb import (
     broker_pb2,
     broker_pb2_grpc,
     datanode_pb2,
@@ -42,8 +42,8 @@ from services.pb import (
     raft_pb2,
     raft_pb2_grpc,
 )
-from services.rpc.channels import Channels, call
-from services.rpc.status import from_pb, typed_errors
+from stele.services.rpc.channels import Channels, call
+from stele.services.rpc.status import from_pb, typed_errors
 from tests.support.bad_input import PARTITIONS, check_error, refused
 from tests.support.cluster import ClusterUnderTest, cluster_fixture
 from tests.support.ledger import Ledger

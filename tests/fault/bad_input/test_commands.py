@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import stele
-from services.errors import (
+from stele.services.errors import (
     InvalidArgument,
     MessageTooLarge,
     NamespaceNotFound,

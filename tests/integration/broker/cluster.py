@@ -9,16 +9,16 @@ from typing import Any
 
 import grpc
 
-from broker.server import BrokerServicer
-from broker.serving import Build, Serving
-from datanode.partition import Partition
-from services.batch import Record, decode, encode
-from services.errors import SteleError
-from services.pb import broker_pb2 as pb
-from services.pb import broker_pb2_grpc, datanode_pb2, nameserver_pb2
-from services.rpc.channels import Channels
-from services.rpc.servers import Server
-from services.rpc.status import from_pb
+from stele.broker.server import BrokerServicer
+from stele.broker.serving import Build, Serving
+from stele.datanode.partition import Partition
+from stele.services.batch import Record, decode, encode
+from stele.services.errors import SteleError
+from stele.services.pb import broker_pb2 as pb
+from stele.services.pb import broker_pb2_grpc, datanode_pb2, nameserver_pb2
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.servers import Server
+from stele.services.rpc.status import from_pb
 from tests.integration.broker.in_memory_datanodes import Group, InMemoryDatanode
 from tests.support.eventually import eventually
 

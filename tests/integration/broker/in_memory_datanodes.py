@@ -7,16 +7,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from datanode import commands
-from datanode.commands import EARLIEST, LATEST, Position, Start
-from datanode.outcomes import Appended, AppendOutcome, CursorOutcome, DeleteOutcome, FenceOutcome, Refused
-from datanode.partition import Partition
-from services.batch import decode, read_header
-from services.errors import GroupNotFound, NotLeader, NotReady, OffsetOutOfRange, SteleError
-from services.pb import datanode_pb2 as pb
-from services.pb import datanode_pb2_grpc
-from services.rpc.servers import Server
-from services.rpc.status import to_wire
+from stele.datanode import commands
+from stele.datanode.commands import EARLIEST, LATEST, Position, Start
+from stele.datanode.outcomes import Appended, AppendOutcome, CursorOutcome, DeleteOutcome, FenceOutcome, Refused
+from stele.datanode.partition import Partition
+from stele.services.batch import decode, read_header
+from stele.services.errors import GroupNotFound, NotLeader, NotReady, OffsetOutOfRange, SteleError
+from stele.services.pb import datanode_pb2 as pb
+from stele.services.pb import datanode_pb2_grpc
+from stele.services.rpc.servers import Server
+from stele.services.rpc.status import to_wire
 
 
 class Group:

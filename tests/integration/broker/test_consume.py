@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.errors import (
+from stele.services.errors import (
     ConsumerBusy,
     InvalidArgument,
     NotOwner,
@@ -15,9 +15,9 @@ from services.errors import (
     SubscriptionReset,
     TopicNotFound,
 )
-from services.pb import broker_pb2 as pb
-from services.rpc.channels import call
-from services.rpc.status import from_pb
+from stele.services.pb import broker_pb2 as pb
+from stele.services.rpc.channels import call
+from stele.services.rpc.status import from_pb
 from tests.integration.broker.cluster import TOPIC, BrokerUnderTest, Cluster, Consumer
 from tests.support.eventually import eventually
 

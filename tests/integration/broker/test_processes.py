@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 import stele
-from services.errors import NotOwner
-from services.pb import broker_pb2_grpc
 from stele.local.processes import ProcessState
+from stele.services.errors import NotOwner
+from stele.services.pb import broker_pb2_grpc
 from tests.integration.broker.cluster import Producer, batch
 from tests.support.cluster import ClusterUnderTest, cluster, cluster_fixture  # noqa: F401
 from tests.support.eventually import eventually

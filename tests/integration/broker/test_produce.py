@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.errors import (
+from stele.services.errors import (
     BatchCorrupt,
     InvalidArgument,
     NotOwner,
@@ -16,7 +16,7 @@ from services.errors import (
     SteleError,
     TopicNotFound,
 )
-from services.pb import datanode_pb2
+from stele.services.pb import datanode_pb2
 from tests.integration.broker.cluster import Cluster, batch
 from tests.support.eventually import eventually
 

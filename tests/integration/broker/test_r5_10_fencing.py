@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker.partitions import Partition as Replicas
-from broker.serving import Build
-from datanode.partition import Partition
-from lab.variants.r5_10_broker_borrows_epoch import BorrowsEpoch
-from lab.variants.r5_10_partition_ignores_epoch import IgnoresEpoch
-from services.errors import NotOwner
+from stele.broker.partitions import Partition as Replicas
+from stele.broker.serving import Build
+from stele.datanode.partition import Partition
+from stele.lab.variants.r5_10_broker_borrows_epoch import BorrowsEpoch
+from stele.lab.variants.r5_10_partition_ignores_epoch import IgnoresEpoch
+from stele.services.errors import NotOwner
 from tests.integration.broker.cluster import Cluster, batch
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually

@@ -13,12 +13,12 @@ from typing import Any
 
 import structlog
 
-from services.coordination import election as elections
-from services.coordination.election import Election
-from services.coordination.nodes import ANY_VERSION
-from services.coordination.records import CounterRecord, MemberRecord
-from services.coordination.session import Session
-from services.errors import CoordinationUnknown, SteleError
+from stele.services.coordination import election as elections
+from stele.services.coordination.election import Election
+from stele.services.coordination.nodes import ANY_VERSION
+from stele.services.coordination.records import CounterRecord, MemberRecord
+from stele.services.coordination.session import Session
+from stele.services.errors import CoordinationUnknown, SteleError
 
 WRITE_PATH = "stores/alloc"
 
@@ -77,9 +77,9 @@ if __name__ == "__main__":
         parser.add_argument(f"--{option}", required=True)
     parser.add_argument("--timeout", type=float, default=1.5)
     parser.add_argument("--campaign", action="store_true")
-    parser.add_argument("--hold", default="services.coordination.names:NameHold")
-    parser.add_argument("--member", default="services.coordination.members:Membership")
-    parser.add_argument("--leadership", default="services.coordination.election:Leadership")
+    parser.add_argument("--hold", default="stele.services.coordination.names:NameHold")
+    parser.add_argument("--member", default="stele.services.coordination.members:Membership")
+    parser.add_argument("--leadership", default="stele.services.coordination.election:Leadership")
     try:
         asyncio.run(main(parser.parse_args()))
     except SteleError as refused:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.variants.election_without_epoch import LeadershipWithoutEpoch
-from services.coordination import election as elections
-from services.coordination.election import Election, Leadership
-from services.coordination.metadata import MetadataStore
-from services.coordination.records import CounterRecord
-from services.coordination.session import Session
-from services.errors import LeadershipLost
+from stele.lab.variants.election_without_epoch import LeadershipWithoutEpoch
 from stele.local.zookeeper import ZooKeeperServer
+from stele.services.coordination import election as elections
+from stele.services.coordination.election import Election, Leadership
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.records import CounterRecord
+from stele.services.coordination.session import Session
+from stele.services.errors import LeadershipLost
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually
 from tests.support.zookeeper import Sessions, end_session, open_session

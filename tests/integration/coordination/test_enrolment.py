@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.variants.r1_8_campaigns_first import CampaignsFirst
-from services.coordination.election import Election
-from services.coordination.enrolment import Enrolment, Step
-from services.coordination.members import Membership
-from services.coordination.mirror import Mirror
-from services.coordination.names import NameHold
-from services.coordination.records import LeaderRecord, MemberRecord
-from services.errors import NameTaken
+from stele.lab.variants.r1_8_campaigns_first import CampaignsFirst
+from stele.services.coordination.election import Election
+from stele.services.coordination.enrolment import Enrolment, Step
+from stele.services.coordination.members import Membership
+from stele.services.coordination.mirror import Mirror
+from stele.services.coordination.names import NameHold
+from stele.services.coordination.records import LeaderRecord, MemberRecord
+from stele.services.errors import NameTaken
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually
 from tests.support.zookeeper import Sessions

@@ -7,20 +7,20 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.variants.r5_2_trusts_the_write import TrustsTheWrite
-from lab.variants.r5_3_adopts_a_leftover import AdoptsALeftover
-from lab.variants.r5_4_adopts_the_previous_session import AdoptsThePreviousSession, OwnPastIsAStranger
-from lab.variants.r5_5_overwrites_the_live import OverwritesTheLive
-from lab.variants.r5_6_assumes_the_outcome import AssumesFailure, AssumesSuccess
-from lab.variants.r5_7_registers_once import ComesBackAfterLeaving, RegistersOnce
-from lab.variants.r5_8_works_in_callbacks import StormsBack, WorksInCallbacks
-from services.coordination.members import Membership, live, live_in
-from services.coordination.mirror import Mirror
-from services.coordination.names import NameHold, register_name
-from services.coordination.nodes import Op
-from services.coordination.records import MemberRecord, decode, encode
-from services.coordination.session import Session
-from services.errors import NameTaken, SteleError
+from stele.lab.variants.r5_2_trusts_the_write import TrustsTheWrite
+from stele.lab.variants.r5_3_adopts_a_leftover import AdoptsALeftover
+from stele.lab.variants.r5_4_adopts_the_previous_session import AdoptsThePreviousSession, OwnPastIsAStranger
+from stele.lab.variants.r5_5_overwrites_the_live import OverwritesTheLive
+from stele.lab.variants.r5_6_assumes_the_outcome import AssumesFailure, AssumesSuccess
+from stele.lab.variants.r5_7_registers_once import ComesBackAfterLeaving, RegistersOnce
+from stele.lab.variants.r5_8_works_in_callbacks import StormsBack, WorksInCallbacks
+from stele.services.coordination.members import Membership, live, live_in
+from stele.services.coordination.mirror import Mirror
+from stele.services.coordination.names import NameHold, register_name
+from stele.services.coordination.nodes import Op
+from stele.services.coordination.records import MemberRecord, decode, encode
+from stele.services.coordination.session import Session
+from stele.services.errors import NameTaken, SteleError
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually
 from tests.support.zookeeper import Sessions, end_session

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.variants.r5_1_put_drops_its_options import PutDropsItsOptions, RetryDropsItsOptions
-from services.coordination.metadata import MetadataStore
-from services.coordination.records import CounterRecord, MemberRecord, PartitionRecord
-from services.coordination.session import Session
-from services.errors import CoordinationUnknown, RecordExists, RecordMissing, RecordUnreadable, VersionConflict
+from stele.lab.variants.r5_1_put_drops_its_options import PutDropsItsOptions, RetryDropsItsOptions
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.records import CounterRecord, MemberRecord, PartitionRecord
+from stele.services.coordination.session import Session
+from stele.services.errors import CoordinationUnknown, RecordExists, RecordMissing, RecordUnreadable, VersionConflict
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually
 from tests.support.zookeeper import Sessions

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from services.coordination.metadata import MetadataStore
-from services.coordination.mirror import Mirror
-from services.coordination.records import CounterRecord, TopicRecord
 from stele.local.zookeeper import ZooKeeperServer
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.mirror import Mirror
+from stele.services.coordination.records import CounterRecord, TopicRecord
 from tests.support.eventually import eventually
 from tests.support.zookeeper import Sessions, end_session, open_session
 

@@ -7,21 +7,21 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.variants.r1_1_unknown_is_absent import UnknownIsAbsent
-from lab.variants.r1_2_absent_is_different import AbsentIsDifferent
-from lab.variants.r1_3_lost_race_is_an_error import LostRaceIsAnError
-from lab.variants.r1_4_present_is_taken import PresentIsTaken
-from lab.variants.r1_5_takes_from_the_live import TakesFromTheLive
-from lab.variants.r1_6_takes_over_blindly import NeverTakesOver, TakesOverBlindly
-from lab.variants.r1_7_checks_then_writes import ChecksThenWrites
-from lab.variants.r1_9_own_past_is_a_stranger import OwnPastIsAStranger
-from services.coordination import incarnation
-from services.coordination.election import Election
-from services.coordination.metadata import MetadataStore
-from services.coordination.names import Decision, NameHold, Seen, register_name
-from services.coordination.records import Incarnation, NameRecord
-from services.coordination.session import Session
-from services.errors import CoordinationUnknown, NameTaken
+from stele.lab.variants.r1_1_unknown_is_absent import UnknownIsAbsent
+from stele.lab.variants.r1_2_absent_is_different import AbsentIsDifferent
+from stele.lab.variants.r1_3_lost_race_is_an_error import LostRaceIsAnError
+from stele.lab.variants.r1_4_present_is_taken import PresentIsTaken
+from stele.lab.variants.r1_5_takes_from_the_live import TakesFromTheLive
+from stele.lab.variants.r1_6_takes_over_blindly import NeverTakesOver, TakesOverBlindly
+from stele.lab.variants.r1_7_checks_then_writes import ChecksThenWrites
+from stele.lab.variants.r1_9_own_past_is_a_stranger import OwnPastIsAStranger
+from stele.services.coordination import incarnation
+from stele.services.coordination.election import Election
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.names import Decision, NameHold, Seen, register_name
+from stele.services.coordination.records import Incarnation, NameRecord
+from stele.services.coordination.session import Session
+from stele.services.errors import CoordinationUnknown, NameTaken
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually
 from tests.support.zookeeper import Sessions

@@ -9,15 +9,15 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from lab.variants.election_without_epoch import LeadershipWithoutEpoch
-from lab.variants.r1_9_own_past_is_a_stranger import OwnPastIsAStranger
-from lab.variants.r5_4_adopts_the_previous_session import AdoptsThePreviousSession
-from lab.variants.r5_9_registers_for_good import RegistersForGood
-from services.coordination.election import Election, Leadership
-from services.coordination.members import Membership, live
-from services.coordination.metadata import MetadataStore
-from services.coordination.names import NameHold
-from services.coordination.records import CounterRecord, NameRecord
+from stele.lab.variants.election_without_epoch import LeadershipWithoutEpoch
+from stele.lab.variants.r1_9_own_past_is_a_stranger import OwnPastIsAStranger
+from stele.lab.variants.r5_4_adopts_the_previous_session import AdoptsThePreviousSession
+from stele.lab.variants.r5_9_registers_for_good import RegistersForGood
+from stele.services.coordination.election import Election, Leadership
+from stele.services.coordination.members import Membership, live
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.names import NameHold
+from stele.services.coordination.records import CounterRecord, NameRecord
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually
 from tests.support.zookeeper import SESSION_TIMEOUT_S, Sessions, end_session

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from services.errors import PortTaken
 from stele.local.zookeeper import ZooKeeperServer, four_letters
+from stele.services.errors import PortTaken
 from tests.support.zookeeper import open_session
 
 

@@ -11,19 +11,19 @@ from typing import Any
 
 import structlog
 
-from datanode.role import Datanode, Parts
-from nameserver.role import Nameserver
-from services.config import DatanodeConfig, NameserverConfig
-from services.coordination.members import Membership, live
-from services.coordination.records import MemberRecord
-from services.coordination.session import Session
-from services.errors import SteleError, StoreTombstone, StoreUnknown
-from services.pb import datanode_pb2 as pb
-from services.pb import datanode_pb2_grpc, nameserver_pb2, nameserver_pb2_grpc
-from services.process import Runtime
-from services.rpc.channels import Channels, call
-from services.rpc.servers import Server
-from services.rpc.status import from_pb
+from stele.datanode.role import Datanode, Parts
+from stele.nameserver.role import Nameserver
+from stele.services.config import DatanodeConfig, NameserverConfig
+from stele.services.coordination.members import Membership, live
+from stele.services.coordination.records import MemberRecord
+from stele.services.coordination.session import Session
+from stele.services.errors import SteleError, StoreTombstone, StoreUnknown
+from stele.services.pb import datanode_pb2 as pb
+from stele.services.pb import datanode_pb2_grpc, nameserver_pb2, nameserver_pb2_grpc
+from stele.services.process import Runtime
+from stele.services.rpc.channels import Channels, call
+from stele.services.rpc.servers import Server
+from stele.services.rpc.status import from_pb
 from tests.support.eventually import eventually
 from tests.support.zookeeper import SESSION_TIMEOUT_S
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from services import batch
-from services.errors import (
+from stele.services import batch
+from stele.services.errors import (
     BatchCorrupt,
     Fenced,
     GroupNotFound,
@@ -16,8 +16,8 @@ from services.errors import (
     NotLeader,
     OutOfOrderSequence,
 )
-from services.pb import datanode_pb2 as pb
-from services.rpc.status import from_pb
+from stele.services.pb import datanode_pb2 as pb
+from stele.services.rpc.status import from_pb
 from tests.integration.datanode.cluster import Cluster
 from tests.support.eventually import eventually
 from tests.unit.datanode.entries import make_batch
@@ -228,7 +228,7 @@ async def test_entries_of_which_only_parts_are_stored_are_bounded(
 ) -> None:
     """A producer that sends nothing but gaps and retries uses up what the index may remember of them; from then on the log takes
     only what is stored whole, and everything is answered as before."""
-    monkeypatch.setattr("datanode.offsets.PARTIAL_BYTES_MAX", 10 * 17)
+    monkeypatch.setattr("stele.datanode.offsets.PARTIAL_BYTES_MAX", 10 * 17)
     [node] = await datanodes.start(1)
     await datanodes.create(1)
     [first] = await datanodes.appended(1, make_batch(2, producer_id=7))

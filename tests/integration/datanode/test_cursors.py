@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.errors import Fenced, InvalidArgument, NotLeader, SubscriptionNotFound
-from services.pb import datanode_pb2 as pb
+from stele.services.errors import Fenced, InvalidArgument, NotLeader, SubscriptionNotFound
+from stele.services.pb import datanode_pb2 as pb
 from tests.integration.datanode.cluster import Cluster
 from tests.support.eventually import eventually
 from tests.unit.datanode.entries import make_batch

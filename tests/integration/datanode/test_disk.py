@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from datanode.log import File, OsFileSystem
-from datanode.role import Parts
-from services.errors import DiskFull, SteleError
-from services.pb import datanode_pb2 as pb
+from stele.datanode.log import File, OsFileSystem
+from stele.datanode.role import Parts
+from stele.services.errors import DiskFull, SteleError
+from stele.services.pb import datanode_pb2 as pb
 from tests.integration.datanode.cluster import Cluster, Node
 from tests.support.eventually import eventually
 from tests.unit.datanode.entries import make_batch

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from services.coordination.members import live
-from services.pb import datanode_pb2 as pb
-from services.pb import datanode_pb2_grpc
-from services.rpc.channels import Channels
+from stele.services.coordination.members import live
+from stele.services.pb import datanode_pb2 as pb
+from stele.services.pb import datanode_pb2_grpc
+from stele.services.rpc.channels import Channels
 from tests.integration.datanode.cluster import Cluster, cluster
 from tests.support.eventually import eventually
 from tests.support.zookeeper import SESSION_TIMEOUT_S, unique_cluster_name
@@ -26,7 +26,7 @@ from tests.unit.datanode.entries import make_batch
 
 
 class Process:
-    """``python -m datanode``."""
+    """``python -m stele.datanode``."""
 
     def __init__(self, made: Cluster, name: str, data_dir: Path, **settings: object) -> None:
         self.name = name
@@ -49,7 +49,7 @@ class Process:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "datanode",
+            "stele.datanode",
             *self._arguments,
             env={**os.environ, "STELE_RUN_FILE": str(self.run_file)},
             stdout=asyncio.subprocess.DEVNULL,

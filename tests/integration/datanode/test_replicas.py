@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from datanode.watch import status_of
-from services.errors import Fenced, GroupNotFound, InvalidArgument, StoreMismatch, StoreTombstone
-from services.pb import datanode_pb2 as pb
+from stele.datanode.watch import status_of
+from stele.services.errors import Fenced, GroupNotFound, InvalidArgument, StoreMismatch, StoreTombstone
+from stele.services.pb import datanode_pb2 as pb
 from tests.integration.datanode.cluster import Cluster, Node
 from tests.support.eventually import eventually
 from tests.unit.datanode.entries import make_batch

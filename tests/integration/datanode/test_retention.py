@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from datanode.directory import DataDirectory
-from datanode.replica import Replica
-from datanode.retention import start_due
-from datanode.role import Parts
-from services.batch import decode
-from services.errors import OffsetOutOfRange, SteleError
-from services.pb import datanode_pb2 as pb
+from stele.datanode.directory import DataDirectory
+from stele.datanode.replica import Replica
+from stele.datanode.retention import start_due
+from stele.datanode.role import Parts
+from stele.services.batch import decode
+from stele.services.errors import OffsetOutOfRange, SteleError
+from stele.services.pb import datanode_pb2 as pb
 from tests.integration.datanode.cluster import Cluster, Node
 from tests.integration.datanode.test_disk import MIB, Meter
 from tests.support.eventually import eventually

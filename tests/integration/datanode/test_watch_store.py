@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from datanode.watch import watch
-from services.pb import datanode_pb2 as pb
+from stele.datanode.watch import watch
+from stele.services.pb import datanode_pb2 as pb
 from tests.integration.datanode.cluster import Cluster, Node
 from tests.unit.datanode.entries import make_batch
 

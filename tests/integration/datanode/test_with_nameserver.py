@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from services.errors import DirectoryBusy, NotEnoughStores, StoreMismatch
-from services.pb import nameserver_pb2 as ns
-from services.rpc.nameservers import NameserverClient
+from stele.services.errors import DirectoryBusy, NotEnoughStores, StoreMismatch
+from stele.services.pb import nameserver_pb2 as ns
+from stele.services.rpc.nameservers import NameserverClient
 from tests.integration.datanode.cluster import Cluster, cluster
 from tests.support.eventually import eventually
 from tests.unit.datanode.entries import make_batch

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from datanode.log import OsFileSystem, SegmentLog, TermFile
-from datanode.log import files as files_module
-from services.errors import DiskFull, StorageFailed
+from stele.datanode.log import OsFileSystem, SegmentLog, TermFile
+from stele.datanode.log import files as files_module
+from stele.services.errors import DiskFull, StorageFailed
 from tests.unit.log.logs import entries, entry, everything
 
 
@@ -76,8 +76,8 @@ def test_a_missing_file_system_reserve_is_a_full_disk(tmp_path: Path) -> None:
 FILE_LIMIT = """
 import errno, resource, signal, sys
 from pathlib import Path
-from datanode.log import SegmentLog
-from services.errors import StorageFailed
+from stele.datanode.log import SegmentLog
+from stele.services.errors import StorageFailed
 from tests.unit.log.logs import entries
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 log = SegmentLog(Path(sys.argv[1]), disk_reserve_bytes=0)

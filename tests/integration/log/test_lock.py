@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from datanode.log import DirectoryLock
-from lab.variants.r3_5_trusts_a_pid_file import PidFile
-from services.errors import DirectoryBusy, GroupDirectoryBusy
+from stele.datanode.log import DirectoryLock
+from stele.lab.variants.r3_5_trusts_a_pid_file import PidFile
+from stele.services.errors import DirectoryBusy, GroupDirectoryBusy
 from tests.support.both_ways import holds_and_variant_fails
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from datanode.log import DirectoryLock
+from stele.datanode.log import DirectoryLock
 lock = DirectoryLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

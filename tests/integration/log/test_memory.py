@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from crc32c import crc32c
 
-from datanode.log import OsFileSystem, SegmentLog, SnapshotFiles
-from services.raft.storage import MEMBERSHIP, Entry, Members, Snapshot
+from stele.datanode.log import OsFileSystem, SegmentLog, SnapshotFiles
+from stele.services.raft.storage import MEMBERSHIP, Entry, Members, Snapshot
 
 MIB = 1 << 20
 ENTRY_BYTES = 2_000

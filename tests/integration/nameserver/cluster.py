@@ -7,16 +7,16 @@ from typing import Any
 
 import structlog
 
-from nameserver.office import Office
-from nameserver.role import Nameserver, OfficeType
-from services.config import NameserverConfig
-from services.coordination.metadata import MetadataStore
-from services.coordination.session import Session
-from services.errors import SteleError
-from services.pb import nameserver_pb2 as pb
-from services.process import Runtime
-from services.rpc.channels import Channels
-from services.rpc.nameservers import NameserverClient
+from stele.nameserver.office import Office
+from stele.nameserver.role import Nameserver, OfficeType
+from stele.services.config import NameserverConfig
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.session import Session
+from stele.services.errors import SteleError
+from stele.services.pb import nameserver_pb2 as pb
+from stele.services.process import Runtime
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.nameservers import NameserverClient
 from tests.integration.nameserver.stand_ins import GroupsInMemory, InMemoryDatanode, StandingBroker
 from tests.support.eventually import eventually
 from tests.support.zookeeper import SESSION_TIMEOUT_S, Proxy

@@ -8,14 +8,14 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
-from services.coordination.members import Membership
-from services.coordination.records import MemberRecord
-from services.coordination.session import Session
-from services.errors import DiskFull, Fenced, StoreMismatch
-from services.pb import datanode_pb2 as pb
-from services.pb import datanode_pb2_grpc, nameserver_pb2
-from services.rpc.nameservers import NameserverClient
-from services.rpc.servers import Server
+from stele.services.coordination.members import Membership
+from stele.services.coordination.records import MemberRecord
+from stele.services.coordination.session import Session
+from stele.services.errors import DiskFull, Fenced, StoreMismatch
+from stele.services.pb import datanode_pb2 as pb
+from stele.services.pb import datanode_pb2_grpc, nameserver_pb2
+from stele.services.rpc.nameservers import NameserverClient
+from stele.services.rpc.servers import Server
 from tests.support.zookeeper import SESSION_TIMEOUT_S, Proxy
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from lab.variants.r5_9_writes_unchecked import WritesUnchecked
-from nameserver.bundles import Pulse
-from nameserver.lookup import View
-from nameserver.ownership import BundleWrites
-from services.coordination.records import BundleRecord
-from services.pb import nameserver_pb2 as pb
+from stele.lab.variants.r5_9_writes_unchecked import WritesUnchecked
+from stele.nameserver.bundles import Pulse
+from stele.nameserver.lookup import View
+from stele.nameserver.ownership import BundleWrites
+from stele.services.coordination.records import BundleRecord
+from stele.services.pb import nameserver_pb2 as pb
 from tests.integration.nameserver.cluster import Cluster
 from tests.integration.nameserver.stand_ins import StandingBroker
 from tests.support.both_ways import holds_and_variant_fails

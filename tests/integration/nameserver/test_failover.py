@@ -7,17 +7,17 @@ from typing import cast
 
 import pytest
 
-from lab.variants.election_without_epoch import LeadershipWithoutEpoch
-from nameserver.counters import GROUPS
-from nameserver.reconcile import DeleteReplica
-from nameserver.topics import TopicWrites
-from services.coordination.election import Leadership
-from services.coordination.metadata import MetadataStore
-from services.coordination.records import CounterRecord, PartitionRecord, TopicRecord
-from services.errors import LeadershipLost, NoLeader, NotLeader, SteleError, Timeout, TopicNotFound, Unreachable
-from services.pb import nameserver_pb2 as pb
-from services.pb import nameserver_pb2_grpc
-from services.rpc.status import typed_errors
+from stele.lab.variants.election_without_epoch import LeadershipWithoutEpoch
+from stele.nameserver.counters import GROUPS
+from stele.nameserver.reconcile import DeleteReplica
+from stele.nameserver.topics import TopicWrites
+from stele.services.coordination.election import Leadership
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.records import CounterRecord, PartitionRecord, TopicRecord
+from stele.services.errors import LeadershipLost, NoLeader, NotLeader, SteleError, Timeout, TopicNotFound, Unreachable
+from stele.services.pb import nameserver_pb2 as pb
+from stele.services.pb import nameserver_pb2_grpc
+from stele.services.rpc.status import typed_errors
 from tests.integration.nameserver.cluster import Cluster
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually

@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 
-from lab.variants.r1_8_campaigns_first import CampaignsFirst
-from nameserver import role
-from services.coordination.enrolment import Enrolment, Step
-from services.coordination.records import LeaderRecord, MemberRecord, NameRecord
-from services.errors import CoordinationUnknown, NameTaken, NoLeader, NotLeader, SteleError, Timeout
-from services.pb import nameserver_pb2 as pb
+from stele.lab.variants.r1_8_campaigns_first import CampaignsFirst
+from stele.nameserver import role
+from stele.services.coordination.enrolment import Enrolment, Step
+from stele.services.coordination.records import LeaderRecord, MemberRecord, NameRecord
+from stele.services.errors import CoordinationUnknown, NameTaken, NoLeader, NotLeader, SteleError, Timeout
+from stele.services.pb import nameserver_pb2 as pb
 from tests.integration.nameserver.cluster import Cluster
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually

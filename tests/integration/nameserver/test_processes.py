@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from services.pb import nameserver_pb2 as pb
-from services.rpc.channels import Channels
-from services.rpc.nameservers import NameserverClient
+from stele.services.pb import nameserver_pb2 as pb
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.nameservers import NameserverClient
 from tests.support.eventually import eventually
 from tests.support.zookeeper import SESSION_TIMEOUT_S
 
@@ -32,7 +32,7 @@ class Process:
         self.running = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "nameserver",
+            "stele.nameserver",
             *self._arguments,
             "--session-timeout-s",
             str(SESSION_TIMEOUT_S),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lab.variants.orphans_by_the_mirror import TrustsTheMirror
-from nameserver.office import Office
-from nameserver.reconcile import plan
-from services.pb import datanode_pb2
-from services.pb import nameserver_pb2 as pb
+from stele.lab.variants.orphans_by_the_mirror import TrustsTheMirror
+from stele.nameserver.office import Office
+from stele.nameserver.reconcile import plan
+from stele.services.pb import datanode_pb2
+from stele.services.pb import nameserver_pb2 as pb
 from tests.integration.nameserver.cluster import Cluster
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually

@@ -8,13 +8,13 @@ from functools import partial
 
 import pytest
 
-from lab.variants.r2_2_ids_from_the_living import IdsFromTheLiving
-from lab.variants.r2_6_welcomes_the_removed import WelcomesTheRemoved
-from nameserver.stores import StoreRegister
-from services.coordination.metadata import MetadataStore
-from services.coordination.records import BuriedRecord, StoreRecord
-from services.errors import ClusterMismatch, InvalidArgument, StoreMismatch, StoreTombstone, StoreUnknown
-from services.pb import nameserver_pb2 as pb
+from stele.lab.variants.r2_2_ids_from_the_living import IdsFromTheLiving
+from stele.lab.variants.r2_6_welcomes_the_removed import WelcomesTheRemoved
+from stele.nameserver.stores import StoreRegister
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.records import BuriedRecord, StoreRecord
+from stele.services.errors import ClusterMismatch, InvalidArgument, StoreMismatch, StoreTombstone, StoreUnknown
+from stele.services.pb import nameserver_pb2 as pb
 from tests.integration.nameserver.cluster import Cluster
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from lab.variants.r3_6_reuses_groups import ReusesGroups
-from nameserver.topics import TopicWrites
-from services.coordination.metadata import MetadataStore
-from services.errors import (
+from stele.lab.variants.r3_6_reuses_groups import ReusesGroups
+from stele.nameserver.topics import TopicWrites
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.errors import (
     InvalidArgument,
     NamespaceExists,
     NamespaceNotFound,
@@ -19,7 +19,7 @@ from services.errors import (
     TopicExists,
     TopicNotFound,
 )
-from services.pb import nameserver_pb2 as pb
+from stele.services.pb import nameserver_pb2 as pb
 from tests.integration.nameserver.cluster import Cluster
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from services.pb import nameserver_pb2 as pb
-from services.pb import nameserver_pb2_grpc
+from stele.services.pb import nameserver_pb2 as pb
+from stele.services.pb import nameserver_pb2_grpc
 from tests.integration.nameserver.cluster import Cluster
 from tests.support.eventually import eventually
 

@@ -6,16 +6,16 @@ import random
 from pathlib import Path
 from typing import Any
 
-from datanode.storage import opener
-from services.errors import NotLeader, ProposalLost
-from services.pb import raft_pb2_grpc
-from services.raft.group import Group
-from services.raft.library import Timing
-from services.raft.registry import Registry
-from services.raft.transport import RaftTransport
-from services.rpc.channels import Channels
-from services.rpc.resolver import Resolver, StoreAddress
-from services.rpc.servers import Server
+from stele.datanode.storage import opener
+from stele.services.errors import NotLeader, ProposalLost
+from stele.services.pb import raft_pb2_grpc
+from stele.services.raft.group import Group
+from stele.services.raft.library import Timing
+from stele.services.raft.registry import Registry
+from stele.services.raft.transport import RaftTransport
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.resolver import Resolver, StoreAddress
+from stele.services.rpc.servers import Server
 from tests.support.eventually import eventually
 
 TIMING = Timing(heartbeat_s=0.05, election_min_s=0.4, election_max_s=0.8, idle_s=0.4)

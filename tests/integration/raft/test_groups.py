@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from services.errors import GroupStopped, MessageTooLarge, NotLeader, StoreMismatch
-from services.raft import transport
-from services.raft.links import Link
-from services.rpc.resolver import StoreAddress
+from stele.services.errors import GroupStopped, MessageTooLarge, NotLeader, StoreMismatch
+from stele.services.raft import transport
+from stele.services.raft.links import Link
+from stele.services.rpc.resolver import StoreAddress
 from tests.integration.raft.stores import Stores
 from tests.support.eventually import eventually
 

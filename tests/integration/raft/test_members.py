@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from datanode.storage import opener
-from services.errors import InvalidArgument, NotLeader
-from services.raft.storage import Members
+from stele.datanode.storage import opener
+from stele.services.errors import InvalidArgument, NotLeader
+from stele.services.raft.storage import Members
 from tests.integration.raft.stores import Stores
 from tests.support.eventually import eventually
 

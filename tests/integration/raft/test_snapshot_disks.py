@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from datanode.log import File, OsFileSystem
-from datanode.storage import opener
-from services.errors import DiskFull, StorageFailed
-from services.raft.group import Group
+from stele.datanode.log import File, OsFileSystem
+from stele.datanode.storage import opener
+from stele.services.errors import DiskFull, StorageFailed
+from stele.services.raft.group import Group
 from tests.integration.raft.stores import Store, Stores
 from tests.support.eventually import eventually
 

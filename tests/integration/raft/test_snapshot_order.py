@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from datanode.log import File, OsFileSystem
-from datanode.storage import opener
-from lab.variants.h10_snapshots_before_the_sync import SnapshotsBeforeTheSync
-from services.raft.snapshotting import Snapshotting
+from stele.datanode.log import File, OsFileSystem
+from stele.datanode.storage import opener
+from stele.lab.variants.h10_snapshots_before_the_sync import SnapshotsBeforeTheSync
+from stele.services.raft.snapshotting import Snapshotting
 from tests.integration.raft.stores import Stores
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually
@@ -64,7 +64,7 @@ async def test_h10_a_snapshot_waits_for_the_sync_of_what_it_stands_for(tmp_path:
     async def scenario(snapshotting: type[Snapshotting]) -> None:
         disk = GatedDisk()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("services.raft.group.Snapshotting", snapshotting)
+            patch.setattr("stele.services.raft.group.Snapshotting", snapshotting)
             folder = tmp_path / snapshotting.__name__
             async with Stores(folder, open_storage=opener(1 << 20, 1 << 20, 0, disk)) as stores:
                 try:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from datanode.storage import opener
-from services.errors import ConnectionBroken, InvalidArgument
-from services.raft.group import Group
+from stele.datanode.storage import opener
+from stele.services.errors import ConnectionBroken, InvalidArgument
+from stele.services.raft.group import Group
 from tests.integration.raft.stores import Store, Stores
 from tests.support.eventually import eventually
 

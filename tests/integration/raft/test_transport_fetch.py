@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pytest
 
-from services.errors import (
+from stele.services.errors import (
     ClusterMismatch,
     InvalidArgument,
     LogDamaged,
@@ -22,8 +22,8 @@ from services.errors import (
     StoreMismatch,
     Timeout,
 )
-from services.raft import fetch
-from services.raft.fetch import CHUNK_BYTES_MAX
+from stele.services.raft import fetch
+from stele.services.raft.fetch import CHUNK_BYTES_MAX
 from tests.integration.raft.transport_peer import Child, Peer, Source, content, peers
 from tests.support.eventually import eventually
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from services.raft import transport as transport_module
+from stele.services.raft import transport as transport_module
 from tests.integration.raft.transport_peer import TIMING, Child, Peer, peers
 from tests.support.eventually import eventually
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.raft.group import Group
-from services.raft.transport import RaftTransport
+from stele.services.raft.group import Group
+from stele.services.raft.transport import RaftTransport
 from tests.integration.raft.stores import TIMING, Stores
 from tests.support.eventually import eventually
 

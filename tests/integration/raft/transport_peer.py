@@ -16,15 +16,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from services.errors import StoreUnknown
-from services.pb import raft_pb2 as pb
-from services.pb import raft_pb2_grpc
-from services.raft.library import Timing
-from services.raft.storage import Members, Snapshot
-from services.raft.transport import RaftTransport
-from services.rpc.channels import Channels
-from services.rpc.resolver import Resolver, StoreAddress
-from services.rpc.servers import Server
+from stele.services.errors import StoreUnknown
+from stele.services.pb import raft_pb2 as pb
+from stele.services.pb import raft_pb2_grpc
+from stele.services.raft.library import Timing
+from stele.services.raft.storage import Members, Snapshot
+from stele.services.raft.transport import RaftTransport
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.resolver import Resolver, StoreAddress
+from stele.services.rpc.servers import Server
 
 TIMING = Timing(heartbeat_s=0.05, election_min_s=0.5, election_max_s=1.0)
 

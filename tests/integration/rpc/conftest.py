@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from services.rpc.channels import Channels
-from services.rpc.servers import Server
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.servers import Server
 from tests.integration.rpc.shapes import SERVICE, Shapes, add_shapes
 
 Serve = Callable[[Shapes], Awaitable[str]]

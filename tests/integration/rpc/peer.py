@@ -7,9 +7,9 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
-from services.pb import nameserver_pb2 as pb
-from services.pb import nameserver_pb2_grpc
-from services.rpc.servers import Server
+from stele.services.pb import nameserver_pb2 as pb
+from stele.services.pb import nameserver_pb2_grpc
+from stele.services.rpc.servers import Server
 
 NAMESERVER = "stele.v1.Nameserver"
 

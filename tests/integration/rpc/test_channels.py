@@ -11,11 +11,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from services.errors import ConnectionBroken, InvalidConfig, PortTaken, SteleError, Timeout, Unreachable
-from services.pb import nameserver_pb2, nameserver_pb2_grpc
-from services.rpc.channels import CHANNEL_OPTIONS, Channels, call
-from services.rpc.servers import Server
-from services.rpc.status import typed_errors
+from stele.services.errors import ConnectionBroken, InvalidConfig, PortTaken, SteleError, Timeout, Unreachable
+from stele.services.pb import nameserver_pb2, nameserver_pb2_grpc
+from stele.services.rpc.channels import CHANNEL_OPTIONS, Channels, call
+from stele.services.rpc.servers import Server
+from stele.services.rpc.status import typed_errors
 from tests.integration.rpc.conftest import Serve
 from tests.integration.rpc.peers import Peer
 from tests.integration.rpc.shapes import SERVICE, Shapes, add_shapes, ask

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.errors import (
+from stele.services.errors import (
     ConnectionBroken,
     NoLeader,
     NotLeader,
@@ -19,11 +19,11 @@ from services.errors import (
     TopicNotFound,
     Unreachable,
 )
-from services.pb import nameserver_pb2 as pb
-from services.pb import nameserver_pb2_grpc
-from services.rpc.channels import Channels
-from services.rpc.nameservers import NameserverClient
-from services.rpc.servers import Server
+from stele.services.pb import nameserver_pb2 as pb
+from stele.services.pb import nameserver_pb2_grpc
+from stele.services.rpc.channels import Channels
+from stele.services.rpc.nameservers import NameserverClient
+from stele.services.rpc.servers import Server
 from tests.integration.rpc.peer import NAMESERVER
 from tests.integration.rpc.peers import Peer
 from tests.support.eventually import eventually

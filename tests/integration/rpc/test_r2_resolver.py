@@ -11,17 +11,17 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from lab.variants.r2_1_matches_text import MatchesText
-from lab.variants.r2_3_forgets_tombstones import ForgetsTombstones
-from lab.variants.r2_4_not_found_is_tombstone import NotFoundIsTombstone
-from lab.variants.r2_5_keeps_the_address import KeepsTheAddress
-from services.errors import SteleError, StoreMismatch, StoreTombstone, StoreUnknown, Unreachable
-from services.pb import datanode_pb2, datanode_pb2_grpc, nameserver_pb2_grpc
-from services.pb import nameserver_pb2 as pb
-from services.rpc.channels import Channels, call
-from services.rpc.nameservers import NameserverClient
-from services.rpc.resolver import Resolver, ResolverPolicy, StoreAddress
-from services.rpc.servers import Server
+from stele.lab.variants.r2_1_matches_text import MatchesText
+from stele.lab.variants.r2_3_forgets_tombstones import ForgetsTombstones
+from stele.lab.variants.r2_4_not_found_is_tombstone import NotFoundIsTombstone
+from stele.lab.variants.r2_5_keeps_the_address import KeepsTheAddress
+from stele.services.errors import SteleError, StoreMismatch, StoreTombstone, StoreUnknown, Unreachable
+from stele.services.pb import datanode_pb2, datanode_pb2_grpc, nameserver_pb2_grpc
+from stele.services.pb import nameserver_pb2 as pb
+from stele.services.rpc.channels import Channels, call
+from stele.services.rpc.nameservers import NameserverClient
+from stele.services.rpc.resolver import Resolver, ResolverPolicy, StoreAddress
+from stele.services.rpc.servers import Server
 from tests.integration.rpc.peer import NAMESERVER
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually

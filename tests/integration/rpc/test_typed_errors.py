@@ -9,7 +9,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from services.errors import (
+from stele.services.errors import (
     _BY_REASON,
     InternalError,
     MessageTooLarge,
@@ -19,10 +19,10 @@ from services.errors import (
     Unimplemented,
     from_wire,
 )
-from services.pb import common_pb2, nameserver_pb2, nameserver_pb2_grpc
-from services.rpc.channels import Channels, call
-from services.rpc.servers import Server
-from services.rpc.status import from_pb, from_rpc_error, to_wire, typed_errors
+from stele.services.pb import common_pb2, nameserver_pb2, nameserver_pb2_grpc
+from stele.services.rpc.channels import Channels, call
+from stele.services.rpc.servers import Server
+from stele.services.rpc.status import from_pb, from_rpc_error, to_wire, typed_errors
 from tests.integration.rpc.conftest import Serve
 from tests.integration.rpc.shapes import SERVICE, STYLES, Shapes, add_shapes, ask
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from services.errors import InvalidArgument
 from stele.local.cluster import LocalCluster
 from stele.local.errors import NoCluster, NoSuchProcess, ProcessFailed
 from stele.local.processes import Identity, ProcessState, read_json
 from stele.local.state import ClusterSpec
+from stele.services.errors import InvalidArgument
 from tests.support.cluster import ClusterUnderTest, remove_cluster, start_cluster
 
 SMALL = ClusterSpec(1, 1, 1)

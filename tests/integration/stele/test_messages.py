@@ -12,7 +12,9 @@ import pytest
 
 import stele
 import stele.sync
-from services.errors import (
+from stele.batching import BATCH_BYTES_LIMIT, partition_of_key
+from stele.errors import ClientClosed
+from stele.services.errors import (
     ConsumerBusy,
     InvalidArgument,
     MessageTooLarge,
@@ -23,8 +25,6 @@ from services.errors import (
     TopicExists,
     TopicNotFound,
 )
-from stele.batching import BATCH_BYTES_LIMIT, partition_of_key
-from stele.errors import ClientClosed
 from tests.support.cluster import ClusterUnderTest, cluster_fixture
 from tests.support.eventually import eventually
 

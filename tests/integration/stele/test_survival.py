@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 import stele
-from services.errors import Unreachable
 from stele.errors import SendTimedOut
+from stele.services.errors import Unreachable
 from tests.support.cluster import ClusterUnderTest, cluster_fixture
 from tests.support.eventually import eventually
 

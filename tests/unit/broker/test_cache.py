@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.cache import BatchCache, StoredBatch
+from stele.broker.cache import BatchCache, StoredBatch
 
 
 def batch(base: int, count: int = 5, size: int = 10) -> StoredBatch:

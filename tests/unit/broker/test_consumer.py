@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker import consumer as module
-from broker.cache import StoredBatch
-from broker.consumer import ConsumerStream
-from broker.metrics import Metrics
-from broker.subscription import Deliver, Range
-from services.errors import NotOwner
-from services.pb import broker_pb2
+from stele.broker import consumer as module
+from stele.broker.cache import StoredBatch
+from stele.broker.consumer import ConsumerStream
+from stele.broker.metrics import Metrics
+from stele.broker.subscription import Deliver, Range
+from stele.services.errors import NotOwner
+from stele.services.pb import broker_pb2
 
 
 class Log:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.ownership import Ownership, Route, Routes
-from services.pb import nameserver_pb2
+from stele.broker.ownership import Ownership, Route, Routes
+from stele.services.pb import nameserver_pb2
 
 
 def routing(*assignments: tuple[str, str, int]) -> nameserver_pb2.Routing:

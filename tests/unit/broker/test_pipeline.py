@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from broker import pipeline as core
-from broker.pipeline import Answer, Deposed, Pipeline, Recover, Send, Stored
-from services.errors import (
+from stele.broker import pipeline as core
+from stele.broker.pipeline import Answer, Deposed, Pipeline, Recover, Send, Stored
+from stele.services.errors import (
     BatchCorrupt,
     ConnectionBroken,
     DiskFull,

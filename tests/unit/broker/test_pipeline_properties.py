@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker.pipeline import Answer, Effect, Pipeline, Recover, Result, Send, Stored
-from services.errors import ConnectionBroken, NotLeader, OutOfOrderSequence, ProposalLost, SteleError, Timeout
+from stele.broker.pipeline import Answer, Effect, Pipeline, Recover, Result, Send, Stored
+from stele.services.errors import ConnectionBroken, NotLeader, OutOfOrderSequence, ProposalLost, SteleError, Timeout
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.ranges import RangeMap
+from stele.broker.ranges import RangeMap
 
 ops = st.lists(
     st.tuples(st.sampled_from(["set", "take"]), st.integers(0, 30), st.integers(0, 8), st.integers(0, 2)), max_size=30

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from broker import subscription as core
-from broker.subscription import Close, ConfirmAcks, Deliver, Kind, PersistAcks, RefuseAck, SetActive, Subscription
-from services.errors import ConsumerBusy, InvalidArgument, NotOwner
+from stele.broker import subscription as core
+from stele.broker.subscription import Close, ConfirmAcks, Deliver, Kind, PersistAcks, RefuseAck, SetActive, Subscription
+from stele.services.errors import ConsumerBusy, InvalidArgument, NotOwner
 
 A, B, C = 1, 2, 3
 

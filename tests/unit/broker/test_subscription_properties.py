@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from broker.subscription import (
+from stele.broker.subscription import (
     Close,
     ConfirmAcks,
     Deliver,
@@ -17,7 +17,7 @@ from broker.subscription import (
     SetActive,
     Subscription,
 )
-from services.errors import ConsumerBusy, NotOwner
+from stele.services.errors import ConsumerBusy, NotOwner
 
 
 class SubscriptionMachine(RuleBasedStateMachine):

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.coordination import incarnation, members, names
-from services.coordination.election import Standing, stand
-from services.coordination.incarnation import Fate, fate
-from services.coordination.names import Decision, Guard
-from services.coordination.pace import PAUSE_S_MAX, PAUSE_S_MIN, QUIET_S, next_pause
-from services.coordination.records import Incarnation, NameRecord
-from services.coordination.session import SessionState, is_fenced
+from stele.services.coordination import incarnation, members, names
+from stele.services.coordination.election import Standing, stand
+from stele.services.coordination.incarnation import Fate, fate
+from stele.services.coordination.names import Decision, Guard
+from stele.services.coordination.pace import PAUSE_S_MAX, PAUSE_S_MIN, QUIET_S, next_pause
+from stele.services.coordination.records import Incarnation, NameRecord
+from stele.services.coordination.session import SessionState, is_fenced
 
 MINE = NameRecord(endpoint="a:1", session=1, owner=Incarnation(instance="me"))
 MY_PAST = dataclasses.replace(MINE, session=7)

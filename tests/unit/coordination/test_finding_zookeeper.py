@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.errors import ToolMissing
 from stele.local import zookeeper
 from stele.local.zookeeper import Container, Given, Jvm, ensure, ensure_local, find_jvm, main
+from stele.services.errors import ToolMissing
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import pytest
 
-from services.coordination import records
-from services.coordination.answers import first_failure, translate
-from services.coordination.records import (
+from stele.services.coordination import records
+from stele.services.coordination.answers import first_failure, translate
+from stele.services.coordination.records import (
     BuriedRecord,
     CounterRecord,
     Incarnation,
@@ -20,7 +20,7 @@ from services.coordination.records import (
     decode,
     encode,
 )
-from services.errors import (
+from stele.services.errors import (
     CoordinationUnknown,
     NameTaken,
     RecordExists,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services import batch
-from services.batch import Record
+from stele.services import batch
+from stele.services.batch import Record
 
 
 def make_batch(count: int = 1, producer_id: int = 0, sequence: int = 0, timestamp_ms: int = 0, size: int = 1) -> bytes:

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from datanode.append import AppendStream
-from datanode.outcomes import Appended, AppendOutcome, Refused
-from services.errors import GroupNotFound, ProposalLost, SteleError, Timeout
-from services.pb import datanode_pb2 as pb
-from services.rpc.status import from_pb
+from stele.datanode.append import AppendStream
+from stele.datanode.outcomes import Appended, AppendOutcome, Refused
+from stele.services.errors import GroupNotFound, ProposalLost, SteleError, Timeout
+from stele.services.pb import datanode_pb2 as pb
+from stele.services.rpc.status import from_pb
 
 
 class Group:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from datanode import commands
-from datanode.commands import (
+from stele.datanode import commands
+from stele.datanode.commands import (
     ACK_RANGES_MAX,
     Ack,
     Append,
@@ -20,8 +20,8 @@ from datanode.commands import (
     Start,
     Trim,
 )
-from services import batch
-from services.errors import BatchCorrupt
+from stele.services import batch
+from stele.services.errors import BatchCorrupt
 from tests.unit.datanode.entries import make_batch
 
 u64 = st.integers(0, 2**64 - 1)

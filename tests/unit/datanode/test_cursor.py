@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datanode.cursor import Cursor
-from datanode.packing import Packer, Unpacker
+from stele.datanode.cursor import Cursor
+from stele.datanode.packing import Packer, Unpacker
 
 END = 60
 one_range = st.tuples(st.integers(0, END - 1), st.integers(0, END - 1)).map(lambda r: (min(r), max(r)))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from datanode.directory import DataDirectory, GroupSpec
-from datanode.log import OsFileSystem, SnapshotFiles, TermFile
-from datanode.log.snapshot_format import snapshot_name
-from services.errors import ClusterMismatch, DirectoryBusy, LogDamaged
-from services.raft.storage import Members, Snapshot
-from services.topics import Retention
+from stele.datanode.directory import DataDirectory, GroupSpec
+from stele.datanode.log import OsFileSystem, SnapshotFiles, TermFile
+from stele.datanode.log.snapshot_format import snapshot_name
+from stele.services.errors import ClusterMismatch, DirectoryBusy, LogDamaged
+from stele.services.raft.storage import Members, Snapshot
+from stele.services.topics import Retention
 
 SPEC = GroupSpec(7, "a/b", 3, (1, 2, 3))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datanode.offsets import OffsetIndex, TimeIndex
-from datanode.packing import Packer
+from stele.datanode.offsets import OffsetIndex, TimeIndex
+from stele.datanode.packing import Packer
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 40_000)), min_size=1, max_size=200), st.integers(2, 8))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from datanode import commands
-from datanode.commands import (
+from stele.datanode import commands
+from stele.datanode.commands import (
     EARLIEST,
     LATEST,
     Ack,
@@ -17,7 +17,7 @@ from datanode.commands import (
     Start,
     Trim,
 )
-from datanode.outcomes import (
+from stele.datanode.outcomes import (
     Appended,
     AppendOutcome,
     CursorOutcome,
@@ -27,9 +27,9 @@ from datanode.outcomes import (
     Refused,
     TrimOutcome,
 )
-from datanode.packing import SnapshotDamaged
-from datanode.partition import Partition
-from services.errors import (
+from stele.datanode.packing import SnapshotDamaged
+from stele.datanode.partition import Partition
+from stele.services.errors import (
     Fenced,
     InvalidArgument,
     OutOfOrderSequence,

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from datanode import commands
-from datanode.commands import Ack, CreateCursor, DeleteCursor, Fence, Position, ResetCursor, Start, Trim
-from datanode.outcomes import Appended, AppendOutcome, Refused, TrimOutcome
-from datanode.partition import Partition
-from datanode.reading import Reader, kept
-from services import batch
-from services.raft.storage import NO_OP, REGULAR, Entry, Members, Snapshot
+from stele.datanode import commands
+from stele.datanode.commands import Ack, CreateCursor, DeleteCursor, Fence, Position, ResetCursor, Start, Trim
+from stele.datanode.outcomes import Appended, AppendOutcome, Refused, TrimOutcome
+from stele.datanode.partition import Partition
+from stele.datanode.reading import Reader, kept
+from stele.services import batch
+from stele.services.raft.storage import NO_OP, REGULAR, Entry, Members, Snapshot
 from tests.unit.datanode.entries import make_batch
 
 epochs = st.sampled_from([1, 1, 1, 1, 2, 3])

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datanode.log import SegmentLog
-from datanode.retention import (
+from stele.datanode.log import SegmentLog
+from stele.datanode.retention import (
     SNAPSHOTS_KEPT,
     SNAPSHOTS_MAX,
     Pace,
@@ -19,8 +19,8 @@ from datanode.retention import (
     start_due,
     superfluous,
 )
-from services.raft.storage import REGULAR, Entry, Members, Snapshot
-from services.topics import Retention
+from stele.services.raft.storage import REGULAR, Entry, Members, Snapshot
+from stele.services.topics import Retention
 
 MIB = 1 << 20
 HOUR_MS = 3_600_000

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from datanode.log import SegmentLog, TermFile
-from datanode.storage import opener
-from services.errors import GroupDirectoryBusy, LogDamaged
-from services.raft.storage import Entry
+from stele.datanode.log import SegmentLog, TermFile
+from stele.datanode.storage import opener
+from stele.services.errors import GroupDirectoryBusy, LogDamaged
+from stele.services.raft.storage import Entry
 
 open_group = opener(1 << 20, 1 << 20, 0)
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.rpc.healthcheck import main, serving
-from services.rpc.servers import Server
+from stele.services.rpc.healthcheck import main, serving
+from stele.services.rpc.servers import Server
 from tests.e2e.compose import free_ports
 
 

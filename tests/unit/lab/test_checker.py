@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.checker import Verdict, judge, longest_gap_s
-from lab.history import History, Place, Sent, decode, encode
+from stele.lab.checker import Verdict, judge, longest_gap_s
+from stele.lab.history import History, Place, Sent, decode, encode
 
 
 def whole() -> History:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
-PACKAGES = ("services", "nameserver", "datanode", "broker", "stele", "lab", "console")
+PACKAGES = ("services", "nameserver", "datanode", "broker", "stele", "lab", "console")  # folders at the top level
 
 
 @cache
@@ -37,11 +37,27 @@ def files() -> tuple[Path, ...]:
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:
-    """Dotted names and files of the package's modules, generated ones left out."""
+    """Dotted names and files of the modules in a top-level folder, generated ones left out."""
     for path in files():
         if path.suffix == ".py" and path.parts[0] == package and path.parts[:2] != ("services", "pb"):
-            parts = path.with_suffix("").parts
+            parts = path.with_suffix("").parts if package == "stele" else ("stele", *path.with_suffix("").parts)
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), ROOT / path
+
+
+def path_of(module: str) -> Path:
+    """The file of a module that is not a package, in the folder where it stands."""
+    parts = module.removeprefix("stele.").split(".")
+    inside = Path(*parts).with_suffix(".py")
+    return ROOT / inside if parts[0] in PACKAGES else ROOT / "stele" / inside
+
+
+def folder_of(imported: str) -> str | None:
+    """The top-level folder that an imported name of the project leads into; None for other names."""
+    top, _, rest = imported.partition(".")
+    if top != "stele":
+        return None
+    inner = rest.partition(".")[0]
+    return inner if inner in PACKAGES else "stele"
 
 
 def imports(path: Path, module: str) -> set[str]:

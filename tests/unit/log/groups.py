@@ -1,4 +1,4 @@
-"""Snapshots and whole group folders that the tests of datanode.log and datanode.storage share."""
+"""Snapshots and whole group folders that the tests of stele.datanode.log and stele.datanode.storage share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from crc32c import crc32c
 
-from datanode.log import FileSystem
-from datanode.storage import GroupStorage, opener
-from services.raft.storage import Members, Snapshot
+from stele.datanode.log import FileSystem
+from stele.datanode.storage import GroupStorage, opener
+from stele.services.raft.storage import Members, Snapshot
 from tests.support.disks import SimulatedDisk
 from tests.unit.log.logs import FOLDER
 

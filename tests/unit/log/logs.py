@@ -1,11 +1,11 @@
-"""Entries and logs that the tests of datanode.log share."""
+"""Entries and logs that the tests of stele.datanode.log share."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from datanode.log import FileSystem, SegmentLog
-from services.raft.storage import Entry
+from stele.datanode.log import FileSystem, SegmentLog
+from stele.services.raft.storage import Entry
 
 FOLDER = Path("/groups/1")
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from datanode.log import FileSystem, SegmentLog, TermFile, beginning
-from datanode.log.beginning import Beginning
-from datanode.log.snapshot_format import snapshot_name
-from datanode.storage import GroupStorage
-from lab.variants import (
+from stele.datanode.log import FileSystem, SegmentLog, TermFile, beginning
+from stele.datanode.log.beginning import Beginning
+from stele.datanode.log.snapshot_format import snapshot_name
+from stele.datanode.storage import GroupStorage
+from stele.lab.variants import (
     h8_drops_before_the_snapshot,
     h8_resets_before_installing,
     h10_resets_for_its_own,
     h10_starts_without_its_beginning,
 )
-from services.errors import DiskFull, LogDamaged, StorageFailed
-from services.raft.storage import Entry, OpenStorage, Snapshot, is_ahead
+from stele.services.errors import DiskFull, LogDamaged, StorageFailed
+from stele.services.raft.storage import Entry, OpenStorage, Snapshot, is_ahead
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import PowerLost, SimulatedDisk
 from tests.unit.log.groups import (
@@ -257,7 +257,7 @@ async def test_h10_an_own_snapshot_ahead_of_the_log_is_damage() -> None:
 
     async def scenario(decide: Callable[..., Beginning]) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("datanode.storage.decide", decide)
+            patch.setattr("stele.datanode.storage.decide", decide)
             for lose in (all_segments, last_append, last_segment):
                 disk, storage = group()
                 write(storage, snapshot_of(30))

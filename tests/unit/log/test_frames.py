@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datanode.log import frames
-from services.raft.storage import Entry
+from stele.datanode.log import frames
+from stele.services.raft.storage import Entry
 
 SEED = 0x1234_5678
 u64 = st.integers(0, 2**64 - 1)

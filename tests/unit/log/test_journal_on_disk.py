@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from datanode.storage import GroupStorage
-from services.errors import DiskFull, StorageFailed
-from services.raft.journal import Flush, Journal
-from services.raft.storage import Members
+from stele.datanode.storage import GroupStorage
+from stele.services.errors import DiskFull, StorageFailed
+from stele.services.raft.journal import Flush, Journal
+from stele.services.raft.storage import Members
 from tests.support.disks import PowerLost, SimulatedDisk
 from tests.unit.log.groups import open_group, snapshot_of, stage_all, state_of
 from tests.unit.log.logs import entry

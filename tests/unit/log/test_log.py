@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from datanode.log import SegmentLog
-from datanode.log.chain import SEALED_IN_USE_MAX
-from services.errors import GroupStopped, MessageTooLarge
-from services.raft.storage import Entry, LogStorage
+from stele.datanode.log import SegmentLog
+from stele.datanode.log.chain import SEALED_IN_USE_MAX
+from stele.services.errors import GroupStopped, MessageTooLarge
+from stele.services.raft.storage import Entry, LogStorage
 from tests.support.disks import SimulatedDisk
 from tests.unit.log.logs import FOLDER, entries, entry, everything, open_log
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from services.raft.storage import MEMBERSHIP, Entry
+from stele.services.raft.storage import MEMBERSHIP, Entry
 from tests.support.disks import SimulatedDisk
 from tests.unit.log.logs import entry, everything, open_log
 

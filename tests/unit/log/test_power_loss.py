@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from datanode.log import FileSystem, SegmentLog
-from lab.variants.h7_counts_the_cache import CountsCachedNames, CountsTheCache
-from lab.variants.h7_forgets_to_sync import ForgetsToSyncFiles, ForgetsToSyncFolders
-from lab.variants.h8_truncates_oldest_first import TruncatesOldestFirst
-from services.errors import DiskFull, LogDamaged
-from services.raft.storage import Entry
+from stele.datanode.log import FileSystem, SegmentLog
+from stele.lab.variants.h7_counts_the_cache import CountsCachedNames, CountsTheCache
+from stele.lab.variants.h7_forgets_to_sync import ForgetsToSyncFiles, ForgetsToSyncFolders
+from stele.lab.variants.h8_truncates_oldest_first import TruncatesOldestFirst
+from stele.services.errors import DiskFull, LogDamaged
+from stele.services.raft.storage import Entry
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import PowerLost, SimulatedDisk
 from tests.unit.log.logs import entries, entry, everything, open_log

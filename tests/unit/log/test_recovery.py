@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datanode.log import SegmentLog, frames
-from datanode.log.recovery import has_hole
-from datanode.log.segments import HEADER_BYTES
-from lab.variants.h7_cuts_at_damage import CutsAtDamage
-from services.errors import LogDamaged, SteleError
-from services.raft.storage import Entry
+from stele.datanode.log import SegmentLog, frames
+from stele.datanode.log.recovery import has_hole
+from stele.datanode.log.segments import HEADER_BYTES
+from stele.lab.variants.h7_cuts_at_damage import CutsAtDamage
+from stele.services.errors import LogDamaged, SteleError
+from stele.services.raft.storage import Entry
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import SimulatedDisk
 from tests.unit.log.logs import FOLDER, entries, entry, everything, open_log
@@ -193,7 +193,7 @@ def test_a_payload_that_looks_like_a_log_is_only_a_payload() -> None:
 
 
 def frames_seed(disk: SimulatedDisk) -> int:
-    from datanode.log.segments import read_header
+    from stele.datanode.log.segments import read_header
 
     return read_header(disk.content(FIRST), FIRST).seed
 

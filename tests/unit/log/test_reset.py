@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from datanode.log import SegmentLog
-from lab.variants.h8_removes_before_naming import RemovesBeforeNaming
-from services.errors import DiskFull, GroupStopped, LogDamaged, StorageFailed
+from stele.datanode.log import SegmentLog
+from stele.lab.variants.h8_removes_before_naming import RemovesBeforeNaming
+from stele.services.errors import DiskFull, GroupStopped, LogDamaged, StorageFailed
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import PowerLost, SimulatedDisk
 from tests.unit.log.logs import FOLDER, entries, entry, everything, open_log

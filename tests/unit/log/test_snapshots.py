@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from crc32c import crc32c
 
-from datanode.log import FileSystem, OsFileSystem, SnapshotFiles
-from datanode.log.snapshot_format import MEMBERS_MAX, SnapshotHeader, decode_header, snapshot_name
-from lab.variants.h8_names_before_syncing import NamesBeforeSyncing
-from lab.variants.h10_accepts_a_cut_snapshot import AcceptsACutSnapshot
-from services.errors import DiskFull, LogDamaged, StorageFailed
-from services.raft.storage import Members, Snapshot, SnapshotStorage
+from stele.datanode.log import FileSystem, OsFileSystem, SnapshotFiles
+from stele.datanode.log.snapshot_format import MEMBERS_MAX, SnapshotHeader, decode_header, snapshot_name
+from stele.lab.variants.h8_names_before_syncing import NamesBeforeSyncing
+from stele.lab.variants.h10_accepts_a_cut_snapshot import AcceptsACutSnapshot
+from stele.services.errors import DiskFull, LogDamaged, StorageFailed
+from stele.services.raft.storage import Members, Snapshot, SnapshotStorage
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import PowerLost, SimulatedDisk
 from tests.unit.log.groups import cut, flip, snapshot_of, state_of

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datanode.log import TermFile, check_term
-from datanode.log.terms import decode, encode
-from lab.variants.h7_forgets_a_vote import DamageIsNoVote, WritesInPlace
-from services.errors import DiskFull, LogDamaged, StorageFailed
+from stele.datanode.log import TermFile, check_term
+from stele.datanode.log.terms import decode, encode
+from stele.lab.variants.h7_forgets_a_vote import DamageIsNoVote, WritesInPlace
+from stele.services.errors import DiskFull, LogDamaged, StorageFailed
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import PowerLost, SimulatedDisk
 from tests.unit.log.logs import FOLDER

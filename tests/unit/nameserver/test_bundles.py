@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.variants import r5_9_assigns_by_name, r5_10_keeps_the_epoch
-from nameserver.bundles import Assign, Broker, Pulse, assign
-from nameserver.catalog import Bundle, Member, MemberKind, MemberState
+from stele.lab.variants import r5_9_assigns_by_name, r5_10_keeps_the_epoch
+from stele.nameserver.bundles import Assign, Broker, Pulse, assign
+from stele.nameserver.catalog import Bundle, Member, MemberKind, MemberState
 from tests.support.both_ways import holds_and_variant_fails
 
 BUNDLES = [f"demo/{i:02d}" for i in range(16)]

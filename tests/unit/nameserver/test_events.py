@@ -5,10 +5,20 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from nameserver.catalog import Bundle, Catalog, Leader, Member, MemberKind, MemberState, Partition, Topic, TopicState
-from nameserver.events import Event, EventBuffer, LeaderEvents, derive
-from nameserver.reports import Leadership
-from services.topics import Retention
+from stele.nameserver.catalog import (
+    Bundle,
+    Catalog,
+    Leader,
+    Member,
+    MemberKind,
+    MemberState,
+    Partition,
+    Topic,
+    TopicState,
+)
+from stele.nameserver.events import Event, EventBuffer, LeaderEvents, derive
+from stele.nameserver.reports import Leadership
+from stele.services.topics import Retention
 from tests.unit.nameserver.world import datanode
 
 

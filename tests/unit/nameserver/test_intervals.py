@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nameserver.intervals import IntervalSet
-from services.errors import InvalidArgument
+from stele.nameserver.intervals import IntervalSet
+from stele.services.errors import InvalidArgument
 
 
 @given(st.lists(st.integers(0, 60)))

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from lab.variants.r2_1_unknown_is_tombstone import TombstoneIsUnknown, UnknownIsTombstone
-from nameserver.catalog import (
+from stele.lab.variants.r2_1_unknown_is_tombstone import TombstoneIsUnknown, UnknownIsTombstone
+from stele.nameserver.catalog import (
     Bundle,
     Catalog,
     Leader,
@@ -21,11 +21,11 @@ from nameserver.catalog import (
     Topic,
     TopicState,
 )
-from nameserver.intervals import IntervalSet
-from nameserver.lookup import View
-from nameserver.reports import Leadership, Replica, ReplicaState, Reports, leaders
-from services.bundles import bundle_of
-from services.errors import InvalidArgument, NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
+from stele.nameserver.intervals import IntervalSet
+from stele.nameserver.lookup import View
+from stele.nameserver.reports import Leadership, Replica, ReplicaState, Reports, leaders
+from stele.services.bundles import bundle_of
+from stele.services.errors import InvalidArgument, NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
 from tests.support.both_ways import holds_and_variant_fails
 from tests.unit.nameserver.world import datanode, report
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nameserver.placement import place
-from services.errors import NotEnoughStores
+from stele.nameserver.placement import place
+from stele.services.errors import NotEnoughStores
 
 
 @st.composite

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nameserver.reading import CatalogReader
-from services.coordination.nodes import Stat
-from services.coordination.records import (
+from stele.nameserver.reading import CatalogReader
+from stele.services.coordination.nodes import Stat
+from stele.services.coordination.records import (
     BundleRecord,
     BuriedRecord,
     CounterRecord,

@@ -8,9 +8,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.variants import r4_6_gives_to_the_loading
-from nameserver.catalog import Catalog, MemberState, Partition, Store, Topic, TopicState
-from nameserver.reconcile import (
+from stele.lab.variants import r4_6_gives_to_the_loading
+from stele.nameserver.catalog import Catalog, MemberState, Partition, Store, Topic, TopicState
+from stele.nameserver.reconcile import (
     ConfigureReplica,
     CreateReplica,
     DeleteReplica,
@@ -21,8 +21,8 @@ from nameserver.reconcile import (
     RemoveRecords,
     plan,
 )
-from nameserver.reports import Replica, ReplicaState, Reports, disconnected, leaders
-from services.topics import Retention
+from stele.nameserver.reports import Replica, ReplicaState, Reports, disconnected, leaders
+from stele.services.topics import Retention
 from tests.support.both_ways import holds_and_variant_fails
 from tests.unit.nameserver.world import World, datanode, report
 

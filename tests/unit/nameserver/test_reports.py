@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nameserver.lookup import read_status, store_status
-from nameserver.reports import Leadership, Replica, ReplicaState, StoreReport, disconnected, leaders, merge
-from services.pb import datanode_pb2
+from stele.nameserver.lookup import read_status, store_status
+from stele.nameserver.reports import Leadership, Replica, ReplicaState, StoreReport, disconnected, leaders, merge
+from stele.services.pb import datanode_pb2
 from tests.unit.nameserver.world import report
 
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from nameserver.catalog import Catalog, Member, MemberKind, MemberState, Namespace, Partition, Store, Topic, TopicState
-from nameserver.placement import place
-from nameserver.reconcile import (
+from stele.nameserver.catalog import (
+    Catalog,
+    Member,
+    MemberKind,
+    MemberState,
+    Namespace,
+    Partition,
+    Store,
+    Topic,
+    TopicState,
+)
+from stele.nameserver.placement import place
+from stele.nameserver.reconcile import (
     ConfigureReplica,
     CreateReplica,
     DeleteReplica,
@@ -16,8 +26,8 @@ from nameserver.reconcile import (
     RecordPartitions,
     RemoveRecords,
 )
-from nameserver.reports import Replica, ReplicaState, Reports, StoreReport
-from services.topics import FOR_EVER, Retention
+from stele.nameserver.reports import Replica, ReplicaState, Reports, StoreReport
+from stele.services.topics import FOR_EVER, Retention
 
 
 def datanode(store_id: int, state: str = MemberState.READY, zxid: int = 1) -> Member:

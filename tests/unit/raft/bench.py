@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from crc32c import crc32c
 
-from services.errors import SteleError
-from services.pb import raft_pb2 as pb
-from services.raft.engine import Engine
-from services.raft.journal import Journal
-from services.raft.library import Timing
-from services.raft.storage import Members, Snapshot
+from stele.services.errors import SteleError
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.engine import Engine
+from stele.services.raft.journal import Journal
+from stele.services.raft.library import Timing
+from stele.services.raft.storage import Members, Snapshot
 from tests.unit.raft.platter import Platter, SimulatedLog, SimulatedSnapshots, SimulatedTerms
 
 

@@ -7,11 +7,11 @@ import random
 import time
 from pathlib import Path
 
-from datanode.storage import opener
-from services.pb import raft_pb2 as pb
-from services.raft.library import Timing
-from services.raft.registry import Links, Registry
-from services.raft.storage import OpenStorage
+from stele.datanode.storage import opener
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.library import Timing
+from stele.services.raft.registry import Links, Registry
+from stele.services.raft.storage import OpenStorage
 
 FAST = Timing(heartbeat_s=0.02, election_min_s=0.1, election_max_s=0.2)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from crc32c import crc32c
 
-from services.errors import DiskFull, LogDamaged
-from services.raft.storage import MEMBERSHIP, Entry, Snapshot, SnapshotSource
+from stele.services.errors import DiskFull, LogDamaged
+from stele.services.raft.storage import MEMBERSHIP, Entry, Snapshot, SnapshotSource
 
 
 @dataclass

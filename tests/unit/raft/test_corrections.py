@@ -9,16 +9,16 @@ import pickle
 import pytest
 from pysyncobj import SyncObj
 
-from lab.variants.h4_counts_late_answers import CountsLateAnswers
-from lab.variants.h5_counts_votes_twice import CountsVotesTwice
-from lab.variants.h7_counts_itself_unsynced import CountsItself
-from lab.variants.r3_8_promises_before_persisting import PromisesFirst
-from services.errors import MessageTooLarge, NotLeader, ProposalLost
-from services.pb import raft_pb2 as pb
-from services.raft.engine import Engine
-from services.raft.journal import Journal
-from services.raft.library import OVERRIDDEN, RELIED_UPON
-from services.raft.storage import MEMBERSHIP, Entry, Members
+from stele.lab.variants.h4_counts_late_answers import CountsLateAnswers
+from stele.lab.variants.h5_counts_votes_twice import CountsVotesTwice
+from stele.lab.variants.h7_counts_itself_unsynced import CountsItself
+from stele.lab.variants.r3_8_promises_before_persisting import PromisesFirst
+from stele.services.errors import MessageTooLarge, NotLeader, ProposalLost
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.engine import Engine
+from stele.services.raft.journal import Journal
+from stele.services.raft.library import OVERRIDDEN, RELIED_UPON
+from stele.services.raft.storage import MEMBERSHIP, Entry, Members
 from tests.support.both_ways import holds_and_variant_fails
 from tests.unit.raft.bench import Bench
 from tests.unit.raft.platter import Platter, SimulatedLog, SimulatedSnapshots, SimulatedTerms
@@ -369,7 +369,7 @@ def test_r4_2_a_closed_gate_votes_and_follows_but_does_not_campaign() -> None:
 
 
 def test_a_full_disk_hands_leadership_over_and_takes_no_writes() -> None:
-    from services.errors import DiskFull
+    from stele.services.errors import DiskFull
 
     bench = Bench()
     leader = bench.elect(1)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.pb import raft_pb2 as pb
-from services.raft.entries import entries_of, runs_of
-from services.raft.storage import Entry
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.entries import entries_of, runs_of
+from stele.services.raft.storage import Entry
 from tests.unit.raft.bench import Bench
 
 RUNS = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2), st.lists(st.binary(max_size=8), max_size=5)))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lab.variants.h6_changes_two_at_once import ChangesTwoAtOnce
-from lab.variants.h6_forgets_the_log import ForgetsTheLog
-from services.errors import InvalidArgument, NotReady, SteleError
-from services.raft.engine import Engine
-from services.raft.journal import Journal
-from services.raft.membership import MemberHistory, check_change, decode, encode, is_majority
-from services.raft.storage import MEMBERSHIP, Entry, Members, Snapshot
+from stele.lab.variants.h6_changes_two_at_once import ChangesTwoAtOnce
+from stele.lab.variants.h6_forgets_the_log import ForgetsTheLog
+from stele.services.errors import InvalidArgument, NotReady, SteleError
+from stele.services.raft.engine import Engine
+from stele.services.raft.journal import Journal
+from stele.services.raft.membership import MemberHistory, check_change, decode, encode, is_majority
+from stele.services.raft.storage import MEMBERSHIP, Entry, Members, Snapshot
 from tests.support.both_ways import holds_and_variant_fails
 from tests.unit.raft.bench import Bench
 

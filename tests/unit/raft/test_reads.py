@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lab.variants.h15_reads_before_its_own_entry import ReadsBeforeItsOwnEntry
-from lab.variants.h15_reads_without_a_round import ReadsWithoutARound
-from services.errors import NotLeader, SteleError
-from services.raft.engine import Engine
+from stele.lab.variants.h15_reads_before_its_own_entry import ReadsBeforeItsOwnEntry
+from stele.lab.variants.h15_reads_without_a_round import ReadsWithoutARound
+from stele.services.errors import NotLeader, SteleError
+from stele.services.raft.engine import Engine
 from tests.support.both_ways import holds_and_variant_fails
 from tests.unit.raft.bench import Bench
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from lab.variants.r3_1_creates_without_a_gate import Ungated
-from lab.variants.r3_2_unregisters_by_name import UnregistersByName
-from lab.variants.r3_4_removes_before_stopping import RemovesFirst
-from lab.variants.r3_7_never_looks_at_its_directory import NeverLooks
-from services.errors import GroupDirectoryBusy, GroupStopped, SteleError
-from services.raft import registry as registry_module
-from services.raft.registry import Registry
+from stele.lab.variants.r3_1_creates_without_a_gate import Ungated
+from stele.lab.variants.r3_2_unregisters_by_name import UnregistersByName
+from stele.lab.variants.r3_4_removes_before_stopping import RemovesFirst
+from stele.lab.variants.r3_7_never_looks_at_its_directory import NeverLooks
+from stele.services.errors import GroupDirectoryBusy, GroupStopped, SteleError
+from stele.services.raft import registry as registry_module
+from stele.services.raft.registry import Registry
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually
 from tests.unit.raft.lone import FAST, Commands, Opener, open_files_below, registry

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from lab.variants.sleep_deaf_to_silence import DeafToSilence
-from lab.variants.sleep_says_nothing_at_its_end import SaysNothingAtItsEnd
-from services.errors import GroupStopped, NotLeader, SteleError
-from services.pb import raft_pb2 as pb
-from services.raft.engine import Engine
-from services.raft.storage import Members
+from stele.lab.variants.sleep_deaf_to_silence import DeafToSilence
+from stele.lab.variants.sleep_says_nothing_at_its_end import SaysNothingAtItsEnd
+from stele.services.errors import GroupStopped, NotLeader, SteleError
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.engine import Engine
+from stele.services.raft.storage import Members
 from tests.support.both_ways import holds_and_variant_fails
 from tests.unit.raft.bench import Bench
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lab.variants.h15_overtakes_its_votes import OvertakesItsVotes
-from services.raft.engine import Engine
-from services.raft.journal import Flush
+from stele.lab.variants.h15_overtakes_its_votes import OvertakesItsVotes
+from stele.services.raft.engine import Engine
+from stele.services.raft.journal import Flush
 from tests.support.both_ways import holds_and_variant_fails
 from tests.unit.raft.bench import Bench
 

@@ -6,14 +6,14 @@ import random
 
 import pytest
 
-from lab.variants.h2_trusts_the_commit_index import TrustsTheCommitIndex
-from lab.variants.h3_installs_what_is_old import InstallsWhatIsOld
-from lab.variants.h8_resets_before_the_snapshot import ResetsFirst
-from services.pb import raft_pb2 as pb
-from services.raft.engine import Engine
-from services.raft.journal import Journal
-from services.raft.snapshots import to_pb
-from services.raft.storage import Members
+from stele.lab.variants.h2_trusts_the_commit_index import TrustsTheCommitIndex
+from stele.lab.variants.h3_installs_what_is_old import InstallsWhatIsOld
+from stele.lab.variants.h8_resets_before_the_snapshot import ResetsFirst
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.engine import Engine
+from stele.services.raft.journal import Journal
+from stele.services.raft.snapshots import to_pb
+from stele.services.raft.storage import Members
 from tests.support.both_ways import holds_and_variant_fails
 from tests.unit.raft.bench import Bench
 
@@ -75,7 +75,7 @@ def test_h16_a_long_transfer_silences_nobody() -> None:
 
 
 def test_h16_bytes_that_do_not_check_replace_nothing() -> None:
-    from services.errors import LogDamaged
+    from stele.services.errors import LogDamaged
 
     bench = behind()
     reconnect(bench, 3)
@@ -130,7 +130,7 @@ async def test_h2_a_snapshot_offer_commits_nothing_that_it_did_not_verify() -> N
         leader = bench.engines[1]
         follower = bench.engines[3]
         last = follower.journal.last_index
-        from services.raft.storage import Entry
+        from stele.services.raft.storage import Entry
 
         follower.journal.append(Entry(last + 1, follower.term, 0, b"never committed"))
         bench.flush(3)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from services.raft.ticker import TURNS_MAX, Ticker
+from stele.services.raft.ticker import TURNS_MAX, Ticker
 from tests.support.eventually import eventually
 
 NEVER = float("inf")

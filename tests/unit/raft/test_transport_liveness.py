@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from services.pb import raft_pb2 as pb
-from services.raft.links import FRAME_BYTES_MAX, QUEUE_BYTES_MAX, Link, Stream, takes_over
-from services.raft.liveness import NEVER, Liveness
+from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.links import FRAME_BYTES_MAX, QUEUE_BYTES_MAX, Link, Stream, takes_over
+from stele.services.raft.liveness import NEVER, Liveness
 
 
 def test_an_idle_link_is_greeted_once_per_interval_and_a_busy_one_never() -> None:

@@ -7,9 +7,9 @@ import sys
 import threading
 import time
 
-from services.config import BrokerConfig
-from services.errors import NameTaken, PortTaken
-from services.process import Runtime, main
+from stele.services.config import BrokerConfig
+from stele.services.errors import NameTaken, PortTaken
+from stele.services.process import Runtime, main
 
 
 def block() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services import batch
-from services.errors import BatchCorrupt
+from stele.services import batch
+from stele.services.errors import BatchCorrupt
 
 TIMESTAMPS = st.integers(0, 2**32 - 1).map(lambda delta: 1_700_000_000_000 + delta)
 RECORDS = st.lists(

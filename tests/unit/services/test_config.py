@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.config import BrokerConfig, DatanodeConfig, NameserverConfig, check_session_timeout, load
-from services.errors import InvalidConfig
+from stele.services.config import BrokerConfig, DatanodeConfig, NameserverConfig, check_session_timeout, load
+from stele.services.errors import InvalidConfig
 
 DN = ["--name", "dn1", "--data-dir", "d"]
 
@@ -124,7 +124,7 @@ def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
         load(DatanodeConfig, ["--help"], {})
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert "python -m datanode --name dn1 --data-dir /var/lib/stele/dn1" in text
+    assert "python -m stele.datanode --name dn1 --data-dir /var/lib/stele/dn1" in text
     assert "--session-timeout-s SECONDS" in text
     words = " ".join(text.split())
     assert "(default 4, 0.5 to 120)" in words

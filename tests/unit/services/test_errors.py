@@ -7,7 +7,7 @@ import re
 import pytest
 from grpc import StatusCode
 
-from services.errors import _BY_REASON, SteleError, from_wire
+from stele.services.errors import _BY_REASON, SteleError, from_wire
 
 CLASSES = [kind for kind in _BY_REASON.values() if not kind.__name__.startswith("_")]
 

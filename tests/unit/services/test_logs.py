@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from services import logs
+from stele.services import logs
 
 
 @pytest.fixture(autouse=True)

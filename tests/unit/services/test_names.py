@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.bundles import bundle_of, bundles_of, ranges
-from services.errors import InvalidArgument
-from services.topics import check_name, parse_topic
+from stele.services.bundles import bundle_of, bundles_of, ranges
+from stele.services.errors import InvalidArgument
+from stele.services.topics import check_name, parse_topic
 
 
 @pytest.mark.parametrize("topic", ["a/b", "Orders/paid.v2", "0/_".replace("_", "9"), "n/" + "x" * 128])

@@ -10,20 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.variants.r2_1_matches_text import MatchesText
-from lab.variants.r2_3_forgets_tombstones import ForgetsTombstones
-from lab.variants.r2_3_retries_tombstones import RetriesTombstones
-from lab.variants.r2_4_backs_off_wrongly import (
+from stele.lab.variants.r2_1_matches_text import MatchesText
+from stele.lab.variants.r2_3_forgets_tombstones import ForgetsTombstones
+from stele.lab.variants.r2_3_retries_tombstones import RetriesTombstones
+from stele.lab.variants.r2_4_backs_off_wrongly import (
     BacksOffWithoutCap,
     BacksOffWithoutJitter,
     NeverBacksOff,
     RestartsTheBackoff,
 )
-from lab.variants.r2_4_logs_every_attempt import LogsEveryAttempt, NeverLogs
-from lab.variants.r2_4_not_found_is_tombstone import NotFoundIsTombstone
-from lab.variants.r2_5_keeps_the_address import AsksWithoutPause, KeepsTheAddress
-from services.errors import CoordinationUnknown, SteleError, StoreTombstone, StoreUnknown, Timeout, Unreachable
-from services.rpc.resolver import (
+from stele.lab.variants.r2_4_logs_every_attempt import LogsEveryAttempt, NeverLogs
+from stele.lab.variants.r2_4_not_found_is_tombstone import NotFoundIsTombstone
+from stele.lab.variants.r2_5_keeps_the_address import AsksWithoutPause, KeepsTheAddress
+from stele.services.errors import CoordinationUnknown, SteleError, StoreTombstone, StoreUnknown, Timeout, Unreachable
+from stele.services.rpc.resolver import (
     BACKOFF_MAX_S,
     LOG_INTERVAL_S,
     STABLE_AFTER_S,

@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 from prometheus_client import Counter
 
-from services.errors import InvalidConfig, PortTaken
-from services.metrics import AdminServer, new_registry
-from services.ready import ReadyGate
+from stele.services.errors import InvalidConfig, PortTaken
+from stele.services.metrics import AdminServer, new_registry
+from stele.services.ready import ReadyGate
 
 
 async def test_the_gate_is_open_exactly_while_every_condition_holds() -> None:

@@ -9,17 +9,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.batch import Record, decode, read_header
-from services.errors import (
-    ConnectionBroken,
-    InvalidArgument,
-    MessageTooLarge,
-    NotOwner,
-    OutOfOrderSequence,
-    SteleError,
-    Timeout,
-    TopicNotFound,
-)
 from stele.batching import (
     BATCH_BYTES_LIMIT,
     INFLIGHT_BATCHES_MAX,
@@ -33,6 +22,17 @@ from stele.batching import (
     record_bytes,
 )
 from stele.errors import SendTimedOut
+from stele.services.batch import Record, decode, read_header
+from stele.services.errors import (
+    ConnectionBroken,
+    InvalidArgument,
+    MessageTooLarge,
+    NotOwner,
+    OutOfOrderSequence,
+    SteleError,
+    Timeout,
+    TopicNotFound,
+)
 
 REMEMBERED = 64
 

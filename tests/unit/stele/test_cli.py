@@ -152,7 +152,7 @@ def test_asking_where_nobody_answers_needs_yes(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_error_text_is_not_taken_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    from services.errors import InvalidArgument, NotReady
+    from stele.services.errors import InvalidArgument, NotReady
 
     with pytest.raises(typer.Exit) as ended:
         options.fail(InvalidArgument("bad [red]name[/red]\nsecond line"))

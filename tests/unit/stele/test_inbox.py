@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from services.batch import Record, encode
-from services.errors import BatchCorrupt, InvalidArgument, NotOwner
 from stele.inbox import ACKS_MAX, Inbox, join, read_delivery
 from stele.model import Message
+from stele.services.batch import Record, encode
+from stele.services.errors import BatchCorrupt, InvalidArgument, NotOwner
 
 
 def message(offset: int, redelivery_count: int = 0) -> Message:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from services.errors import InvalidArgument
 from stele.local.cluster import LocalCluster
 from stele.local.errors import ClusterBusy, NoCluster, NoSuchProcess
 from stele.local.processes import Identity, ProcessState, free_port, last_words, launch, read_json, write_json
 from stele.local.state import ClusterSpec, ClusterState, ProcessRecord, StateDirectory, role_of
+from stele.services.errors import InvalidArgument
 
 
 @pytest.fixture

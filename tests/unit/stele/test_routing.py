@@ -7,7 +7,14 @@ import random
 
 import pytest
 
-from services.errors import (
+from stele.errors import ClientClosed
+from stele.health import judge
+from stele.model import BrokerInfo, ClusterInfo, MemberInfo, PartitionInfo, ReplicaInfo, StoreInfo
+from stele.producer import ProducerSettings
+from stele.retry import BACKOFF_MAX_S, backoff_s, may_retry
+from stele.room import Room
+from stele.routing import Route, Router, TopicRoutes, choose_address, is_inside, parse_bootstrap, read_routes
+from stele.services.errors import (
     ConnectionBroken,
     Fenced,
     InvalidArgument,
@@ -16,14 +23,7 @@ from services.errors import (
     TopicNotFound,
     Unreachable,
 )
-from services.pb import common_pb2, nameserver_pb2
-from stele.errors import ClientClosed
-from stele.health import judge
-from stele.model import BrokerInfo, ClusterInfo, MemberInfo, PartitionInfo, ReplicaInfo, StoreInfo
-from stele.producer import ProducerSettings
-from stele.retry import BACKOFF_MAX_S, backoff_s, may_retry
-from stele.room import Room
-from stele.routing import Route, Router, TopicRoutes, choose_address, is_inside, parse_bootstrap, read_routes
+from stele.services.pb import common_pb2, nameserver_pb2
 from tests.support.eventually import eventually
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.errors import InvalidArgument
 from stele.cli.units import bytes_of, ms_of, span
+from stele.services.errors import InvalidArgument
 
 
 @pytest.mark.parametrize(
