@@ -15,11 +15,11 @@ from typing import TypeVar
 import structlog
 
 from stele.nameserver.catalog import Catalog
+from stele.nameserver.catalog_reader import CatalogReader
 from stele.nameserver.events import EventBuffer, LeaderEvents, derive
-from stele.nameserver.lookup import View
-from stele.nameserver.reading import CatalogReader
 from stele.nameserver.reports import leaders
 from stele.nameserver.storewatch import StoreWatch
+from stele.nameserver.view import View
 from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination.mirror import Mirror
 from stele.services.coordination.records import ClusterRecord, decode

@@ -16,7 +16,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from stele.nameserver.bundles import Pulse
+from stele.nameserver.bundle_assignment import Pulse
 from stele.nameserver.catalog import Member
 from stele.services.errors import SteleError
 from stele.services.rpc.channels import Channels

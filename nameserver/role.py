@@ -1,7 +1,7 @@
 """The nameserver process: what it opens, in which order, and how it goes.
 
 Start: ZooKeeper session → view of the cluster → port → name → member node → campaign (R1.8), so that whoever finds it can dial it and gets
-answers.  Leading or not changes nothing but who does the work of office.py.
+answers.  Leading or not changes nothing but who does the work of controller.py.
 
 Drain: resigned first, so that the next candidate leads at once; then unregistered; then the port closes.
 """
@@ -15,8 +15,8 @@ from typing import Protocol
 import structlog
 
 from stele.nameserver.clusterview import ClusterView
+from stele.nameserver.controller import Controller
 from stele.nameserver.metrics import Metrics
-from stele.nameserver.office import Office
 from stele.nameserver.server import NameserverServicer
 from stele.services.config import NameserverConfig
 from stele.services.coordination.election import Election, Leadership
@@ -33,17 +33,19 @@ GRACE_S = 0.5
 log = structlog.get_logger()
 
 
-class OfficeType(Protocol):
+class ControllerType(Protocol):
     """What begins a term of office."""
 
-    def __call__(self, leadership: Leadership, session: Session, view: ClusterView, channels: Channels) -> Office: ...
+    def __call__(
+        self, leadership: Leadership, session: Session, view: ClusterView, channels: Channels
+    ) -> Controller: ...
 
 
 class Nameserver:
-    """A role (services/process.py).  ``office`` is put in the product's place by tests."""
+    """A role (services/process.py).  ``controller`` is put in the product's place by tests."""
 
-    def __init__(self, config: NameserverConfig, runtime: Runtime, office: OfficeType = Office) -> None:
-        self._config, self._runtime, self._new_office = config, runtime, office
+    def __init__(self, config: NameserverConfig, runtime: Runtime, controller: ControllerType = Controller) -> None:
+        self._config, self._runtime, self._new_controller = config, runtime, controller
         self._opened = AsyncExitStack()
         self._enrolment: Enrolment | None = None
         self._presence: Presence | None = None
@@ -51,7 +53,7 @@ class Nameserver:
         self.session: Session
         self.view: ClusterView
         self.election: Election
-        self.office: Office | None = None
+        self.controller: Controller | None = None
 
     @property
     def endpoint(self) -> str:
@@ -92,7 +94,7 @@ class Nameserver:
     def _open_server(self) -> None:
         config = self._config
         servicer = NameserverServicer(
-            config.name, config.cluster, self.session, self.view, self._channels, lambda: self.office
+            config.name, config.cluster, self.session, self.view, self._channels, lambda: self.controller
         )
         self._server = Server(config.host, config.port)
         self._server.add(nameserver_pb2_grpc.add_NameserverServicer_to_server, servicer, "stele.v1.Nameserver")
@@ -115,15 +117,15 @@ class Nameserver:
         await self.election.resign()
 
     def _led(self, leadership: Leadership | None) -> None:
-        """An office belongs to one leadership and goes with it."""
-        if self.office is not None:
-            task = asyncio.get_running_loop().create_task(self.office.close(), name="close-office")
+        """A controller belongs to one leadership and goes with it."""
+        if self.controller is not None:
+            task = asyncio.get_running_loop().create_task(self.controller.close(), name="close-controller")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
-            self.office = None
+            self.controller = None
         if leadership is not None:
-            self.office = self._new_office(leadership, self.session, self.view, self._channels)
-            self.office.open()
+            self.controller = self._new_controller(leadership, self.session, self.view, self._channels)
+            self.controller.open()
         self._metrics.epoch(leadership.epoch if leadership is not None else 0)
 
     def _session_changed(self, event: SessionEvent) -> None:

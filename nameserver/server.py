@@ -13,9 +13,9 @@ from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
 from stele.nameserver.clusterview import ClusterView
-from stele.nameserver.lookup import address, member_info
-from stele.nameserver.office import Office
-from stele.nameserver.topics import topic_path
+from stele.nameserver.controller import Controller
+from stele.nameserver.topic_writer import topic_path
+from stele.nameserver.view import address, member_info
 from stele.services.coordination.session import Session, SessionState
 from stele.services.errors import NoLeader, NotLeader, Unreachable
 from stele.services.pb import common_pb2, nameserver_pb2_grpc
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
-    """``office`` answers the open office of this nameserver, or None while it does not lead."""
+    """``controller`` answers the open controller of this nameserver, or None while it does not lead."""
 
     def __init__(
         self,
@@ -45,47 +45,47 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         session: Session,
         view: ClusterView,
         channels: Channels,
-        office: Callable[[], Office | None],
+        controller: Callable[[], Controller | None],
     ) -> None:
         self._name, self._cluster = name, cluster
-        self._session, self._view, self._channels, self._office = session, view, channels, office
+        self._session, self._view, self._channels, self._controller = session, view, channels, controller
 
     # --- writes -----------------------------------------------------------------------------------------------------
 
     async def CreateNamespace(self, request: pb.CreateNamespaceRequest, context: Any) -> pb.CreateNamespaceResponse:
-        office = self._lead()
-        if office is None:
+        controller = self._lead()
+        if controller is None:
             return await self._forward(pb.CreateNamespaceResponse, "CreateNamespace", request, context)
-        return pb.CreateNamespaceResponse(created=await office.create_namespace(request))
+        return pb.CreateNamespaceResponse(created=await controller.create_namespace(request))
 
     async def CreateTopic(self, request: pb.CreateTopicRequest, context: Any) -> pb.CreateTopicResponse:
-        office = self._lead()
-        if office is None:
+        controller = self._lead()
+        if controller is None:
             return await self._forward(pb.CreateTopicResponse, "CreateTopic", request, context)
-        return await office.create_topic(request, _left_s(context))
+        return await controller.create_topic(request, _left_s(context))
 
     async def AlterTopic(self, request: pb.AlterTopicRequest, context: Any) -> pb.AlterTopicResponse:
-        office = self._lead()
-        if office is None:
+        controller = self._lead()
+        if controller is None:
             return await self._forward(pb.AlterTopicResponse, "AlterTopic", request, context)
-        return await office.alter_topic(request)
+        return await controller.alter_topic(request)
 
     async def DeleteTopic(self, request: pb.DeleteTopicRequest, context: Any) -> pb.DeleteTopicResponse:
-        office = self._lead()
-        if office is None:
+        controller = self._lead()
+        if controller is None:
             return await self._forward(pb.DeleteTopicResponse, "DeleteTopic", request, context)
-        await office.delete_topic(request.topic, _left_s(context))
+        await controller.delete_topic(request.topic, _left_s(context))
         return pb.DeleteTopicResponse()
 
     async def RegisterStore(self, request: pb.RegisterStoreRequest, context: Any) -> pb.RegisterStoreResponse:
-        office = self._lead()
-        if office is None:
+        controller = self._lead()
+        if controller is None:
             return await self._forward(pb.RegisterStoreResponse, "RegisterStore", request, context)
-        return await office.stores.register(request)
+        return await controller.stores.register(request)
 
-    def _lead(self) -> Office | None:
-        office = self._office()
-        return office if office is not None and office.is_open else None
+    def _lead(self) -> Controller | None:
+        controller = self._controller()
+        return controller if controller is not None and controller.is_open else None
 
     async def _forward(self, answer_type: type[T], method: str, request: Any, context: Any) -> T:
         """NoLeader: nobody leads; NotLeader: somebody else does and could not be reached from here, or not a second time."""

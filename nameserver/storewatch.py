@@ -16,8 +16,8 @@ import grpc
 import structlog
 
 from stele.nameserver.catalog import Member, MemberState
-from stele.nameserver.lookup import read_status
 from stele.nameserver.reports import StoreReport, decisive, disconnected, merge
+from stele.nameserver.view import read_status
 from stele.services.errors import ConnectionBroken, SteleError, StoreMismatch, Timeout
 from stele.services.pb import datanode_pb2, datanode_pb2_grpc
 from stele.services.rpc.channels import Channels

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from stele.nameserver.lookup import View
-from stele.nameserver.office import Office
+from stele.nameserver.controller import Controller
 from stele.nameserver.reconcile import DropOrphan
+from stele.nameserver.view import View
 
 
-class TrustsTheMirror(Office):
+class TrustsTheMirror(Controller):
     async def _drop_orphans(self, suspects: list[DropOrphan], view: View) -> None:
         self._orders.give(suspects, view.catalog.live_stores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stele.nameserver.lookup import View
+from stele.nameserver.view import View
 from stele.services.errors import StoreTombstone, StoreUnknown
 from stele.services.pb import nameserver_pb2
 

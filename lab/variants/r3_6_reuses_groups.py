@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from itertools import count
 
 from stele.nameserver.catalog import Catalog
-from stele.nameserver.topics import TopicWrites, partition_path
+from stele.nameserver.topic_writer import TopicWriter, partition_path
 from stele.services.coordination.metadata import Transaction
 from stele.services.coordination.records import PartitionRecord
 
 
-class ReusesGroups(TopicWrites):
+class ReusesGroups(TopicWriter):
     async def _add_partitions(
         self, transaction: Transaction, name: str, indexes: Iterable[int], replication: int, catalog: Catalog
     ) -> None:

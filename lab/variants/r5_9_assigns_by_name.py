@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from stele.nameserver import bundles
-from stele.nameserver.bundles import Assign, Broker
+from stele.nameserver import bundle_assignment
+from stele.nameserver.bundle_assignment import Assign, Broker
 from stele.nameserver.catalog import Bundle, Member, MemberKind
 
 
@@ -13,4 +13,4 @@ def assign(wanted: Sequence[str], records: Mapping[str, Bundle], brokers: Mappin
     remembered = {
         b.broker: Broker(Member(MemberKind.BROKERS, b.broker, "")) for b in records.values() if b.broker not in brokers
     }
-    return bundles.assign(wanted, records, {**remembered, **brokers})
+    return bundle_assignment.assign(wanted, records, {**remembered, **brokers})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stele.nameserver.bundles import Assign
+from stele.nameserver.bundle_assignment import Assign
+from stele.nameserver.bundle_writer import BundleWriter
 from stele.nameserver.catalog import Catalog
-from stele.nameserver.ownership import BundleWrites
 from stele.services.coordination.records import BundleRecord
 
 
-class WritesUnchecked(BundleWrites):
+class WritesUnchecked(BundleWriter):
     async def _write(self, changes: Sequence[Assign], catalog: Catalog) -> None:
         transaction = self._leadership.transaction()
         for change in changes:

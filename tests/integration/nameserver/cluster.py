@@ -7,8 +7,8 @@ from typing import Any
 
 import structlog
 
-from stele.nameserver.office import Office
-from stele.nameserver.role import Nameserver, OfficeType
+from stele.nameserver.controller import Controller
+from stele.nameserver.role import ControllerType, Nameserver
 from stele.services.config import NameserverConfig
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.session import Session
@@ -39,7 +39,7 @@ class Cluster:
 
     # --- members ----------------------------------------------------------------------------------------------------
 
-    async def nameserver(self, name: str, office: OfficeType = Office) -> Nameserver:
+    async def nameserver(self, name: str, controller: ControllerType = Controller) -> Nameserver:
         """Started, with a ZooKeeper connection of its own that a test can spoil."""
         proxy = self.zookeeper_of[name] = await Proxy(self.hosts).start()
         config = NameserverConfig(
@@ -50,7 +50,7 @@ class Cluster:
             admin_port=-1,
         )
         runtime = Runtime(config=config, log=structlog.get_logger())
-        role = Nameserver(config, runtime, office)
+        role = Nameserver(config, runtime, controller)
         try:
             await role.start()
         except BaseException:
@@ -64,8 +64,8 @@ class Cluster:
         role = self.retire(name)
         self.zookeeper_of[name].cut()
         await role._server.stop(0)
-        if role.office is not None:
-            await role.office.close()
+        if role.controller is not None:
+            await role.controller.close()
 
     def retire(self, name: str) -> Nameserver:
         """Counts no more, and is stopped with the cluster."""
@@ -105,11 +105,11 @@ class Cluster:
         return await broker.start(state)
 
     async def leader(self, other_than: str = "") -> Nameserver:
-        """The nameserver that leads, its office open."""
+        """The nameserver that leads, its controller open."""
 
         def leading() -> Nameserver | None:
             for name, role in self.nameservers.items():
-                if name != other_than and role.office is not None and role.office.is_open:
+                if name != other_than and role.controller is not None and role.controller.is_open:
                     return role
             return None
 
@@ -148,7 +148,7 @@ class Cluster:
 
     def describe(self) -> str:
         return "\n".join(
-            f"{n}: leads={ns.office is not None} synced={ns.view.synced} {ns.view.current.catalog}"
+            f"{n}: leads={ns.controller is not None} synced={ns.view.synced} {ns.view.current.catalog}"
             for n, ns in self.nameservers.items()
         )
 

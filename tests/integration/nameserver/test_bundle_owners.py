@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from stele.lab.variants.r5_9_writes_unchecked import WritesUnchecked
-from stele.nameserver.bundles import Pulse
-from stele.nameserver.lookup import View
-from stele.nameserver.ownership import BundleWrites
+from stele.nameserver.bundle_assignment import Pulse
+from stele.nameserver.bundle_writer import BundleWriter
+from stele.nameserver.view import View
 from stele.services.coordination.records import BundleRecord
 from stele.services.pb import nameserver_pb2 as pb
 from tests.integration.nameserver.cluster import Cluster
@@ -22,8 +22,8 @@ async def start(cluster: Cluster, brokers: int, nameservers: int = 1) -> None:
 
     def all_alive() -> bool:
         members = leader.view.current.catalog.brokers.values()
-        assert leader.office is not None
-        return len(members) == brokers and all(leader.office.probes.pulse(m) is Pulse.ALIVE for m in members)
+        assert leader.controller is not None
+        return len(members) == brokers and all(leader.controller.probes.pulse(m) is Pulse.ALIVE for m in members)
 
     await eventually(all_alive, describe=cluster.describe)
     await cluster.ask("CreateNamespace", pb.CreateNamespaceRequest(namespace="demo"))
@@ -139,10 +139,10 @@ async def test_a_new_leader_moves_nothing(cluster: Cluster) -> None:
     first = await cluster.leader()
     await cluster.crash(first._config.name)
     second = await cluster.leader()
-    office = second.office
-    assert office is not None
+    controller = second.controller
+    assert controller is not None
     members = second.view.current.catalog.brokers
-    await eventually(lambda: all(office.probes.pulse(m) is Pulse.ALIVE for m in members.values()))
+    await eventually(lambda: all(controller.probes.pulse(m) is Pulse.ALIVE for m in members.values()))
     await cluster.ask("CreateNamespace", pb.CreateNamespaceRequest(namespace="later", bundles=2))
     await eventually(lambda: sum(n.startswith("later/") for n in second.view.current.catalog.bundles) == 2)
     assert await owners(cluster) == before
@@ -153,8 +153,8 @@ async def test_r5_9_no_assignment_after_a_broker_is_gone_names_it(cluster: Clust
     await start(cluster, brokers=1)
     await shares(cluster, br1=16)
     leader = await cluster.leader()
-    office = leader.office
-    assert office is not None
+    controller = leader.controller
+    assert controller is not None
     with_broker = leader.view.current.catalog
     await cluster.brokers["br1"].stop()
     stale = await owners_unnamed(cluster)
@@ -162,12 +162,12 @@ async def test_r5_9_no_assignment_after_a_broker_is_gone_names_it(cluster: Clust
     seen = View(leader.view.current.catalog, {}, {}).catalog
     behind = type(seen)(namespaces=seen.namespaces, bundles=seen.bundles, brokers=with_broker.brokers)
 
-    async def scenario(writes: BundleWrites) -> None:
-        await writes.settle(behind)
+    async def scenario(writer: BundleWriter) -> None:
+        await writer.settle(behind)
         assert await owners(cluster) == stale, "a broker that is gone was given bundles"
 
     def alive(_: object) -> Pulse:
         return Pulse.ALIVE
 
-    product = BundleWrites(office.leadership, alive)
-    await holds_and_variant_fails(scenario, product, WritesUnchecked(office.leadership, alive))
+    product = BundleWriter(controller.leadership, alive)
+    await holds_and_variant_fails(scenario, product, WritesUnchecked(controller.leadership, alive))

@@ -10,7 +10,7 @@ import pytest
 from stele.lab.variants.election_without_epoch import LeadershipWithoutEpoch
 from stele.nameserver.counters import GROUPS
 from stele.nameserver.reconcile import DeleteReplica
-from stele.nameserver.topics import TopicWrites
+from stele.nameserver.topic_writer import TopicWriter
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.records import CounterRecord, PartitionRecord, TopicRecord
@@ -100,20 +100,20 @@ async def test_a_leader_that_was_paused_is_refused_by_zookeeper(cluster: Cluster
     """Its session ended while it slept, its successor wrote, and it wakes up in the middle of a write."""
     await cluster.start(nameservers=2, datanodes=1)
     first = await cluster.leader()
-    assert first.office is not None
-    office = first.office
-    asleep = office.leadership
+    assert first.controller is not None
+    controller = first.controller
+    asleep = controller.leadership
     await end_session(first.session)
     second = await cluster.leader(other_than=first._config.name)
-    assert second.office is not None
-    assert second.office.leadership.epoch > asleep.epoch
+    assert second.controller is not None
+    assert second.controller.leadership.epoch > asleep.epoch
     await eventually(lambda: first.session.state.value == "connected" and not first.session.fenced)
 
     async def scenario(leadership: Leadership) -> None:
         name = f"demo/{type(leadership).__name__.lower()}"
-        writes = TopicWrites(leadership, MetadataStore(first.session))
+        writer = TopicWriter(leadership, MetadataStore(first.session))
         with pytest.raises(LeadershipLost):
-            await writes.begin_create(name, 1, 1, second.view.current.catalog)
+            await writer.begin_create(name, 1, 1, second.view.current.catalog)
         assert await (await cluster.metadata()).get(f"topics/{name}", TopicRecord) is None
 
     fenceless = LeadershipWithoutEpoch(first.session, asleep.record, asleep.epoch_version, asleep._session_id)
@@ -125,8 +125,8 @@ async def test_a_leader_that_was_paused_is_refused_by_zookeeper(cluster: Cluster
 async def test_the_datanodes_refuse_orders_of_a_deposed_leader(cluster: Cluster) -> None:
     await cluster.start(nameservers=2, datanodes=3)
     first = await cluster.leader()
-    assert first.office is not None
-    orders = first.office._orders
+    assert first.controller is not None
+    orders = first.controller._orders
     await cluster.create("demo/t", partitions=1)
     await end_session(first.session)
     await cluster.leader(other_than=first._config.name)
@@ -188,7 +188,7 @@ async def test_drain_leaves_to_the_next_leader_and_shuts_the_port(cluster: Clust
     first = await cluster.leader()
     name = first._config.name
     await first.drain()
-    assert first.office is None
+    assert first.controller is None
     other = await cluster.leader(other_than=name)
     await eventually(lambda: name not in other.view.current.catalog.nameservers)
     with pytest.raises(Unreachable):

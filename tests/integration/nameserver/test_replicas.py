@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stele.lab.variants.orphans_by_the_mirror import TrustsTheMirror
-from stele.nameserver.office import Office
+from stele.nameserver.controller import Controller
 from stele.nameserver.reconcile import plan
 from stele.services.pb import datanode_pb2
 from stele.services.pb import nameserver_pb2 as pb
@@ -78,21 +78,21 @@ async def test_an_orphan_is_dropped_only_on_zookeepers_word(cluster: Cluster) ->
     whole = leader.view.current
     (group,) = whole.catalog.partitions
     behind = replace(whole.catalog, partitions={}, topics={})
-    assert leader.office is not None
+    assert leader.controller is not None
     suspects = plan(behind, whole.reports, {})
     assert len(suspects) == 3
 
-    async def scenario(kind: type[Office]) -> None:
-        assert leader.office is not None
-        office = kind(leader.office.leadership, leader.session, leader.view, cluster.channels)
-        await office._drop_orphans(suspects, whole)  # type: ignore[arg-type]
-        working = list(office._orders._working.values())
+    async def scenario(kind: type[Controller]) -> None:
+        assert leader.controller is not None
+        controller = kind(leader.controller.leadership, leader.session, leader.view, cluster.channels)
+        await controller._drop_orphans(suspects, whole)  # type: ignore[arg-type]
+        working = list(controller._orders._working.values())
         for task in working:
             await task
-        await office.close()
+        await controller.close()
         assert all(group in d.replicas for d in cluster.datanodes.values())
 
-    await holds_and_variant_fails(scenario, Office, TrustsTheMirror)
+    await holds_and_variant_fails(scenario, Controller, TrustsTheMirror)
 
 
 async def test_a_hanging_store_delays_no_other(cluster: Cluster) -> None:

@@ -55,10 +55,10 @@ async def test_r2_2_ids_are_idempotent_by_uuid_on_every_nameserver_and_after_a_f
 async def test_r2_2_an_id_is_never_given_out_again(cluster: Cluster) -> None:
     await cluster.start(nameservers=1)
     leader = await cluster.leader()
-    assert leader.office is not None
+    assert leader.controller is not None
     metadata = MetadataStore(leader.session)
     make: Callable[..., StoreRegister] = partial(
-        StoreRegister, leader.office.leadership, metadata, leader.session.cluster_id
+        StoreRegister, leader.controller.leadership, metadata, leader.session.cluster_id
     )
 
     async def scenario(make_register: Callable[[], StoreRegister]) -> None:
@@ -75,7 +75,7 @@ async def test_r2_2_an_id_is_never_given_out_again(cluster: Cluster) -> None:
 async def test_r2_6_a_removed_store_does_not_come_back(cluster: Cluster) -> None:
     await cluster.start(nameservers=1)
     leader = await cluster.leader()
-    assert leader.office is not None
+    assert leader.controller is not None
     metadata = MetadataStore(leader.session)
     removed, buried = await register(cluster, ask("u1")), await register(cluster, ask("u2"))
     known = await metadata.get(f"stores/{removed}", StoreRecord)
@@ -90,7 +90,7 @@ async def test_r2_6_a_removed_store_does_not_come_back(cluster: Cluster) -> None
                 await stores.register(request)
             assert refused.value.facts["store_id"] in {str(removed), str(buried)}
 
-    leadership, cluster_id = leader.office.leadership, leader.session.cluster_id
+    leadership, cluster_id = leader.controller.leadership, leader.session.cluster_id
     product = StoreRegister(leadership, metadata, cluster_id)
     variant = WelcomesTheRemoved(leadership, metadata, cluster_id)
     await holds_and_variant_fails(scenario, product, variant, pytest.fail.Exception)

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from stele.lab.variants.r3_6_reuses_groups import ReusesGroups
-from stele.nameserver.topics import TopicWrites
+from stele.nameserver.topic_writer import TopicWriter
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.errors import (
     InvalidArgument,
@@ -184,25 +184,25 @@ async def test_r3_6_a_recreated_topic_gets_new_groups_and_the_old_ones_are_gone(
 async def test_r3_6_group_and_topic_ids_are_used_once(cluster: Cluster) -> None:
     await cluster.start(nameservers=1, datanodes=1)
     leader = await cluster.leader()
-    assert leader.office is not None
+    assert leader.controller is not None
     metadata = MetadataStore(leader.session)
 
-    async def scenario(writes: TopicWrites) -> None:
+    async def scenario(writer: TopicWriter) -> None:
         used: set[int] = set()
         ids: set[int] = set()
         for _ in range(3):
-            topic = await writes.begin_create("demo/again", 2, 1, leader.view.current.catalog)
+            topic = await writer.begin_create("demo/again", 2, 1, leader.view.current.catalog)
             groups = {int(g) for g in await metadata.children("partitions")}
             assert not groups & used, f"groups {groups & used} were used before"
             assert topic.id not in ids
             used |= groups
             ids.add(topic.id)
-            await writes.begin_delete("demo/again")
-            await writes.remove_records("demo/again", leader.view.current.catalog)
+            await writer.begin_delete("demo/again")
+            await writer.remove_records("demo/again", leader.view.current.catalog)
 
-    await leader.office.close()
-    leadership = leader.office.leadership
-    await holds_and_variant_fails(scenario, TopicWrites(leadership, metadata), ReusesGroups(leadership, metadata))
+    await leader.controller.close()
+    leadership = leader.controller.leadership
+    await holds_and_variant_fails(scenario, TopicWriter(leadership, metadata), ReusesGroups(leadership, metadata))
 
 
 async def test_many_partitions_need_several_transactions_and_are_all_there(cluster: Cluster) -> None:

@@ -34,7 +34,7 @@ PURE = (
     "stele.services.topics",
     "stele.nameserver.catalog",
     "stele.nameserver.placement",
-    "stele.nameserver.bundles",
+    "stele.nameserver.bundle_assignment",
     "stele.nameserver.intervals",
     "stele.datanode.partition",
     "stele.broker.subscription",

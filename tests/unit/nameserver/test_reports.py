@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stele.nameserver.lookup import read_status, store_status
 from stele.nameserver.reports import Leadership, Replica, ReplicaState, StoreReport, disconnected, leaders, merge
+from stele.nameserver.view import read_status, store_status
 from stele.services.pb import datanode_pb2
 from tests.unit.nameserver.world import report
 

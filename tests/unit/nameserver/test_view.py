@@ -22,8 +22,8 @@ from stele.nameserver.catalog import (
     TopicState,
 )
 from stele.nameserver.intervals import IntervalSet
-from stele.nameserver.lookup import View
 from stele.nameserver.reports import Leadership, Replica, ReplicaState, Reports, leaders
+from stele.nameserver.view import View
 from stele.services.bundles import bundle_of
 from stele.services.errors import InvalidArgument, NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
 from tests.support.both_ways import holds_and_variant_fails

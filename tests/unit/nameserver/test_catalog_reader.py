@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stele.nameserver.reading import CatalogReader
+from stele.nameserver.catalog_reader import CatalogReader
 from stele.services.coordination.nodes import Stat
 from stele.services.coordination.records import (
     BundleRecord,

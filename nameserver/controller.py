@@ -1,10 +1,10 @@
 """One term of office of the leading nameserver: what it does until it is deposed.
 
-Guarantee: the cluster moves towards its records (reconcile.py) and every bundle towards a live broker (bundles.py), at
+Guarantee: the cluster moves towards its records (reconcile.py) and every bundle towards a live broker (bundle_assignment.py), at
 once after each change and at least every ``ROUND_S``; nothing is begun while ZooKeeper cannot be reached or the view is
 incomplete; whatever a deposed leader still tries is refused, by ZooKeeper and by the datanodes, for its epoch.
 
-Usage: ``office = Office(...); office.open(); ...; await office.close()``.
+Usage: ``controller = Controller(...); controller.open(); ...; await controller.close()``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from stele.nameserver.bundle_writer import BundleWriter
 from stele.nameserver.catalog import Catalog, Topic, TopicState
 from stele.nameserver.clusterview import ClusterView
-from stele.nameserver.lookup import View, topic_info
-from stele.nameserver.ownership import BundleWrites
 from stele.nameserver.probes import BrokerProbes
 from stele.nameserver.reconcile import (
     ConfigureReplica,
@@ -33,7 +32,8 @@ from stele.nameserver.reconcile import (
 )
 from stele.nameserver.replicas import ReplicaOrders
 from stele.nameserver.stores import StoreRegister
-from stele.nameserver.topics import TopicWrites, check_namespace, check_shape
+from stele.nameserver.topic_writer import TopicWriter, check_namespace, check_shape
+from stele.nameserver.view import View, topic_info
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.session import Session
@@ -52,12 +52,12 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What an office decides with; tests put wrong ones in their place."""
+    """What a controller decides with; tests put wrong ones in their place."""
 
     plan: Planner = plan
 
 
-class Office:
+class Controller:
     def __init__(
         self,
         leadership: Leadership,
@@ -70,9 +70,9 @@ class Office:
         metadata = MetadataStore(session)
         self.leadership = leadership
         self.stores = StoreRegister(leadership, metadata, session.cluster_id)
-        self.topics = TopicWrites(leadership, metadata)
+        self.topics = TopicWriter(leadership, metadata)
         self.probes = BrokerProbes(channels, self._kick_bundles)
-        self.bundles = BundleWrites(leadership, self.probes.pulse)
+        self.bundles = BundleWriter(leadership, self.probes.pulse)
         self._orders = ReplicaOrders(channels, leadership.epoch, self._kick_replicas)
         self._view = view
         self._plan = (decisions or Decisions()).plan

@@ -75,7 +75,7 @@ def check_shape(partitions: int, replication: int) -> None:
         )
 
 
-class TopicWrites:
+class TopicWriter:
     """One per term of office.  Writes that place partitions take turns."""
 
     def __init__(self, leadership: Leadership, metadata: MetadataStore, *, clock: Clock = SYSTEM) -> None:

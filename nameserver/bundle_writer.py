@@ -1,4 +1,4 @@
-"""Carries bundle assignments (bundles.py) into ZooKeeper.
+"""Carries bundle assignments (bundle_assignment.py) into ZooKeeper.
 
 Guarantee: an assignment is committed only while this leadership lasts, only onto the record that it was decided on, and
 only while the broker that it names is registered: the transaction checks the member node, so no assignment made after a
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from stele.nameserver.bundles import EVENING_MOVES_MAX, Assign, Broker, Pulse, assign
+from stele.nameserver.bundle_assignment import EVENING_MOVES_MAX, Assign, Broker, Pulse, assign
 from stele.nameserver.catalog import Catalog, Member
 from stele.services.bundles import bundles_of
 from stele.services.coordination.election import Leadership
@@ -27,8 +27,8 @@ _log = structlog.get_logger()
 Assigner = Callable[..., list[Assign]]
 
 
-class BundleWrites:
-    """One per term of office.  ``await writes.settle(catalog)`` makes one round and says how many bundles were assigned."""
+class BundleWriter:
+    """One per term of office.  ``await writer.settle(catalog)`` makes one round and says how many bundles were assigned."""
 
     def __init__(
         self, leadership: Leadership, pulse: Callable[[Member], Pulse], *, assigner: Assigner = assign

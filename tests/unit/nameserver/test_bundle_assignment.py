@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stele.lab.variants import r5_9_assigns_by_name, r5_10_keeps_the_epoch
-from stele.nameserver.bundles import Assign, Broker, Pulse, assign
+from stele.nameserver.bundle_assignment import Assign, Broker, Pulse, assign
 from stele.nameserver.catalog import Bundle, Member, MemberKind, MemberState
 from tests.support.both_ways import holds_and_variant_fails
 
