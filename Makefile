@@ -50,9 +50,10 @@ docs: $(VENV_READY) ## write the pages that are made from code
 	@$(PY) docs/reference/generate
 
 .PHONY: lint
-lint: $(VENV_READY) ## ruff: rules and format
+lint: $(VENV_READY) ## ruff: rules and format; the pages made from code say what the code says
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check --quiet . || { echo "not formatted; run: $(PY) -m ruff format ."; exit 1; }
+	@$(PY) docs/reference/generate --check
 
 .PHONY: type
 type: $(VENV_READY) ## mypy, strict
