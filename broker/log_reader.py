@@ -14,12 +14,14 @@ import structlog
 
 from stele.broker.cache import BatchCache, StoredBatch
 from stele.broker.metrics import Metrics
-from stele.broker.partitions import POLL_MAX_S, Partition
+from stele.broker.partitions import Partition
+from stele.services.backoff import Backoff
 from stele.services.batch import Header, read_header
 from stele.services.errors import InvalidArgument, OffsetOutOfRange, SteleError
 from stele.services.pb import datanode_pb2
 
 READ_BYTES = 1 << 20  # of one read ahead
+READ_AGAIN = Backoff(first_s=0.1, max_s=0.5)
 
 _log = structlog.get_logger()
 
@@ -93,8 +95,8 @@ class LogReader:
                     _log.error("read_refused", group=self._partition.group, offset=offset, error=e.message)
                 except SteleError as e:
                     _log.debug("read_failed", group=self._partition.group, offset=offset, reason=e.reason)
-            attempts = min(attempts + 1, 5)
-            await asyncio.sleep(POLL_MAX_S * attempts * self._rng.uniform(0.5, 1.0))
+            attempts += 1
+            await asyncio.sleep(READ_AGAIN.after(attempts, self._rng))
 
     def _trimmed(self, error: OffsetOutOfRange) -> None:
         """A replica says where the log begins now; it does not end before that."""

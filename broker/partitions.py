@@ -2,7 +2,7 @@
 
 Guarantee: every write carries the epoch under which this broker owns the partition, its own and never a newer one it has
 heard of (R5.10).  A leader that is gone, frozen or deposed is left for the one that leads now: replicas are asked until
-one says so, at least every ``POLL_MAX_S``.
+one says so, at least every ``POLL.max_s``.
 
 Not promised: that the store found leads still when it is used.  A replica that does not lead says so.
 """
@@ -18,6 +18,7 @@ import structlog
 
 from stele.broker.datanodes import Datanodes
 from stele.broker.ownership import Route
+from stele.services.backoff import Backoff
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import (
     ConnectionBroken,
@@ -43,8 +44,7 @@ from stele.services.rpc.status import from_pb
 
 ATTEMPT_S = 1.5  # after which a silent leader is suspected
 PROBE_TIMEOUT_S = 0.5
-POLL_FIRST_S = 0.02
-POLL_MAX_S = 0.1
+POLL = Backoff(first_s=0.02, max_s=0.1)
 SHUN_S = 2.0  # how long a replica that failed a read is read from last
 
 ELSEWHERE = (
@@ -143,13 +143,13 @@ class Partition:
             while True:
                 # Whoever is said to lead is asked alone first: after a handover of many partitions that is most of the asking.
                 asked = [hint] if rounds == 0 and hint in self.route.replicas else self.route.replicas
-                found = await self._ask(asked, probes, min(POLL_MAX_S, POLL_FIRST_S * 2**rounds))
+                found = await self._ask(asked, probes, POLL.after(rounds + 1, self._rng))
                 if found:
                     took_ms = round((self._clock.monotonic() - began_s) * 1000)
                     self.leader = found
                     _log.info("leader_found", group=self.group, store=found, rounds=rounds, took_ms=took_ms)
                     return found
-                rounds = min(rounds + 1, 16)
+                rounds += 1
         finally:
             await _cancelled(probes)
 
@@ -157,7 +157,9 @@ class Partition:
         """Whether another store than ``suspect`` says that it leads."""
         probes: dict[int, asyncio.Task[int]] = {}
         try:
-            found = await self._ask([s for s in self.route.replicas if s != suspect], probes, POLL_MAX_S)
+            found = await self._ask(
+                [s for s in self.route.replicas if s != suspect], probes, POLL.max_s * self._rng.uniform(0.5, 1.0)
+            )
         finally:
             await _cancelled(probes)
         if found:
@@ -166,8 +168,8 @@ class Partition:
         return bool(found)
 
     async def _ask(self, stores: Sequence[int], probes: dict[int, asyncio.Task[int]], interval_s: float) -> int:
-        """The first of ``stores`` that says it leads, at once; 0 after about ``interval_s`` if none does."""
-        until_s = self._clock.monotonic() + interval_s * self._rng.uniform(0.5, 1.0)
+        """The first of ``stores`` that says it leads, at once; 0 after ``interval_s`` if none does."""
+        until_s = self._clock.monotonic() + interval_s
         for store_id in stores:
             if store_id not in probes:
                 probes[store_id] = asyncio.get_running_loop().create_task(self._leads(store_id))
@@ -229,8 +231,8 @@ class Partition:
             except ELSEWHERE as e:
                 trouble = e if trouble.definite else trouble
                 self.failed(store_id, e)
-            await asyncio.sleep(min(POLL_MAX_S, POLL_FIRST_S * 2**attempts) * self._rng.uniform(0.5, 1.0))
-            attempts = min(attempts + 1, 16)
+            attempts += 1
+            await asyncio.sleep(POLL.after(attempts, self._rng))
 
     async def open(self) -> datanode_pb2.ListCursorsResponse:
         """Fences every former owner, then reads the state at the same store: nothing written before is missing in it.  Raises
@@ -253,8 +255,8 @@ class Partition:
                     _log.warning(
                         "partition_open_failed", group=self.group, store=store_id, reason=e.reason, error=e.message
                     )
-            await asyncio.sleep(min(POLL_MAX_S, POLL_FIRST_S * 2**attempts) * self._rng.uniform(0.5, 1.0))
-            attempts = min(attempts + 1, 16)
+            attempts += 1
+            await asyncio.sleep(POLL.after(attempts, self._rng))
 
     # --- reading --------------------------------------------------------------------------------------------------
 

@@ -17,16 +17,17 @@ from typing import Protocol
 import structlog
 
 from stele.broker.metrics import Metrics
-from stele.broker.partitions import ATTEMPT_S, ELSEWHERE, POLL_MAX_S, Partition
+from stele.broker.partitions import ATTEMPT_S, ELSEWHERE, POLL, Partition
 from stele.broker.pipeline import Answer, Deposed, Effect, Pipeline, Recover, Result, Send, Stored
 from stele.broker.tasks import Tasks
+from stele.services.backoff import Backoff
 from stele.services.batch import Header
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import InternalError, Overloaded, SteleError, Timeout
 from stele.services.pb import broker_pb2, datanode_pb2
 from stele.services.rpc.status import from_pb, to_wire
 
-RETRY_FIRST_S = 0.01
+RECOVER_AGAIN = Backoff(first_s=0.04, max_s=0.1)
 PATIENCE_S = 0.3  # with a store that owes an answer and is known to lead no more
 RECOVERIES_PER_LOG = 100
 
@@ -156,8 +157,7 @@ class PartitionProducer:
         if self._failures % RECOVERIES_PER_LOG == 1:
             _log.info("append_recovering", group=self._partition.group, reason=error.reason, error=error.message)
         if self._failures > 1:  # the first time at once: another replica may lead already
-            wait_s = min(POLL_MAX_S, RETRY_FIRST_S * 2 ** min(self._failures, 10))
-            await asyncio.sleep(wait_s * self._rng.uniform(0.5, 1.0))
+            await asyncio.sleep(RECOVER_AGAIN.after(self._failures - 1, self._rng))
         await self._partition.find_leader()
         self._carry_out(self._pipeline.recovered(self._clock.monotonic()))
 
@@ -172,7 +172,7 @@ class PartitionProducer:
                     self._asked.clear()
                     self._carry_out(self._pipeline.abandon(error, self._clock.monotonic()))
                     return
-                await asyncio.sleep(POLL_MAX_S)
+                await asyncio.sleep(POLL.max_s)
         finally:
             self._suspecting = False
 

@@ -18,6 +18,7 @@ import structlog
 from stele.nameserver.catalog import Member, MemberState
 from stele.nameserver.reports import StoreReport, decisive, disconnected, merge
 from stele.nameserver.view import read_status
+from stele.services.backoff import Backoff
 from stele.services.errors import ConnectionBroken, SteleError, StoreMismatch, Timeout
 from stele.services.pb import datanode_pb2, datanode_pb2_grpc
 from stele.services.rpc.channels import Channels
@@ -25,8 +26,7 @@ from stele.services.rpc.status import typed_errors
 
 SILENCE_MAX_S = 8.0  # a datanode says something at least every 5 s
 CONNECT_TIMEOUT_S = 2.0
-BACKOFF_FIRST_S = 0.05
-BACKOFF_MAX_S = 1.0
+BACKOFF = Backoff(first_s=0.05, max_s=1.0)
 
 _log = structlog.get_logger()
 
@@ -83,9 +83,8 @@ class StoreWatch:
                     )
                     self.reports[member.store_id] = disconnected(known)
                     self._changed()
-            backoff_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(failures, 10)) * self._rng.uniform(0.5, 1.0)
             failures += 1
-            await asyncio.sleep(backoff_s)
+            await asyncio.sleep(BACKOFF.after(failures, self._rng))
 
     def _take(self, store_id: int, told: StoreReport) -> None:
         if told.store_id != store_id:

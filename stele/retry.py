@@ -6,23 +6,16 @@ has a cap and is jittered, so that clients which lost the same broker do not com
 
 from __future__ import annotations
 
-import random
-
+from stele.services.backoff import Backoff, Uniform
 from stele.services.errors import BatchCorrupt, Fenced, OutOfOrderSequence, SteleError
 
-BACKOFF_FIRST_S = 0.02
-BACKOFF_MAX_S = 0.25
+BACKOFF = Backoff(first_s=0.02, max_s=0.25)
 
 
-def backoff_s(
-    failures: int, rng: random.Random, first_s: float = BACKOFF_FIRST_S, max_s: float = BACKOFF_MAX_S
-) -> float:
+def backoff_s(failures: int, rng: Uniform) -> float:
     """The wait before the attempt that follows ``failures`` failures in a row; none after the first, which only asks for a new
     lookup."""
-    if failures <= 1:
-        return 0.0
-    ceiling = min(max_s, first_s * 2 ** min(failures - 2, 16))
-    return float(ceiling * rng.uniform(0.5, 1.0))
+    return BACKOFF.after(failures - 1, rng)
 
 
 def may_retry(error: SteleError) -> bool:

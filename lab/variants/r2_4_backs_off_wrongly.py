@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stele.services.rpc.resolver import BACKOFF_FIRST_S, BACKOFF_MAX_S, Ask, Effect, ResolverPolicy
+from stele.services.rpc.resolver import BACKOFF, Ask, Effect, ResolverPolicy
 
 
 class NeverBacksOff(ResolverPolicy):
@@ -12,12 +12,12 @@ class NeverBacksOff(ResolverPolicy):
 
 class BacksOffWithoutCap(ResolverPolicy):
     def backoff_s(self, failures: int) -> float:
-        return BACKOFF_FIRST_S * 2.0**failures * self._rng.uniform(0.5, 1.0)
+        return BACKOFF.first_s * 2.0**failures * self._rng.uniform(0.5, 1.0)
 
 
 class BacksOffWithoutJitter(ResolverPolicy):
     def backoff_s(self, failures: int) -> float:
-        return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 16))
+        return BACKOFF.ceiling_s(failures + 1)
 
 
 class RestartsTheBackoff(ResolverPolicy):

@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 import grpc
 import structlog
 
+from stele.services.backoff import Backoff
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import (
     ClusterMismatch,
@@ -51,10 +52,9 @@ log = structlog.get_logger()
 HELLO_TIMEOUT_S: Final = 2.0
 PROBE_TIMEOUT_S: Final = 0.3
 PROBES: Final = 3
-REDIAL_MIN_S: Final = 0.05
-REDIAL_MAX_S: Final = 1.0
+REDIAL: Final = Backoff(first_s=0.05, max_s=1.0, factor=1.5)
+MISMATCH_REDIAL: Final = Backoff(first_s=5.0, max_s=5.0)
 DIAL_ANYWAY_S: Final = 2.0
-MISMATCH_WAIT_S: Final = 5.0
 RESOLVE_AGAIN_AFTER: Final = 5  # failed dials in a row
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 _GREETING: Final = pb.RaftFrame()
@@ -247,18 +247,16 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
 
     async def _dial(self, link: Link) -> None:
         patience_s = 0.0 if self.store_id < link.store_id else DIAL_ANYWAY_S
-        wait_s = REDIAL_MIN_S
         failures = 0
         while True:
             await self._without_stream(link, patience_s)
-            pause_s = wait_s
+            backoff = REDIAL
             failures += 1
             try:
                 address = await self._resolver.resolve(link.store_id)
                 if await self._refused(address.raft_endpoint):
                     self._tell_gone(link)
                 elif await self._dial_once(link, address.raft_endpoint):
-                    wait_s = pause_s = 0.0
                     failures = 0
             except StoreTombstone:
                 link.tombstone = True
@@ -268,11 +266,10 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
                 self._resolver.invalidate(link.store_id)
             except ClusterMismatch as e:
                 log.error("raft_peer_of_other_cluster", peer=link.store_id, error=str(e))
-                pause_s = MISMATCH_WAIT_S
+                backoff = MISMATCH_REDIAL
             except (SteleError, TimeoutError) as e:
                 log.debug("raft_dial_failed", peer=link.store_id, error=str(e))
-            await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
-            wait_s = min(max(wait_s * 1.5, REDIAL_MIN_S), REDIAL_MAX_S)
+            await asyncio.sleep(backoff.after(failures, self._rng))
             if failures and failures % RESOLVE_AGAIN_AFTER == 0:
                 self._resolver.invalidate(link.store_id)  # it may have come back elsewhere
 
@@ -347,7 +344,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             if await self._refused(address.raft_endpoint):
                 self._tell_gone(link)
                 return
-            await asyncio.sleep(REDIAL_MIN_S)
+            await asyncio.sleep(REDIAL.first_s)
 
     async def _check_known(self, store_id: int) -> None:
         """Raises StoreUnknown or StoreTombstone for what is no store of this cluster.  Who cannot ask anybody believes it."""

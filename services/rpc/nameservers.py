@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import structlog
 
+from stele.services.backoff import Backoff
 from stele.services.errors import (
     ConnectionBroken,
     CoordinationUnknown,
@@ -37,8 +38,7 @@ from stele.services.rpc.status import typed_errors
 SILENCE_MAX_S = 8.0  # a nameserver says something at least every 5 s
 CONNECT_TIMEOUT_S = 2.0
 READ_ATTEMPT_S = 2.0  # of one attempt: a frozen nameserver must not use up the deadline
-BACKOFF_FIRST_S = 0.05
-BACKOFF_MAX_S = 1.0
+BACKOFF = Backoff(first_s=0.05, max_s=1.0)
 TIMEOUT_S = 10.0
 
 READS = frozenset(
@@ -104,7 +104,7 @@ class NameserverClient:
                         raise
                     trouble = e
             rounds += 1
-            backoff_s = self._backoff_s(rounds)
+            backoff_s = BACKOFF.after(rounds, self._rng)
             if loop.time() + backoff_s >= deadline:
                 raise trouble or Unreachable("no nameserver is known", timeout_s=timeout_s)
             await asyncio.sleep(backoff_s)
@@ -182,11 +182,8 @@ class NameserverClient:
         self._rng.shuffle(others)
         return [self._preferred, *others] if self._preferred in known else others
 
-    def _backoff_s(self, failures: int) -> float:
-        return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16)) * self._rng.uniform(0.5, 1.0)
-
     async def _pause(self, failures: int) -> None:
-        await asyncio.sleep(self._backoff_s(failures))
+        await asyncio.sleep(BACKOFF.after(failures, self._rng))
 
 
 def _is_idempotent(method: str, request: Any) -> bool:

@@ -18,11 +18,11 @@ from enum import Enum
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
+from stele.services.backoff import Backoff, Uniform
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import SteleError, StoreTombstone, Timeout
 
-BACKOFF_FIRST_S = 0.1
-BACKOFF_MAX_S = 2.0
+BACKOFF = Backoff(first_s=0.1, max_s=2.0)
 LOG_INTERVAL_S = 60.0
 STABLE_AFTER_S = 10.0
 LOOKUP_TIMEOUT_S = 5.0
@@ -105,7 +105,7 @@ class _Store:
 class ResolverPolicy:
     """Decides about each store.  Pure: the time comes with each event, randomness from ``rng``."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: Uniform) -> None:
         self._rng = rng
         self._stores: dict[int, _Store] = {}
 
@@ -181,11 +181,7 @@ class ResolverPolicy:
         return Verdict.TOMBSTONE if isinstance(error, StoreTombstone) else Verdict.RETRY
 
     def backoff_s(self, failures: int) -> float:
-        """Without a failure 0; then doubling up to the cap, each time between half and the whole of it."""
-        if failures == 0:
-            return 0.0
-        ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16))
-        return ceiling * self._rng.uniform(0.5, 1.0)
+        return BACKOFF.after(failures, self._rng)
 
     def log_is_due(self, store: _Store, now_s: float) -> bool:
         return store.logged_at_s is None or now_s - store.logged_at_s >= LOG_INTERVAL_S

@@ -24,7 +24,7 @@ from stele.lab.variants.r2_4_not_found_is_tombstone import NotFoundIsTombstone
 from stele.lab.variants.r2_5_keeps_the_address import AsksWithoutPause, KeepsTheAddress
 from stele.services.errors import CoordinationUnknown, SteleError, StoreTombstone, StoreUnknown, Timeout, Unreachable
 from stele.services.rpc.resolver import (
-    BACKOFF_MAX_S,
+    BACKOFF,
     LOG_INTERVAL_S,
     STABLE_AFTER_S,
     Answer,
@@ -157,7 +157,7 @@ async def a_cold_start_blocks_nobody(policy: Policy) -> None:
     life.want()
     life.until(registers_at_s)
     assert not life.answers
-    life.until(registers_at_s + BACKOFF_MAX_S)
+    life.until(registers_at_s + BACKOFF.max_s)
     assert [address for _, address in life.answers] == [HERE]
     life.want()
     assert len(life.answers) == 2
@@ -173,8 +173,8 @@ async def retries_are_paced_and_jittered(policy: Policy) -> None:
     life.want()
     life.until(600)
     gaps = [later - earlier for earlier, later in zip(life.lookups, life.lookups[1:], strict=False)]
-    assert all(gap <= BACKOFF_MAX_S for gap in gaps)
-    assert all(gap >= BACKOFF_MAX_S / 2 for gap in gaps[10:])
+    assert all(gap <= BACKOFF.max_s for gap in gaps)
+    assert all(gap >= BACKOFF.max_s / 2 for gap in gaps[10:])
     assert len({round(gap, 6) for gap in gaps[10:]}) > len(gaps[10:]) / 2
     assert len(life.counts) == len(life.lookups), "each attempt is counted"
 
@@ -192,7 +192,7 @@ async def logs_are_limited_per_store(policy: Policy) -> None:
     first = [when for when, _ in life.logs][:2]
     assert first == [0.0, 0.0], "at once, for each store"
     assert len(life.logs) <= 2 * (600 / LOG_INTERVAL_S + 1)
-    assert len(life.logs) >= 2 * 600 / (LOG_INTERVAL_S + BACKOFF_MAX_S) - 2, "and again while it lasts"
+    assert len(life.logs) >= 2 * 600 / (LOG_INTERVAL_S + BACKOFF.max_s) - 2, "and again while it lasts"
 
 
 @pytest.mark.parametrize("variant", [LogsEveryAttempt, NeverLogs])
@@ -245,7 +245,7 @@ async def a_view_that_stays_wrong_is_not_hammered(policy: Policy) -> None:
         life.want()
         life.until(life.now_s + 0.001)
         life.mismatch(HERE)
-    assert len(life.lookups) <= 60 / (BACKOFF_MAX_S / 2) + 10
+    assert len(life.lookups) <= 60 / (BACKOFF.max_s / 2) + 10
 
 
 async def test_r2_5_a_view_that_stays_wrong_is_not_hammered() -> None:
@@ -256,10 +256,10 @@ async def test_r2_5_an_address_that_held_for_long_is_asked_for_at_once() -> None
     life = Life(ResolverPolicy, lambda *_: HERE)
     for _ in range(20):
         life.want()
-        life.until(life.now_s + BACKOFF_MAX_S)
+        life.until(life.now_s + BACKOFF.max_s)
         life.mismatch(HERE)
     life.want()
-    life.until(life.now_s + BACKOFF_MAX_S + STABLE_AFTER_S)
+    life.until(life.now_s + BACKOFF.max_s + STABLE_AFTER_S)
     life.mismatch(HERE)
     life.want()
     asked_at_s, before = life.now_s, len(life.lookups)

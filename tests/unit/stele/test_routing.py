@@ -11,7 +11,7 @@ from stele.errors import ClientClosed
 from stele.health import judge
 from stele.model import BrokerInfo, ClusterInfo, MemberInfo, PartitionInfo, ReplicaInfo, StoreInfo
 from stele.producer import ProducerSettings
-from stele.retry import BACKOFF_MAX_S, backoff_s, may_retry
+from stele.retry import BACKOFF, backoff_s, may_retry
 from stele.room import Room
 from stele.routing import Route, Router, TopicRoutes, choose_address, is_inside, parse_bootstrap, read_routes
 from stele.services.errors import (
@@ -113,7 +113,7 @@ def test_waits_grow_to_a_cap_and_are_jittered() -> None:
     rng = random.Random(5)
     assert backoff_s(0, rng) == backoff_s(1, rng) == 0.0
     waits = [backoff_s(n, rng) for n in range(2, 40)]
-    assert all(0 < w <= BACKOFF_MAX_S for w in waits)
+    assert all(0 < w <= BACKOFF.max_s for w in waits)
     assert len({round(w, 9) for w in waits}) == len(waits)
 
 
