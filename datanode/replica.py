@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from stele.datanode import commands
-from stele.datanode.careful import CarefulAppends
+from stele.datanode.serial_appends import SerialAppends
 from stele.datanode.directory import GroupSpec
 from stele.datanode.outcomes import Outcome
 from stele.datanode.partition import Partition, fenced
@@ -57,7 +57,7 @@ class Replica:
         self._group: Group | None = None
         self._proposed: asyncio.Future[object] | None = None  # the last append
         self._proposed_epoch = 0
-        self._careful = CarefulAppends(self.partition, self.current, lambda: self._proposed_epoch)
+        self._serial = SerialAppends(self.partition, self.current, lambda: self._proposed_epoch)
         self._restored = 0  # mark of the snapshot that it became
         self._look_at_bytes = math.inf  # of payloads, until it asks to be looked at
         self._ask: Callable[[], None] = lambda: None
@@ -138,8 +138,8 @@ class Replica:
         if not self._room.take(size):
             raise DiskFull(f"store {self._store_id} takes no writes until space returns", store_id=self._store_id)
         self._proposed_epoch = max(self._proposed_epoch, owner_epoch)
-        if self._careful.is_due:
-            return self._careful.append(owner_epoch, batches, self._proposed)
+        if self._serial.is_due:
+            return self._serial.append(owner_epoch, batches, self._proposed)
         self._proposed = group.propose(commands.encode_append(owner_epoch, batches))
         return self._proposed
 

@@ -29,7 +29,7 @@ class Leading(Protocol):
     def propose(self, payload: bytes) -> asyncio.Future[object]: ...
 
 
-class CarefulAppends:
+class SerialAppends:
     """``current`` gives the group that leads, or raises; ``epoch`` is the highest owner epoch that was ever proposed here."""
 
     def __init__(self, partition: Partition, current: Callable[[], Leading], epoch: Callable[[], int]) -> None:
