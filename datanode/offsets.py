@@ -15,7 +15,9 @@ POINTS_MAX = 65_536
 INDEX_SPACING = 64  # log entries between two points, at first; 16 KiB count as one entry more
 TIME_POINTS_MAX = 4_096
 TIME_SPACING_MS = 1_000  # milliseconds between two points, at first
-PARTIAL_BYTES_MAX = 1 << 20  # in a snapshot; past it a leader takes care that it does not grow (datanode/serial_appends.py)
+PARTIAL_BYTES_MAX = (
+    1 << 20
+)  # in a snapshot; past it a leader takes care that it does not grow (datanode/serial_appends.py)
 _PARTIAL_HEAD_BYTES = 16
 
 

@@ -28,8 +28,8 @@ import structlog
 from stele.datanode.directory import DataDirectory
 from stele.datanode.disk import Disk
 from stele.datanode.gate import Gate
-from stele.datanode.keeper import LogKeeper
 from stele.datanode.log import FileSystem
+from stele.datanode.log_cleaner import LogCleaner
 from stele.datanode.metrics import Metrics
 from stele.datanode.registration import Registration, alone, known_nameservers
 from stele.datanode.retention import Pace
@@ -234,7 +234,7 @@ class Datanode:
         config = self._config
         pace = Pace(config.snapshot_bytes, round(config.snapshot_interval_s * 1000))
         store = self.store
-        await LogKeeper(store.replicas, pace, config.retention_check_s, lambda: store.disk.disk_full).run()
+        await LogCleaner(store.replicas, pace, config.retention_check_s, lambda: store.disk.disk_full).run()
 
     def _disk_changed(self) -> None:
         """A store without room hands its leaderships over once: one of the others may have some."""

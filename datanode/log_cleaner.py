@@ -49,8 +49,8 @@ class _Watched:
 
 
 @dataclass(slots=True)
-class LogKeeper:
-    """``await keeper.run()`` for ever.  ``replicas`` are those of the store, as they are at each look."""
+class LogCleaner:
+    """``await cleaner.run()`` for ever.  ``replicas`` are those of the store, as they are at each look."""
 
     replicas: Mapping[int, Replica]
     pace: Pace
