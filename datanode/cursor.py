@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
-from stele.datanode.packing import Packer, Unpacker
+from stele.datanode.snapshot_codec import SnapshotDecoder, SnapshotEncoder
 
 RANGES_MAX = 10_000
 
@@ -92,13 +92,13 @@ class Cursor:
             assert previous + 1 < first <= last < high_watermark
             previous = last
 
-    def pack(self, out: Packer) -> None:
+    def encode(self, out: SnapshotEncoder) -> None:
         out.u64(self.ack_floor, self.generation)
         out.column(self._firsts)
         out.column(self._lasts)
 
     @staticmethod
-    def unpack(source: Unpacker) -> Cursor:
+    def decode(source: SnapshotDecoder) -> Cursor:
         cursor = Cursor(source.u64(), source.u64())
         cursor._firsts, cursor._lasts = source.column(), source.column()
         return cursor

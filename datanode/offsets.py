@@ -9,15 +9,13 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 
-from stele.datanode.packing import Packer, Unpacker
+from stele.datanode.snapshot_codec import SnapshotDecoder, SnapshotEncoder
 
 POINTS_MAX = 65_536
 INDEX_SPACING = 64  # log entries between two points, at first; 16 KiB count as one entry more
 TIME_POINTS_MAX = 4_096
 TIME_SPACING_MS = 1_000  # milliseconds between two points, at first
-PARTIAL_BYTES_MAX = (
-    1 << 20
-)  # in a snapshot; past it a leader takes care that it does not grow (datanode/serial_appends.py)
+PARTIAL_BYTES_MAX = 1 << 20  # in a snapshot; past it a leader lets it grow no more (datanode/serial_appends.py)
 _PARTIAL_HEAD_BYTES = 16
 
 
@@ -53,12 +51,12 @@ class _Points:
         assert all(a < b for a, b in zip(self.keys, self.keys[1:], strict=False))
         assert all(a <= b for a, b in zip(self.values, self.values[1:], strict=False))
 
-    def pack(self, out: Packer) -> None:
+    def encode(self, out: SnapshotEncoder) -> None:
         out.u64(self.spacing)
         out.column(self.keys)
         out.column(self.values)
 
-    def unpack(self, source: Unpacker) -> None:
+    def decode(self, source: SnapshotDecoder) -> None:
         self.spacing = source.u64()
         self.keys, self.values = source.column(), source.column()
 
@@ -121,15 +119,15 @@ class OffsetIndex:
         assert all(0 < index <= applied_index for index in self._partial)
         assert self._partial_bytes == sum(map(_bytes_of, self._partial.values()))
 
-    def pack(self, out: Packer) -> None:
-        self._points.pack(out)
+    def encode(self, out: SnapshotEncoder) -> None:
+        self._points.encode(out)
         out.u64(self._bytes_since, len(self._partial))
         for index, mask in self._partial.items():
             out.u64(index)
             out.blob(mask.to_bytes((mask.bit_length() + 7) // 8, "big"))
 
-    def unpack(self, source: Unpacker) -> None:
-        self._points.unpack(source)
+    def decode(self, source: SnapshotDecoder) -> None:
+        self._points.decode(source)
         self._bytes_since = source.u64()
         for _ in range(source.u64()):
             index = source.u64()
@@ -173,10 +171,10 @@ class TimeIndex:
             assert self._points.keys[-1] <= self.latest_ms
             assert self._points.values[-1] < high_watermark
 
-    def pack(self, out: Packer) -> None:
+    def encode(self, out: SnapshotEncoder) -> None:
         out.u64(self.latest_ms)
-        self._points.pack(out)
+        self._points.encode(out)
 
-    def unpack(self, source: Unpacker) -> None:
+    def decode(self, source: SnapshotDecoder) -> None:
         self.latest_ms = source.u64()
-        self._points.unpack(source)
+        self._points.decode(source)

@@ -38,8 +38,8 @@ from stele.datanode.outcomes import (
     Refused,
     TrimOutcome,
 )
-from stele.datanode.packing import Packer, SnapshotDamaged, Unpacker
 from stele.datanode.producers import PRODUCERS_MAX, Producers
+from stele.datanode.snapshot_codec import SnapshotDamaged, SnapshotDecoder, SnapshotEncoder
 from stele.services.batch import Header
 from stele.services.errors import (
     BatchCorrupt,
@@ -243,21 +243,21 @@ class Partition:
 
     def encode_snapshot(self) -> bytes:
         """The whole state; equal states have equal bytes."""
-        out = Packer()
+        out = SnapshotEncoder()
         out.u64(_SNAPSHOT_MAGIC, self.applied_index, self.owner_epoch, self.log_start, self.high_watermark)
         out.u64(self._last_generation, len(self._cursors))
         for name in sorted(self._cursors):
             out.blob(name.encode())
-            self._cursors[name].pack(out)
-        self.producers.pack(out)
-        self.offsets.pack(out)
-        self.times.pack(out)
+            self._cursors[name].encode(out)
+        self.producers.encode(out)
+        self.offsets.encode(out)
+        self.times.encode(out)
         return out.bytes()
 
     def restore(self, snapshot: bytes) -> None:
         """Becomes the state that ``snapshot`` holds, whatever it was.  Raises SnapshotDamaged, and then it is
         unchanged."""
-        source = Unpacker(snapshot)
+        source = SnapshotDecoder(snapshot)
         if source.u64() != _SNAPSHOT_MAGIC:
             raise SnapshotDamaged("not a partition's snapshot")
         fresh = Partition(
@@ -268,10 +268,10 @@ class Partition:
         fresh._last_generation = source.u64()
         for _ in range(source.u64()):
             name = source.blob().decode(errors="replace")
-            fresh._cursors[name] = Cursor.unpack(source)
-        fresh.producers.unpack(source)
-        fresh.offsets.unpack(source)
-        fresh.times.unpack(source)
+            fresh._cursors[name] = Cursor.decode(source)
+        fresh.producers.decode(source)
+        fresh.offsets.decode(source)
+        fresh.times.decode(source)
         source.end()
         try:
             fresh.validate()

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 
 from stele.datanode.outcomes import Appended, Refused
-from stele.datanode.packing import Packer, Unpacker
+from stele.datanode.snapshot_codec import SnapshotDecoder, SnapshotEncoder
 from stele.services.batch import Header
 from stele.services.errors import InvalidArgument, OutOfOrderSequence
 
@@ -110,14 +110,14 @@ class Producers:
             assert w.bases[-1] < w.next_sequence
             assert w.offsets[-1] + w.next_sequence - w.bases[-1] <= high_watermark
 
-    def pack(self, out: Packer) -> None:
+    def encode(self, out: SnapshotEncoder) -> None:
         out.u64(len(self._windows))
         for producer_id, window in self._windows.items():
             out.u64(producer_id, window.next_sequence)
             out.column(window.bases)
             out.column(window.offsets)
 
-    def unpack(self, source: Unpacker) -> None:
+    def decode(self, source: SnapshotDecoder) -> None:
         for _ in range(source.u64()):
             window = _Window()
             producer_id, window.next_sequence = source.u64(), source.u64()

@@ -17,8 +17,8 @@ from stele.datanode import commands
 from stele.datanode.log import SegmentLog, SnapshotFiles, frames, terms
 from stele.datanode.log.segments import HEADER_BYTES, Header, SegmentIndex, read_header, segment_name
 from stele.datanode.log.snapshot_format import SnapshotHeader, decode_header, snapshot_name
-from stele.datanode.packing import SnapshotDamaged
 from stele.datanode.partition import Partition
+from stele.datanode.snapshot_codec import SnapshotDamaged
 from stele.services.errors import BatchCorrupt, LogDamaged
 from stele.services.raft.storage import Entry, Members, Snapshot
 from tests.support.disks import SimulatedDisk

@@ -15,8 +15,8 @@ from crc32c import crc32c
 from stele.datanode.log import OsFileSystem, SegmentLog, SnapshotFiles, frames
 from stele.datanode.log.segments import HEADER_BYTES, Header, SegmentIndex, segment_name
 from stele.datanode.log.snapshot_format import SnapshotHeader, snapshot_name
-from stele.datanode.packing import SnapshotDamaged
 from stele.datanode.partition import Partition
+from stele.datanode.snapshot_codec import SnapshotDamaged
 from stele.services.errors import LogDamaged
 from stele.services.raft.storage import Members, Snapshot
 from tests.fuzz.seeds import seeds

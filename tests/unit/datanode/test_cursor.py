@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stele.datanode.cursor import Cursor
-from stele.datanode.packing import Packer, Unpacker
+from stele.datanode.snapshot_codec import SnapshotDecoder, SnapshotEncoder
 
 END = 60
 one_range = st.tuples(st.integers(0, END - 1), st.integers(0, END - 1)).map(lambda r: (min(r), max(r)))
@@ -76,7 +76,7 @@ def test_a_cursor_survives_its_bytes(requests):
     cursor = Cursor(3, 9)
     for ranges in requests:
         cursor.ack(ranges)
-    out = Packer()
-    cursor.pack(out)
-    again = Cursor.unpack(Unpacker(out.bytes()))
+    out = SnapshotEncoder()
+    cursor.encode(out)
+    again = Cursor.decode(SnapshotDecoder(out.bytes()))
     assert (again.ack_floor, again.ranges, again.generation) == (cursor.ack_floor, cursor.ranges, 9)

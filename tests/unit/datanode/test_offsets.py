@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stele.datanode.offsets import OffsetIndex, TimeIndex
-from stele.datanode.packing import Packer
+from stele.datanode.snapshot_codec import SnapshotEncoder
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 40_000)), min_size=1, max_size=200), st.integers(2, 8))
@@ -55,9 +55,9 @@ def test_after_trims_what_is_kept_is_still_located_and_nothing_else_remembered(e
         for at, base in begins:
             if base >= found[1] and entries[at - 1][0] == 1:
                 assert index.mask(at) == 5
-    packed = Packer(), Packer()
-    index.pack(packed[0])
-    twin.pack(packed[1])
+    packed = SnapshotEncoder(), SnapshotEncoder()
+    index.encode(packed[0])
+    twin.encode(packed[1])
     assert packed[0].bytes() == packed[1].bytes()
 
 

@@ -27,8 +27,8 @@ from stele.datanode.outcomes import (
     Refused,
     TrimOutcome,
 )
-from stele.datanode.packing import SnapshotDamaged
 from stele.datanode.partition import Partition
+from stele.datanode.snapshot_codec import SnapshotDamaged
 from stele.services.errors import (
     Fenced,
     InvalidArgument,

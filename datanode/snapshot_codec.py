@@ -13,7 +13,7 @@ class SnapshotDamaged(ValueError):
     """The bytes are not a snapshot of this version."""
 
 
-class Packer:
+class SnapshotEncoder:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
 
@@ -36,7 +36,7 @@ class Packer:
         return b"".join(self._parts)
 
 
-class Unpacker:
+class SnapshotDecoder:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
