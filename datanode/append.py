@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
-from stele.datanode.outcomes import Appended, AppendOutcome, Refused
+from stele.datanode.commands import Appended, AppendOutcome, Refused
 from stele.datanode.replica import Replica
 from stele.services.errors import InternalError, SteleError, Timeout
 from stele.services.pb import datanode_pb2 as pb

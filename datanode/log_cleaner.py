@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from stele.datanode.outcomes import TrimOutcome
+from stele.datanode.commands import TrimOutcome
 from stele.datanode.replica import Replica
 from stele.datanode.retention import Pace, beginning, snapshot_due, start_due, step, superfluous
 from stele.services.clock import SYSTEM, Clock

@@ -16,28 +16,26 @@ from stele.datanode import commands
 from stele.datanode.commands import (
     Ack,
     Append,
+    Appended,
+    AppendOutcome,
     CreateCursor,
+    CursorOutcome,
     DeleteCursor,
+    DeleteOutcome,
     Fence,
+    FenceOutcome,
     Kind,
+    Outcome,
     OwnerCommand,
     Position,
+    Refused,
     ResetCursor,
     Start,
     Trim,
+    TrimOutcome,
 )
 from stele.datanode.cursor import RANGES_MAX, Cursor
 from stele.datanode.offsets import OffsetIndex, TimeIndex
-from stele.datanode.outcomes import (
-    Appended,
-    AppendOutcome,
-    CursorOutcome,
-    DeleteOutcome,
-    FenceOutcome,
-    Outcome,
-    Refused,
-    TrimOutcome,
-)
 from stele.datanode.producers import PRODUCERS_MAX, Producers
 from stele.datanode.snapshot_codec import SnapshotDamaged, SnapshotDecoder, SnapshotEncoder
 from stele.services.batch import Header

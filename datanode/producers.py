@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 
-from stele.datanode.outcomes import Appended, Refused
+from stele.datanode.commands import Appended, Refused
 from stele.datanode.snapshot_codec import SnapshotDecoder, SnapshotEncoder
 from stele.services.batch import Header
 from stele.services.errors import InvalidArgument, OutOfOrderSequence

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from stele.datanode import commands
+from stele.datanode.commands import Outcome
 from stele.datanode.directory import GroupSpec
-from stele.datanode.outcomes import Outcome
 from stele.datanode.partition import Partition, fenced
 from stele.datanode.reading import Kept, Reader, Stored, kept
 from stele.datanode.serial_appends import SerialAppends

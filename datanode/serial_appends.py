@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from stele.datanode import commands
-from stele.datanode.outcomes import Appended, AppendOutcome, Refused
+from stele.datanode.commands import Appended, AppendOutcome, Refused
 from stele.datanode.partition import Partition, fenced
 from stele.services import batch
 

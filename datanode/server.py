@@ -14,11 +14,20 @@ from typing import Any
 
 from stele.datanode import commands
 from stele.datanode.append import AppendStream
-from stele.datanode.commands import ACK_RANGES_MAX, EARLIEST, LATEST, Position, Start
+from stele.datanode.commands import (
+    ACK_RANGES_MAX,
+    EARLIEST,
+    LATEST,
+    CursorOutcome,
+    DeleteOutcome,
+    FenceOutcome,
+    Position,
+    Refused,
+    Start,
+)
 from stele.datanode.directory import GroupSpec
 from stele.datanode.fetch import FetchStream
 from stele.datanode.metrics import Metrics
-from stele.datanode.outcomes import CursorOutcome, DeleteOutcome, FenceOutcome, Refused
 from stele.datanode.replica import Replica
 from stele.datanode.store import Store
 from stele.datanode.watch import watch

@@ -3,7 +3,7 @@ owner."""
 
 from __future__ import annotations
 
-from stele.datanode.outcomes import Outcome
+from stele.datanode.commands import Outcome
 from stele.datanode.partition import Partition
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stele.datanode.outcomes import Outcome
+from stele.datanode.commands import Outcome
 from stele.services.errors import SteleError
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.library import CANDIDATE, LEADER

@@ -14,8 +14,8 @@ from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any
 
 import stele.datanode.log.log as log_module
+from stele.datanode.commands import Outcome, TrimOutcome
 from stele.datanode.directory import GroupSpec
-from stele.datanode.outcomes import Outcome, TrimOutcome
 from stele.datanode.replica import Replica
 from stele.datanode.storage import RECOVERING_NAME, GroupStorage, opener
 from stele.services.errors import SteleError

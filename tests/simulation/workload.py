@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stele.datanode import commands
-from stele.datanode.outcomes import Appended, AppendOutcome, CursorOutcome, FenceOutcome, Outcome, Refused, TrimOutcome
+from stele.datanode.commands import Appended, AppendOutcome, CursorOutcome, FenceOutcome, Outcome, Refused, TrimOutcome
 from stele.services import batch
 from stele.services.errors import Fenced, NotLeader, SteleError
 from tests.simulation.checks import Violation

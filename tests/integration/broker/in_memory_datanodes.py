@@ -8,8 +8,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from stele.datanode import commands
-from stele.datanode.commands import EARLIEST, LATEST, Position, Start
-from stele.datanode.outcomes import Appended, AppendOutcome, CursorOutcome, DeleteOutcome, FenceOutcome, Refused
+from stele.datanode.commands import (
+    EARLIEST,
+    LATEST,
+    Appended,
+    AppendOutcome,
+    CursorOutcome,
+    DeleteOutcome,
+    FenceOutcome,
+    Position,
+    Refused,
+    Start,
+)
 from stele.datanode.partition import Partition
 from stele.services.batch import decode, read_header
 from stele.services.errors import GroupNotFound, NotLeader, NotReady, OffsetOutOfRange, SteleError

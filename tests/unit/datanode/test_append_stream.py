@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from stele.datanode.append import AppendStream
-from stele.datanode.outcomes import Appended, AppendOutcome, Refused
+from stele.datanode.commands import Appended, AppendOutcome, Refused
 from stele.services.errors import GroupNotFound, ProposalLost, SteleError, Timeout
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.rpc.status import from_pb

@@ -8,8 +8,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from stele.datanode import commands
-from stele.datanode.commands import Ack, CreateCursor, DeleteCursor, Fence, Position, ResetCursor, Start, Trim
-from stele.datanode.outcomes import Appended, AppendOutcome, Refused, TrimOutcome
+from stele.datanode.commands import (
+    Ack,
+    Appended,
+    AppendOutcome,
+    CreateCursor,
+    DeleteCursor,
+    Fence,
+    Position,
+    Refused,
+    ResetCursor,
+    Start,
+    Trim,
+    TrimOutcome,
+)
 from stele.datanode.partition import Partition
 from stele.datanode.reading import Reader, kept
 from stele.services import batch
