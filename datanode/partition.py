@@ -6,7 +6,7 @@ stored under an owner epoch lower than the highest one seen (R5.10).  An acknowl
 its cursor is reset or deleted.  ``log_start`` only rises, and only by a trim.
 
 :meth:`Partition.apply` never raises for what an entry holds: a damaged or refused command is an outcome like any other
-(H11).  Messages are not kept here: the log is the message log, and :mod:`datanode.reading` finds them in it again.  No
+(H11).  Messages are not kept here: the log is the message log, and :mod:`datanode.batch_reader` finds them in it again.  No
 clock, no I/O.
 """
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from stele.datanode import commands
+from stele.datanode.batch_reader import BatchReader, Kept, Stored, kept
 from stele.datanode.commands import Outcome
 from stele.datanode.directory import GroupSpec
 from stele.datanode.partition import Partition, fenced
-from stele.datanode.reading import Kept, Reader, Stored, kept
 from stele.datanode.serial_appends import SerialAppends
 from stele.services import batch
 from stele.services.errors import (
@@ -61,7 +61,7 @@ class Replica:
         self._restored = 0  # mark of the snapshot that it became
         self._look_at_bytes = math.inf  # of payloads, until it asks to be looked at
         self._ask: Callable[[], None] = lambda: None
-        self._reader = Reader(self.partition, self._entries, self._kept)
+        self._reader = BatchReader(self.partition, self._entries, self._kept)
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap, by the offset waited for
         self._order = itertools.count()
         self._ended: SteleError | None = None

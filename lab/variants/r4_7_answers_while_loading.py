@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from stele.datanode.batch_reader import Stored
 from stele.datanode.directory import GroupSpec
-from stele.datanode.reading import Stored
 from stele.datanode.replica import Replica
 from stele.datanode.store import Store
 

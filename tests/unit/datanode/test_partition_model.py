@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from stele.datanode import commands
+from stele.datanode.batch_reader import BatchReader, kept
 from stele.datanode.commands import (
     Ack,
     Appended,
@@ -23,7 +24,6 @@ from stele.datanode.commands import (
     TrimOutcome,
 )
 from stele.datanode.partition import Partition
-from stele.datanode.reading import Reader, kept
 from stele.services import batch
 from stele.services.raft.storage import NO_OP, REGULAR, Entry, Members, Snapshot
 from tests.unit.datanode.entries import make_batch
@@ -134,7 +134,7 @@ def test_every_stored_batch_is_read_at_its_offset(log, reads):
         assert base_offset == end
         end += batch.read_header(stored).record_count
     assert partition.high_watermark == end
-    reader = Reader(partition, entries_of(log))
+    reader = BatchReader(partition, entries_of(log))
     for offset, bytes_max in [*reads, (partition.log_start, 10_000)]:
         found = [(s.base_offset, s.batch) for s in reader.read(offset, bytes_max)]
         wanted = [(o, b) for o, b in held if o + batch.read_header(b).record_count > offset >= partition.log_start]
@@ -172,7 +172,7 @@ def test_what_is_kept_is_read_from_a_log_that_was_shortened(log, taken_after, da
         assert first >= first_index, f"entry {first} is asked for; the log begins at {first_index}"
         return whole(first, last, bytes_max)
 
-    reader = Reader(restored, shortened, lambda: kept(first_index, left, restored.log_start))
+    reader = BatchReader(restored, shortened, lambda: kept(first_index, left, restored.log_start))
     while True:
         start = reader.log_start
         assert restored.log_start <= start <= max(restored.log_start, left[0].mark)
@@ -195,7 +195,7 @@ def test_what_is_kept_is_read_from_a_log_that_was_shortened(log, taken_after, da
 @given(logs, st.sampled_from([1, 100, 500]))
 def test_reading_on_gives_everything_once(log, bytes_max):
     partition, offset, read = fresh(), 0, []
-    reader = Reader(partition, entries_of(log))
+    reader = BatchReader(partition, entries_of(log))
     for index, payload in enumerate(log, 1):
         if payload is not None:
             partition.apply(index, 1, payload)

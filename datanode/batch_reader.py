@@ -53,7 +53,7 @@ def kept(first_index: int, snapshots: Sequence[Snapshot], log_start: int, restor
     return Kept(first_index, restored) if first_index > 1 else Kept()
 
 
-class Reader:
+class BatchReader:
     """Reads one partition.  Remembers where the last readers stopped, so that reading on needs no walk from a sparse
     point."""
 
