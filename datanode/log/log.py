@@ -32,10 +32,10 @@ from typing import TypeVar
 import structlog
 
 from stele.datanode.log import frames
-from stele.datanode.log.chain import SegmentChain, opened
 from stele.datanode.log.files import FileSystem, OsFileSystem
 from stele.datanode.log.reading import locate, read_run
 from stele.datanode.log.recovery import recover
+from stele.datanode.log.segment_list import SegmentList, opened
 from stele.datanode.log.segments import HEADER_BYTES, Header, Segment, SegmentIndex
 from stele.services.errors import DiskFull, GroupStopped, LogDamaged, MessageTooLarge, StorageFailed
 from stele.services.raft.storage import Entry
@@ -79,23 +79,23 @@ class SegmentLog:
         self._unasked_bytes = 0
         self._failed: str | None = None
         self._closed = False
-        self._chain = SegmentChain(directory, self._fs)
+        self._segments = SegmentList(directory, self._fs)
         try:
             self._open()
         except OSError as e:
-            self._chain.close()
+            self._segments.close()
             raise self._disk_full() if e.errno in NO_SPACE else self._fail("open", e) from e
         except BaseException:
-            self._chain.close()
+            self._segments.close()
             raise
 
     def _open(self) -> None:
         self._fs.makedirs(self._directory)
-        self._chain.load()
-        if not self._chain.segments:
-            self._chain.push(self._chain.create(Header(1, self._new_seed())))
+        self._segments.load()
+        if not self._segments.all:
+            self._segments.push(self._segments.create(Header(1, self._new_seed())))
             return
-        self._recover(self._chain.active)
+        self._recover(self._segments.active)
 
     def _recover(self, active: Segment) -> None:
         file = opened(active)
@@ -112,22 +112,22 @@ class SegmentLog:
 
     @property
     def first_index(self) -> int:
-        return self._chain.segments[0].base
+        return self._segments.all[0].base
 
     @property
     def last_index(self) -> int:
-        return self._chain.active.last_index
+        return self._segments.active.last_index
 
     @property
     def bytes(self) -> int:
         """Size of all entries with their heads."""
-        with self._chain.guard:
-            return sum(segment.frames_end - HEADER_BYTES for segment in self._chain.segments)
+        with self._segments.guard:
+            return sum(segment.frames_end - HEADER_BYTES for segment in self._segments.all)
 
     def bytes_after(self, index: int) -> int:
-        with self._chain.guard:
+        with self._segments.guard:
             total = 0
-            for segment in reversed(self._chain.segments):
+            for segment in reversed(self._segments.all):
                 if segment.base <= index:
                     if segment.index is not None:
                         total += segment.frames_end - segment.index.offset_after(index, segment.frames_end)
@@ -137,16 +137,16 @@ class SegmentLog:
 
     @property
     def segment_count(self) -> int:
-        return len(self._chain.segments)
+        return len(self._segments.all)
 
     def term_at(self, index: int) -> int:
         """The term of a stored entry, or of the one before the first (0 where the log begins).  IndexError for any other."""
-        with self._chain.guard:
+        with self._segments.guard:
             self._check_usable()
-            first = self._chain.segments[0]
+            first = self._segments.all[0]
             if index == first.base - 1:
                 return first.header.previous_term
-            segment = self._chain.find(index)
+            segment = self._segments.find(index)
             if index == segment.last_index or segment.header.previous_term == segment.last_term:
                 return segment.last_term
             if segment.index is not None:
@@ -161,46 +161,46 @@ class SegmentLog:
     def _unless_cut(self, read: Callable[[], T]) -> T:
         """The result of ``read`` if nothing was truncated while it ran: else what it met means nothing, and it runs again."""
         while True:
-            with self._chain.guard:
+            with self._segments.guard:
                 self._check_usable()
-                cuts = self._chain.cuts
+                cuts = self._segments.cuts
             try:
                 result = read()
             except LogDamaged:
-                if self._chain.cuts == cuts:
+                if self._segments.cuts == cuts:
                     raise
             except OSError as e:
                 raise self._read_failed(e) from e
             else:
-                if self._chain.cuts == cuts:
+                if self._segments.cuts == cuts:
                     return result
 
     def _term_at(self, index: int) -> int:
-        with self._chain.guard:
+        with self._segments.guard:
             self._check_usable()
-            segment = self._chain.find(index)
-            self._chain.pin(segment)
+            segment = self._segments.find(index)
+            self._segments.pin(segment)
         try:
-            sparse = self._chain.index_of(segment)
-            with self._chain.guard:
-                self._chain.find(index)
+            sparse = self._segments.index_of(segment)
+            with self._segments.guard:
+                self._segments.find(index)
                 return sparse.term_at(index)
         finally:
-            self._chain.unpin(segment)
+            self._segments.unpin(segment)
 
     def _read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
         entries: list[Entry] = []
         left, at = bytes_max, first
         while left > 0 or not entries:
-            with self._chain.guard:
+            with self._segments.guard:
                 self._check_usable()
-                if at > min(last, self._chain.active.last_index):
+                if at > min(last, self._segments.active.last_index):
                     break
-                segment = self._chain.find(at)
-                self._chain.pin(segment)
+                segment = self._segments.find(at)
+                self._segments.pin(segment)
             try:
-                sparse = self._chain.index_of(segment)
-                with self._chain.guard:
+                sparse = self._segments.index_of(segment)
+                with self._segments.guard:
                     until = min(last, segment.last_index)
                     if until < at:
                         break
@@ -208,7 +208,7 @@ class SegmentLog:
                     end = sparse.offset_after(until, segment.frames_end)
                 got = read_run(opened(segment), segment, (point, offset, end), at, until, left, not entries)
             finally:
-                self._chain.unpin(segment)
+                self._segments.unpin(segment)
             entries += got
             at += len(got)
             left -= sum(len(entry.payload) for entry in got)
@@ -222,21 +222,21 @@ class SegmentLog:
 
     def _memberships(self) -> list[Entry]:
         entries: list[Entry] = []
-        segments = self._chain.segments
+        segments = self._segments.all
         for segment, successor in zip_longest(segments, segments[1:]):
             if successor is not None and successor.header.previous_membership < segment.base:
                 continue
-            with self._chain.guard:
-                if segment not in self._chain.segments:  # retention has dropped it meanwhile
+            with self._segments.guard:
+                if segment not in self._segments.all:  # retention has dropped it meanwhile
                     continue
-                self._chain.pin(segment)
+                self._segments.pin(segment)
             try:
-                sparse = self._chain.index_of(segment)
+                sparse = self._segments.index_of(segment)
                 for index in sparse.memberships:
                     span = (*sparse.floor(index), sparse.offset_after(index, segment.frames_end))
                     entries += read_run(opened(segment), segment, span, index, index, 0, True)
             finally:
-                self._chain.unpin(segment)
+                self._segments.unpin(segment)
         return entries
 
     # --- writing ----------------------------------------------------------------------------------------------------
@@ -251,12 +251,12 @@ class SegmentLog:
             return
         wanted = self._check_entries(entries)
         self._check_room(wanted)
-        active = self._chain.active
+        active = self._segments.active
         if not active.is_empty and active.frames_end + wanted > self._segment_bytes:
             active = self._roll()
         start = active.frames_end
         self._write(active, frames.encode_run(entries, active.header.seed, active.synced_end == start), start, "append")
-        with self._chain.guard:
+        with self._segments.guard:
             sparse = _indexed(active)
             offset = start
             for entry in entries:
@@ -267,7 +267,7 @@ class SegmentLog:
 
     def sync(self) -> None:
         self._check_usable()
-        active = self._chain.active
+        active = self._segments.active
         end = active.frames_end
         if active.synced_end == end:
             return
@@ -280,24 +280,24 @@ class SegmentLog:
         self._check_usable()
         if index > self.last_index:
             return
-        chain = self._chain
+        segments = self._segments
         try:
-            with chain.guard:
-                segment = chain.find(index)
-                chain.pin(segment)
+            with segments.guard:
+                segment = segments.find(index)
+                segments.pin(segment)
             try:
-                offset = locate(opened(segment), segment, chain.index_of(segment), index)
+                offset = locate(opened(segment), segment, segments.index_of(segment), index)
             except BaseException:
-                chain.unpin(segment)
+                segments.unpin(segment)
                 raise
         except OSError as e:
             raise self._read_failed(e) from e
         try:
-            while chain.active is not segment:
-                chain.remove_last()
-            with chain.guard:
-                chain.activate(segment)
-                chain.cuts += 1
+            while segments.active is not segment:
+                segments.remove_last()
+            with segments.guard:
+                segments.activate(segment)
+                segments.cuts += 1
                 sparse = _indexed(segment)
                 sparse.cut(index)
                 segment.frames_end = segment.file_bytes = offset
@@ -308,7 +308,7 @@ class SegmentLog:
         except OSError as e:
             raise self._fail("truncate", e) from e
         finally:
-            chain.unpin(segment)
+            segments.unpin(segment)
 
     def reset(self, index: int, term: int) -> None:
         """The log is empty and begins behind entry ``index`` of ``term``, durably when it returns.
@@ -319,31 +319,31 @@ class SegmentLog:
         self._check_usable()
         if index < self.first_index - 1:
             raise ValueError(f"the log begins at {self.first_index} and cannot be reset to begin behind {index}")
-        chain = self._chain
+        segments = self._segments
         try:
-            new = chain.prepare(Header(index + 1, self._new_seed(), previous_term=term))
+            new = segments.prepare(Header(index + 1, self._new_seed(), previous_term=term))
         except OSError as e:
             raise self._disk_full() if e.errno in NO_SPACE else self._fail("begin anew", e) from e
         try:
             self.truncate_from(index + 1)
         except BaseException:
-            chain.close_file(new)
+            segments.close_file(new)
             raise
         try:
-            chain.name(new)
+            segments.name(new)
         except OSError as e:
             raise self._disk_full() if e.errno in NO_SPACE else self._fail("begin anew", e) from e
         try:
-            chain.begin_anew(new)
+            segments.begin_anew(new)
         except OSError as e:
             raise self._fail("drop what was before", e) from e
 
     def drop_before(self, index: int) -> None:
         """Retention: removes the segments all of whose entries are below ``index``, from the oldest on; never the active one."""
         self._check_usable()
-        while self.segment_count > 1 and self._chain.segments[1].base <= index:
+        while self.segment_count > 1 and self._segments.all[1].base <= index:
             try:
-                self._chain.remove_first()
+                self._segments.remove_first()
             except OSError as e:
                 # Where every change takes room, as on file systems that copy on write, so does a removal.
                 raise self._disk_full() if e.errno in NO_SPACE else self._fail("drop a segment", e) from e
@@ -351,15 +351,15 @@ class SegmentLog:
     def close(self) -> None:
         """Closes the files, without a sync.  Whatever is called afterwards raises GroupStopped."""
         self._closed = True
-        self._chain.close()
+        self._segments.close()
 
     def validate(self) -> None:
         """The invariants; for tests."""
-        self._chain.validate()
+        self._segments.validate()
 
     def _roll(self) -> Segment:
         """Seals the active segment and begins the next.  The old one is whole and synced BEFORE the new one is named."""
-        old = self._chain.active
+        old = self._segments.active
         end = old.frames_end
         footer = _indexed(old).to_bytes()
         head = frames.encode(old.last_index + 1, old.last_term, frames.FOOTER, footer, old.header.seed)
@@ -370,12 +370,12 @@ class SegmentLog:
         membership = _indexed(old).last_membership or old.header.previous_membership
         header = Header(old.last_index + 1, self._new_seed(), old.base, old.last_term, end, old_bytes, membership)
         try:
-            new = self._chain.create(header)
+            new = self._segments.create(header)
         except OSError as e:
             raise self._not_written(old, e, "begin a segment") from e
-        with self._chain.guard:
+        with self._segments.guard:
             old.file_bytes = old_bytes
-            self._chain.push(new)
+            self._segments.push(new)
         return new
 
     def _sync_file(self, segment: Segment, doing: str) -> None:
@@ -415,7 +415,7 @@ class SegmentLog:
 
     def _check_entries(self, entries: Sequence[Entry]) -> int:
         """The bytes that they take as frames.  Refuses what is not the log's continuation."""
-        active = self._chain.active
+        active = self._segments.active
         last, term, total = active.last_index, active.last_term, 0
         for entry in entries:
             size = len(entry.payload)

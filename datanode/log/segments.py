@@ -185,7 +185,7 @@ class SegmentIndex:
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """A segment as the log holds it.  ``file`` and ``index`` of a sealed one are there while it is in use (chain.py)."""
+    """A segment as the log holds it.  ``file`` and ``index`` of a sealed one are there while it is in use (segment_list.py)."""
 
     path: Path
     header: Header

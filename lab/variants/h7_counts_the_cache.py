@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stele.datanode.log import SegmentLog
-from stele.datanode.log.chain import opened
 from stele.datanode.log.recovery import recover
+from stele.datanode.log.segment_list import opened
 from stele.datanode.log.segments import Segment
 from stele.lab.variants.h7_forgets_to_sync import ForgetsToSyncFolders
 
@@ -21,9 +21,9 @@ class CountsTheCache(SegmentLog):
 
 class CountsCachedNames(SegmentLog):
     def _open(self) -> None:
-        chain = self._chain
-        fs, chain._fs = chain._fs, ForgetsToSyncFolders(chain._fs)
+        segments = self._segments
+        fs, segments._fs = segments._fs, ForgetsToSyncFolders(segments._fs)
         try:
             super()._open()
         finally:
-            chain._fs = fs
+            segments._fs = fs

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stele.datanode.log import SegmentLog
-from stele.datanode.log.chain import opened
 from stele.datanode.log.recovery import scan
+from stele.datanode.log.segment_list import opened
 from stele.datanode.log.segments import Segment
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stele.datanode.log import SegmentLog, SnapshotFiles
-from stele.datanode.log.chain import opened
+from stele.datanode.log.segment_list import opened
 from stele.datanode.log.segments import Segment
 
 

@@ -8,8 +8,8 @@ from stele.datanode.log.segments import Header
 
 class RemovesBeforeNaming(SegmentLog):
     def reset(self, index: int, term: int) -> None:
-        for segment in reversed(self._chain.segments):
+        for segment in reversed(self._segments.all):
             self._fs.unlink(segment.path)
             self._fs.fsync_dir(self._directory)
-        new = self._chain.create(Header(index + 1, self._new_seed(), previous_term=term))
-        self._chain.segments = [new]
+        new = self._segments.create(Header(index + 1, self._new_seed(), previous_term=term))
+        self._segments.all = [new]

@@ -9,10 +9,10 @@ class TruncatesOldestFirst(SegmentLog):
     def truncate_from(self, index: int) -> None:
         if index > self.last_index:
             return
-        keep = self._chain.find(index)
-        for segment in self._chain.segments:
+        keep = self._segments.find(index)
+        for segment in self._segments.all:
             if segment.base > keep.base:
                 self._fs.unlink(segment.path)
                 self._fs.fsync_dir(self._directory)
-        self._chain.segments = [segment for segment in self._chain.segments if segment.base <= keep.base]
+        self._segments.all = [segment for segment in self._segments.all if segment.base <= keep.base]
         super().truncate_from(index)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stele.datanode.log import SegmentLog
-from stele.datanode.log.chain import SEALED_IN_USE_MAX
+from stele.datanode.log.segment_list import SEALED_IN_USE_MAX
 from stele.services.errors import GroupStopped, MessageTooLarge
 from stele.services.raft.storage import Entry, LogStorage
 from tests.support.disks import SimulatedDisk
@@ -87,7 +87,7 @@ def test_memory_does_not_grow_with_the_log() -> None:
     for start in range(1, 2000, 20):
         log.append(entries(start, start + 19))
     everything(log)
-    in_use = [s for s in log._chain.segments if s.file is not None or s.index is not None]
+    in_use = [s for s in log._segments.all if s.file is not None or s.index is not None]
     assert log.segment_count > 20
     assert len(in_use) <= SEALED_IN_USE_MAX + 1
 

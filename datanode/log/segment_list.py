@@ -37,20 +37,20 @@ SEALED_IN_USE_MAX = 4
 log = structlog.get_logger()
 
 
-class SegmentChain:
+class SegmentList:
     """Empty until ``load`` or ``create`` and ``push``."""
 
     def __init__(self, directory: Path, fs: FileSystem) -> None:
         self._directory = directory
         self._fs = fs
         self.guard = threading.Lock()
-        self.segments: list[Segment] = []  # replaced, never changed in place
+        self.all: list[Segment] = []  # replaced, never changed in place
         self.cuts = 0  # how often something was truncated: a reader that sees it change reads again
         self._sealed_in_use: OrderedDict[int, Segment] = OrderedDict()
 
     @property
     def active(self) -> Segment:
-        return self.segments[-1]
+        return self.all[-1]
 
     # --- which segments there are -------------------------------------------------------------------------------------
 
@@ -65,13 +65,13 @@ class SegmentChain:
             elif base_of(name.removesuffix(UNFINISHED_SUFFIX)) is not None:
                 self._fs.unlink(self._directory / name)
         bases.sort()
-        while bases and not (self.segments and self.segments[0].header.begins_anew):
+        while bases and not (self.all and self.all[0].header.begins_anew):
             segment = self._open(bases.pop())
-            if self.segments:
-                _seal(segment, self.segments[0].header)
+            if self.all:
+                _seal(segment, self.all[0].header)
                 self.close_file(segment)
-            self.segments = [segment, *self.segments]
-        if self.segments:
+            self.all = [segment, *self.all]
+        if self.all:
             # The names found may be in the system's cache only; from here on they count as durable.
             self._fs.fsync_dir(self._directory)
         for base in bases:
@@ -91,7 +91,7 @@ class SegmentChain:
         return Segment(path, header, size, size, base - 1, header.previous_term, file)
 
     def create(self, header: Header) -> Segment:
-        """A new segment on disk, durable, not yet in the chain.
+        """A new segment on disk, durable, not yet in the list.
 
         A full disk (ENOSPC) leaves nothing under the final name; after any other error that is not known.
         """
@@ -123,15 +123,15 @@ class SegmentChain:
 
     def push(self, segment: Segment) -> None:
         """``segment`` becomes the active one.  With the guard held."""
-        if self.segments:
+        if self.all:
             self._use(self.active)
-        self.segments = [*self.segments, segment]
+        self.all = [*self.all, segment]
 
     def begin_anew(self, segment: Segment) -> None:
         """A named segment that begins anew becomes the only one.  The others are void as soon as it is named, and gone durably BEFORE
         anything could remove the segment that says so."""
         with self.guard:
-            void, self.segments = self.segments, [segment]
+            void, self.all = self.all, [segment]
             self.cuts += 1
             self._sealed_in_use.clear()
             for old in void:
@@ -144,7 +144,7 @@ class SegmentChain:
     def remove_last(self) -> None:
         """Takes the last segment out of what readers see, then off the disk, durably."""
         with self.guard:
-            *self.segments, segment = self.segments
+            *self.all, segment = self.all
             self.cuts += 1
             self._sealed_in_use.pop(segment.base, None)
             self._let_go(segment)
@@ -154,14 +154,14 @@ class SegmentChain:
     def remove_first(self) -> None:
         """Likewise the first one.  It is there as before if it cannot be removed."""
         with self.guard:
-            segment, *self.segments = self.segments
+            segment, *self.all = self.all
             self._sealed_in_use.pop(segment.base, None)
             self._let_go(segment)
         try:
             self._fs.unlink(segment.path)
         except OSError:
             with self.guard:
-                self.segments = [segment, *self.segments]
+                self.all = [segment, *self.all]
             raise
         self._sync_folder()
 
@@ -174,7 +174,7 @@ class SegmentChain:
 
     def find(self, index: int) -> Segment:
         """The segment that holds entry ``index``; IndexError.  With the guard held."""
-        segments = self.segments
+        segments = self.all
         first, last = segments[0].base, segments[-1].last_index
         if not first <= index <= last:
             raise IndexError(f"entry {index} is not stored; the log holds {first}..{last}")
@@ -223,7 +223,7 @@ class SegmentChain:
 
     def close(self) -> None:
         with self.guard:
-            for segment in self.segments:
+            for segment in self.all:
                 self._let_go(segment)
 
     def index_of(self, segment: Segment) -> SegmentIndex:
@@ -248,7 +248,7 @@ class SegmentChain:
     def validate(self) -> None:
         """The invariants between segments; for tests."""
         with self.guard:
-            for before, after in zip(self.segments, self.segments[1:], strict=False):
+            for before, after in zip(self.all, self.all[1:], strict=False):
                 header = after.header
                 assert after.base == before.last_index + 1, (before, after)
                 assert header.previous_base == before.base, (before, after)
@@ -261,7 +261,7 @@ class SegmentChain:
             assert self.active.index is not None, self.active
             assert HEADER_BYTES <= self.active.synced_end <= self.active.frames_end, self.active
             assert len(self._sealed_in_use) <= SEALED_IN_USE_MAX, self._sealed_in_use
-            assert all(segment.pins >= 0 for segment in self.segments), self.segments
+            assert all(segment.pins >= 0 for segment in self.all), self.all
 
 
 def _aside(path: Path) -> Path:
