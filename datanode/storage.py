@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from stele.datanode.log import DirectoryLock, FileSystem, OsFileSystem, SegmentLog, SnapshotFiles, TermFile, check_term
-from stele.datanode.log.beginning import Beginning, decide
+from stele.datanode.log.start_point import StartPoint, decide
 from stele.services.errors import GroupDirectoryBusy, LogDamaged, StorageFailed
 from stele.services.raft.storage import LogStorage, SnapshotStorage, TermStorage
 
@@ -105,25 +105,25 @@ def opener(
 
 def _settle(folder: Path, term: int, entries: SegmentLog, snapshots: SnapshotFiles) -> None:
     """What the files cannot tell one by one: term, snapshots and log are one history.  What a crash interrupted is finished."""
-    beginning, damaged = _whole_beginning(folder, entries, snapshots)
-    start = beginning.start
+    start_point, damaged = _whole_start_point(folder, entries, snapshots)
+    start = start_point.snapshot
     check_term(folder, term, max(entries.term_at(entries.last_index), start.term if start else 0))
-    if start is not None and beginning.finish_reset:
+    if start is not None and start_point.finish_reset:
         log.info("install_finished", path=str(folder), index=start.index, term=start.term)
         entries.reset(start.index, start.term)
     for index in damaged:
         snapshots.set_aside(index)
-    snapshots.drop(beginning.remove)
+    snapshots.drop(start_point.remove)
 
 
-def _whole_beginning(folder: Path, entries: SegmentLog, snapshots: SnapshotFiles) -> tuple[Beginning, set[int]]:
+def _whole_start_point(folder: Path, entries: SegmentLog, snapshots: SnapshotFiles) -> tuple[StartPoint, set[int]]:
     """What to start from, its state checked BEFORE anything is done on its account; and which snapshots turned out damaged."""
     whole, damaged = list(snapshots.headers), set(snapshots.damaged)
     while True:
-        beginning = decide(entries, whole, sorted(damaged), folder)
-        if beginning.start is None:
-            return beginning, damaged
-        index = beginning.start.index
+        start_point = decide(entries, whole, sorted(damaged), folder)
+        if start_point.snapshot is None:
+            return start_point, damaged
+        index = start_point.snapshot.index
         try:
             snapshots.check(index)
         except LogDamaged as e:
@@ -131,4 +131,4 @@ def _whole_beginning(folder: Path, entries: SegmentLog, snapshots: SnapshotFiles
             damaged.add(index)
             whole = [header for header in whole if header.snapshot.index != index]
         else:
-            return beginning, damaged
+            return start_point, damaged

@@ -1,7 +1,7 @@
 """One snapshot file: a header, then the state.
 
 Header: magic, version, flags, index, term, mark, time, size and CRC of the state, the members, CRC of all that.  Flag INSTALLED: it
-came from another replica, so it may be ahead of the log (beginning.py).
+came from another replica, so it may be ahead of the log (start_point.py).
 """
 
 from __future__ import annotations

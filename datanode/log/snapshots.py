@@ -11,7 +11,7 @@ Guarantees:
 A transfer under way is a snapshot's file (snapshot_format.py) that grows under the name ``incoming.part``; installing it is a rename.
 
 Opening reads headers only.  Damaged files are reported in ``damaged`` and stay where they are until ``set_aside``: whether a replica
-can do without them is not to be seen from here (beginning.py).
+can do without them is not to be seen from here (start_point.py).
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stele.datanode.log import beginning
+from stele.datanode.log import start_point
 from stele.datanode.log.snapshot_format import SnapshotHeader
 from stele.services.raft.storage import LogStorage
 
 
 def decide(
     log: LogStorage, whole: Sequence[SnapshotHeader], damaged: Sequence[int], folder: Path
-) -> beginning.Beginning:
-    return beginning.decide(log, [replace(header, installed=True) for header in whole], damaged, folder)
+) -> start_point.StartPoint:
+    return start_point.decide(log, [replace(header, installed=True) for header in whole], damaged, folder)

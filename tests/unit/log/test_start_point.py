@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stele.datanode.log import FileSystem, SegmentLog, TermFile, beginning
-from stele.datanode.log.beginning import Beginning
+from stele.datanode.log import FileSystem, SegmentLog, TermFile, start_point
 from stele.datanode.log.snapshot_format import snapshot_name
+from stele.datanode.log.start_point import StartPoint
 from stele.datanode.storage import GroupStorage
 from stele.lab.variants import (
     h8_drops_before_the_snapshot,
@@ -255,7 +255,7 @@ async def test_h10_an_own_snapshot_ahead_of_the_log_is_damage() -> None:
     def last_segment(disk: SimulatedDisk) -> None:
         disk.unlink(FOLDER / [name for name in disk.listdir(FOLDER) if name.endswith(".seg")][-1])
 
-    async def scenario(decide: Callable[..., Beginning]) -> None:
+    async def scenario(decide: Callable[..., StartPoint]) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("stele.datanode.storage.decide", decide)
             for lose in (all_segments, last_append, last_segment):
@@ -271,7 +271,7 @@ async def test_h10_an_own_snapshot_ahead_of_the_log_is_damage() -> None:
                     continue
                 raise AssertionError("a log that has lost entries was opened")
 
-    await holds_and_variant_fails(scenario, beginning.decide, h10_resets_for_its_own.decide)
+    await holds_and_variant_fails(scenario, start_point.decide, h10_resets_for_its_own.decide)
 
 
 def test_h10_an_own_snapshot_that_the_log_contradicts_is_damage() -> None:

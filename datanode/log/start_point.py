@@ -27,18 +27,18 @@ from stele.services.raft.storage import LogStorage, Snapshot, is_ahead
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
-    """What is to be done before a replica starts from ``start`` (None: from an empty state)."""
+class StartPoint:
+    """What is to be done before a replica starts from ``snapshot`` (None: from an empty state)."""
 
-    start: Snapshot | None
+    snapshot: Snapshot | None
     finish_reset: bool = False
     remove: frozenset[int] = frozenset()
 
 
-def decide(log: LogStorage, whole: Sequence[SnapshotHeader], damaged: Sequence[int], folder: Path) -> Beginning:
+def decide(log: LogStorage, whole: Sequence[SnapshotHeader], damaged: Sequence[int], folder: Path) -> StartPoint:
     """``whole`` oldest first; all of ``damaged`` may be set aside when this returns.  LogDamaged, and nothing is to be touched then."""
     if whole and whole[-1].installed and is_ahead(whole[-1].snapshot, log):
-        return Beginning(whole[-1].snapshot, True, frozenset(header.snapshot.index for header in whole[:-1]))
+        return StartPoint(whole[-1].snapshot, True, frozenset(header.snapshot.index for header in whole[:-1]))
     covering: list[Snapshot] = []
     remove: set[int] = set()
     for header in whole:
@@ -63,4 +63,4 @@ def decide(log: LogStorage, whole: Sequence[SnapshotHeader], damaged: Sequence[i
         if needed and not any(snapshot.index < index for snapshot in covering):
             path = folder / snapshot_name(index)
             raise LogDamaged(f"{path}: damaged, and no older snapshot covers the log", path=path, offset=0)
-    return Beginning(covering[-1] if covering else None, False, frozenset(remove))
+    return StartPoint(covering[-1] if covering else None, False, frozenset(remove))
