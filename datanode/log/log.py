@@ -33,7 +33,7 @@ import structlog
 
 from stele.datanode.log import frames
 from stele.datanode.log.files import FileSystem, OsFileSystem
-from stele.datanode.log.reading import locate, read_run
+from stele.datanode.log.frame_reader import locate, read_run
 from stele.datanode.log.recovery import recover
 from stele.datanode.log.segment_list import SegmentList, opened
 from stele.datanode.log.segments import HEADER_BYTES, Header, Segment, SegmentIndex
