@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from stele.nameserver.intervals import IntervalSet
+from stele.nameserver.ids import IntervalSet
 from stele.services.topics import FOR_EVER, Retention
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stele.nameserver.catalog import Bundle, Catalog, Leader, Member, MemberKind, Namespace, Partition, Store, Topic
-from stele.nameserver.intervals import IntervalSet
+from stele.nameserver.ids import IntervalSet
 from stele.services.coordination.nodes import Stat
 from stele.services.coordination.records import (
     BundleRecord,

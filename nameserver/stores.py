@@ -12,13 +12,12 @@ from collections.abc import Callable
 import structlog
 
 from stele.nameserver.catalog import StoreState
-from stele.nameserver.counters import STORES, Counter, read_counter
-from stele.nameserver.intervals import IntervalSet
+from stele.nameserver.ids import STORES, IdCounter, IntervalSet
 from stele.services.clock import SYSTEM, Clock
 from stele.services.config import PROCESS_NAMES, is_process_name
 from stele.services.coordination.election import Leadership
-from stele.services.coordination.metadata import MetadataStore, Transaction, Versioned
-from stele.services.coordination.records import BuriedRecord, StoreRecord
+from stele.services.coordination.metadata import MetadataStore, Transaction
+from stele.services.coordination.records import BuriedRecord, CounterRecord, StoreRecord, Versioned
 from stele.services.errors import (
     ClusterMismatch,
     CoordinationUnknown,
@@ -36,10 +35,10 @@ UUID_CHARS_MAX = 128
 
 _log = structlog.get_logger()
 
-Take = Callable[[Counter, Transaction], int]
+Take = Callable[[IdCounter, Transaction], int]
 
 
-def take_next(counter: Counter, transaction: Transaction) -> int:
+def take_next(counter: IdCounter, transaction: Transaction) -> int:
     """The id of a new store."""
     return counter.take(transaction, 1)[0]
 
@@ -73,10 +72,10 @@ class StoreRegister:
                 got=request.cluster_id,
             )
         async with self._turn:
-            store_id = await (self._again(request) if request.store_id else self._new(request))
+            store_id = await (self._reregister(request) if request.store_id else self._register_new(request))
         return nameserver_pb2.RegisterStoreResponse(store_id=store_id, cluster_id=self._cluster_id)
 
-    async def _again(self, request: nameserver_pb2.RegisterStoreRequest) -> int:
+    async def _reregister(self, request: nameserver_pb2.RegisterStoreRequest) -> int:
         store_id = request.store_id
         if store_id in await self._buried():
             raise _removed(store_id)
@@ -89,16 +88,16 @@ class StoreRegister:
                 expected=known.record.uuid,
                 got=request.uuid,
             )
-        await self._welcome_back(store_id, known, request.name)
+        await self._readmit(store_id, known, request.name)
         return store_id
 
-    async def _new(self, request: nameserver_pb2.RegisterStoreRequest) -> int:
+    async def _register_new(self, request: nameserver_pb2.RegisterStoreRequest) -> int:
         for _ in range(ROUNDS_MAX):
-            counter = await read_counter(self._metadata, STORES)
+            counter = IdCounter(STORES, await self._metadata.get(STORES, CounterRecord))
             # Read here and not from the mirror: the same store may ask again before the mirror has seen its first record.
             known = await self._by_uuid(request.uuid)
             if known is not None:
-                await self._welcome_back(*known, request.name)
+                await self._readmit(*known, request.name)
                 return known[0]
             transaction = self._leadership.transaction()
             store_id = self._take(counter, transaction)
@@ -114,7 +113,7 @@ class StoreRegister:
             return store_id
         raise CoordinationUnknown(f"registration of {request.name} is not settled after {ROUNDS_MAX} rounds")
 
-    async def _welcome_back(self, store_id: int, known: Versioned[StoreRecord], name: str) -> None:
+    async def _readmit(self, store_id: int, known: Versioned[StoreRecord], name: str) -> None:
         record = known.record
         if record.state == StoreState.TOMBSTONE:
             raise _removed(store_id)

@@ -18,14 +18,14 @@ from itertools import islice
 import structlog
 
 from stele.nameserver.catalog import Catalog, TopicState
-from stele.nameserver.counters import GROUPS, TOPICS, read_counter
+from stele.nameserver.ids import GROUPS, TOPICS, IdCounter
 from stele.nameserver.placement import place
 from stele.services.bundles import BUNDLES_MAX
 from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination.election import Leadership
-from stele.services.coordination.metadata import MetadataStore, Transaction, Versioned
+from stele.services.coordination.metadata import MetadataStore, Transaction
 from stele.services.coordination.nodes import ANY_VERSION
-from stele.services.coordination.records import NamespaceRecord, PartitionRecord, TopicRecord
+from stele.services.coordination.records import CounterRecord, NamespaceRecord, PartitionRecord, TopicRecord, Versioned
 from stele.services.errors import (
     CoordinationUnknown,
     InvalidArgument,
@@ -129,7 +129,7 @@ class TopicWriter:
         namespace, _ = parse_topic(name)
         check_namespace(namespace)
         for _ in range(ROUNDS_MAX):
-            ids = await read_counter(self._metadata, TOPICS)
+            ids = await self._counter(TOPICS)
             transaction = self._leadership.transaction()
             if await self._metadata.get(f"namespaces/{namespace}", NamespaceRecord) is None:
                 _create_namespace(transaction, namespace, DEFAULTS)
@@ -252,12 +252,15 @@ class TopicWriter:
         _log.info(f"topic_{after}", topic=name, id=record.id)
         return True
 
+    async def _counter(self, path: str) -> IdCounter:
+        return IdCounter(path, await self._metadata.get(path, CounterRecord))
+
     async def _add_partitions(
         self, transaction: Transaction, name: str, indexes: Iterable[int], replication: int, catalog: Catalog
     ) -> None:
         wanted = list(indexes)
         placed = place(len(wanted), replication, catalog.placeable_stores, catalog.replica_counts)
-        groups = (await read_counter(self._metadata, GROUPS)).take(transaction, len(wanted))
+        groups = (await self._counter(GROUPS)).take(transaction, len(wanted))
         for group, index, replicas in zip(groups, wanted, placed, strict=True):
             transaction.create(partition_path(group), PartitionRecord(topic=name, index=index, replicas=replicas))
 

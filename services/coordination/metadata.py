@@ -10,24 +10,14 @@ It does not promise that an unversioned ``put`` keeps what another process wrote
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from stele.services.coordination.nodes import Check, Create, Delete, Node, Op, Set, Stat
-from stele.services.coordination.records import R, Record, decode, encode
+from stele.services.coordination.records import R, Record, Versioned, decode, encode
 from stele.services.coordination.session import Session
 from stele.services.errors import CoordinationUnknown, LeadershipLost, RecordExists, RecordMissing, VersionConflict
 
 PUT_ROUNDS_MAX = 8
-
-V = TypeVar("V", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Versioned(Generic[V]):
-    record: V
-    version: int
-    stat: Stat
 
 
 class Fence(Protocol):

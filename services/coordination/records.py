@@ -13,8 +13,9 @@ import types
 import typing
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from stele.services.coordination.nodes import Stat
 from stele.services.errors import RecordUnreadable
 
 
@@ -25,6 +26,16 @@ class Record(Protocol):
 
 
 R = TypeVar("R", bound=Record)
+V = TypeVar("V", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned(Generic[V]):
+    """A record as it was read; a write that carries ``version`` changes that one and no later one."""
+
+    record: V
+    version: int
+    stat: Stat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

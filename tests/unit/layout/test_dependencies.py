@@ -35,7 +35,7 @@ PURE = (
     "stele.nameserver.catalog",
     "stele.nameserver.placement",
     "stele.nameserver.bundle_assignment",
-    "stele.nameserver.intervals",
+    "stele.nameserver.ids",
     "stele.datanode.partition",
     "stele.broker.subscription",
     "stele.broker.ranges",

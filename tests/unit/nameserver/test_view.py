@@ -21,7 +21,7 @@ from stele.nameserver.catalog import (
     Topic,
     TopicState,
 )
-from stele.nameserver.intervals import IntervalSet
+from stele.nameserver.ids import IntervalSet
 from stele.nameserver.reports import Leadership, Replica, ReplicaState, Reports, leaders
 from stele.nameserver.view import View
 from stele.services.bundles import bundle_of
