@@ -26,7 +26,7 @@ from stele.broker.cache import BatchCache
 from stele.broker.consumer import ConsumerStream
 from stele.broker.log_reader import LogReader
 from stele.broker.metrics import Metrics
-from stele.broker.partitions import Partition
+from stele.broker.partition_client import PartitionClient
 from stele.broker.subscription import (
     Close,
     ConfirmAcks,
@@ -89,7 +89,7 @@ class Dispatch:
 
     def __init__(
         self,
-        partition: Partition,
+        partition: PartitionClient,
         cache: BatchCache,
         *,
         ack_flush_interval_s: float,

@@ -14,7 +14,7 @@ import structlog
 
 from stele.broker.cache import BatchCache, StoredBatch
 from stele.broker.metrics import Metrics
-from stele.broker.partitions import Partition
+from stele.broker.partition_client import PartitionClient
 from stele.services.backoff import Backoff
 from stele.services.batch import Header, read_header
 from stele.services.errors import InvalidArgument, OffsetOutOfRange, SteleError
@@ -31,7 +31,7 @@ class LogReader:
 
     def __init__(
         self,
-        partition: Partition,
+        partition: PartitionClient,
         cache: BatchCache,
         metrics: Metrics,
         on_grown: Callable[[], None],

@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 
 from stele.broker.metrics import Metrics
-from stele.broker.partitions import ATTEMPT_S, ELSEWHERE, POLL, Partition
+from stele.broker.partition_client import ATTEMPT_S, ELSEWHERE, POLL, PartitionClient
 from stele.broker.pipeline import Answer, Deposed, Effect, Pipeline, Recover, Result, Send, Stored
 from stele.broker.tasks import Tasks
 from stele.services.backoff import Backoff
@@ -51,7 +51,7 @@ class PartitionProducer:
 
     def __init__(
         self,
-        partition: Partition,
+        partition: PartitionClient,
         pipeline: Pipeline,
         *,
         on_stored: Callable[[int, Header, bytes | None], None],

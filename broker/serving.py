@@ -20,7 +20,7 @@ from stele.broker.datanodes import Datanodes
 from stele.broker.dispatch import Dispatch
 from stele.broker.metrics import Metrics
 from stele.broker.ownership import Key, Ownership, Route, Routes
-from stele.broker.partitions import Partition
+from stele.broker.partition_client import PartitionClient
 from stele.broker.pipeline import Pipeline
 from stele.broker.produce import PartitionProducer
 from stele.broker.tasks import Tasks
@@ -36,7 +36,7 @@ OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
 TICK_S = 0.1
 
-Build = Callable[[Route, int, Datanodes], Partition]
+Build = Callable[[Route, int, Datanodes], PartitionClient]
 
 _log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ class Served:
 
     def __init__(
         self,
-        client: Partition,
+        client: PartitionClient,
         cache: BatchCache,
         *,
         inflight_appends_max: int,
@@ -149,7 +149,7 @@ class Serving:
         self._cache = cache or BatchCache()
         self.metrics = metrics or Metrics()
         self._clock = clock
-        self._build = build or Partition
+        self._build = build or PartitionClient
         self._served: dict[Key, Served] = {}
         self._finishing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()

@@ -6,13 +6,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from stele.broker.partitions import Partition
+from stele.broker.partition_client import PartitionClient
 from stele.services.errors import Fenced
 from stele.services.pb import datanode_pb2
 from stele.services.rpc.status import from_pb
 
 
-class BorrowsEpoch(Partition):
+class BorrowsEpoch(PartitionClient):
     def append(self, batches: Sequence[bytes]) -> asyncio.Future[datanode_pb2.AppendResponse]:
         return asyncio.ensure_future(self._append(batches))
 

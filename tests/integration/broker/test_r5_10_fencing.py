@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stele.broker.partitions import Partition as Replicas
+from stele.broker.partition_client import PartitionClient
 from stele.broker.serving import Build
 from stele.datanode.partition import Partition
 from stele.lab.variants.r5_10_broker_borrows_epoch import BorrowsEpoch
@@ -18,7 +18,7 @@ from tests.support.eventually import eventually
 
 @dataclass(frozen=True)
 class Parts:
-    broker: Build = Replicas
+    broker: Build = PartitionClient
     partition: Callable[[], Partition] = Partition
 
 

@@ -65,7 +65,7 @@ ELSEWHERE = (
 _log = structlog.get_logger()
 
 
-class Partition:
+class PartitionClient:
     """The replicas of one partition, used under one owner epoch."""
 
     def __init__(
