@@ -74,7 +74,7 @@ class _Connected:
 
 
 @dataclass(slots=True, eq=False)
-class _Served:
+class _LiveSubscription:
     """A subscription with what carries out its effects."""
 
     core: Subscription
@@ -103,7 +103,7 @@ class Dispatch:
         self._ack_flush_interval_s = ack_flush_interval_s
         self._on_deposed = on_deposed
         self._metrics, self._clock, self._rng = metrics, clock, rng or random.Random()
-        self._served: dict[str, _Served] = {}
+        self._live: dict[str, _LiveSubscription] = {}
         self._reader = LogReader(partition, cache, metrics, self._grown, rng)
         self._polling: asyncio.Task[None] | None = None
         self._tasks = Tasks(on_failed)
@@ -116,7 +116,7 @@ class Dispatch:
         """The partition's state after every former owner was fenced."""
         self._reader.grow(state.high_watermark, state.log_start_offset)
         for cursor in state.cursors:
-            self._served[cursor.subscription] = self._made(cursor)
+            self._live[cursor.subscription] = self._made(cursor)
 
     def stored(self, base_offset: int, header: Header, batch: bytes | None) -> None:
         """This broker appended a batch; its bytes where they are at hand."""
@@ -124,9 +124,9 @@ class Dispatch:
 
     def _grown(self) -> None:
         now_s = self._clock.monotonic()
-        for served in list(self._served.values()):
-            if served.connected:
-                self._carry_out(served, self._grow(served.core, now_s))
+        for live in list(self._live.values()):
+            if live.connected:
+                self._carry_out(live, self._grow(live.core, now_s))
 
     def _grow(self, core: Subscription, now_s: float) -> list[Effect]:
         """Consumers go on from the first message that is kept: what retention removed is delivered to nobody, and is told."""
@@ -139,7 +139,7 @@ class Dispatch:
         return [*core.trim(self._reader.log_start, now_s), *core.available(self._reader.end, now_s)]
 
     def _has_consumers(self) -> bool:
-        return any(s.connected for s in self._served.values())
+        return any(s.connected for s in self._live.values())
 
     async def _poll_end(self) -> None:
         while self._has_consumers():
@@ -152,25 +152,25 @@ class Dispatch:
     async def subscribe(self, request: broker_pb2.OpenSubscription) -> ConsumerStream:
         """Raises SteleError: ConsumerBusy, Overloaded, what ended this partition here."""
         kind = Kind(request.type)
-        served, created = await self._found_or_created(request.subscription, start_of(request))
+        live, created = await self._found_or_created(request.subscription, start_of(request))
         if self._closed is not None:
             raise self._closed
-        core = served.core
+        core = live.core
         if len(core.consumers) >= CONSUMERS_MAX:
             raise Overloaded(f"subscription {core.name!r} has {CONSUMERS_MAX} consumers", limit=CONSUMERS_MAX)
         id = next(_ids)
         name = request.consumer or f"consumer-{id}"
-        self._carry_out(served, self._grow(core, self._clock.monotonic()))
+        self._carry_out(live, self._grow(core, self._clock.monotonic()))
         effects = core.add_consumer(
             id, name, kind, request.credit, request.ack_timeout_ms / 1000, self._clock.monotonic()
         )
         stream = ConsumerStream(
             id, self._reader, core.held, functools.partial(self.credit, request.subscription, id), self._metrics
         )
-        served.connected[id] = _Connected(stream, name, max(1, request.credit))
+        live.connected[id] = _Connected(stream, name, max(1, request.credit))
         self._metrics.consumers.inc()
         stream.opened(core.floor, created, core.is_active(id))
-        self._carry_out(served, effects)
+        self._carry_out(live, effects)
         if self._polling is None or self._polling.done():
             self._polling = self._tasks.start(self._poll_end())
         _log.info("consumer_joined", **self._names(core), consumer=name, type=kind.name, position=core.floor)
@@ -178,26 +178,26 @@ class Dispatch:
 
     def leave(self, subscription: str, id: int) -> None:
         """The consumer's stream has ended.  What it did not acknowledge is delivered again."""
-        served = self._served.get(subscription)
-        if served is None or id not in served.connected:
+        live = self._live.get(subscription)
+        if live is None or id not in live.connected:
             return
-        name = self._disconnect(served, id).name
-        self._carry_out(served, served.core.remove_consumer(id, self._clock.monotonic()))
-        _log.info("consumer_left", **self._names(served.core), consumer=name)
+        name = self._disconnect(live, id).name
+        self._carry_out(live, live.core.remove_consumer(id, self._clock.monotonic()))
+        _log.info("consumer_left", **self._names(live.core), consumer=name)
 
     def credit(self, subscription: str, id: int, messages: int) -> None:
         """Small amounts are joined for a moment: each delivery carries a whole batch, however few of its messages are wanted."""
-        served, connected = self._consumer(subscription, id)
-        if served is None or connected is None:
+        live, connected = self._consumer(subscription, id)
+        if live is None or connected is None:
             return
         connected.credit += messages
         if connected.credit * 4 >= connected.window:
-            self._pass_credit(served, id)
+            self._pass_credit(live, id)
         elif connected.joining is None:
-            connected.joining = asyncio.get_running_loop().call_later(CREDIT_JOIN_S, self._pass_credit, served, id)
+            connected.joining = asyncio.get_running_loop().call_later(CREDIT_JOIN_S, self._pass_credit, live, id)
 
-    def _pass_credit(self, served: _Served, id: int) -> None:
-        connected = served.connected.get(id)
+    def _pass_credit(self, live: _LiveSubscription, id: int) -> None:
+        connected = live.connected.get(id)
         if connected is None:
             return
         if connected.joining is not None:
@@ -205,24 +205,24 @@ class Dispatch:
             connected.joining = None
         messages, connected.credit = connected.credit, 0
         connected.window = max(connected.window, messages)
-        self._carry_out(served, served.core.credit(id, messages, self._clock.monotonic()))
+        self._carry_out(live, live.core.credit(id, messages, self._clock.monotonic()))
 
     def ack(self, subscription: str, id: int, request_id: int, ranges: list[Range], cumulative: bool) -> None:
-        served, _ = self._consumer(subscription, id)
-        if served is not None:
-            self._carry_out(served, served.core.ack(id, request_id, ranges, cumulative, self._clock.monotonic()))
+        live, _ = self._consumer(subscription, id)
+        if live is not None:
+            self._carry_out(live, live.core.ack(id, request_id, ranges, cumulative, self._clock.monotonic()))
 
     def nack(self, subscription: str, id: int, ranges: list[Range], delay_s: float) -> None:
-        served, _ = self._consumer(subscription, id)
-        if served is not None:
-            self._carry_out(served, served.core.nack(id, ranges, delay_s, self._clock.monotonic()))
+        live, _ = self._consumer(subscription, id)
+        if live is not None:
+            self._carry_out(live, live.core.nack(id, ranges, delay_s, self._clock.monotonic()))
 
-    def _consumer(self, subscription: str, id: int) -> tuple[_Served | None, _Connected | None]:
-        served = self._served.get(subscription)
-        return served, served.connected.get(id) if served is not None else None
+    def _consumer(self, subscription: str, id: int) -> tuple[_LiveSubscription | None, _Connected | None]:
+        live = self._live.get(subscription)
+        return live, live.connected.get(id) if live is not None else None
 
-    def _disconnect(self, served: _Served, id: int) -> _Connected:
-        connected = served.connected.pop(id)
+    def _disconnect(self, live: _LiveSubscription, id: int) -> _Connected:
+        connected = live.connected.pop(id)
         if connected.joining is not None:
             connected.joining.cancel()
         self._metrics.consumers.dec()
@@ -230,13 +230,13 @@ class Dispatch:
 
     # --- effects --------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, served: _Served, effects: Iterable[Effect]) -> None:
+    def _carry_out(self, live: _LiveSubscription, effects: Iterable[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, PersistAcks):
-                self._writes.add(write := self._tasks.start(self._persist(served, effect)))
+                self._writes.add(write := self._tasks.start(self._persist(live, effect)))
                 write.add_done_callback(self._writes.discard)
                 continue
-            connected = served.connected.get(effect.consumer)
+            connected = live.connected.get(effect.consumer)
             if connected is None:
                 continue
             match effect:
@@ -252,41 +252,41 @@ class Dispatch:
                     connected.stream.activity(active)
                 case Close(id, error):
                     connected.stream.close(error)
-                    self._disconnect(served, id)
-        self._schedule(served)
+                    self._disconnect(live, id)
+        self._schedule(live)
 
-    def _schedule(self, served: _Served) -> None:
+    def _schedule(self, live: _LiveSubscription) -> None:
         """Sees to it that what the core waits for comes: the next write of acknowledgements, the next timer."""
         if self._closed is not None:
             return
         loop = asyncio.get_running_loop()
-        if served.flush is None and served.core.has_acks_to_write:
-            served.flush = loop.call_later(self._ack_flush_interval_s, self._flush, served)
-        at_s = served.core.next_timer()
-        if at_s == float("inf") or (served.timer is not None and served.timer_at_s <= at_s):
+        if live.flush is None and live.core.has_acks_to_write:
+            live.flush = loop.call_later(self._ack_flush_interval_s, self._flush, live)
+        at_s = live.core.next_timer()
+        if at_s == float("inf") or (live.timer is not None and live.timer_at_s <= at_s):
             return
-        if served.timer is not None:
-            served.timer.cancel()
-        served.timer_at_s = at_s
-        served.timer = loop.call_later(max(TIMER_MIN_S, at_s - self._clock.monotonic()), self._timer, served)
+        if live.timer is not None:
+            live.timer.cancel()
+        live.timer_at_s = at_s
+        live.timer = loop.call_later(max(TIMER_MIN_S, at_s - self._clock.monotonic()), self._timer, live)
 
-    def _flush(self, served: _Served) -> None:
-        served.flush = None
-        effects = served.core.flush_acks()
+    def _flush(self, live: _LiveSubscription) -> None:
+        live.flush = None
+        effects = live.core.flush_acks()
         if effects:
-            self._carry_out(served, effects)
-        elif served.core.has_acks_to_write and self._closed is None:
+            self._carry_out(live, effects)
+        elif live.core.has_acks_to_write and self._closed is None:
             # A write is under way, or the cursor has no room before lower offsets are acknowledged.
-            served.flush = asyncio.get_running_loop().call_later(self._ack_flush_interval_s, self._flush, served)
+            live.flush = asyncio.get_running_loop().call_later(self._ack_flush_interval_s, self._flush, live)
 
-    def _timer(self, served: _Served) -> None:
-        served.timer = None
-        self._carry_out(served, served.core.timer(self._clock.monotonic()))
+    def _timer(self, live: _LiveSubscription) -> None:
+        live.timer = None
+        self._carry_out(live, live.core.timer(self._clock.monotonic()))
 
-    async def _persist(self, served: _Served, acks: PersistAcks) -> None:
+    async def _persist(self, live: _LiveSubscription, acks: PersistAcks) -> None:
         """Written again until it is known to be committed; confirmed only then."""
         request = datanode_pb2.AckCursorRequest(
-            subscription=served.core.name,
+            subscription=live.core.name,
             ranges=[datanode_pb2.OffsetRange(first=a, last=b) for a, b in acks.ranges],
             generation=acks.generation,
         )
@@ -295,11 +295,11 @@ class Dispatch:
         except Fenced as e:
             self._on_deposed(e)
         except SteleError as e:
-            _log.warning("acks_refused", **self._names(served.core), reason=e.reason, error=e.message)
-            served.core.persist_failed(acks.generation)
-            self._carry_out(served, served.core.close(e))
+            _log.warning("acks_refused", **self._names(live.core), reason=e.reason, error=e.message)
+            live.core.persist_failed(acks.generation)
+            self._carry_out(live, live.core.close(e))
         else:
-            self._carry_out(served, served.core.persisted(acks.generation))
+            self._carry_out(live, live.core.persisted(acks.generation))
 
     async def _write_acks(self, request: datanode_pb2.AckCursorRequest) -> None:
         """Acknowledgements wait for space: closing the consumers would deliver everything again, and make none."""
@@ -320,30 +320,30 @@ class Dispatch:
 
     async def delete(self, subscription: str) -> bool:
         """Whether it existed.  Raises ConsumerBusy while it has consumers."""
-        served = self._served.get(subscription)
-        if served is not None and served.connected:
-            names = ",".join(c.name for c in served.connected.values())
+        live = self._live.get(subscription)
+        if live is not None and live.connected:
+            names = ",".join(c.name for c in live.connected.values())
             raise ConsumerBusy(f"subscription {subscription!r} has consumers: {names}", consumers=names)
         request = datanode_pb2.DeleteCursorRequest(subscription=subscription)
         response = await self._call("DeleteCursor", request)
-        served = self._served.pop(subscription, None)
-        if served is not None:
+        live = self._live.pop(subscription, None)
+        if live is not None:
             gone = SubscriptionNotFound(f"subscription {subscription!r} was deleted", subscription=subscription)
-            self._carry_out(served, served.core.close(gone))
-            self._cancel_timers(served)
+            self._carry_out(live, live.core.close(gone))
+            self._cancel_timers(live)
         return bool(response.existed)
 
     async def seek(self, subscription: str, request: datanode_pb2.ResetCursorRequest) -> int:
         """The position that it has now.  Connected consumers are closed with SubscriptionReset."""
-        if subscription not in self._served:
+        if subscription not in self._live:
             raise SubscriptionNotFound(f"there is no subscription {subscription!r}", subscription=subscription)
         request.subscription = subscription
         cursor = (await self._call("ResetCursor", request)).cursor
-        served = self._served.get(subscription)
-        if served is not None and cursor.generation > served.core.generation:
+        live = self._live.get(subscription)
+        if live is not None and cursor.generation > live.core.generation:
             moved = SubscriptionReset(f"subscription {subscription!r} was moved to offset {cursor.ack_floor}")
             acked = [(r.first, r.last) for r in cursor.acked]
-            self._carry_out(served, served.core.reset(cursor.ack_floor, acked, cursor.generation, moved))
+            self._carry_out(live, live.core.reset(cursor.ack_floor, acked, cursor.generation, moved))
         _log.info(
             "subscription_moved", group=self._partition.group, subscription=subscription, position=cursor.ack_floor
         )
@@ -353,33 +353,35 @@ class Dispatch:
         """Every subscription, also one that nobody is connected to."""
         state = await self._call("ListCursors", datanode_pb2.ListCursorsRequest())
         self._reader.grow(state.high_watermark, state.log_start_offset)
-        for served in self._served.values():
-            self._carry_out(served, self._grow(served.core, self._clock.monotonic()))
+        for live in self._live.values():
+            self._carry_out(live, self._grow(live.core, self._clock.monotonic()))
         route = self._partition.route
         return [
             broker_pb2.SubscriptionInfo(
                 topic=route.topic,
                 partition=route.partition,
                 subscription=name,
-                type=broker_pb2.SubscriptionType.ValueType(served.core.type or 0),
-                ack_floor=served.core.floor,
-                backlog=served.core.backlog(self._reader.end),
-                unacked=served.core.unacked,
-                consumers=[c.name for c in served.connected.values()],
+                type=broker_pb2.SubscriptionType.ValueType(live.core.type or 0),
+                ack_floor=live.core.floor,
+                backlog=live.core.backlog(self._reader.end),
+                unacked=live.core.unacked,
+                consumers=[c.name for c in live.connected.values()],
             )
-            for name, served in sorted(self._served.items())
+            for name, live in sorted(self._live.items())
         ]
 
-    async def _found_or_created(self, name: str, request: datanode_pb2.CreateCursorRequest) -> tuple[_Served, bool]:
+    async def _found_or_created(
+        self, name: str, request: datanode_pb2.CreateCursorRequest
+    ) -> tuple[_LiveSubscription, bool]:
         if self._closed is not None:
             raise self._closed
-        if name in self._served:
-            return self._served[name], False
+        if name in self._live:
+            return self._live[name], False
         request.subscription = name
         response = await self._call("CreateCursor", request)
-        if name not in self._served:
-            self._served[name] = self._made(response.cursor)
-        return self._served[name], bool(response.created)
+        if name not in self._live:
+            self._live[name] = self._made(response.cursor)
+        return self._live[name], bool(response.created)
 
     async def _call(self, method: str, request: Any) -> Any:
         try:
@@ -388,11 +390,11 @@ class Dispatch:
             self._on_deposed(e)
             raise self._closed or e from None
 
-    def _made(self, cursor: datanode_pb2.Cursor) -> _Served:
+    def _made(self, cursor: datanode_pb2.Cursor) -> _LiveSubscription:
         acked = [(r.first, r.last) for r in cursor.acked]
         self._reader.grow(cursor.ack_floor)
         reader = self._reader
-        return _Served(
+        return _LiveSubscription(
             Subscription(cursor.subscription, cursor.ack_floor, acked, cursor.generation, reader.log_start, reader.end)
         )
 
@@ -403,9 +405,9 @@ class Dispatch:
         if self._closed is not None:
             return
         self._closed = error
-        for served in self._served.values():
-            self._cancel_timers(served)
-            self._carry_out(served, served.core.close(error))
+        for live in self._live.values():
+            self._cancel_timers(live)
+            self._carry_out(live, live.core.close(error))
         self._tasks.cancel_soon()
 
     async def stop(self) -> None:
@@ -414,16 +416,16 @@ class Dispatch:
     async def flushed(self) -> None:
         """Writes what was acknowledged so far."""
         for _ in range(2):  # what came while a write was under way goes with the next
-            for served in self._served.values():
-                self._flush(served)
+            for live in self._live.values():
+                self._flush(live)
             if self._writes:
                 await asyncio.wait(set(self._writes))
 
-    def _cancel_timers(self, served: _Served) -> None:
-        for handle in (served.flush, served.timer):
+    def _cancel_timers(self, live: _LiveSubscription) -> None:
+        for handle in (live.flush, live.timer):
             if handle is not None:
                 handle.cancel()
-        served.flush = served.timer = None
+        live.flush = live.timer = None
 
     def _names(self, core: Subscription) -> dict[str, object]:
         route = self._partition.route

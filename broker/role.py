@@ -19,8 +19,8 @@ from typing import Any
 import structlog
 
 from stele.broker.metrics import Metrics
+from stele.broker.owned_partitions import OwnedPartitions
 from stele.broker.server import BrokerServicer
-from stele.broker.serving import Serving
 from stele.services.config import BrokerConfig
 from stele.services.coordination.enrolment import Enrolment, Presence
 from stele.services.coordination.members import live
@@ -49,7 +49,7 @@ class Broker:
         self._observed = asyncio.Event()  # set at each routing fact; who waits clears it
         self._presence: Presence | None = None
         self.session: Session
-        self.serving: Serving
+        self.partitions: OwnedPartitions
         self._server: Server
         self._enrolment: Enrolment | None = None
 
@@ -70,16 +70,16 @@ class Broker:
         self._opened.callback(self.session.subscribe(self._session_changed))
         channels = Channels()
         self._opened.push_async_callback(channels.close)
-        self.serving = Serving(
+        self.partitions = OwnedPartitions(
             config.name,
             channels,
             inflight_appends_max=config.inflight_appends_max,
             ack_flush_interval_s=config.ack_flush_interval_s,
             metrics=Metrics(runtime.registry),
         )
-        self._opened.push_async_callback(self.serving.stop)
+        self._opened.push_async_callback(self.partitions.stop)
         self._server = Server(config.host, config.port)
-        servicer = BrokerServicer(self.serving, config.produce_credit_bytes)
+        servicer = BrokerServicer(self.partitions, config.produce_credit_bytes)
         self._server.add(broker_pb2_grpc.add_BrokerServicer_to_server, servicer, "stele.v1.Broker")
         self._server.set_serving(False)
         self._opened.push_async_callback(self._server.stop)
@@ -99,7 +99,7 @@ class Broker:
 
     async def _follow(self, nameservers: NameserverClient) -> None:
         async for routing in nameservers.watch_routing():
-            self.serving.observe(routing)
+            self.partitions.observe(routing)
             self._observed.set()
             if not self._runtime.ready.holds("routing"):
                 self._runtime.ready.set("routing", True, detail=f"from {routing.answered_by}")
@@ -107,7 +107,7 @@ class Broker:
 
     def _session_changed(self, event: SessionEvent) -> None:
         if event.state is SessionState.LOST or event.new_session:
-            self.serving.void()
+            self.partitions.void()
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -121,14 +121,14 @@ class Broker:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_timeout_s * HANDOVER_SHARE):
                 await self._bundles_moved()
-        log.info("bundles_handed_over", still_owned=len(self.serving.ownership.owned))
-        await self.serving.drain()
+        log.info("bundles_handed_over", still_owned=len(self.partitions.ownership.owned))
+        await self.partitions.drain()
         await self._enrolment.leave()
         await self._server.stop(GRACE_S)
 
     async def _bundles_moved(self) -> None:
         """The nameserver has given the bundles to others; at once if there is nobody to take them."""
-        while self.serving.ownership.owned and self.serving.others_ready:
+        while self.partitions.ownership.owned and self.partitions.others_ready:
             self._observed.clear()
             await self._observed.wait()
 

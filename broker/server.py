@@ -13,8 +13,8 @@ from typing import Any
 
 from stele.broker.consumer import ConsumerStream
 from stele.broker.dispatch import Dispatch, start_of
+from stele.broker.owned_partitions import OwnedPartition, OwnedPartitions
 from stele.broker.produce import Produced, ProduceStream
-from stele.broker.serving import Served, Serving
 from stele.broker.subscription import Kind, Range
 from stele.services.batch import read_header
 from stele.services.config import MESSAGE_BYTES_MAX
@@ -30,10 +30,10 @@ ACK_RANGES_MAX = 10_000
 
 
 class BrokerServicer(broker_pb2_grpc.BrokerServicer):
-    """Serves what ``serving`` owns."""
+    """Serves what ``partitions`` owns."""
 
-    def __init__(self, serving: Serving, produce_credit_bytes: int) -> None:
-        self._serving = serving
+    def __init__(self, partitions: OwnedPartitions, produce_credit_bytes: int) -> None:
+        self._partitions = partitions
         self._produce_credit_bytes = produce_credit_bytes
 
     # --- producing ------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         self, request_iterator: AsyncIterator[pb.ProduceRequest], context: Any
     ) -> AsyncGenerator[pb.ProduceResponse, None]:
         yield pb.ProduceResponse(credit_bytes=self._produce_credit_bytes)
-        stream = ProduceStream(self._produce_credit_bytes, self._serving.metrics)
+        stream = ProduceStream(self._produce_credit_bytes, self._partitions.metrics)
         reading = asyncio.create_task(self._read_produce(request_iterator, stream))
         try:
             async with aclosing(stream.answers()) as answers:
@@ -65,9 +65,9 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         refusal: SteleError | None = stream.take(len(batch))
         try:
             header = read_header(batch)
-            served = self._serving.served(request.topic, request.partition)
-            if served is None:
-                served = await self._serving.partition(request.topic, request.partition)
+            owned = self._partitions.get(request.topic, request.partition)
+            if owned is None:
+                owned = await self._partitions.find(request.topic, request.partition)
         except SteleError as e:
             stream.answer(request.request_id, len(batch), e)
             return
@@ -77,9 +77,9 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
             )
         produced = Produced(stream, request.request_id, batch, header)
         if refusal is not None:
-            served.producer.refuse(produced, refusal)
+            owned.producer.refuse(produced, refusal)
         else:
-            served.producer.offer(produced)
+            owned.producer.offer(produced)
 
     # --- consuming ------------------------------------------------------------------------------------------------
 
@@ -93,26 +93,26 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         subscription = first.open.subscription
         try:
             _check_open(first)
-            served = await self._opened(first.open.topic, first.open.partition)
-            stream = await served.dispatch.subscribe(first.open)
+            owned = await self._opened(first.open.topic, first.open.partition)
+            stream = await owned.dispatch.subscribe(first.open)
         except SteleError as e:
             yield pb.SubscribeResponse(closed=pb.Closed(error=to_wire(e)))
             return
-        reading = asyncio.create_task(_read_subscribe(requests, served.dispatch, subscription, stream))
+        reading = asyncio.create_task(_read_subscribe(requests, owned.dispatch, subscription, stream))
         try:
             async with aclosing(stream.responses()) as responses:
                 async for response in responses:
                     yield response
             _raise_if_failed(reading)
         finally:
-            served.dispatch.leave(subscription, stream.id)
+            owned.dispatch.leave(subscription, stream.id)
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def _opened(self, topic: str, partition: int) -> Served:
-        served = await self._serving.partition(topic, partition)
-        await served.opened()
-        return served
+    async def _opened(self, topic: str, partition: int) -> OwnedPartition:
+        owned = await self._partitions.find(topic, partition)
+        await owned.opened()
+        return owned
 
     # --- subscriptions --------------------------------------------------------------------------------------------
 
@@ -121,31 +121,31 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
     ) -> pb.ListSubscriptionsResponse:
         """Without ``partitions``: of those that this broker owns."""
         parse_topic(request.topic)
-        if request.topic not in self._serving.routes.partitions:
-            await self._serving.partition(request.topic, 0)  # a moment for a topic that is new; else TopicNotFound
-        wanted = list(request.partitions) or [r.partition for r in self._serving.owned(request.topic)]
-        served = await asyncio.gather(*(self._opened(request.topic, p) for p in wanted))
-        found = await asyncio.gather(*(s.dispatch.list() for s in served))
+        if request.topic not in self._partitions.routes.partitions:
+            await self._partitions.find(request.topic, 0)  # a moment for a topic that is new; else TopicNotFound
+        wanted = list(request.partitions) or [r.partition for r in self._partitions.routes_of(request.topic)]
+        owned = await asyncio.gather(*(self._opened(request.topic, p) for p in wanted))
+        found = await asyncio.gather(*(s.dispatch.list() for s in owned))
         return pb.ListSubscriptionsResponse(subscriptions=[s for infos in found for s in infos])
 
     async def CreateSubscription(
         self, request: pb.CreateSubscriptionRequest, context: Any
     ) -> pb.CreateSubscriptionResponse:
         name = check_name("subscription", request.subscription)
-        served = await self._opened(request.topic, request.partition)
-        return pb.CreateSubscriptionResponse(created=await served.dispatch.create(name, start_of(request)))
+        owned = await self._opened(request.topic, request.partition)
+        return pb.CreateSubscriptionResponse(created=await owned.dispatch.create(name, start_of(request)))
 
     async def DeleteSubscription(
         self, request: pb.DeleteSubscriptionRequest, context: Any
     ) -> pb.DeleteSubscriptionResponse:
         name = check_name("subscription", request.subscription)
-        served = await self._opened(request.topic, request.partition)
-        return pb.DeleteSubscriptionResponse(existed=await served.dispatch.delete(name))
+        owned = await self._opened(request.topic, request.partition)
+        return pb.DeleteSubscriptionResponse(existed=await owned.dispatch.delete(name))
 
     async def SeekSubscription(self, request: pb.SeekSubscriptionRequest, context: Any) -> pb.SeekSubscriptionResponse:
         name = check_name("subscription", request.subscription)
-        served = await self._opened(request.topic, request.partition)
-        return pb.SeekSubscriptionResponse(position=await served.dispatch.seek(name, _target_of(request)))
+        owned = await self._opened(request.topic, request.partition)
+        return pb.SeekSubscriptionResponse(position=await owned.dispatch.seek(name, _target_of(request)))
 
 
 async def _read_subscribe(

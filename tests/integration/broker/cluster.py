@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
+from stele.broker.owned_partitions import Build, OwnedPartitions
 from stele.broker.server import BrokerServicer
-from stele.broker.serving import Build, Serving
 from stele.datanode.partition import Partition
 from stele.services.batch import Record, decode, encode
 from stele.services.errors import SteleError
@@ -39,20 +39,20 @@ class BrokerUnderTest:
 
     async def start(self) -> None:
         self._channels = Channels()
-        self.serving = Serving(self.name, self._channels, build=self._build)
+        self.partitions = OwnedPartitions(self.name, self._channels, build=self._build)
         self._server = Server("127.0.0.1", 0)
-        servicer = BrokerServicer(self.serving, self._credit_bytes)
+        servicer = BrokerServicer(self.partitions, self._credit_bytes)
         self._server.add(broker_pb2_grpc.add_BrokerServicer_to_server, servicer, "stele.v1.Broker")
         self.endpoint = f"127.0.0.1:{await self._server.start()}"
 
     async def stop(self) -> None:
         await self._server.stop(0)
-        await self.serving.stop()
+        await self.partitions.stop()
         await self._channels.close()
 
     def hear(self) -> None:
         if not self.paused:
-            self.serving.observe(self._cluster.routing())
+            self.partitions.observe(self._cluster.routing())
 
 
 class Cluster:

@@ -273,7 +273,7 @@ async def test_who_waits_for_a_leader_when_ownership_ends_is_told_so(cluster: Cl
     cluster.elect(0)
     request = pb.CreateSubscriptionRequest(topic=TOPIC, partition=0, subscription="s", earliest=True)
     creating = asyncio.create_task(call(cluster.stub(broker).CreateSubscription, request, timeout_s=15))
-    served = broker.serving.served(TOPIC, 0)
+    served = broker.partitions.get(TOPIC, 0)
     assert served is not None
     await eventually(lambda: served.client._search is not None and not served.client._search.done())
     cluster.assign("br2", 2)
@@ -318,7 +318,7 @@ async def test_a_frozen_replica_does_not_hold_up_reads(cluster: Cluster) -> None
     values = await fill(cluster, 20)
     consumer = await cluster.consumer(broker, credit=5)
     await consumer.received(5)
-    broker.serving._cache.forget(100)
+    broker.partitions._cache.forget(100)
     cluster.datanodes[1].freeze()
     await consumer.credit(100)
     assert await consumer.received(20) == values
@@ -326,13 +326,13 @@ async def test_a_frozen_replica_does_not_hold_up_reads(cluster: Cluster) -> None
 
 async def test_a_backlog_larger_than_the_cache_is_read_through(cluster: Cluster) -> None:
     broker = await cluster.broker()
-    broker.serving._cache._bytes_max = 4_000
+    broker.partitions._cache._bytes_max = 4_000
     values = await fill(cluster, 500, per_batch=5)
     consumers = [await cluster.consumer(broker, f"s{n}") for n in range(3)]
     for consumer in consumers:
         assert await consumer.received(500) == values
-    assert broker.serving._cache.bytes <= 4_000
-    broker.serving._cache.validate()
+    assert broker.partitions._cache.bytes <= 4_000
+    broker.partitions._cache.validate()
 
 
 async def test_what_an_append_of_unknown_outcome_left_behind_is_delivered(cluster: Cluster) -> None:
@@ -380,12 +380,12 @@ async def test_a_consumer_goes_on_from_the_first_message_that_is_kept(cluster: C
     await consumer.received(10)
     await consumer.acked(0, 1, 5)
     cluster.group().trim(60)
-    broker.serving._cache.forget(cluster.group().id)
+    broker.partitions._cache.forget(cluster.group().id)
     await consumer.credit(100)
     await eventually(lambda: consumer.values[-1] == values[-1], describe=lambda: consumer.offsets)
     assert [o for o in consumer.offsets if o >= 60] == list(range(60, 100))
     assert consumer.closed is None
-    assert broker.serving.metrics.trimmed._value.get() == 60 - 3
+    assert broker.partitions.metrics.trimmed._value.get() == 60 - 3
     await consumer.acked(7, *range(60, 100))  # what was delivered and is gone may still be acknowledged
     cursor = cluster.group().partition.cursor("s")
     assert cursor is not None
@@ -398,7 +398,7 @@ async def test_a_consumer_that_waits_at_the_end_does_not_miss_a_trim_that_passes
     consumer = await cluster.consumer(broker, credit=5)
     await consumer.received(5)
     cluster.group().trim(10)
-    await eventually(lambda: broker.serving.metrics.trimmed._value.get() == 10)
+    await eventually(lambda: broker.partitions.metrics.trimmed._value.get() == 10)
     await consumer.credit(100)
     await fill_more(cluster, "after")
     await eventually(lambda: consumer.values[-1:] == ["after"], describe=lambda: consumer.offsets)

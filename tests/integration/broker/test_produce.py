@@ -187,8 +187,8 @@ async def test_credit_bounds_what_is_unanswered(cluster: Cluster) -> None:
 
 async def test_a_topic_that_a_lagging_nameserver_names_late_is_waited_for(cluster: Cluster) -> None:
     broker = await cluster.broker()
-    broker.serving.routes._routes.clear()
-    broker.serving.routes.partitions.clear()
+    broker.partitions.routes._routes.clear()
+    broker.partitions.routes.partitions.clear()
     producer = await cluster.producer(broker)
     request = await producer.send("a")
     cluster.tell()
@@ -222,7 +222,7 @@ async def test_ownership_is_void_when_the_session_is_lost(cluster: Cluster) -> N
     broker = await cluster.broker()
     producer = await cluster.producer(broker)
     await producer.offset(await producer.send("a"))
-    broker.serving.void()
+    broker.partitions.void()
     assert isinstance(await producer.error(await producer.send("b")), NotOwner)
     cluster.tell()  # the same assignment again: meant for the lost session
     assert isinstance(await producer.error(await producer.send_batch(batch("b", sequence=1))), NotOwner)
@@ -234,7 +234,7 @@ async def test_a_frozen_leader_whose_successor_an_acknowledgement_found_is_left_
     broker = await cluster.broker()
     producer = await cluster.producer(broker)
     await producer.offset(await producer.send("a"))
-    served = broker.serving.served("test/orders", 0)
+    served = broker.partitions.get("test/orders", 0)
     assert served is not None
     cluster.datanodes[1].freeze()
     ids = [await producer.send(f"b{n}") for n in range(10)]

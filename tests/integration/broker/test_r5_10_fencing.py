@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stele.broker.owned_partitions import Build
 from stele.broker.partition_client import PartitionClient
-from stele.broker.serving import Build
 from stele.datanode.partition import Partition
 from stele.lab.variants.r5_10_broker_borrows_epoch import BorrowsEpoch
 from stele.lab.variants.r5_10_partition_ignores_epoch import IgnoresEpoch
@@ -38,7 +38,7 @@ async def paused_owner_wakes_up(parts: Parts) -> None:
         assert error.error.reason == NotOwner.reason, "the paused broker's write was accepted"
         assert cluster.group().values() == [b"before", b"after"]
         assert isinstance(await eventually(lambda: consumer.closed), NotOwner)
-        assert not old.serving.ownership.owned
+        assert not old.partitions.ownership.owned
 
 
 async def test_r5_10_paused_owner_wakes_up_broker_side() -> None:
@@ -96,6 +96,6 @@ async def test_r5_10_a_lagging_nameserver_does_not_bring_ownership_back(cluster:
     producer = await cluster.producer(broker)
     await producer.offset(await producer.send("a"))
     cluster.assign("br2", 2)
-    broker.serving.observe(stale)
+    broker.partitions.observe(stale)
     assert isinstance(await producer.error(await producer.send("b")), NotOwner)
-    assert broker.serving.ownership.owned == {cluster.bundle(1): 1}
+    assert broker.partitions.ownership.owned == {cluster.bundle(1): 1}

@@ -41,7 +41,7 @@ Build = Callable[[Route, int, Datanodes], PartitionClient]
 _log = structlog.get_logger()
 
 
-class Served:
+class OwnedPartition:
     """One partition under one owner epoch."""
 
     def __init__(
@@ -51,8 +51,8 @@ class Served:
         *,
         inflight_appends_max: int,
         ack_flush_interval_s: float,
-        on_deposed: Callable[[Served, SteleError], None],
-        on_failed: Callable[[Served, BaseException], None],
+        on_deposed: Callable[[OwnedPartition, SteleError], None],
+        on_failed: Callable[[OwnedPartition, BaseException], None],
         metrics: Metrics,
         clock: Clock,
     ) -> None:
@@ -125,7 +125,7 @@ class Served:
         self._on_deposed(self, error)
 
 
-class Serving:
+class OwnedPartitions:
     """Everything that this broker serves."""
 
     def __init__(
@@ -150,7 +150,7 @@ class Serving:
         self.metrics = metrics or Metrics()
         self._clock = clock
         self._build = build or PartitionClient
-        self._served: dict[Key, Served] = {}
+        self._owned: dict[Key, OwnedPartition] = {}
         self._finishing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._missing_until_s: dict[str, float] = {}
@@ -166,10 +166,10 @@ class Serving:
         for key in gone:
             self._close(key, TopicNotFound(f"topic {key[0]} was deleted", topic=key[0]))
         self._ownership_changed(self.ownership.observe(routing))
-        for key, served in self._served.items():
+        for key, owned in self._owned.items():
             route = self.routes.get(*key)
-            if route is not None and route is not served.client.route:
-                served.client.moved(route)
+            if route is not None and route is not owned.client.route:
+                owned.client.moved(route)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -184,41 +184,41 @@ class Serving:
         for bundle in sorted(bundles):
             epoch = self.ownership.epoch(bundle)
             _log.info("bundle_owned" if epoch is not None else "bundle_lost", bundle=bundle, epoch=epoch)
-        for key, served in list(self._served.items()):
-            route = served.client.route
-            if route.bundle in bundles and self.ownership.epoch(route.bundle) != served.client.epoch:
+        for key, owned in list(self._owned.items()):
+            route = owned.client.route
+            if route.bundle in bundles and self.ownership.epoch(route.bundle) != owned.client.epoch:
                 self._close(key, _not_owner(route))
         self.metrics.bundles.set(len(self.ownership.owned))
 
-    def _deposed(self, served: Served, error: SteleError) -> None:
+    def _deposed(self, owned: OwnedPartition, error: SteleError) -> None:
         """A partition has seen a higher epoch than this broker's: whatever the nameservers said, it is not the owner (R5.10)."""
-        route = served.client.route
+        route = owned.client.route
         seen = error.facts.get("seen", "")
-        epoch = int(seen) if seen.isdigit() else served.client.epoch + 1
+        epoch = int(seen) if seen.isdigit() else owned.client.epoch + 1
         _log.warning(
-            "owner_deposed", topic=route.topic, partition=route.partition, epoch=served.client.epoch, seen=epoch
+            "owner_deposed", topic=route.topic, partition=route.partition, epoch=owned.client.epoch, seen=epoch
         )
         if self.ownership.fenced(route.bundle, epoch):
             self._ownership_changed({route.bundle})
         key = (route.topic, route.partition)
-        if self._served.get(key) is served:
+        if self._owned.get(key) is owned:
             self._close(key, _not_owner(route))
 
-    def _failed(self, served: Served, error: BaseException) -> None:
+    def _failed(self, owned: OwnedPartition, error: BaseException) -> None:
         """A fault of this program: the partition is opened anew at its next use."""
-        route = served.client.route
+        route = owned.client.route
         _log.error("partition_failed", topic=route.topic, partition=route.partition, exc_info=error)
-        if self._served.get((route.topic, route.partition)) is served:
+        if self._owned.get((route.topic, route.partition)) is owned:
             self._close((route.topic, route.partition), NotReady("serving the partition failed; it is opened anew"))
 
     # --- serving --------------------------------------------------------------------------------------------------
 
-    def served(self, topic: str, partition: int) -> Served | None:
-        return self._served.get((topic, partition))
+    def get(self, topic: str, partition: int) -> OwnedPartition | None:
+        return self._owned.get((topic, partition))
 
-    async def partition(self, topic: str, partition: int) -> Served:
+    async def find(self, topic: str, partition: int) -> OwnedPartition:
         """Raises InvalidArgument, TopicNotFound, PartitionNotFound, NotOwner.  Waits a moment for a topic that is not known yet."""
-        if (known := self._served.get((topic, partition))) is not None:
+        if (known := self._owned.get((topic, partition))) is not None:
             return known
         parse_topic(topic)
         now_s = self._clock.monotonic()
@@ -227,9 +227,9 @@ class Serving:
             async with asyncio.timeout(wait_s):
                 while True:
                     changed = self._changed
-                    if (served := self._serve(topic, partition)) is not None:
+                    if (owned := self._serve(topic, partition)) is not None:
                         self._missing_until_s.pop(topic, None)
-                        return served
+                        return owned
                     await changed.wait()
         except TimeoutError:
             pass
@@ -241,13 +241,13 @@ class Serving:
         route = self.routes.get(topic, partition)
         raise _not_owner(route) if route is not None else TopicNotFound(f"there is no topic {topic}", topic=topic)
 
-    def _serve(self, topic: str, partition: int) -> Served | None:
+    def _serve(self, topic: str, partition: int) -> OwnedPartition | None:
         """None: not known yet."""
         if self._stopped is not None:
             raise self._stopped
         key = (topic, partition)
-        if key in self._served:
-            return self._served[key]
+        if key in self._owned:
+            return self._owned[key]
         route = self.routes.get(topic, partition)
         if route is None:
             partitions = self.routes.partitions.get(topic, partition + 1)
@@ -263,7 +263,7 @@ class Serving:
             if self.ownership.is_known(route.bundle):
                 raise _not_owner(route)
             return None
-        self._served[key] = served = Served(
+        self._owned[key] = owned = OwnedPartition(
             self._build(route, epoch, self._datanodes),
             self._cache,
             inflight_appends_max=self._inflight_appends_max,
@@ -273,37 +273,37 @@ class Serving:
             metrics=self.metrics,
             clock=self._clock,
         )
-        self.metrics.partitions.set(len(self._served))
-        return served
+        self.metrics.partitions.set(len(self._owned))
+        return owned
 
-    def owned(self, topic: str) -> list[Route]:
+    def routes_of(self, topic: str) -> list[Route]:
         """The partitions of ``topic`` that this broker owns."""
         return [r for r in self.routes.of_topic(topic) if self.ownership.epoch(r.bundle) is not None]
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S * random.uniform(0.9, 1.1))
-            for served in list(self._served.values()):
-                served.producer.tick()
+            for owned in list(self._owned.values()):
+                owned.producer.tick()
 
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _close(self, key: Key, error: SteleError) -> None:
-        served = self._served.pop(key, None)
-        if served is None:
+        owned = self._owned.pop(key, None)
+        if owned is None:
             return
-        served.close(error)
-        self._cache.forget(served.client.group)
-        self.metrics.partitions.set(len(self._served))
-        task = asyncio.get_running_loop().create_task(served.finish())
+        owned.close(error)
+        self._cache.forget(owned.client.group)
+        self.metrics.partitions.set(len(self._owned))
+        task = asyncio.get_running_loop().create_task(owned.finish())
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
 
     async def drain(self) -> None:
         """Writes the acknowledgements there are, then hands every partition back."""
-        await asyncio.gather(*(s.dispatch.flushed() for s in list(self._served.values())))
+        await asyncio.gather(*(s.dispatch.flushed() for s in list(self._owned.values())))
         self._stopped = NotOwner(f"{self._broker} is shutting down")
-        for key in list(self._served):
+        for key in list(self._owned):
             self._close(key, self._stopped)
         if self._finishing:
             await asyncio.wait(set(self._finishing))
@@ -311,7 +311,7 @@ class Serving:
     async def stop(self) -> None:
         self._stopped = self._stopped or NotOwner(f"{self._broker} is shutting down")
         self._ticking.cancel()
-        for key in list(self._served):
+        for key in list(self._owned):
             self._close(key, self._stopped)
         for task in self._finishing:
             task.cancel()
