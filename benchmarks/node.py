@@ -23,7 +23,7 @@ from stele.datanode.directory import GroupSpec
 from stele.datanode.gate import SETTLED_CHECK_S
 from stele.datanode.replica import Replica
 from stele.datanode.storage import opener
-from stele.services import logs, memory
+from stele.services import logs, malloc
 from stele.services.config import DatanodeConfig
 from stele.services.errors import NotLeader, SteleError
 from stele.services.pb import raft_pb2_grpc
@@ -76,7 +76,7 @@ class Node:
     async def start(self, store_id: int, directory: str, ports: Sequence[int]) -> Figures:
         """Store ``store_id`` of ``len(ports)``, with the product's default settings."""
         logs.configure("json", "error")
-        memory.settle()
+        malloc.tune()
         self._store_id = store_id
         self._members = tuple(range(1, len(ports) + 1))
         self._config = config = DatanodeConfig(name=f"dn{store_id}", cluster=CLUSTER, data_dir=directory)

@@ -29,7 +29,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from prometheus_client import CollectorRegistry
 
-from stele.services import errors, logs, memory
+from stele.services import errors, logs, malloc
 from stele.services.config import NodeConfig, load
 from stele.services.errors import InvalidConfig, SteleError
 from stele.services.metrics import AdminServer, new_registry
@@ -107,7 +107,7 @@ def main(
         _say(role_name, e)
         return 1
     logs.configure(config.log_format, config.log_level, role=role_name, node=config.name, cluster=config.cluster)
-    memory.settle()
+    malloc.tune()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         status = runner.run(_Process(role_name, config, build).run())
         _guard_exit(status)

@@ -210,7 +210,7 @@ class Consumer:
     async def flush(self) -> None:
         """Returns when every acknowledgement so far is durable."""
         for p in self._partitions:
-            while p.inbox.unconfirmed:
+            while p.buffer.unconfirmed:
                 self._check_open(even_closed=True)
                 await asyncio.sleep(0.005)
 
@@ -292,7 +292,7 @@ class Consumer:
             p = self._ready[0]
             message = p.take()
             self._ready.rotate(-1)
-            if message is None or not p.inbox.buffered:
+            if message is None or not p.buffer.buffered:
                 self._ready.remove(p)
                 p.is_ready = False
             if message is not None:

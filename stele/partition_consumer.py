@@ -16,7 +16,7 @@ from typing import Any, cast
 import grpc
 import structlog
 
-from stele.inbox import AckRequest, Inbox, Range, read_delivery
+from stele.delivery_buffer import AckRequest, DeliveryBuffer, Range, read_delivery
 from stele.model import Message
 from stele.retry import backoff_s, may_retry
 from stele.routing import Route, Router
@@ -76,7 +76,7 @@ class PartitionConsumer:
         rng: random.Random,
     ) -> None:
         self.partition = partition
-        self.inbox = Inbox()
+        self.buffer = DeliveryBuffer()
         self.is_ready = False  # it stands in the consumer's line of partitions with messages
         self.active = False
         self.began_at: int | None = None  # where the subscription begins, if this consumer made it
@@ -109,7 +109,7 @@ class PartitionConsumer:
     # --- what the user does ---------------------------------------------------------------------------------------
 
     def take(self) -> Message | None:
-        message = self.inbox.take()
+        message = self.buffer.take()
         if message is not None:
             self._owe(1)
         return message
@@ -117,18 +117,18 @@ class PartitionConsumer:
     def ack(self, offset: int, cumulative: bool) -> AckPromise:
         promise: AckPromise = asyncio.get_running_loop().create_future()
         if cumulative:
-            before = self.inbox.buffered
-            self.inbox.ack_cumulative(offset, promise)
-            self._owe(before - self.inbox.buffered)
+            before = self.buffer.buffered
+            self.buffer.ack_cumulative(offset, promise)
+            self._owe(before - self.buffer.buffered)
         else:
-            before = self.inbox.buffered
-            self.inbox.ack(offset, promise)
-            self._owe(before - self.inbox.buffered)
+            before = self.buffer.buffered
+            self.buffer.ack(offset, promise)
+            self._owe(before - self.buffer.buffered)
         self._wake.set()
         return promise
 
     def nack(self, offset: int, delay_s: float) -> None:
-        self.inbox.nack(offset)
+        self.buffer.nack(offset)
         ranges = [datanode_pb2.OffsetRange(first=offset, last=offset)]
         self._nacks.append(broker_pb2.Nack(ranges=ranges, delay_ms=int(delay_s * 1000)))
         self._wake.set()
@@ -136,7 +136,7 @@ class PartitionConsumer:
     def forget(self, error: SteleError) -> None:
         """The subscription starts anew elsewhere: nothing of before counts."""
         self._nacks.clear()
-        for promise in self.inbox.reset():
+        for promise in self.buffer.reset():
             _fail(promise, error)
 
     def moved(self, route: Route) -> None:
@@ -174,7 +174,7 @@ class PartitionConsumer:
                 is_over = not may_retry(error) and not 0 < not_found < NOT_FOUND_MAX
             if is_over:
                 self._listeners.failed(error)
-                for promise in self.inbox.give_up():
+                for promise in self.buffer.give_up():
                     _fail(promise, error)
                 return
             self._log.debug(
@@ -211,7 +211,7 @@ class PartitionConsumer:
     async def _open(self, call: Any) -> None:
         s = self._settings
         # Acknowledgements that were not confirmed go first, the credit after them: what is acknowledged does not come again.
-        credit = 0 if self.inbox.unconfirmed else self._window
+        credit = 0 if self.buffer.unconfirmed else self._window
         request = broker_pb2.OpenSubscription(
             topic=s.topic,
             partition=self.partition,
@@ -234,7 +234,7 @@ class PartitionConsumer:
         if response.WhichOneof("response") == "closed":
             raise from_pb(response.closed.error) or ConnectionBroken(f"{self._endpoint} ended the stream")
         # Only now: what was buffered comes again on this stream, acknowledgements not yet confirmed are repeated on it.
-        self.inbox.opened()
+        self.buffer.opened()
         self._nacks.clear()
         self._owed_credit = self._window - credit
         self.active = response.opened.active
@@ -252,14 +252,14 @@ class PartitionConsumer:
                 messages = read_delivery(
                     self._settings.topic, self.partition, d.base_offset, d.batch, ranges, d.redelivery_count
                 )
-                self._owe(self.inbox.delivered(messages))
-                if self.inbox.buffered:
+                self._owe(self.buffer.delivered(messages))
+                if self.buffer.buffered:
                     self._listeners.arrived(self)
             case "ack_done":
                 error = from_pb(response.ack_done.error)
                 if error is None:
-                    self._confirm(self.inbox.confirmed(response.ack_done.request_id))
-                elif (refused := self.inbox.refused(response.ack_done.request_id, error)) is not None:
+                    self._confirm(self.buffer.confirmed(response.ack_done.request_id))
+                elif (refused := self.buffer.refused(response.ack_done.request_id, error)) is not None:
                     for promise in refused.promises:
                         _fail(promise, error)
                 elif error.retryable or not error.definite:
@@ -280,7 +280,7 @@ class PartitionConsumer:
                 with typed_errors():
                     while self._nacks:
                         await call.write(broker_pb2.SubscribeRequest(nack=self._nacks.popleft()))
-                    while (request := self.inbox.next_request()) is not None:
+                    while (request := self.buffer.next_request()) is not None:
                         await call.write(broker_pb2.SubscribeRequest(ack=_ack(request)))
                     if self._owed_credit >= max(1, self._window // 2):
                         credit = broker_pb2.Credit(messages=self._owed_credit)

@@ -38,11 +38,11 @@ from stele.batching import (
     new_producer_id,
     partition_of_key,
 )
+from stele.buffer_limit import BufferLimit
 from stele.errors import ClientClosed, SendTimedOut
 from stele.model import SendResult
 from stele.partition_sender import NOT_FOUND_MAX, PartitionSender, Surroundings
 from stele.produce_stream import ProduceStream, ProduceStreams
-from stele.room import Room
 from stele.routing import Router, TopicRoutes
 from stele.services.batch import Record
 from stele.services.errors import InvalidArgument, Overloaded, PartitionNotFound, SteleError, TopicNotFound
@@ -109,7 +109,7 @@ class Producer:
         self._router, self._streams = router, streams
         self._rng = rng or random.Random()
         self._on_closed = on_closed
-        self._room = Room(settings.buffer_bytes_max)
+        self._limit = BufferLimit(settings.buffer_bytes_max)
         self._unanswered = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -142,7 +142,7 @@ class Producer:
     ) -> Promise:
         """Takes the message as soon as there is room for it; the future it returns holds the result."""
         record, size = self._record(value, key, headers)
-        await self._room.take(size + _MESSAGE_MEMORY_BYTES)
+        await self._limit.acquire(size + _MESSAGE_MEMORY_BYTES)
         return self._accept(record, size, partition)
 
     def send_nowait(
@@ -154,8 +154,8 @@ class Producer:
     ) -> Promise:
         """Takes the message at once; the future it returns holds the result.  Raises Overloaded when the buffer is full."""
         record, size = self._record(value, key, headers)
-        if not self._room.try_take(size + _MESSAGE_MEMORY_BYTES):
-            limit = self._room.bytes_max
+        if not self._limit.try_acquire(size + _MESSAGE_MEMORY_BYTES):
+            limit = self._limit.bytes_max
             raise Overloaded(
                 f"the producer's buffer of {limit} bytes is full: await send or enqueue instead", limit=limit
             )
@@ -182,7 +182,7 @@ class Producer:
         self._on_closed(self)
         self._end_watch()
         error = ClientClosed(f"the producer of {self.topic} was closed")
-        self._room.refuse_all(error)
+        self._limit.refuse_all(error)
         self._fail_everything(error)
         for task in list(self._tasks):
             task.cancel()
@@ -345,7 +345,7 @@ class Producer:
 
     def _release(self, messages: int, size: int) -> None:
         self._unanswered -= messages
-        self._room.give_back(size + messages * _MESSAGE_MEMORY_BYTES)
+        self._limit.release(size + messages * _MESSAGE_MEMORY_BYTES)
         if not self._unanswered:
             self._idle.set()
 

@@ -7,12 +7,12 @@ import random
 
 import pytest
 
+from stele.buffer_limit import BufferLimit
 from stele.errors import ClientClosed
 from stele.health import judge
 from stele.model import BrokerInfo, ClusterInfo, MemberInfo, PartitionInfo, ReplicaInfo, StoreInfo
 from stele.producer import ProducerSettings
 from stele.retry import BACKOFF, backoff_s, may_retry
-from stele.room import Room
 from stele.routing import Route, Router, TopicRoutes, choose_address, is_inside, parse_bootstrap, read_routes
 from stele.services.errors import (
     ConnectionBroken,
@@ -129,27 +129,27 @@ def test_settings_outside_their_bounds(field: str) -> None:
 
 
 async def test_room_is_given_in_the_order_of_asking() -> None:
-    room = Room(100)
-    assert room.try_take(60)
+    limit = BufferLimit(100)
+    assert limit.try_acquire(60)
     order: list[str] = []
 
     async def take(name: str, size: int) -> None:
-        await room.take(size)
+        await limit.acquire(size)
         order.append(name)
 
     tasks = [asyncio.create_task(take("large", 80)), asyncio.create_task(take("small", 10))]
     await asyncio.sleep(0)
-    assert not room.try_take(1), "nobody overtakes who waits"
+    assert not limit.try_acquire(1), "nobody overtakes who waits"
     tasks[0].cancel()
     await asyncio.gather(tasks[0], return_exceptions=True)
-    room.give_back(60)
+    limit.release(60)
     await eventually(lambda: order == ["small"])
-    room.give_back(10)
-    assert room.taken_bytes == 0
-    assert room.try_take(5000), "a single piece that is larger than the room goes alone"
-    waiting = asyncio.create_task(room.take(1))
+    limit.release(10)
+    assert limit.used_bytes == 0
+    assert limit.try_acquire(5000), "a single piece that is larger than the limit goes alone"
+    waiting = asyncio.create_task(limit.acquire(1))
     await asyncio.sleep(0)
-    room.refuse_all(ClientClosed("closed"))
+    limit.refuse_all(ClientClosed("closed"))
     with pytest.raises(ClientClosed):
         await waiting
 

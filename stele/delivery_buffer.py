@@ -75,7 +75,7 @@ def read_delivery(
     ]
 
 
-class Inbox:
+class DeliveryBuffer:
     """One partition's side of a consumer; see the module's docstring."""
 
     def __init__(self) -> None:

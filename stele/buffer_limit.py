@@ -9,22 +9,22 @@ import asyncio
 from collections import deque
 
 
-class Room:
-    """``await room.take(n)`` or ``room.try_take(n)``, then ``room.give_back(n)``."""
+class BufferLimit:
+    """``await limit.acquire(n)`` or ``limit.try_acquire(n)``, then ``limit.release(n)``."""
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
-        self.taken_bytes = 0
+        self.used_bytes = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    def try_take(self, size: int) -> bool:
+    def try_acquire(self, size: int) -> bool:
         if self._waiting or not self._fits(size):
             return False
-        self.taken_bytes += size
+        self.used_bytes += size
         return True
 
-    async def take(self, size: int) -> None:
-        if self.try_take(size):
+    async def acquire(self, size: int) -> None:
+        if self.try_acquire(size):
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, waiter))
@@ -32,15 +32,15 @@ class Room:
             await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.give_back(size)  # it was granted in the same turn
+                self.release(size)  # it was granted in the same turn
             raise
 
-    def give_back(self, size: int) -> None:
-        self.taken_bytes -= size
+    def release(self, size: int) -> None:
+        self.used_bytes -= size
         while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
             wanted, waiter = self._waiting.popleft()
             if not waiter.done():
-                self.taken_bytes += wanted
+                self.used_bytes += wanted
                 waiter.set_result(None)
 
     def refuse_all(self, error: Exception) -> None:
@@ -51,4 +51,4 @@ class Room:
                 waiter.set_exception(error)
 
     def _fits(self, size: int) -> bool:
-        return not self.taken_bytes or self.taken_bytes + size <= self.bytes_max
+        return not self.used_bytes or self.used_bytes + size <= self.bytes_max

@@ -23,7 +23,7 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 
 
-def settle() -> None:
+def tune() -> None:
     """Once, when everything is imported: what is there now stays, and is not walked over any more."""
     gc.collect()
     gc.freeze()
