@@ -2,7 +2,7 @@
 
 Every failure that leaves a part is one of these classes.  Each says:
 
-* ``code``      – the gRPC status that carries it,
+* ``code``      – the name of the gRPC status that carries it (services/rpc/status.py knows the status itself),
 * ``definite``  – True: the operation had no effect.  False: the outcome is not known (it may have happened),
 * ``retryable`` – True: the same call may succeed later, unchanged.  False: it never will.
 
@@ -13,11 +13,29 @@ Every failure that leaves a part is one of these classes.  Each says:
 from __future__ import annotations
 
 import re
+from enum import Enum
 from typing import ClassVar
 
-from grpc import StatusCode
-
 DOMAIN = "stele"
+
+
+class Code(Enum):
+    """The statuses of gRPC that errors travel under."""
+
+    UNKNOWN = "UNKNOWN"
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    NOT_FOUND = "NOT_FOUND"
+    ALREADY_EXISTS = "ALREADY_EXISTS"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    FAILED_PRECONDITION = "FAILED_PRECONDITION"
+    ABORTED = "ABORTED"
+    OUT_OF_RANGE = "OUT_OF_RANGE"
+    UNIMPLEMENTED = "UNIMPLEMENTED"
+    INTERNAL = "INTERNAL"
+    UNAVAILABLE = "UNAVAILABLE"
+    DATA_LOSS = "DATA_LOSS"
+
 
 _BY_REASON: dict[str, type[SteleError]] = {}
 
@@ -25,7 +43,7 @@ _BY_REASON: dict[str, type[SteleError]] = {}
 class SteleError(Exception):
     """Base of the tree; raised itself only for a reason that this version does not know."""
 
-    code: ClassVar[StatusCode] = StatusCode.UNKNOWN
+    code: ClassVar[Code] = Code.UNKNOWN
     definite: ClassVar[bool] = False
     retryable: ClassVar[bool] = False
     reason: ClassVar[str] = "STELE_ERROR"
@@ -58,7 +76,7 @@ def from_wire(reason: str, message: str, facts: dict[str, str] | None = None) ->
 class InvalidArgument(SteleError):
     """A value is outside what is accepted; the message says what is.  Definite, terminal."""
 
-    code, definite, retryable = StatusCode.INVALID_ARGUMENT, True, False
+    code, definite, retryable = Code.INVALID_ARGUMENT, True, False
 
 
 class InvalidConfig(InvalidArgument):
@@ -77,21 +95,21 @@ class OutOfOrderSequence(SteleError):
     """A producer's sequence leaves a gap (facts ``expected``, ``got``); the batch was not stored.  Definite, terminal:
     the producer resends from ``expected`` on."""
 
-    code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, False
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
 
 
 class OffsetOutOfRange(SteleError):
     """The offset is below the first that is kept: retention has removed what was there (facts ``offset``, ``earliest``,
     ``latest``).  Definite, terminal for that offset: read on from ``earliest``."""
 
-    code, definite, retryable = StatusCode.OUT_OF_RANGE, True, False
+    code, definite, retryable = Code.OUT_OF_RANGE, True, False
 
 
 # --- what exists --------------------------------------------------------------------------------------------------
 
 
 class _NotFound(SteleError):
-    code, definite, retryable = StatusCode.NOT_FOUND, True, False
+    code, definite, retryable = Code.NOT_FOUND, True, False
 
 
 class NamespaceNotFound(_NotFound):
@@ -122,7 +140,7 @@ class SnapshotNotFound(_NotFound):
 
 
 class _Exists(SteleError):
-    code, definite, retryable = StatusCode.ALREADY_EXISTS, True, False
+    code, definite, retryable = Code.ALREADY_EXISTS, True, False
 
 
 class NamespaceExists(_Exists):
@@ -136,7 +154,7 @@ class TopicExists(_Exists):
 class NotEnoughStores(SteleError):
     """Fewer stores are up than the replication asked for (facts ``up``, ``wanted``).  Definite, retryable."""
 
-    code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, True
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, True
 
 
 # --- who is who ---------------------------------------------------------------------------------------------------
@@ -149,25 +167,25 @@ class NameTaken(_Exists):
 class ClusterMismatch(SteleError):
     """The process or its data belong to another cluster (facts ``expected``, ``got``).  Definite, terminal."""
 
-    code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, False
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
 
 
 class StoreTombstone(SteleError):
     """The store was removed for good (fact ``store_id``).  Definite, terminal (R2.3)."""
 
-    code, definite, retryable = StatusCode.NOT_FOUND, True, False
+    code, definite, retryable = Code.NOT_FOUND, True, False
 
 
 class StoreUnknown(SteleError):
     """No such store is known, or it has not registered yet (fact ``store_id``).  Definite, retryable (R2.4)."""
 
-    code, definite, retryable = StatusCode.NOT_FOUND, True, True
+    code, definite, retryable = Code.NOT_FOUND, True, True
 
 
 class StoreMismatch(SteleError):
     """The message was meant for another store (facts ``expected``, ``got``): resolve again.  Definite, retryable (R2.5)."""
 
-    code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, True
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, True
 
 
 # --- who may ------------------------------------------------------------------------------------------------------
@@ -176,33 +194,33 @@ class StoreMismatch(SteleError):
 class NotLeader(SteleError):
     """This replica or nameserver does not lead (fact ``leader`` where known).  Definite, retryable elsewhere."""
 
-    code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, True
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, True
 
 
 class NotOwner(SteleError):
     """This broker does not own the topic's bundle.  Definite, retryable after a new lookup."""
 
-    code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, True
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, True
 
 
 class Fenced(SteleError):
     """A higher epoch has been seen (facts ``epoch``, ``seen``): the caller was deposed.  Definite, terminal (R5.10)."""
 
-    code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, False
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
 
 
 class ConsumerBusy(SteleError):
     """The exclusive subscription has a consumer, or is in use as another type (facts ``type``, ``consumers``).
     Definite, retryable once it leaves."""
 
-    code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, True
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, True
 
 
 class SubscriptionReset(SteleError):
     """The subscription was moved to another offset while this consumer was connected: subscribe again, what is delivered then
     begins there.  Definite, retryable."""
 
-    code, definite, retryable = StatusCode.ABORTED, True, True
+    code, definite, retryable = Code.ABORTED, True, True
 
 
 # --- not now ------------------------------------------------------------------------------------------------------
@@ -211,43 +229,43 @@ class SubscriptionReset(SteleError):
 class NotReady(SteleError):
     """The process or replica is still loading (facts ``loaded``, ``total``, ``retry_after_ms``).  Definite, retryable (R4.7)."""
 
-    code, definite, retryable = StatusCode.UNAVAILABLE, True, True
+    code, definite, retryable = Code.UNAVAILABLE, True, True
 
 
 class Draining(SteleError):
     """The process is shutting down and takes nothing new.  Definite, retryable elsewhere."""
 
-    code, definite, retryable = StatusCode.UNAVAILABLE, True, True
+    code, definite, retryable = Code.UNAVAILABLE, True, True
 
 
 class Unreachable(SteleError):
     """The peer could not be reached; nothing was sent.  Definite, retryable."""
 
-    code, definite, retryable = StatusCode.UNAVAILABLE, True, True
+    code, definite, retryable = Code.UNAVAILABLE, True, True
 
 
 class ConnectionBroken(SteleError):
     """The connection broke after the request was sent.  Indefinite, retryable where the request is idempotent."""
 
-    code, definite, retryable = StatusCode.UNAVAILABLE, False, True
+    code, definite, retryable = Code.UNAVAILABLE, False, True
 
 
 class Overloaded(SteleError):
     """A bounded queue is full (fact ``limit``).  Definite, retryable with backoff."""
 
-    code, definite, retryable = StatusCode.RESOURCE_EXHAUSTED, True, True
+    code, definite, retryable = Code.RESOURCE_EXHAUSTED, True, True
 
 
 class Timeout(SteleError):
     """No answer before the deadline, after the request was sent (fact ``timeout_s``).  Indefinite, retryable where idempotent."""
 
-    code, definite, retryable = StatusCode.DEADLINE_EXCEEDED, False, True
+    code, definite, retryable = Code.DEADLINE_EXCEEDED, False, True
 
 
 class ProposalLost(SteleError):
     """Leadership was lost while the proposal was in flight; it may yet commit.  Indefinite, retryable where idempotent (H12)."""
 
-    code, definite, retryable = StatusCode.UNAVAILABLE, False, True
+    code, definite, retryable = Code.UNAVAILABLE, False, True
 
 
 # --- storage ------------------------------------------------------------------------------------------------------
@@ -256,26 +274,26 @@ class ProposalLost(SteleError):
 class DiskFull(SteleError):
     """The disk has no room: the replica takes no writes until space returns.  Definite, retryable."""
 
-    code, definite, retryable = StatusCode.RESOURCE_EXHAUSTED, True, True
+    code, definite, retryable = Code.RESOURCE_EXHAUSTED, True, True
 
 
 class StorageFailed(SteleError):
     """A write or sync failed: the replica has stopped and does not vote or acknowledge.  Indefinite, terminal for this replica."""
 
-    code, definite, retryable = StatusCode.INTERNAL, False, True
+    code, definite, retryable = Code.INTERNAL, False, True
 
 
 class LogDamaged(SteleError):
     """Stored bytes fail their checks before the tail (facts ``path``, ``offset``): the replica is quarantined (R4.5).
     Definite, terminal for this replica."""
 
-    code, definite, retryable = StatusCode.DATA_LOSS, True, False
+    code, definite, retryable = Code.DATA_LOSS, True, False
 
 
 class DirectoryBusy(SteleError):
     """Another process has the data directory open (facts ``path``, ``owner``).  Definite, terminal."""
 
-    code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, False
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
 
 
 class GroupDirectoryBusy(DirectoryBusy):
@@ -285,7 +303,7 @@ class GroupDirectoryBusy(DirectoryBusy):
 class GroupStopped(SteleError):
     """The group is stopping, was deleted, or its directory has vanished (R3.7).  Definite, retryable after a new lookup."""
 
-    code, definite, retryable = StatusCode.UNAVAILABLE, True, True
+    code, definite, retryable = Code.UNAVAILABLE, True, True
 
 
 # --- coordination -------------------------------------------------------------------------------------------------
@@ -295,13 +313,13 @@ class CoordinationUnknown(SteleError):
     """ZooKeeper gave no answer (connection lost, session lost, timeout): nothing may be concluded from it (R1.1).
     Indefinite, retryable."""
 
-    code, definite, retryable = StatusCode.UNAVAILABLE, False, True
+    code, definite, retryable = Code.UNAVAILABLE, False, True
 
 
 class CoordinationUnreachable(SteleError):
     """No ZooKeeper server could be reached at start (fact ``zookeeper``).  Definite, retryable."""
 
-    code, definite, retryable = StatusCode.UNAVAILABLE, True, True
+    code, definite, retryable = Code.UNAVAILABLE, True, True
 
 
 class RecordExists(_Exists):
@@ -315,26 +333,26 @@ class RecordMissing(_NotFound):
 class RecordUnreadable(SteleError):
     """A metadata record is not of its type, or of a later format than this version knows (fact ``path``).  Definite, terminal."""
 
-    code, definite, retryable = StatusCode.DATA_LOSS, True, False
+    code, definite, retryable = Code.DATA_LOSS, True, False
 
 
 class VersionConflict(SteleError):
     """A metadata record changed since it was read (facts ``path``, ``version``): read again and decide anew.  Definite, retryable."""
 
-    code, definite, retryable = StatusCode.ABORTED, True, True
+    code, definite, retryable = Code.ABORTED, True, True
 
 
 class LeadershipLost(SteleError):
     """The nameserver's write carried an epoch that is no longer the leader's; ZooKeeper refused it.  Definite, retryable
     at the new leader."""
 
-    code, definite, retryable = StatusCode.ABORTED, True, True
+    code, definite, retryable = Code.ABORTED, True, True
 
 
 class NoLeader(SteleError):
     """No nameserver leads at this moment.  Definite, retryable."""
 
-    code, definite, retryable = StatusCode.UNAVAILABLE, True, True
+    code, definite, retryable = Code.UNAVAILABLE, True, True
 
 
 # --- processes ----------------------------------------------------------------------------------------------------
@@ -343,22 +361,22 @@ class NoLeader(SteleError):
 class PortTaken(SteleError):
     """The port to listen on is in use (facts ``endpoint``).  Definite, terminal."""
 
-    code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, False
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
 
 
 class ToolMissing(SteleError):
     """Something the command needs is not installed; the message says what to install.  Definite, terminal."""
 
-    code, definite, retryable = StatusCode.FAILED_PRECONDITION, True, False
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
 
 
 class InternalError(SteleError):
     """The peer met a fault of its own; its log says more under fact ``incident``.  Indefinite, terminal."""
 
-    code, definite, retryable = StatusCode.INTERNAL, False, False
+    code, definite, retryable = Code.INTERNAL, False, False
 
 
 class Unimplemented(SteleError):
     """The peer does not know the call: it is of another version or role.  Definite, terminal."""
 
-    code, definite, retryable = StatusCode.UNIMPLEMENTED, True, False
+    code, definite, retryable = Code.UNIMPLEMENTED, True, False

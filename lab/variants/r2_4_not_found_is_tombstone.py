@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from grpc import StatusCode
-
-from stele.services.errors import SteleError
+from stele.services.errors import Code, SteleError
 from stele.services.rpc.resolver import ResolverPolicy, Verdict
 
 
 class NotFoundIsTombstone(ResolverPolicy):
     def classify(self, error: SteleError) -> Verdict:
-        return Verdict.TOMBSTONE if error.code is StatusCode.NOT_FOUND else Verdict.RETRY
+        return Verdict.TOMBSTONE if error.code is Code.NOT_FOUND else Verdict.RETRY

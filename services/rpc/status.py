@@ -14,11 +14,12 @@ from typing import Any
 
 import grpc
 from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 from stele.services.errors import (
     DOMAIN,
+    Code,
     ConnectionBroken,
     InternalError,
     SteleError,
@@ -35,7 +36,7 @@ MESSAGE_BYTES_MAX = (
 )
 FACTS_BYTES_MAX = 2048
 FACT_BYTES_MAX = 512
-_NUMBERS = {code: int(code.value[0]) for code in grpc.StatusCode}
+_NUMBERS = {code: int(grpc.StatusCode[code.name].value[0]) for code in Code}
 
 
 def to_status(error: SteleError) -> Any:
@@ -44,7 +45,7 @@ def to_status(error: SteleError) -> Any:
     packed = any_pb2.Any()
     packed.Pack(info)
     status = status_pb2.Status(
-        code=_NUMBERS.get(error.code, code_pb2.UNKNOWN),
+        code=_NUMBERS[error.code],
         message=_cut(error.message, MESSAGE_BYTES_MAX),
         details=[packed],
     )

@@ -64,7 +64,7 @@ def row(error: type[SteleError]) -> tuple[str, ...]:
         code(error.__name__),
         code(error.reason),
         f"{'definite' if error.definite else 'indefinite'}, {'retryable' if error.retryable else 'terminal'}",
-        code(getattr(error.code, "name", str(error.code))),
+        code(error.code.name),
         facts["names"] if facts else "",
         SAID.sub("", text),
     )
