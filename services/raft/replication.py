@@ -101,8 +101,10 @@ class Replication(Elections):
             match_index.pop(node_of(gone), None)
         for new in sorted(others - self._peers.keys()):
             self._peers[new] = Peer(now)
-            next_index.setdefault(node_of(new), self.journal.last_index + 1)
-            match_index.setdefault(node_of(new), 0)
+            # Not what an earlier leadership knew: a store that was out may have lost, or be about to lose, what it held then,
+            # and an acknowledgement remembered for it would count towards a commit that it does not hold.
+            next_index[node_of(new)] = self.journal.last_index + 1
+            match_index[node_of(new)] = 0
 
     # --- the follower's end -------------------------------------------------------------------------------------------
 

@@ -211,6 +211,25 @@ async def test_h6_members_come_from_the_log_and_from_the_snapshot() -> None:
     await holds_and_variant_fails(scenario, Journal, ForgetsTheLog)
 
 
+def test_h6_a_member_that_comes_back_holds_nothing_until_it_says_so() -> None:
+    """Whatever this leader knew of it in a term before: it was out meanwhile, and its log may have been cut or lost."""
+    bench = grown()
+    leader = bench.engines[1]
+    assert leader.match_index(4) > 0
+    bench.elect(2, without=(1,))
+    bench.settle()
+    bench.change(2, THREE)
+    bench.settle()
+    bench.elect(1, without=(2,))
+    bench.settle()
+    bench.change(1, Members((1, 2, 3), (4,)))
+    assert leader.is_leader
+    assert leader.match_index(4) == 0
+    assert not leader.is_caught_up(4)
+    bench.settle()
+    assert leader.is_caught_up(4)
+
+
 def test_a_joining_replica_is_silent_until_it_is_told() -> None:
     bench = Bench(3, spare=1)
     bench.now += 60
