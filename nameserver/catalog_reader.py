@@ -11,7 +11,6 @@ from typing import Any
 
 from stele.nameserver.catalog import Bundle, Catalog, Leader, Member, MemberKind, Namespace, Partition, Store, Topic
 from stele.nameserver.ids import IntervalSet
-from stele.services.coordination.nodes import Stat
 from stele.services.coordination.records import (
     BundleRecord,
     BuriedRecord,
@@ -24,6 +23,7 @@ from stele.services.coordination.records import (
     TopicRecord,
     decode,
 )
+from stele.services.coordination.znode import Stat
 from stele.services.errors import RecordUnreadable
 from stele.services.topics import Retention
 

@@ -24,8 +24,8 @@ from stele.services.bundles import BUNDLES_MAX
 from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore, Transaction
-from stele.services.coordination.nodes import ANY_VERSION
 from stele.services.coordination.records import CounterRecord, NamespaceRecord, PartitionRecord, TopicRecord, Versioned
+from stele.services.coordination.znode import ANY_VERSION
 from stele.services.errors import (
     CoordinationUnknown,
     InvalidArgument,

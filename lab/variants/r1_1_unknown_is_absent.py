@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stele.services.coordination.names import Decision, NameHold, Seen, guard_path, name_path
-from stele.services.coordination.nodes import Create, Delete, Set
 from stele.services.coordination.records import NameRecord, encode
+from stele.services.coordination.znode import CreateOp, DeleteOp, SetOp
 from stele.services.errors import CoordinationUnknown, SteleError
 
 
@@ -16,8 +16,10 @@ class UnknownIsAbsent(NameHold):
             return Seen(None, -1, 0)
 
     async def _carry_out(self, decision: Decision, seen: Seen, mine: NameRecord) -> None:
-        guard = Create(guard_path(self.name), b"", ephemeral=True)
+        guard = CreateOp(guard_path(self.name), b"", ephemeral=True)
         try:
-            await self._session.commit([Set(name_path(self.name), encode(mine)), Delete(guard_path(self.name)), guard])
+            await self._session.commit(
+                [SetOp(name_path(self.name), encode(mine)), DeleteOp(guard_path(self.name)), guard]
+            )
         except SteleError:
             await super()._carry_out(decision, seen, mine)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from stele.services.coordination.metadata import MetadataStore
-from stele.services.coordination.records import Record, encode
+from stele.services.coordination.records import ZnodeRecord, encode
 from stele.services.errors import CoordinationUnknown, RecordMissing
 
 
 class PutDropsItsOptions(MetadataStore):
-    async def put(self, path: str, record: Record, *, ephemeral: bool = False, version: int | None = None) -> int:
+    async def put(self, path: str, record: ZnodeRecord, *, ephemeral: bool = False, version: int | None = None) -> int:
         while True:
             try:
                 return (await self.session.set(path, encode(record))).version
@@ -22,7 +22,7 @@ class PutDropsItsOptions(MetadataStore):
 class RetryDropsItsOptions(MetadataStore):
     """Wrong: the first attempt is right; the one after a lost race or a lost connection is not."""
 
-    async def put(self, path: str, record: Record, *, ephemeral: bool = False, version: int | None = None) -> int:
+    async def put(self, path: str, record: ZnodeRecord, *, ephemeral: bool = False, version: int | None = None) -> int:
         try:
             if await self.session.get(path) is None:
                 await self.session.create(path, encode(record), ephemeral=ephemeral)

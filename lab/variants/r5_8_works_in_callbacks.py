@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from stele.services.coordination.claim import WritePace
 from stele.services.coordination.members import Membership
-from stele.services.coordination.pace import Pace
 from stele.services.coordination.session import Session
 
 BLOCKED_S = 3.0
@@ -22,7 +22,7 @@ class WorksInCallbacks(Session):
         super()._on_kazoo_state(state)
 
 
-class Unpaced(Pace):
+class Unpaced(WritePace):
     async def keep(self) -> None:
         return
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stele.services.coordination.members import Decision, Holder, Membership, Seen
-from stele.services.coordination.nodes import Create, Op
 from stele.services.coordination.records import MemberRecord, encode
+from stele.services.coordination.znode import CreateOp, Op
 
 
 class RegistersForGood(Membership):
@@ -13,4 +13,4 @@ class RegistersForGood(Membership):
 
     def writes(self, decision: Decision, seen: Seen, mine: MemberRecord) -> list[Op]:
         ops = super().writes(decision, seen, mine)
-        return [Create(op.path, encode(mine)) if isinstance(op, Create) else op for op in ops]
+        return [CreateOp(op.path, encode(mine)) if isinstance(op, CreateOp) else op for op in ops]

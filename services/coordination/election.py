@@ -18,14 +18,13 @@ from dataclasses import dataclass
 
 import structlog
 
-from stele.services.coordination.keeper import Keeper
+from stele.services.coordination.claim import Keeper, WritePace
 from stele.services.coordination.metadata import MetadataStore, Transaction
-from stele.services.coordination.nodes import Check, Create, Delete, Node, Op, Set
-from stele.services.coordination.pace import Pace
 from stele.services.coordination.records import EpochRecord, LeaderRecord, decode, encode
+from stele.services.coordination.schema import ELECTION, EPOCH, LEADER
 from stele.services.coordination.session import Session, SessionEvent, SessionState
 from stele.services.coordination.subscribers import Subscribers
-from stele.services.coordination.tree import ELECTION, EPOCH, LEADER
+from stele.services.coordination.znode import CheckOp, CreateOp, DeleteOp, Node, Op, SetOp
 from stele.services.errors import (
     CoordinationUnknown,
     LeadershipLost,
@@ -107,7 +106,7 @@ class Election:
         self._candidate = ""
         self._leaving = False
         self._campaigning = False
-        self._pace = Pace()
+        self._pace = WritePace()
         self._turn = asyncio.Lock()
         self._keeper = Keeper(session, f"election {name}", self._step, reassert_s=REASSERT_S)
         self._relay = session.relay(self._keeper.on_watch)
@@ -144,7 +143,7 @@ class Election:
                     await self._delete_quietly(f"{ELECTION}/{name}")
                 leader = await self._session.get(LEADER)
                 if ended is not None and leader is not None and self._is_ours(leader):
-                    await self._session.commit([Check(EPOCH, ended.epoch_version), Delete(LEADER)])
+                    await self._session.commit([CheckOp(EPOCH, ended.epoch_version), DeleteOp(LEADER)])
             except (RecordMissing, VersionConflict):
                 pass
             except CoordinationUnknown as error:
@@ -233,10 +232,10 @@ class Election:
         )
         ops: list[Op] = [
             # The candidacy must still stand when the epoch rises, or a deposed candidate could rise over its successor.
-            Check(f"{ELECTION}/{self._candidate}", 0),
-            Set(EPOCH, encode(EpochRecord(epoch=record.epoch)), epoch.stat.version),
-            *([Delete(LEADER)] if leader is not None else []),
-            Create(LEADER, encode(record), ephemeral=True),
+            CheckOp(f"{ELECTION}/{self._candidate}", 0),
+            SetOp(EPOCH, encode(EpochRecord(epoch=record.epoch)), epoch.stat.version),
+            *([DeleteOp(LEADER)] if leader is not None else []),
+            CreateOp(LEADER, encode(record), ephemeral=True),
         ]
         await self._pace.keep()
         try:

@@ -23,15 +23,14 @@ from typing import Any
 import structlog
 
 from stele.services.coordination import incarnation
+from stele.services.coordination.claim import Keeper, WritePace
 from stele.services.coordination.incarnation import Fate
-from stele.services.coordination.keeper import Keeper
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.mirror import Mirror
 from stele.services.coordination.names import WAIT_MARGIN_S, WAIT_STEP_S, name_path, owner_is
-from stele.services.coordination.nodes import Check, Create, Delete, Op, Set
-from stele.services.coordination.pace import Pace
 from stele.services.coordination.records import MemberRecord, NameRecord, decode, encode
 from stele.services.coordination.session import Session
+from stele.services.coordination.znode import CheckOp, CreateOp, DeleteOp, Op, SetOp
 from stele.services.errors import (
     CoordinationUnknown,
     NameTaken,
@@ -113,7 +112,7 @@ class Membership:
         self._session = session
         self._keeper = Keeper(session, f"member {kind}/{name}", self.settle, on_taken)
         self._relay = session.relay(self._keeper.on_watch)
-        self._pace = Pace()
+        self._pace = WritePace()
         self._turn = asyncio.Lock()
         self._leaving = False
         self._registered = False  # once; then the port was opened long ago, and proves nothing about others any more
@@ -141,7 +140,7 @@ class Membership:
             try:
                 seen = await self.read()
                 if seen.present and seen.owner == self._session.session_id:
-                    await self._session.commit([*self._checks(seen), Delete(self.path, seen.version)])
+                    await self._session.commit([*self._checks(seen), DeleteOp(self.path, seen.version)])
                     log.info("member_unregistered", kind=self.kind, name=self.name)
             except (RecordMissing, VersionConflict):
                 pass
@@ -228,12 +227,12 @@ class Membership:
 
     def writes(self, decision: Decision, seen: Seen, mine: MemberRecord) -> list[Op]:
         if decision is Decision.SET:
-            return [Set(self.path, encode(mine), seen.version)]
-        create = Create(self.path, encode(mine), ephemeral=True)
-        return [Delete(self.path, seen.version), create] if decision is Decision.REPLACE else [create]
+            return [SetOp(self.path, encode(mine), seen.version)]
+        create = CreateOp(self.path, encode(mine), ephemeral=True)
+        return [DeleteOp(self.path, seen.version), create] if decision is Decision.REPLACE else [create]
 
     def _checks(self, seen: Seen) -> list[Op]:
-        return [] if seen.name_version is None else [Check(name_path(self.name), seen.name_version)]
+        return [] if seen.name_version is None else [CheckOp(name_path(self.name), seen.name_version)]
 
     def _owner_timeout_s(self, seen: Seen) -> float:
         recorded_ms = seen.record.session_timeout_ms if seen.record else 0

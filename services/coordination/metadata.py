@@ -12,15 +12,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from stele.services.coordination.nodes import Check, Create, Delete, Node, Op, Set, Stat
-from stele.services.coordination.records import R, Record, Versioned, decode, encode
+from stele.services.coordination.records import R, Versioned, ZnodeRecord, decode, encode
+from stele.services.coordination.schema import EPOCH
 from stele.services.coordination.session import Session
+from stele.services.coordination.znode import CheckOp, CreateOp, DeleteOp, Node, Op, SetOp, Stat
 from stele.services.errors import CoordinationUnknown, LeadershipLost, RecordExists, RecordMissing, VersionConflict
 
 PUT_ROUNDS_MAX = 8
 
 
-class Fence(Protocol):
+class EpochFence(Protocol):
     """What a deposed leader's transactions fail by: the version of the epoch node at its election."""
 
     @property
@@ -34,29 +35,29 @@ class Fence(Protocol):
 class Transaction:
     """All or nothing.  Builders answer the transaction itself; ``commit`` may be awaited once."""
 
-    def __init__(self, session: Session, fence: Fence | None = None) -> None:
+    def __init__(self, session: Session, fence: EpochFence | None = None) -> None:
         self._session = session
         self._ops: list[Op] = []
         self._fence = fence
         if fence is not None:
             # First, so that a deposed leader learns that it is deposed before it learns anything else.
-            self._ops.append(Check("epoch", fence.epoch_version))
+            self._ops.append(CheckOp(EPOCH, fence.epoch_version))
 
     def check(self, path: str, version: int) -> Transaction:
-        self._ops.append(Check(path, version))
+        self._ops.append(CheckOp(path, version))
         return self
 
-    def create(self, path: str, record: Record | None = None, *, ephemeral: bool = False) -> Transaction:
+    def create(self, path: str, record: ZnodeRecord | None = None, *, ephemeral: bool = False) -> Transaction:
         """``record`` None: an empty parent node."""
-        self._ops.append(Create(path, b"" if record is None else encode(record), ephemeral))
+        self._ops.append(CreateOp(path, b"" if record is None else encode(record), ephemeral))
         return self
 
-    def set(self, path: str, record: Record, version: int) -> Transaction:
-        self._ops.append(Set(path, encode(record), version))
+    def set(self, path: str, record: ZnodeRecord, version: int) -> Transaction:
+        self._ops.append(SetOp(path, encode(record), version))
         return self
 
     def delete(self, path: str, version: int) -> Transaction:
-        self._ops.append(Delete(path, version))
+        self._ops.append(DeleteOp(path, version))
         return self
 
     def __len__(self) -> int:
@@ -70,7 +71,7 @@ class Transaction:
         try:
             results = await self._session.commit(self._ops, timeout_s=timeout_s)
         except (VersionConflict, RecordMissing) as error:
-            if self._fence is not None and error.facts.get("path") == "epoch":
+            if self._fence is not None and error.facts.get("path") == EPOCH:
                 raise self._fence.refuse() from error
             raise
         values = [result.version if isinstance(result, Stat) else result for result in results]
@@ -100,12 +101,12 @@ class MetadataStore:
         found = await asyncio.gather(*(self.get(f"{path}/{name}", record_type) for name in names))
         return {name: record for name, record in zip(names, found, strict=True) if record is not None}
 
-    async def create(self, path: str, record: Record, *, ephemeral: bool = False) -> int:
+    async def create(self, path: str, record: ZnodeRecord, *, ephemeral: bool = False) -> int:
         """RecordExists, RecordMissing (the parent), CoordinationUnknown."""
         await self.session.create(path, encode(record), ephemeral=ephemeral)
         return 0
 
-    async def set(self, path: str, record: Record, version: int) -> int:
+    async def set(self, path: str, record: ZnodeRecord, version: int) -> int:
         """RecordMissing, VersionConflict, CoordinationUnknown."""
         return (await self.session.set(path, encode(record), version)).version
 
@@ -113,7 +114,7 @@ class MetadataStore:
         """RecordMissing, VersionConflict, CoordinationUnknown."""
         await self.session.delete(path, version)
 
-    async def put(self, path: str, record: Record, *, ephemeral: bool = False, version: int | None = None) -> int:
+    async def put(self, path: str, record: ZnodeRecord, *, ephemeral: bool = False, version: int | None = None) -> int:
         """Leaves ``record`` at ``path`` and answers its version.
 
         With ``version``: only onto that version (RecordMissing, VersionConflict); asked once, so CoordinationUnknown may mean either.
@@ -148,5 +149,5 @@ class MetadataStore:
                 path=path,
             )
 
-    def transaction(self, fence: Fence | None = None) -> Transaction:
+    def transaction(self, fence: EpochFence | None = None) -> Transaction:
         return Transaction(self.session, fence)

@@ -18,10 +18,10 @@ from types import MappingProxyType
 
 import structlog
 
-from stele.services.coordination.nodes import Node, Stat
 from stele.services.coordination.records import R, decode
 from stele.services.coordination.session import Session, SessionEvent, SessionState
 from stele.services.coordination.subscribers import Subscribers
+from stele.services.coordination.znode import Node, Stat
 from stele.services.errors import CoordinationUnknown, RecordUnreadable
 
 RETRY_DELAY_S = 0.1

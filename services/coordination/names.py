@@ -24,12 +24,11 @@ from enum import Enum
 import structlog
 
 from stele.services.coordination import incarnation
+from stele.services.coordination.claim import Keeper, WritePace
 from stele.services.coordination.incarnation import Fate
-from stele.services.coordination.keeper import Keeper
-from stele.services.coordination.nodes import ANY_VERSION, Create, Delete, Op, Set
-from stele.services.coordination.pace import Pace
 from stele.services.coordination.records import Incarnation, NameRecord, decode, encode
 from stele.services.coordination.session import Session
+from stele.services.coordination.znode import ANY_VERSION, CreateOp, DeleteOp, Op, SetOp
 from stele.services.errors import (
     CoordinationUnknown,
     NameTaken,
@@ -108,7 +107,7 @@ class NameHold:
         self._session = session
         self._keeper = Keeper(session, f"name {name}", self.settle, on_taken)
         self._relay = session.relay(self._keeper.on_watch)
-        self._pace = Pace()
+        self._pace = WritePace()
         self._turn = asyncio.Lock()
 
     async def register(self) -> None:
@@ -123,7 +122,7 @@ class NameHold:
             try:
                 seen = await self.read()
                 if seen.record is not None and seen.guard_session == self._session.session_id:
-                    await self._session.commit(self._checked(seen, self.mine(), [Delete(guard_path(self.name))]))
+                    await self._session.commit(self._checked(seen, self.mine(), [DeleteOp(guard_path(self.name))]))
             except (RecordMissing, VersionConflict):
                 pass
             except CoordinationUnknown as error:
@@ -196,16 +195,16 @@ class NameHold:
 
     def writes(self, decision: Decision, seen: Seen, mine: NameRecord) -> list[Op]:
         """One transaction: record and guard together, against what was read."""
-        create_guard = Create(guard_path(self.name), b"", ephemeral=True)
+        create_guard = CreateOp(guard_path(self.name), b"", ephemeral=True)
         if decision is Decision.CREATE:
-            return [Create(name_path(self.name), encode(mine)), create_guard]
+            return [CreateOp(name_path(self.name), encode(mine)), create_guard]
         if decision is Decision.REPLACE:
-            return self._checked(seen, mine, [Delete(guard_path(self.name), ANY_VERSION), create_guard])
+            return self._checked(seen, mine, [DeleteOp(guard_path(self.name), ANY_VERSION), create_guard])
         return self._checked(seen, mine, [] if seen.guard_session == self._session.session_id else [create_guard])
 
     def _checked(self, seen: Seen, mine: NameRecord, ops: list[Op]) -> list[Op]:
         # The record's version grows with every change of owner, so it also says whose guard this is.
-        return [Set(name_path(self.name), encode(mine), seen.version), *ops]
+        return [SetOp(name_path(self.name), encode(mine), seen.version), *ops]
 
     def _owner_timeout_s(self, seen: Seen) -> float:
         recorded_ms = seen.record.session_timeout_ms if seen.record else 0

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from stele.services.coordination.nodes import Stat
+from stele.services.coordination.znode import Stat
 from stele.services.errors import RecordUnreadable
 
 
-class Record(Protocol):
+class ZnodeRecord(Protocol):
     """A frozen dataclass of JSON's types, tuples and other such dataclasses; ``FORMAT`` where it is not 1."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=ZnodeRecord)
 V = TypeVar("V", covariant=True)
 
 
@@ -166,7 +166,7 @@ class CounterRecord:
     next: int
 
 
-def encode(record: Record) -> bytes:
+def encode(record: ZnodeRecord) -> bytes:
     body = {"format": _format(type(record)), **dataclasses.asdict(record)}
     return json.dumps(body, separators=(", ", ": "), ensure_ascii=False).encode()
 

@@ -24,12 +24,11 @@ from kazoo.protocol.states import EventType, KazooState, WatchedEvent
 
 from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination import incarnation as incarnations
-from stele.services.coordination.answers import first_failure, stat_of, translate
-from stele.services.coordination.connection import Client
-from stele.services.coordination.nodes import ANY_VERSION, Check, Create, Node, Op, Set, Stat
+from stele.services.coordination.kazoo_client import LeaseClient, first_failure, stat_of, translate
 from stele.services.coordination.records import Incarnation
+from stele.services.coordination.schema import prepare
 from stele.services.coordination.subscribers import Subscribers
-from stele.services.coordination.tree import prepare
+from stele.services.coordination.znode import ANY_VERSION, CheckOp, CreateOp, Node, Op, SetOp, Stat
 from stele.services.errors import CoordinationUnknown, CoordinationUnreachable, RecordExists, RecordMissing
 
 INFLIGHT_MAX = 128  # kazoo's wake-up socket blocks its caller at 278
@@ -93,7 +92,7 @@ class Session:
         self._clock = clock
         self._suspended_at = float("-inf")
         self._fence_timer: asyncio.TimerHandle | None = None
-        self._client = Client(hosts, session_timeout_s, clock)
+        self._client = LeaseClient(hosts, session_timeout_s, clock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connected = asyncio.Event()
         self._slots = asyncio.Semaphore(INFLIGHT_MAX)
@@ -302,14 +301,14 @@ class Session:
         """All of the operations or none.  One result per operation: path of a create, Stat of a set, True of the others.  Raises the
         error of the operation that failed; kazoo would have returned it."""
 
-        def submit(client: Client) -> Any:
+        def submit(client: LeaseClient) -> Any:
             transaction = client.transaction()
             for op in ops:
-                if isinstance(op, Check):
+                if isinstance(op, CheckOp):
                     transaction.check(self.full(op.path), op.version)
-                elif isinstance(op, Create):
+                elif isinstance(op, CreateOp):
                     transaction.create(self.full(op.path), op.value, ephemeral=op.ephemeral, sequence=op.sequence)
-                elif isinstance(op, Set):
+                elif isinstance(op, SetOp):
                     transaction.set_data(self.full(op.path), op.value, op.version)
                 else:
                     transaction.delete(self.full(op.path), op.version)
@@ -319,9 +318,9 @@ class Session:
         failed = first_failure(results)
         if failed is not None:
             index, error = failed
-            raise translate(error, type(ops[index]).__name__.lower(), ops[index].path)
+            raise translate(error, type(ops[index]).__name__.removesuffix("Op").lower(), ops[index].path)
         return [
-            self.relative(result) if isinstance(op, Create) else stat_of(result) if isinstance(op, Set) else True
+            self.relative(result) if isinstance(op, CreateOp) else stat_of(result) if isinstance(op, SetOp) else True
             for op, result in zip(ops, results, strict=True)
         ]
 
@@ -336,7 +335,13 @@ class Session:
         await self._request("create", "", lambda c: c.ensure_path_async(self.root), None, repeat=True)
 
     async def _request(
-        self, what: str, path: str, submit: Callable[[Client], Any], timeout_s: float | None, *, repeat: bool = False
+        self,
+        what: str,
+        path: str,
+        submit: Callable[[LeaseClient], Any],
+        timeout_s: float | None,
+        *,
+        repeat: bool = False,
     ) -> Any:
         """``repeat``: a read, which may be asked again on the next connection within its timeout; a write never is."""
         limit_s = self.request_timeout_s if timeout_s is None else timeout_s
@@ -358,7 +363,7 @@ class Session:
                 f"{what} {path}: ZooKeeper gave no answer within {limit_s:g} s", path=path
             ) from None
 
-    async def _once(self, submit: Callable[[Client], Any]) -> Any:
+    async def _once(self, submit: Callable[[LeaseClient], Any]) -> Any:
         assert self._loop is not None
         await self._slots.acquire()
         answer: asyncio.Future[Any] = self._loop.create_future()

@@ -15,9 +15,9 @@ import structlog
 
 from stele.services.coordination import election as elections
 from stele.services.coordination.election import Election
-from stele.services.coordination.nodes import ANY_VERSION
 from stele.services.coordination.records import CounterRecord, MemberRecord
 from stele.services.coordination.session import Session
+from stele.services.coordination.znode import ANY_VERSION
 from stele.services.errors import CoordinationUnknown, SteleError
 
 WRITE_PATH = "stores/alloc"

@@ -17,9 +17,9 @@ from stele.lab.variants.r5_8_works_in_callbacks import StormsBack, WorksInCallba
 from stele.services.coordination.members import Membership, live, live_in
 from stele.services.coordination.mirror import Mirror
 from stele.services.coordination.names import NameHold, register_name
-from stele.services.coordination.nodes import Op
 from stele.services.coordination.records import MemberRecord, decode, encode
 from stele.services.coordination.session import Session
+from stele.services.coordination.znode import Op
 from stele.services.errors import NameTaken, SteleError
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually

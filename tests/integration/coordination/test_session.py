@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from stele.local.zookeeper import ZooKeeperServer
+from stele.services.coordination.schema import PARENTS
 from stele.services.coordination.session import INFLIGHT_MAX, Session, SessionEvent, SessionState
-from stele.services.coordination.tree import PARENTS
 from stele.services.errors import CoordinationUnknown, CoordinationUnreachable
 from tests.support.eventually import eventually
 from tests.support.zookeeper import Sessions, end_session, frozen, open_session

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stele.services.coordination import incarnation, members, names
+from stele.services.coordination.claim import PAUSE_S_MAX, PAUSE_S_MIN, QUIET_S, next_pause
 from stele.services.coordination.election import Standing, stand
 from stele.services.coordination.incarnation import Fate, fate
 from stele.services.coordination.names import Decision, Guard
-from stele.services.coordination.pace import PAUSE_S_MAX, PAUSE_S_MIN, QUIET_S, next_pause
 from stele.services.coordination.records import Incarnation, NameRecord
 from stele.services.coordination.session import SessionState, is_fenced
 

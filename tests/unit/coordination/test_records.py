@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from stele.services.coordination import records
-from stele.services.coordination.answers import first_failure, translate
+from stele.services.coordination.kazoo_client import first_failure, translate
 from stele.services.coordination.records import (
     BuriedRecord,
     CounterRecord,
@@ -46,7 +46,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("record", EXAMPLES, ids=lambda r: type(r).__name__)
-def test_a_record_reads_back_as_it_was_written(record: records.Record) -> None:
+def test_a_record_reads_back_as_it_was_written(record: records.ZnodeRecord) -> None:
     assert decode(encode(record), type(record)) == record
     assert json.loads(encode(record))["format"] == 1
 

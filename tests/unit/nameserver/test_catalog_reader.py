@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from stele.nameserver.catalog_reader import CatalogReader
-from stele.services.coordination.nodes import Stat
 from stele.services.coordination.records import (
     BundleRecord,
     BuriedRecord,
@@ -12,18 +11,19 @@ from stele.services.coordination.records import (
     MemberRecord,
     NamespaceRecord,
     PartitionRecord,
-    Record,
     StoreRecord,
     TopicRecord,
+    ZnodeRecord,
     encode,
 )
+from stele.services.coordination.znode import Stat
 
 
 def stat(zxid: int = 5, owner: int = 0) -> Stat:
     return Stat(version=2, czxid=zxid, mzxid=zxid, ephemeral_owner=owner, created_ms=100, modified_ms=200, children=0)
 
 
-def node(record: Record | None, **facts: int) -> tuple[bytes, Stat]:
+def node(record: ZnodeRecord | None, **facts: int) -> tuple[bytes, Stat]:
     return (encode(record) if record is not None else b""), stat(**facts)
 
 

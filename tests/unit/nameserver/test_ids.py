@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stele.nameserver.ids import GROUPS, TOPICS, IdCounter, IntervalSet
-from stele.services.coordination.nodes import Stat
 from stele.services.coordination.records import CounterRecord, Versioned
+from stele.services.coordination.znode import Stat
 from stele.services.errors import InvalidArgument
 
 

@@ -30,13 +30,13 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class CheckOp:
     path: str
     version: int
 
 
 @dataclass(frozen=True, slots=True)
-class Create:
+class CreateOp:
     path: str
     value: bytes
     ephemeral: bool = False
@@ -44,16 +44,16 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
-class Set:
+class SetOp:
     path: str
     value: bytes
     version: int = ANY_VERSION
 
 
 @dataclass(frozen=True, slots=True)
-class Delete:
+class DeleteOp:
     path: str
     version: int = ANY_VERSION
 
 
-Op = Check | Create | Set | Delete
+Op = CheckOp | CreateOp | SetOp | DeleteOp

@@ -1,7 +1,9 @@
-"""kazoo's client, with the two facts it keeps to itself: the negotiated session timeout and when the server was last heard.
+"""kazoo's client, with the two facts it keeps to itself (the negotiated session timeout, and when the server was last heard), and what
+its answers mean: its stats become ours, its errors the error tree's.
 
 Guarantee: ``lease_from`` is never later than the moment at which the server last began our session's timeout anew, so a session
-is certainly alive until ``lease_from + negotiated_timeout_s``, whatever kazoo believes (it reports no local loss of a session).
+is certainly alive until ``lease_from + negotiated_timeout_s``, whatever kazoo believes (it reports no local loss of a session).  Only
+the answers that ZooKeeper gives about a node are definite; every other failure is ``CoordinationUnknown``.
 
 The methods run on kazoo's own threads: they only read clocks and store floats.  The names overridden are internal to the pinned
 kazoo version.
@@ -11,15 +13,26 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from kazoo.client import KazooClient
+from kazoo.exceptions import (
+    BadVersionError,
+    NodeExistsError,
+    NoNodeError,
+    NotEmptyError,
+    RolledBackError,
+    RuntimeInconsistency,
+)
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.connection import PING_XID, ConnectionHandler
 from kazoo.protocol.serialization import Connect
 from kazoo.retry import KazooRetry
 
 from stele.services.clock import Clock
+from stele.services.coordination.znode import Stat
+from stele.services.errors import CoordinationUnknown, RecordExists, RecordMissing, SteleError, VersionConflict
 
 RECONNECT_DELAY_S_MAX = 1.0
 
@@ -37,7 +50,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
 
 
 class _Connection(ConnectionHandler):  # type: ignore[misc]
-    def __init__(self, client: Client, retry: KazooRetry, clock: Clock) -> None:
+    def __init__(self, client: LeaseClient, retry: KazooRetry, clock: Clock) -> None:
         super().__init__(client, retry, logger=client.logger)
         self._clock = clock
         self._sent_at: deque[float] = deque()
@@ -77,7 +90,7 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
         return answer
 
 
-class Client(KazooClient):  # type: ignore[misc]
+class LeaseClient(KazooClient):  # type: ignore[misc]
     """A kazoo client that reconnects for ever with a bounded delay and never retries a command by itself."""
 
     def __init__(self, hosts: str, session_timeout_s: float, clock: Clock) -> None:
@@ -104,3 +117,44 @@ class Client(KazooClient):  # type: ignore[misc]
 # kazoo writes sentences at every reconnection; the session writes one event per change of state instead.
 _QUIET = logging.getLogger("kazoo.quiet")
 _QUIET.setLevel(logging.CRITICAL)
+
+
+# --- what an answer means ------------------------------------------------------------------------------------------------
+
+
+def stat_of(stat: Any) -> Stat:
+    return Stat(
+        version=stat.version,
+        czxid=stat.czxid,
+        mzxid=stat.mzxid,
+        ephemeral_owner=stat.ephemeralOwner,
+        created_ms=stat.ctime,
+        modified_ms=stat.mtime,
+        children=stat.numChildren,
+    )
+
+
+def translate(error: BaseException, what: str, path: str) -> BaseException:
+    """Only the four answers that ZooKeeper gives about a node are definite; whatever else went wrong leaves the outcome unknown."""
+    if isinstance(error, SteleError) or not isinstance(error, Exception):
+        return error
+    if isinstance(error, NoNodeError):
+        return RecordMissing(f"{what} {path}: no such record", path=path)
+    if isinstance(error, NodeExistsError):
+        return RecordExists(f"{what} {path}: the record exists", path=path)
+    if isinstance(error, BadVersionError):
+        return VersionConflict(f"{what} {path}: the record has changed", path=path)
+    if isinstance(error, NotEmptyError):
+        return VersionConflict(f"{what} {path}: the record has children", path=path)
+    return CoordinationUnknown(f"{what} {path}: {type(error).__name__} {error}".rstrip(), path=path)
+
+
+def first_failure(results: Sequence[Any]) -> tuple[int, Exception] | None:
+    """Index and error of the operation that failed a transaction; the others only say that they were rolled back."""
+    rolled_back: tuple[int, Exception] | None = None
+    for index, result in enumerate(results):
+        if isinstance(result, Exception):
+            if not isinstance(result, RolledBackError | RuntimeInconsistency):
+                return index, result
+            rolled_back = rolled_back or (index, result)
+    return rolled_back

@@ -1,7 +1,9 @@
-"""Keeps a registration asserted for as long as its process lives (R5.7, R5.8).
+"""Keeps a registration asserted for as long as its process lives, at a bounded pace (R5.7, R5.8).
 
-Guarantee: ``assert_once`` runs again at once after every new session, whenever ``poke`` is called and every few seconds, one run at a
-time, on the event loop, never in a ZooKeeper callback.  However often it is poked, runs keep a pace that slows down (``pace.py``).
+Guarantee: a :class:`Keeper`'s ``assert_once`` runs again at once after every new session, whenever ``poke`` is called and every few
+seconds, one run at a time, on the event loop, never in a ZooKeeper callback.  By its :class:`WritePace` the first write after a quiet
+time goes out at once; writes that follow one another are at least a doubling pause apart, up to ``PAUSE_S_MAX``, so whoever keeps
+undoing a registration does not set the pace at which it is put back.
 
 It does not promise success while ZooKeeper cannot be reached; it goes on trying.  A definite refusal ends it and is reported once.
 """
@@ -13,13 +15,37 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from stele.services.coordination.pace import Pace
+from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination.session import Session, SessionEvent, SessionState
 from stele.services.errors import SteleError
 
 REASSERT_S = 5.0
+PAUSE_S_MIN = 0.02
+PAUSE_S_MAX = 0.5  # below the second within which a lost registration has to be back (R5.7)
+QUIET_S = 2.0
 
 log = structlog.get_logger()
+
+
+def next_pause(pause_s: float, since_last_s: float) -> float:
+    """The least time between the last write and the next one.  Pure."""
+    return 0.0 if since_last_s > QUIET_S else min(PAUSE_S_MAX, max(PAUSE_S_MIN, pause_s * 2))
+
+
+class WritePace:
+    """One per registration."""
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self._pause_s = 0.0
+        self._last = float("-inf")
+
+    async def keep(self) -> None:
+        """Returns when the next write may go out."""
+        since = self._clock.monotonic() - self._last
+        self._pause_s = next_pause(self._pause_s, since)
+        await asyncio.sleep(max(0.0, self._pause_s - since))
+        self._last = self._clock.monotonic()
 
 
 class Keeper:
@@ -35,7 +61,7 @@ class Keeper:
         self._session = session
         self._assert_once = assert_once
         self._on_refused = on_refused
-        self._pace = Pace()
+        self._pace = WritePace()
         self._reassert_s = reassert_s
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
