@@ -12,30 +12,30 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from stele.datanode import commands
-from stele.datanode.commands import Kind
-from stele.datanode.partition import Partition
+from stele.datanode.commands import CommandKind
+from stele.datanode.partition import PartitionState
 from stele.services.raft.storage import REGULAR, Entry, Snapshot
 
 PLACES_MAX = 256
 CHUNK_BYTES_MIN = 16 << 10  # read at once, so that small entries do not cost a read each
-_APPEND = bytes((Kind.APPEND,))
+_APPEND = bytes((CommandKind.APPEND,))
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class LocatedBatch:
     base_offset: int
     batch: bytes
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Kept:
+class LogFloor:
     """Messages from ``offset`` on stand in entries from ``index`` on, and all of these are in the log."""
 
     index: int = 1
     offset: int = 0
 
 
-def kept(first_index: int, snapshots: Sequence[Snapshot], log_start: int, restored: int = 0) -> Kept:
+def log_floor(first_index: int, snapshots: Sequence[Snapshot], log_start: int, restored: int = 0) -> LogFloor:
     """What the log still holds, going by the snapshots of this replica.
 
     A log that was shortened begins at or before the entry behind one of them, and where that entry's messages begin is the
@@ -47,10 +47,10 @@ def kept(first_index: int, snapshots: Sequence[Snapshot], log_start: int, restor
     usable = [s for s in snapshots if s.index + 1 >= first_index]
     reached = [s for s in usable if s.mark <= log_start]
     if reached:
-        return Kept(reached[-1].index + 1, reached[-1].mark)
+        return LogFloor(reached[-1].index + 1, reached[-1].mark)
     if usable and first_index > 1:
-        return Kept(usable[0].index + 1, usable[0].mark)
-    return Kept(first_index, restored) if first_index > 1 else Kept()
+        return LogFloor(usable[0].index + 1, usable[0].mark)
+    return LogFloor(first_index, restored) if first_index > 1 else LogFloor()
 
 
 class BatchReader:
@@ -59,32 +59,32 @@ class BatchReader:
 
     def __init__(
         self,
-        partition: Partition,
+        partition: PartitionState,
         entries: Callable[[int, int, int], Sequence[Entry]],
-        kept: Callable[[], Kept] = Kept,
+        log_floor: Callable[[], LogFloor] = LogFloor,
     ) -> None:
         """``entries(first, last, bytes_max)``: committed entries of the log from ``first`` on, at least that one."""
         self._partition = partition
         self._entries = entries
-        self._kept = kept
+        self._floor = log_floor
         self._places: OrderedDict[int, tuple[int, int]] = OrderedDict()  # next offset → (index, offset of that entry)
 
     @property
     def log_start(self) -> int:
         """The first offset that can be read here."""
-        return max(self._partition.log_start, self._kept().offset)
+        return max(self._partition.log_start, self._floor().offset)
 
     def forget(self) -> None:
         """The partition is another one than before."""
         self._places.clear()
 
-    def read(self, offset: int, bytes_max: int) -> list[Stored]:
+    def read(self, offset: int, bytes_max: int) -> list[LocatedBatch]:
         """Batches from ``offset`` on, at least one if there is one, until they exceed ``bytes_max``."""
         partition = self._partition
         start = self._start(offset) if self.log_start <= offset < partition.high_watermark else None
         if start is None:
             return []
-        found: list[Stored] = []
+        found: list[LocatedBatch] = []
         size = 0
         index, at = start
         while at < partition.high_watermark and not (found and size >= bytes_max):
@@ -97,7 +97,7 @@ class BatchReader:
                         if found and size + end - begin > bytes_max:
                             self._remember(at, index, entry_offset)
                             return found
-                        found.append(Stored(at, entry.payload[begin:end]))
+                        found.append(LocatedBatch(at, entry.payload[begin:end]))
                         size += end - begin
                     at += count
                 index += 1
@@ -118,7 +118,7 @@ class BatchReader:
         if located is None:
             return None
         # A trim forgets what the walk from a place before the oldest point needs, although the log may still hold the entries.
-        at = max(Kept(*located), Kept(*self._places.get(offset, located)), self._kept())
+        at = max(LogFloor(*located), LogFloor(*self._places.get(offset, located)), self._floor())
         return at.index, at.offset
 
     def _remember(self, next_offset: int, index: int, entry_offset: int) -> None:

@@ -41,7 +41,7 @@ class CommandDamaged(ValueError):
     """The bytes are not a command of this version."""
 
 
-class Kind(IntEnum):
+class CommandKind(IntEnum):
     APPEND = 1
     FENCE = 2
     CREATE_CURSOR = 3
@@ -77,7 +77,7 @@ class Append:
 
 
 @dataclass(frozen=True, slots=True)
-class Fence:
+class FenceOwner:
     owner_epoch: int
 
 
@@ -117,7 +117,7 @@ class Trim:
     log_start: int
 
 
-OwnerCommand = Fence | CreateCursor | Ack | ResetCursor | DeleteCursor
+OwnerCommand = FenceOwner | CreateCursor | Ack | ResetCursor | DeleteCursor
 Command = Append | OwnerCommand | Trim
 
 
@@ -198,24 +198,28 @@ Outcome = AppendOutcome | FenceOutcome | CursorOutcome | DeleteOutcome | TrimOut
 
 def encode_append(owner_epoch: int, batches: Sequence[bytes]) -> bytes:
     """The entry for ``batches``, whose headers and checksums the caller has checked."""
-    return _HEAD.pack(Kind.APPEND, owner_epoch) + b"".join(batches)
+    return _HEAD.pack(CommandKind.APPEND, owner_epoch) + b"".join(batches)
 
 
 def encode(command: OwnerCommand | Trim) -> bytes:
     match command:
-        case Fence(epoch):
-            return _HEAD.pack(Kind.FENCE, epoch)
+        case FenceOwner(epoch):
+            return _HEAD.pack(CommandKind.FENCE, epoch)
         case CreateCursor(epoch, name, position):
-            return _HEAD.pack(Kind.CREATE_CURSOR, epoch) + _name(name) + _START.pack(position.start, position.value)
+            return (
+                _HEAD.pack(CommandKind.CREATE_CURSOR, epoch) + _name(name) + _START.pack(position.start, position.value)
+            )
         case ResetCursor(epoch, name, position):
-            return _HEAD.pack(Kind.RESET_CURSOR, epoch) + _name(name) + _START.pack(position.start, position.value)
+            return (
+                _HEAD.pack(CommandKind.RESET_CURSOR, epoch) + _name(name) + _START.pack(position.start, position.value)
+            )
         case Ack(epoch, name, generation, ranges):
-            head = _HEAD.pack(Kind.ACK, epoch) + _name(name) + _ACK.pack(generation, len(ranges))
+            head = _HEAD.pack(CommandKind.ACK, epoch) + _name(name) + _ACK.pack(generation, len(ranges))
             return head + b"".join(_RANGE.pack(first, last) for first, last in ranges)
         case DeleteCursor(epoch, name):
-            return _HEAD.pack(Kind.DELETE_CURSOR, epoch) + _name(name)
+            return _HEAD.pack(CommandKind.DELETE_CURSOR, epoch) + _name(name)
         case Trim(log_start):
-            return _HEAD.pack(Kind.TRIM, 0) + _TRIM.pack(log_start)
+            return _HEAD.pack(CommandKind.TRIM, 0) + _TRIM.pack(log_start)
 
 
 def _name(name: str) -> bytes:
@@ -229,8 +233,8 @@ def decode(payload: bytes) -> Command:
     """The command that ``payload`` holds.  Raises CommandDamaged or BatchCorrupt, and nothing else."""
     try:
         number, epoch = _HEAD.unpack_from(payload)
-        kind = Kind(number)
-        if kind is Kind.APPEND:
+        kind = CommandKind(number)
+        if kind is CommandKind.APPEND:
             headers = tuple(header for _, _, header in batches_of(payload))
             if not headers:
                 raise CommandDamaged("an append without a batch")
@@ -260,12 +264,12 @@ def batches_of(payload: bytes) -> Iterator[tuple[int, int, batch.Header]]:
         at = end
 
 
-def _decode_small(kind: Kind, epoch: int, payload: bytes) -> Command:
+def _decode_small(kind: CommandKind, epoch: int, payload: bytes) -> Command:
     at = _HEAD.size
     command: Command
-    if kind is Kind.FENCE:
-        command = Fence(epoch)
-    elif kind is Kind.TRIM:
+    if kind is CommandKind.FENCE:
+        command = FenceOwner(epoch)
+    elif kind is CommandKind.TRIM:
         if epoch:
             raise CommandDamaged(f"a trim under the owner epoch {epoch}")
         (log_start,) = _TRIM.unpack_from(payload, at)
@@ -278,9 +282,9 @@ def _decode_small(kind: Kind, epoch: int, payload: bytes) -> Command:
             raise CommandDamaged(f"a subscription's name of {length} bytes")
         name = name_bytes.decode()
         at += 1 + length
-        if kind is Kind.DELETE_CURSOR:
+        if kind is CommandKind.DELETE_CURSOR:
             command = DeleteCursor(epoch, name)
-        elif kind is Kind.ACK:
+        elif kind is CommandKind.ACK:
             generation, count = _ACK.unpack_from(payload, at)
             at += _ACK.size
             if count > ACK_RANGES_MAX or len(payload) - at != count * _RANGE.size:
@@ -291,7 +295,7 @@ def _decode_small(kind: Kind, epoch: int, payload: bytes) -> Command:
             start, value = _START.unpack_from(payload, at)
             at += _START.size
             position = Position(Start(start), value)
-            if kind is Kind.RESET_CURSOR:
+            if kind is CommandKind.RESET_CURSOR:
                 command = ResetCursor(epoch, name, position)
             elif position.start is Start.TIMESTAMP:
                 raise CommandDamaged("a cursor is not created at a timestamp")

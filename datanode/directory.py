@@ -33,7 +33,7 @@ _QUARANTINED = re.compile(r"([1-9][0-9]{0,19})-[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class StoreIdentity:
     """``store.json``: which store of which cluster this is."""
 
     uuid: str
@@ -113,18 +113,18 @@ class DataDirectory:
         one."""
         self._store_identity(replace(self.identity, leader_epoch=leader_epoch))
 
-    def _load_identity(self) -> Identity:
+    def _load_identity(self) -> StoreIdentity:
         path = self.path / "store.json"
         if path.exists():
-            return _build(path, Identity, _read_json(path))
+            return _build(path, StoreIdentity, _read_json(path))
         if any(self.groups_path.iterdir()):
             raise LogDamaged(f"{path} is missing although {self.groups_path} holds groups", path=path, offset=0)
-        identity = Identity(uuid=str(uuid.uuid4()))
+        identity = StoreIdentity(uuid=str(uuid.uuid4()))
         self.identity = identity
         self._store_identity(identity)
         return identity
 
-    def _store_identity(self, identity: Identity) -> None:
+    def _store_identity(self, identity: StoreIdentity) -> None:
         _write_json(self.path / "store.json", asdict(identity))
         self.identity = identity
 

@@ -21,7 +21,7 @@ import structlog
 
 from stele.datanode.commands import TrimOutcome
 from stele.datanode.replica import Replica
-from stele.datanode.retention import Pace, beginning, snapshot_due, start_due, step, superfluous
+from stele.datanode.retention import SnapshotSpacing, compaction_point, snapshot_due, spacing_of, superfluous, trim_due
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import NotLeader, NotReady, SteleError
 from stele.services.raft.group import Group
@@ -53,7 +53,7 @@ class LogCleaner:
     """``await cleaner.run()`` for ever.  ``replicas`` are those of the store, as they are at each look."""
 
     replicas: Mapping[int, Replica]
-    pace: Pace
+    spacing: SnapshotSpacing
     retention_check_s: float
     is_short_of_space: Callable[[], bool]
     clock: Clock = SYSTEM
@@ -115,7 +115,7 @@ class LogCleaner:
         replica, bytes_after = watched.replica, group.journal.bytes_after
         retention, log_start = replica.spec.retention, replica.partition.log_start
         # What makes room comes before what needs some.
-        begins = beginning(group.snapshots, log_start)
+        begins = compaction_point(group.snapshots, log_start)
         if begins is not None and begins.index != watched.begins_behind and group.compact(begins.index):
             watched.begins_behind = begins.index
             log.info("log_compacted", group=group.group_id, behind=begins.index, log_start=log_start)
@@ -123,13 +123,13 @@ class LogCleaner:
         if unneeded:
             await group.drop_snapshots(unneeded)
         if decides and retention and group.is_leader and (watched.trim is None or watched.trim.done()):
-            chosen = start_due(group.snapshots, bytes_after, retention, log_start, self.clock.wall_ms())
+            chosen = trim_due(group.snapshots, bytes_after, retention, log_start, self.clock.wall_ms())
             if chosen is not None:
                 watched.trim = self._trim(replica, chosen.mark)
         newest = group.snapshots[-1] if group.snapshots else None
         now_ms = self.clock.wall_ms()
         taken: Snapshot | None = None
-        if snapshot_due(newest, group.applied_index, bytes_after, retention, self.pace, watched.since_ms, now_ms):
+        if snapshot_due(newest, group.applied_index, bytes_after, retention, self.spacing, watched.since_ms, now_ms):
             taken = await group.take_snapshot()
         self._look_again(watched, group, taken or newest, now_ms)
         if taken is not None or (begins is not None and begins.index != watched.begins_behind):
@@ -138,7 +138,7 @@ class LogCleaner:
     def _look_again(self, watched: _Watched, group: Group, newest: Snapshot | None, now_ms: int) -> None:
         """When its bytes ask for it, or its clock, or when retention is decided again."""
         replica = watched.replica
-        every = step(replica.spec.retention, self.pace)
+        every = spacing_of(replica.spec.retention, self.spacing)
         behind, last_ms = (newest.index, newest.time_ms) if newest is not None else (0, watched.since_ms)
         left_bytes = every.snapshot_bytes - group.journal.bytes_after(behind)
         replica.ask_after(max(left_bytes, ASK_BYTES_MIN), functools.partial(self._ask, group.group_id))

@@ -31,7 +31,7 @@ class _StoreGauges(Collector):
         yield states
 
 
-class Metrics:
+class DatanodeMetrics:
     """Counters of the service."""
 
     def __init__(self, registry: CollectorRegistry, store: Store) -> None:

@@ -18,13 +18,13 @@ from stele.datanode.commands import (
     Append,
     Appended,
     AppendOutcome,
+    CommandKind,
     CreateCursor,
     CursorOutcome,
     DeleteCursor,
     DeleteOutcome,
-    Fence,
     FenceOutcome,
-    Kind,
+    FenceOwner,
     Outcome,
     OwnerCommand,
     Position,
@@ -53,7 +53,7 @@ _SNAPSHOT_MAGIC = 0x5374_656C_6550_0001  # "StelP", format 1
 _OFFSET_END = 1 << 63
 
 
-class Partition:
+class PartitionState:
     """The state after the entries applied so far."""
 
     def __init__(
@@ -99,7 +99,7 @@ class Partition:
             raise ValueError(f"entry {index} is applied after entry {self.applied_index}")
         self.applied_index = index
         outcome = self._apply(index, payload)
-        if isinstance(outcome, Refused) and payload[:1] == bytes((Kind.APPEND,)):
+        if isinstance(outcome, Refused) and payload[:1] == bytes((CommandKind.APPEND,)):
             self.offsets.stored_only(index, 0)
         return outcome
 
@@ -122,7 +122,7 @@ class Partition:
         match command:
             case Append(headers=headers):
                 return self._append(index, headers)
-            case Fence(owner_epoch=epoch):
+            case FenceOwner(owner_epoch=epoch):
                 return FenceOutcome(epoch, self.high_watermark, self.log_start)
             case CreateCursor(subscription=name, position=position):
                 return self._create_cursor(name, position)
@@ -258,7 +258,7 @@ class Partition:
         source = SnapshotDecoder(snapshot)
         if source.u64() != _SNAPSHOT_MAGIC:
             raise SnapshotDamaged("not a partition's snapshot")
-        fresh = Partition(
+        fresh = PartitionState(
             producers_max=self.producers.limit, subscriptions_max=self._subscriptions_max, ranges_max=self._ranges_max
         )
         fresh.applied_index, fresh.owner_epoch = source.u64(), source.u64()

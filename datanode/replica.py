@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from stele.datanode import commands
-from stele.datanode.batch_reader import BatchReader, Kept, Stored, kept
+from stele.datanode.batch_reader import BatchReader, LocatedBatch, LogFloor, log_floor
 from stele.datanode.commands import Outcome
 from stele.datanode.directory import GroupSpec
-from stele.datanode.partition import Partition, fenced
+from stele.datanode.partition import PartitionState, fenced
 from stele.datanode.serial_appends import SerialAppends
 from stele.services import batch
 from stele.services.errors import (
@@ -39,7 +39,7 @@ from stele.services.raft.storage import Entry
 RETRY_AFTER_MS = 200
 
 
-class Room(Protocol):
+class DiskSpace(Protocol):
     """What a replica asks of the store's disk."""
 
     def take(self, size: int) -> bool: ...
@@ -48,12 +48,12 @@ class Room(Protocol):
 class Replica:
     """``machine`` of a Raft group, and the way to it.  Runs once :meth:`run` has been called."""
 
-    def __init__(self, spec: GroupSpec, store_id: int, entry_bytes_max: int, room: Room) -> None:
+    def __init__(self, spec: GroupSpec, store_id: int, entry_bytes_max: int, disk: DiskSpace) -> None:
         self.spec = spec
-        self.partition = Partition()
+        self.partition = PartitionState()
         self._store_id = store_id
         self._entry_bytes_max = entry_bytes_max
-        self._room = room
+        self._disk = disk
         self._group: Group | None = None
         self._proposed: asyncio.Future[object] | None = None  # the last append
         self._proposed_epoch = 0
@@ -61,7 +61,7 @@ class Replica:
         self._restored = 0  # mark of the snapshot that it became
         self._look_at_bytes = math.inf  # of payloads, until it asks to be looked at
         self._ask: Callable[[], None] = lambda: None
-        self._reader = BatchReader(self.partition, self._entries, self._kept)
+        self._reader = BatchReader(self.partition, self._entries, self._log_floor)
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap, by the offset waited for
         self._order = itertools.count()
         self._ended: SteleError | None = None
@@ -135,7 +135,7 @@ class Replica:
             )
         for b in batches:
             batch.read_header(b)
-        if not self._room.take(size):
+        if not self._disk.take(size):
             raise DiskFull(f"store {self._store_id} takes no writes until space returns", store_id=self._store_id)
         self._proposed_epoch = max(self._proposed_epoch, owner_epoch)
         if self._serial.is_due:
@@ -191,7 +191,7 @@ class Replica:
         """The first offset that can be read from this replica: never below the partition's own."""
         return self._reader.log_start
 
-    def read(self, offset: int, bytes_max: int) -> list[Stored]:
+    def read(self, offset: int, bytes_max: int) -> list[LocatedBatch]:
         """Committed batches from ``offset`` on.  Raises LogDamaged for stored bytes that do not check, OffsetOutOfRange
         below the log's start."""
         group = self.running()
@@ -229,11 +229,11 @@ class Replica:
         assert self._group is not None
         return self._group.journal.read(first, last, bytes_max)
 
-    def _kept(self) -> Kept:
+    def _log_floor(self) -> LogFloor:
         group = self._group
         if group is None:
-            return Kept()
-        return kept(group.journal.first_index, group.snapshots, self.partition.log_start, self._restored)
+            return LogFloor()
+        return log_floor(group.journal.first_index, group.snapshots, self.partition.log_start, self._restored)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

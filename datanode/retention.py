@@ -29,7 +29,7 @@ BytesAfter = Callable[[int], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class SnapshotSpacing:
     """How often snapshots are taken, for the sake of a quick start."""
 
     snapshot_bytes: int
@@ -41,7 +41,7 @@ def snapshot_due(
     applied_index: int,
     bytes_after: BytesAfter,
     retention: Retention,
-    pace: Pace,
+    usual: SnapshotSpacing,
     since_ms: int,
     now_ms: int,
 ) -> bool:
@@ -51,24 +51,24 @@ def snapshot_due(
     behind, size, last_ms = (newest.index, newest.size, newest.time_ms) if newest is not None else (0, 0, since_ms)
     if applied_index <= behind:
         return False
-    every = step(retention, pace)
+    every = spacing_of(retention, usual)
     # A clock that was set back must not hold snapshots up until it has caught up.
     if abs(now_ms - last_ms) >= every.snapshot_interval_ms:
         return True
     return bytes_after(behind) >= max(every.snapshot_bytes, size)
 
 
-def step(retention: Retention, pace: Pace) -> Pace:
+def spacing_of(retention: Retention, usual: SnapshotSpacing) -> SnapshotSpacing:
     """How often snapshots are taken where there is a retention to be kept too."""
-    every_bytes, every_ms = pace.snapshot_bytes, pace.snapshot_interval_ms
+    every_bytes, every_ms = usual.snapshot_bytes, usual.snapshot_interval_ms
     if retention.size_bytes:
         every_bytes = min(every_bytes, max(retention.size_bytes // STEPS, STEP_BYTES_MIN))
     if retention.age_ms:
         every_ms = min(every_ms, max(retention.age_ms // STEPS, STEP_MS_MIN))
-    return Pace(every_bytes, every_ms)
+    return SnapshotSpacing(every_bytes, every_ms)
 
 
-def start_due(
+def trim_due(
     snapshots: Sequence[Snapshot], bytes_after: BytesAfter, retention: Retention, log_start: int, now_ms: int
 ) -> Snapshot | None:
     """The snapshot behind which the log should begin; None: it begins where it should.
@@ -84,7 +84,7 @@ def start_due(
     return best
 
 
-def beginning(snapshots: Sequence[Snapshot], log_start: int) -> Snapshot | None:
+def compaction_point(snapshots: Sequence[Snapshot], log_start: int) -> Snapshot | None:
     """Behind which of its own snapshots a replica's log may begin, now that the partition begins at ``log_start``: every
     message that is kept stands behind it."""
     reached = [s for s in snapshots if s.mark <= log_start]
@@ -99,7 +99,7 @@ def superfluous(
     The newest two stay, to start from.  The one behind which the log begins, or may begin from now on, stays: it is what a follower
     is given that needs every message that is kept.  Between them a retention keeps those that divide it best: the one whose
     neighbours are closest goes first."""
-    first = beginning(snapshots, log_start)
+    first = compaction_point(snapshots, log_start)
     left = [s for s in snapshots if first is None or s.index >= first.index]
     if not retention:
         return {s.index for s in left[1 if first is not None or is_shortened else 0 : -SNAPSHOTS_KEPT]}

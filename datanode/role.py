@@ -30,9 +30,9 @@ from stele.datanode.disk import Disk
 from stele.datanode.gate import Gate
 from stele.datanode.log import FileSystem
 from stele.datanode.log_cleaner import LogCleaner
-from stele.datanode.metrics import Metrics
+from stele.datanode.metrics import DatanodeMetrics
 from stele.datanode.registration import Registration, alone, known_nameservers
-from stele.datanode.retention import Pace
+from stele.datanode.retention import SnapshotSpacing
 from stele.datanode.server import DatanodeServicer
 from stele.datanode.storage import opener
 from stele.datanode.store import Store
@@ -161,7 +161,7 @@ class Datanode:
             has_room=disk.has_room_to_lead,
         )
         self.store = parts.store(directory, registry, disk, config.entry_bytes_max)
-        self._metrics = Metrics(metrics, self.store)
+        self._metrics = DatanodeMetrics(metrics, self.store)
         server = Server(config.host, port)
         server.add(raft_pb2_grpc.add_RaftServicer_to_server, transport, "stele.v1.Raft")
         self._opened.push_async_callback(server.stop)
@@ -232,9 +232,9 @@ class Datanode:
     async def _keep_logs(self) -> None:
         await self._runtime.ready.wait("loaded")
         config = self._config
-        pace = Pace(config.snapshot_bytes, round(config.snapshot_interval_s * 1000))
+        spacing = SnapshotSpacing(config.snapshot_bytes, round(config.snapshot_interval_s * 1000))
         store = self.store
-        await LogCleaner(store.replicas, pace, config.retention_check_s, lambda: store.disk.disk_full).run()
+        await LogCleaner(store.replicas, spacing, config.retention_check_s, lambda: store.disk.disk_full).run()
 
     def _disk_changed(self) -> None:
         """A store without room hands its leaderships over once: one of the others may have some."""

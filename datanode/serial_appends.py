@@ -19,11 +19,11 @@ from typing import Protocol
 
 from stele.datanode import commands
 from stele.datanode.commands import Appended, AppendOutcome, Refused
-from stele.datanode.partition import Partition, fenced
+from stele.datanode.partition import PartitionState, fenced
 from stele.services import batch
 
 
-class Leading(Protocol):
+class Proposer(Protocol):
     """A group that leads and is current."""
 
     def propose(self, payload: bytes) -> asyncio.Future[object]: ...
@@ -32,7 +32,7 @@ class Leading(Protocol):
 class SerialAppends:
     """``current`` gives the group that leads, or raises; ``epoch`` is the highest owner epoch that was ever proposed here."""
 
-    def __init__(self, partition: Partition, current: Callable[[], Leading], epoch: Callable[[], int]) -> None:
+    def __init__(self, partition: PartitionState, current: Callable[[], Proposer], epoch: Callable[[], int]) -> None:
         self._partition, self._current, self._epoch = partition, current, epoch
         self._turns = asyncio.Lock()
         self._under_way: set[asyncio.Task[object]] = set()

@@ -27,7 +27,7 @@ from stele.datanode.commands import (
 )
 from stele.datanode.directory import GroupSpec
 from stele.datanode.fetch import FetchStream
-from stele.datanode.metrics import Metrics
+from stele.datanode.metrics import DatanodeMetrics
 from stele.datanode.replica import Replica
 from stele.datanode.store import Store
 from stele.datanode.watch import watch
@@ -45,7 +45,7 @@ _CursorRequest = pb.CreateCursorRequest | pb.ResetCursorRequest
 class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
     """Serves one store."""
 
-    def __init__(self, store: Store, metrics: Metrics) -> None:
+    def __init__(self, store: Store, metrics: DatanodeMetrics) -> None:
         self._store = store
         self._metrics = metrics
 
@@ -68,7 +68,7 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
                 yield answer
 
     async def Fence(self, request: pb.FenceRequest, context: Any) -> pb.FenceResponse:
-        outcome = await self._propose(request.group, commands.Fence(request.owner_epoch), context)
+        outcome = await self._propose(request.group, commands.FenceOwner(request.owner_epoch), context)
         assert isinstance(outcome, FenceOutcome)
         return pb.FenceResponse(high_watermark=outcome.high_watermark, log_start_offset=outcome.log_start)
 

@@ -36,7 +36,7 @@ from stele.datanode.log.files import FileSystem, OsFileSystem
 from stele.datanode.log.frame_reader import locate, read_run
 from stele.datanode.log.recovery import recover
 from stele.datanode.log.segment_list import SegmentList, opened
-from stele.datanode.log.segments import HEADER_BYTES, Header, Segment, SegmentIndex
+from stele.datanode.log.segments import HEADER_BYTES, Segment, SegmentHeader, SegmentIndex
 from stele.services.errors import DiskFull, GroupStopped, LogDamaged, MessageTooLarge, StorageFailed
 from stele.services.raft.storage import Entry
 
@@ -93,7 +93,7 @@ class SegmentLog:
         self._fs.makedirs(self._directory)
         self._segments.load()
         if not self._segments.all:
-            self._segments.push(self._segments.create(Header(1, self._new_seed())))
+            self._segments.push(self._segments.create(SegmentHeader(1, self._new_seed())))
             return
         self._recover(self._segments.active)
 
@@ -321,7 +321,7 @@ class SegmentLog:
             raise ValueError(f"the log begins at {self.first_index} and cannot be reset to begin behind {index}")
         segments = self._segments
         try:
-            new = segments.prepare(Header(index + 1, self._new_seed(), previous_term=term))
+            new = segments.prepare(SegmentHeader(index + 1, self._new_seed(), previous_term=term))
         except OSError as e:
             raise self._disk_full() if e.errno in NO_SPACE else self._fail("begin anew", e) from e
         try:
@@ -368,7 +368,9 @@ class SegmentLog:
         self._sync_file(old, "seal")
         old.synced_end = end
         membership = _indexed(old).last_membership or old.header.previous_membership
-        header = Header(old.last_index + 1, self._new_seed(), old.base, old.last_term, end, old_bytes, membership)
+        header = SegmentHeader(
+            old.last_index + 1, self._new_seed(), old.base, old.last_term, end, old_bytes, membership
+        )
         try:
             new = self._segments.create(header)
         except OSError as e:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from stele.datanode.log import frames
 from stele.datanode.log.files import File
-from stele.datanode.log.segments import HEADER_BYTES, Header, SegmentIndex
+from stele.datanode.log.segments import HEADER_BYTES, SegmentHeader, SegmentIndex
 from stele.services.errors import LogDamaged
 
 _CHUNK_BYTES = 1024 * 1024
@@ -47,7 +47,7 @@ class Scan:
     last_term: int
 
 
-def scan(file: File, header: Header, end: int) -> Scan:
+def scan(file: File, header: SegmentHeader, end: int) -> Scan:
     """All right frames from the header on, up to the first that is not or to ``end``."""
     index = SegmentIndex()
     position, expected, term = HEADER_BYTES, header.base, header.previous_term
@@ -81,7 +81,7 @@ def scan(file: File, header: Header, end: int) -> Scan:
     return Scan(index, position, expected - 1, term)
 
 
-def recover(file: File, header: Header, path: Path) -> Scan:
+def recover(file: File, header: SegmentHeader, path: Path) -> Scan:
     """The entries of the last segment.  LogDamaged where what follows them is not a torn tail; the file is not changed."""
     size = file.size()
     found = scan(file, header, size)

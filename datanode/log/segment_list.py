@@ -23,8 +23,8 @@ from stele.datanode.log.recovery import scan
 from stele.datanode.log.segments import (
     HEADER_BYTES,
     UNFINISHED_SUFFIX,
-    Header,
     Segment,
+    SegmentHeader,
     SegmentIndex,
     base_of,
     read_header,
@@ -90,7 +90,7 @@ class SegmentList:
             raise
         return Segment(path, header, size, size, base - 1, header.previous_term, file)
 
-    def create(self, header: Header) -> Segment:
+    def create(self, header: SegmentHeader) -> Segment:
         """A new segment on disk, durable, not yet in the list.
 
         A full disk (ENOSPC) leaves nothing under the final name; after any other error that is not known.
@@ -99,7 +99,7 @@ class SegmentList:
         self.name(segment)
         return segment
 
-    def prepare(self, header: Header) -> Segment:
+    def prepare(self, header: SegmentHeader) -> Segment:
         """A new segment, written and synced aside: nothing finds it before ``name``."""
         path = self._directory / segment_name(header.base)
         file = self._fs.create(_aside(path))
@@ -281,7 +281,7 @@ def _index_in_footer(segment: Segment) -> SegmentIndex | None:
     return SegmentIndex.from_bytes(footer[frames.HEAD_BYTES : frame.end])
 
 
-def _seal(segment: Segment, successor: Header) -> None:
+def _seal(segment: Segment, successor: SegmentHeader) -> None:
     """Sets what the successor knows of ``segment``.  LogDamaged where it does not fit."""
     if successor.previous_base != segment.base:
         raise LogDamaged(

@@ -46,7 +46,7 @@ UNFINISHED_SUFFIX = ".new"
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class SegmentHeader:
     """What a segment says of itself and of the one before it."""
 
     base: int
@@ -78,7 +78,7 @@ class Header:
         return head + _CRC.pack(crc32c(head))
 
 
-def read_header(content: bytes, path: Path) -> Header:
+def read_header(content: bytes, path: Path) -> SegmentHeader:
     """The header at the start of ``content``.  LogDamaged unless every byte is as written."""
     if len(content) < HEADER_BYTES:
         raise LogDamaged(f"{path}: the segment's header is cut off after {len(content)} bytes", path=path, offset=0)
@@ -91,7 +91,7 @@ def read_header(content: bytes, path: Path) -> Header:
         raise LogDamaged(f"{path}: segment version {version} is not known; accepted: {_VERSION}", path=path, offset=0)
     if segment_name(base) != path.name:
         raise LogDamaged(f"{path}: the segment's header says it starts at {base}", path=path, offset=0)
-    return Header(base, seed, previous_base, previous_term, frames_end, size, membership)
+    return SegmentHeader(base, seed, previous_base, previous_term, frames_end, size, membership)
 
 
 def segment_name(base: int) -> str:
@@ -188,7 +188,7 @@ class Segment:
     """A segment as the log holds it.  ``file`` and ``index`` of a sealed one are there while it is in use (segment_list.py)."""
 
     path: Path
-    header: Header
+    header: SegmentHeader
     frames_end: int
     file_bytes: int
     last_index: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stele.datanode.log import SegmentLog
-from stele.datanode.log.segments import Header
+from stele.datanode.log.segments import SegmentHeader
 
 
 class RemovesBeforeNaming(SegmentLog):
@@ -11,5 +11,5 @@ class RemovesBeforeNaming(SegmentLog):
         for segment in reversed(self._segments.all):
             self._fs.unlink(segment.path)
             self._fs.fsync_dir(self._directory)
-        new = self._segments.create(Header(index + 1, self._new_seed(), previous_term=term))
+        new = self._segments.create(SegmentHeader(index + 1, self._new_seed(), previous_term=term))
         self._segments.all = [new]

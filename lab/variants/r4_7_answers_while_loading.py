@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from stele.datanode.batch_reader import Stored
+from stele.datanode.batch_reader import LocatedBatch
 from stele.datanode.directory import GroupSpec
 from stele.datanode.replica import Replica
 from stele.datanode.store import Store
 
 
 class _Eager(Replica):
-    def read(self, offset: int, bytes_max: int) -> list[Stored]:
+    def read(self, offset: int, bytes_max: int) -> list[LocatedBatch]:
         return [] if self.group is None else super().read(offset, bytes_max)
 
 

@@ -4,10 +4,10 @@ owner."""
 from __future__ import annotations
 
 from stele.datanode.commands import Outcome
-from stele.datanode.partition import Partition
+from stele.datanode.partition import PartitionState
 
 
-class IgnoresEpoch(Partition):
+class IgnoresEpoch(PartitionState):
     def _apply(self, index: int, payload: bytes) -> Outcome:
         self.owner_epoch = 0
         return super()._apply(index, payload)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from stele.datanode import commands
 from stele.datanode.commands import EARLIEST, Ack, CreateCursor, Trim
 from stele.datanode.log import frames, terms
-from stele.datanode.log.segments import Header, SegmentIndex
+from stele.datanode.log.segments import SegmentHeader, SegmentIndex
 from stele.datanode.log.snapshot_format import SnapshotHeader
-from stele.datanode.partition import Partition
+from stele.datanode.partition import PartitionState
 from stele.services import batch
 from stele.services.batch import Record
 from stele.services.raft.storage import Entry, Members, Snapshot
@@ -37,7 +37,10 @@ def seeds() -> dict[str, Sequence[bytes]]:
             b"\x04\x08\x01payload-\x00\x05\x00wrong\x05\x03\x01abc",
             b"\0\5\0garb",
         ],
-        "segment_header": [Header(1, SEED).to_bytes(), Header(900, SEED, 1, 3, 70_000, 70_200, 850).to_bytes() + run],
+        "segment_header": [
+            SegmentHeader(1, SEED).to_bytes(),
+            SegmentHeader(900, SEED, 1, 3, 70_000, 70_200, 850).to_bytes() + run,
+        ],
         "footer": [_index(1).to_bytes(), _index(4000).to_bytes()],
         "term_file": [terms.encode(0, 0), terms.encode(7, 3), terms.encode(2**64 - 1, 2**64 - 1)],
         "snapshot_header": heads,
@@ -60,8 +63,8 @@ def _index(entries: int) -> SegmentIndex:
     return index
 
 
-def _partition(rounds: int) -> Partition:
-    machine = Partition(producers_max=20, subscriptions_max=20, ranges_max=20)
+def _partition(rounds: int) -> PartitionState:
+    machine = PartitionState(producers_max=20, subscriptions_max=20, ranges_max=20)
     for i in range(rounds):
         for payload in (
             commands.encode_append(1 + i // 10, [_batch(i)]),

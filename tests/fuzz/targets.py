@@ -15,9 +15,9 @@ from crc32c import crc32c
 
 from stele.datanode import commands
 from stele.datanode.log import SegmentLog, SnapshotFiles, frames, terms
-from stele.datanode.log.segments import HEADER_BYTES, Header, SegmentIndex, read_header, segment_name
+from stele.datanode.log.segments import HEADER_BYTES, SegmentHeader, SegmentIndex, read_header, segment_name
 from stele.datanode.log.snapshot_format import SnapshotHeader, decode_header, snapshot_name
-from stele.datanode.partition import Partition
+from stele.datanode.partition import PartitionState
 from stele.datanode.snapshot_codec import SnapshotDamaged
 from stele.services.errors import BatchCorrupt, LogDamaged
 from stele.services.raft.storage import Entry, Members, Snapshot
@@ -58,7 +58,7 @@ def frame(content: bytes) -> None:
 
 def segment(content: bytes) -> None:
     """A log of one segment: its header, then frames and garbage as ``content`` says."""
-    header = Header(1, SEED)
+    header = SegmentHeader(1, SEED)
     tail, prefix = _frames_of(content)
     for behind in (content, tail):
         disk = disk_with(segment_name(1), header.to_bytes() + behind)
@@ -198,7 +198,7 @@ def command(content: bytes) -> None:
 
 
 def partition(content: bytes) -> None:
-    machine = Partition(producers_max=20, subscriptions_max=20, ranges_max=20)
+    machine = PartitionState(producers_max=20, subscriptions_max=20, ranges_max=20)
     before = machine.encode_snapshot()
     try:
         machine.restore(content)

@@ -13,9 +13,9 @@ import pytest
 from crc32c import crc32c
 
 from stele.datanode.log import OsFileSystem, SegmentLog, SnapshotFiles, frames
-from stele.datanode.log.segments import HEADER_BYTES, Header, SegmentIndex, segment_name
+from stele.datanode.log.segments import HEADER_BYTES, SegmentHeader, SegmentIndex, segment_name
 from stele.datanode.log.snapshot_format import SnapshotHeader, snapshot_name
-from stele.datanode.partition import Partition
+from stele.datanode.partition import PartitionState
 from stele.datanode.snapshot_codec import SnapshotDamaged
 from stele.services.errors import LogDamaged
 from stele.services.raft.storage import Members, Snapshot
@@ -48,7 +48,7 @@ def test_the_measure_sees_an_allocation() -> None:
 def test_frames_of_the_last_segment(tmp_path: Path, length: int, at: int) -> None:
     tail = bytearray(b"".join(frames.encode_run(entries(1, 5), 7, True)))
     struct.pack_into(">I", tail, 65 * at, length)
-    (tmp_path / segment_name(1)).write_bytes(Header(1, 7).to_bytes() + tail)
+    (tmp_path / segment_name(1)).write_bytes(SegmentHeader(1, 7).to_bytes() + tail)
     with little_memory(), suppress(LogDamaged):
         SegmentLog(tmp_path, disk_reserve_bytes=0)
 
@@ -121,6 +121,6 @@ def test_partitions(number: int) -> None:
         for at in range(0, len(right) - 8, 8):
             content = bytearray(right)
             struct.pack_into(">Q", content, at, number)
-            machine = Partition()
+            machine = PartitionState()
             with suppress(SnapshotDamaged):
                 machine.restore(bytes(content))

@@ -129,7 +129,7 @@ class Owner(Client):
             self.world,
             self.rng,
             self.target,
-            lambda process: _machine(process).propose(commands.Fence(epoch)),
+            lambda process: _machine(process).propose(commands.FenceOwner(epoch)),
             lambda result, error: self._answered(epoch, result, error),
         )
 
@@ -141,7 +141,7 @@ class Owner(Client):
                 self.world,
                 self.rng,
                 store_id,
-                lambda process: _machine(process).propose(commands.Fence(epoch)),
+                lambda process: _machine(process).propose(commands.FenceOwner(epoch)),
                 lambda result, error: None,
             )
 

@@ -11,7 +11,7 @@ import grpc
 
 from stele.broker.owned_partitions import Build, OwnedPartitions
 from stele.broker.server import BrokerServicer
-from stele.datanode.partition import Partition
+from stele.datanode.partition import PartitionState
 from stele.services.batch import Record, decode, encode
 from stele.services.errors import SteleError
 from stele.services.pb import broker_pb2 as pb
@@ -58,7 +58,7 @@ class BrokerUnderTest:
 class Cluster:
     """Three stores, one topic; every partition in one bundle of its own."""
 
-    def __init__(self, partitions: int = 1, make_partition: Callable[[], Partition] = Partition) -> None:
+    def __init__(self, partitions: int = 1, make_partition: Callable[[], PartitionState] = PartitionState) -> None:
         self.groups = {100 + i: Group(100 + i, (1, 2, 3), make_partition()) for i in range(partitions)}
         self.datanodes = {i: InMemoryDatanode(i, self.groups) for i in (1, 2, 3)}
         self.brokers: dict[str, BrokerUnderTest] = {}

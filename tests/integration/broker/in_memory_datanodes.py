@@ -20,7 +20,7 @@ from stele.datanode.commands import (
     Refused,
     Start,
 )
-from stele.datanode.partition import Partition
+from stele.datanode.partition import PartitionState
 from stele.services.batch import decode, read_header
 from stele.services.errors import GroupNotFound, NotLeader, NotReady, OffsetOutOfRange, SteleError
 from stele.services.pb import datanode_pb2 as pb
@@ -32,7 +32,7 @@ from stele.services.rpc.status import to_wire
 class Group:
     """One partition; every entry is committed and applied everywhere the moment it is proposed to the leader."""
 
-    def __init__(self, group_id: int, stores: tuple[int, ...], partition: Partition) -> None:
+    def __init__(self, group_id: int, stores: tuple[int, ...], partition: PartitionState) -> None:
         self.id = group_id
         self.stores = stores
         self.leader = stores[0]  # 0: none
@@ -171,7 +171,7 @@ class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
             )
 
     async def Fence(self, request: pb.FenceRequest, context: Any) -> pb.FenceResponse:
-        outcome = await self._propose(request.group, commands.Fence(request.owner_epoch))
+        outcome = await self._propose(request.group, commands.FenceOwner(request.owner_epoch))
         assert isinstance(outcome, FenceOutcome)
         return pb.FenceResponse(high_watermark=outcome.high_watermark, log_start_offset=outcome.log_start)
 
@@ -227,7 +227,7 @@ def _result(result: Appended | Refused) -> pb.AppendResult:
     return pb.AppendResult(base_offset=result.base_offset, duplicate=result.duplicate)
 
 
-def _cursor_of(partition: Partition, name: str) -> pb.Cursor:
+def _cursor_of(partition: PartitionState, name: str) -> pb.Cursor:
     cursor = partition.cursors[name]
     return pb.Cursor(
         subscription=name,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stele.broker.owned_partitions import Build
 from stele.broker.partition_client import PartitionClient
-from stele.datanode.partition import Partition
+from stele.datanode.partition import PartitionState
 from stele.lab.variants.r5_10_broker_borrows_epoch import BorrowsEpoch
 from stele.lab.variants.r5_10_partition_ignores_epoch import IgnoresEpoch
 from stele.services.errors import NotOwner
@@ -19,7 +19,7 @@ from tests.support.eventually import eventually
 @dataclass(frozen=True)
 class Parts:
     broker: Build = PartitionClient
-    partition: Callable[[], Partition] = Partition
+    partition: Callable[[], PartitionState] = PartitionState
 
 
 async def paused_owner_wakes_up(parts: Parts) -> None:

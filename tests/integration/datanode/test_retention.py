@@ -10,7 +10,7 @@ import pytest
 
 from stele.datanode.directory import DataDirectory
 from stele.datanode.replica import Replica
-from stele.datanode.retention import start_due
+from stele.datanode.retention import trim_due
 from stele.datanode.role import Parts
 from stele.services.batch import decode
 from stele.services.errors import OffsetOutOfRange, SteleError
@@ -104,7 +104,7 @@ def more_is_due(node: Node) -> bool:
     if not group.is_leader:
         return False
     start = replica.partition.log_start
-    return start_due(group.snapshots, group.journal.bytes_after, replica.spec.retention, start, 0) is not None
+    return trim_due(group.snapshots, group.journal.bytes_after, replica.spec.retention, start, 0) is not None
 
 
 async def test_retention_by_bytes_frees_every_replica_and_keeps_what_it_should(datanodes: Cluster) -> None:

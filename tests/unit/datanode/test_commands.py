@@ -14,7 +14,7 @@ from stele.datanode.commands import (
     CommandDamaged,
     CreateCursor,
     DeleteCursor,
-    Fence,
+    FenceOwner,
     Position,
     ResetCursor,
     Start,
@@ -30,7 +30,7 @@ positions = st.builds(Position, st.sampled_from(Start), u64)
 creatable = positions.filter(lambda p: p.start is not Start.TIMESTAMP)
 ranges = st.lists(st.tuples(u64, u64), max_size=20).map(tuple)
 small = st.one_of(
-    st.builds(Fence, u64),
+    st.builds(FenceOwner, u64),
     st.builds(CreateCursor, u64, names, creatable),
     st.builds(Ack, u64, names, u64, ranges),
     st.builds(ResetCursor, u64, names, positions),

@@ -15,8 +15,8 @@ from stele.datanode.commands import (
     CursorOutcome,
     DeleteCursor,
     DeleteOutcome,
-    Fence,
     FenceOutcome,
+    FenceOwner,
     Outcome,
     Position,
     Refused,
@@ -25,7 +25,7 @@ from stele.datanode.commands import (
     Trim,
     TrimOutcome,
 )
-from stele.datanode.partition import Partition
+from stele.datanode.partition import PartitionState
 from stele.datanode.snapshot_codec import SnapshotDamaged
 from stele.services.errors import (
     Fenced,
@@ -41,7 +41,7 @@ class Log:
     """A partition fed one entry after the other; invariants are checked after each."""
 
     def __init__(self, **bounds: int) -> None:
-        self.partition = Partition(**bounds)
+        self.partition = PartitionState(**bounds)
         self.index = 0
 
     def raw(self, payload: bytes) -> Outcome:
@@ -113,7 +113,7 @@ def test_h11_a_damaged_command_is_an_outcome(payload):
     assert isinstance(second, Refused)
     assert isinstance(first.error(), InvalidArgument)
     assert log.partition.high_watermark == 2
-    again = Partition()
+    again = PartitionState()
     again.restore(before)
     assert again.apply(2, 1, payload) == first
 
@@ -211,10 +211,10 @@ def test_a_refused_batch_forgets_nobody():
 def test_r5_10_a_fence_refuses_every_lower_epoch():
     log = Log()
     log.append(make_batch(2), epoch=3)
-    assert log.do(Fence(5)) == FenceOutcome(5, high_watermark=2, log_start=0)
+    assert log.do(FenceOwner(5)) == FenceOutcome(5, high_watermark=2, log_start=0)
     for outcome in (
         log.raw(commands.encode_append(4, [make_batch()])),
-        log.do(Fence(4)),
+        log.do(FenceOwner(4)),
         log.do(CreateCursor(4, "s", LATEST)),
         log.do(Ack(4, "s", 1, ((0, 0),))),
         log.do(ResetCursor(4, "s", LATEST)),
@@ -387,7 +387,7 @@ def test_r5_10_a_trim_is_nobodys_write():
     assert log.do(Trim(4)) == TrimOutcome(4)
     assert log.partition.owner_epoch == 7
     assert log.append(make_batch(1), epoch=7) == (Appended(10),)
-    refused(log.do(Fence(6)), Fenced)
+    refused(log.do(FenceOwner(6)), Fenced)
 
 
 def test_a_cursor_moves_up_to_the_start():

@@ -8,14 +8,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from stele.datanode import commands
-from stele.datanode.batch_reader import BatchReader, kept
+from stele.datanode.batch_reader import BatchReader, log_floor
 from stele.datanode.commands import (
     Ack,
     Appended,
     AppendOutcome,
     CreateCursor,
     DeleteCursor,
-    Fence,
+    FenceOwner,
     Position,
     Refused,
     ResetCursor,
@@ -23,7 +23,7 @@ from stele.datanode.commands import (
     Trim,
     TrimOutcome,
 )
-from stele.datanode.partition import Partition
+from stele.datanode.partition import PartitionState
 from stele.services import batch
 from stele.services.raft.storage import NO_OP, REGULAR, Entry, Members, Snapshot
 from tests.unit.datanode.entries import make_batch
@@ -44,7 +44,7 @@ batches = st.builds(
 appends = st.builds(commands.encode_append, epochs, st.lists(batches, min_size=1, max_size=4))
 ranges = st.lists(st.tuples(offsets, offsets).map(sorted).map(tuple), min_size=1, max_size=4).map(tuple)
 small = st.one_of(
-    st.builds(Fence, epochs),
+    st.builds(FenceOwner, epochs),
     st.builds(CreateCursor, epochs, names, positions),
     st.builds(Ack, epochs, names, st.integers(1, 4), ranges),
     st.builds(ResetCursor, epochs, names, resets),
@@ -55,11 +55,11 @@ payloads = st.one_of(appends, appends, appends, small, small, st.binary(max_size
 logs = st.lists(st.one_of(payloads, payloads, payloads, st.none()), max_size=60)  # None: an entry that is no command
 
 
-def fresh() -> Partition:
-    return Partition(producers_max=3, subscriptions_max=3, ranges_max=4)
+def fresh() -> PartitionState:
+    return PartitionState(producers_max=3, subscriptions_max=3, ranges_max=4)
 
 
-def replay(partition: Partition, log: list[bytes | None], start: int = 1) -> list[object]:
+def replay(partition: PartitionState, log: list[bytes | None], start: int = 1) -> list[object]:
     outcomes = []
     for index, payload in enumerate(log[start - 1 :], start):
         if payload is not None:
@@ -172,7 +172,7 @@ def test_what_is_kept_is_read_from_a_log_that_was_shortened(log, taken_after, da
         assert first >= first_index, f"entry {first} is asked for; the log begins at {first_index}"
         return whole(first, last, bytes_max)
 
-    reader = BatchReader(restored, shortened, lambda: kept(first_index, left, restored.log_start))
+    reader = BatchReader(restored, shortened, lambda: log_floor(first_index, left, restored.log_start))
     while True:
         start = reader.log_start
         assert restored.log_start <= start <= max(restored.log_start, left[0].mark)

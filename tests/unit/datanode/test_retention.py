@@ -13,18 +13,18 @@ from stele.datanode.log import SegmentLog
 from stele.datanode.retention import (
     SNAPSHOTS_KEPT,
     SNAPSHOTS_MAX,
-    Pace,
-    beginning,
+    SnapshotSpacing,
+    compaction_point,
     snapshot_due,
-    start_due,
     superfluous,
+    trim_due,
 )
 from stele.services.raft.storage import REGULAR, Entry, Members, Snapshot
 from stele.services.topics import Retention
 
 MIB = 1 << 20
 HOUR_MS = 3_600_000
-PACE = Pace(snapshot_bytes=64 * MIB, snapshot_interval_ms=600_000)
+USUAL = SnapshotSpacing(snapshot_bytes=64 * MIB, snapshot_interval_ms=600_000)
 
 
 def snapshot(index: int, mark: int = -1, time_ms: int = 0, size: int = 100) -> Snapshot:
@@ -62,13 +62,13 @@ HOURLY = [snapshot(10 * n, time_ms=n * HOUR_MS) for n in range(1, 6)]  # entries
 def test_where_the_log_should_begin(
     retention: Retention, last_index: int, now_h: float, log_start: int, wanted: int | None
 ) -> None:
-    found = start_due(HOURLY, one_mib_each(last_index), retention, log_start, round(now_h * HOUR_MS))
+    found = trim_due(HOURLY, one_mib_each(last_index), retention, log_start, round(now_h * HOUR_MS))
     assert (found.index if found else None) == wanted
 
 
 def test_a_snapshot_without_a_message_before_it_is_no_start() -> None:
     idle = [snapshot(5, mark=0), snapshot(9, mark=0)]
-    assert start_due(idle, one_mib_each(1000), Retention(size_bytes=MIB), 0, 0) is None
+    assert trim_due(idle, one_mib_each(1000), Retention(size_bytes=MIB), 0, 0) is None
 
 
 @given(
@@ -85,11 +85,11 @@ def test_leaders_that_follow_one_another_never_take_a_start_back(steps, log_star
         index, mark, time_ms = index + entries, mark + messages, time_ms + ms
         snapshots.append(snapshot(index, mark, time_ms))
     retention, after = Retention(size_bytes, age_ms), one_mib_each(index + 30)
-    found = start_due(snapshots, after, retention, log_start, now_ms)
+    found = trim_due(snapshots, after, retention, log_start, now_ms)
     if found is not None:
         assert found.mark > log_start
         assert (size_bytes and after(found.index) >= size_bytes) or (age_ms and found.time_ms <= now_ms - age_ms)
-        assert start_due(snapshots, after, retention, found.mark, now_ms) is None
+        assert trim_due(snapshots, after, retention, found.mark, now_ms) is None
 
 
 @pytest.mark.parametrize(
@@ -116,17 +116,17 @@ def test_leaders_that_follow_one_another_never_take_a_start_back(steps, log_star
 def test_when_a_snapshot_is_due(
     newest: Snapshot | None, applied: int, log_mib: int, retention: Retention, now_s: int, wanted: bool
 ) -> None:
-    assert snapshot_due(newest, applied, one_mib_each(log_mib), retention, PACE, 0, now_s * 1000) is wanted
+    assert snapshot_due(newest, applied, one_mib_each(log_mib), retention, USUAL, 0, now_s * 1000) is wanted
 
 
 def test_a_replica_compacts_to_the_last_of_its_own_snapshots_that_the_start_has_reached() -> None:
     own = [snapshot(7, mark=50), snapshot(22, mark=200), snapshot(23, mark=200), snapshot(31, mark=290)]
-    assert beginning(own, 0) is None
-    assert beginning(own, 49) is None
-    assert beginning(own, 250) == own[2]
-    assert beginning(own, 290) == own[3]
-    assert beginning([snapshot(3, mark=0)], 0) is None
-    assert beginning([], 100) is None
+    assert compaction_point(own, 0) is None
+    assert compaction_point(own, 49) is None
+    assert compaction_point(own, 250) == own[2]
+    assert compaction_point(own, 290) == own[3]
+    assert compaction_point([snapshot(3, mark=0)], 0) is None
+    assert compaction_point([], 100) is None
 
 
 def test_without_retention_the_newest_two_are_kept() -> None:
@@ -155,11 +155,11 @@ def test_snapshots_are_bounded_and_the_needed_ones_stay(steps, retention, log_st
         snapshots.append(snapshot(index, time_ms=time_ms))
     after = one_mib_each(index + 30)
     gone = superfluous(snapshots, after, retention, log_start, is_shortened)
-    begins = beginning(snapshots, log_start)
+    begins = compaction_point(snapshots, log_start)
     left = [s for s in snapshots if s.index not in gone]
     assert left[-SNAPSHOTS_KEPT:] == snapshots[-SNAPSHOTS_KEPT:]
     assert begins is None or begins in left
-    assert beginning(left, log_start) == begins
+    assert compaction_point(left, log_start) == begins
     assert not is_shortened or snapshots[0] in left
     behind = [s for s in left if begins is None or s.index >= begins.index]
     assert len(behind) <= (SNAPSHOTS_MAX if retention else SNAPSHOTS_KEPT + 1)
