@@ -19,6 +19,7 @@ from stele.services.errors import ConnectionBroken, Overloaded, SteleError, Unre
 from stele.services.pb import datanode_pb2_grpc
 from stele.services.rpc.channels import Channels, call
 from stele.services.rpc.status import typed_errors
+from stele.services.tasks import Tasks
 
 CONNECT_TIMEOUT_S = 1.0
 PROBES_MAX = 32  # of one store at one time
@@ -163,7 +164,7 @@ class Datanodes:
         self._channels = channels
         self._open: dict[int, Datanode] = {}
         self._endpoints: dict[int, str] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing = Tasks()
         self._probes: dict[int, asyncio.Semaphore] = {}
 
     def observe(self, endpoints: dict[int, str]) -> None:
@@ -171,9 +172,7 @@ class Datanodes:
         self._endpoints = dict(endpoints)
         for store_id, datanode in list(self._open.items()):
             if endpoints.get(store_id) != datanode.endpoint:
-                task = asyncio.get_running_loop().create_task(self._open.pop(store_id).close())
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+                self._closing.start(self._open.pop(store_id).close())
 
     def get(self, store_id: int) -> Datanode:
         """Raises Unreachable while no address of the store is known."""
@@ -190,5 +189,5 @@ class Datanodes:
         return self._probes.setdefault(store_id, asyncio.Semaphore(PROBES_MAX))
 
     async def close(self) -> None:
-        await asyncio.gather(*(d.close() for d in self._open.values()), *self._closing)
+        await asyncio.gather(*(d.close() for d in self._open.values()), self._closing.finished())
         self._open.clear()

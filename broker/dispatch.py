@@ -39,7 +39,6 @@ from stele.broker.subscription import (
     SetActive,
     Subscription,
 )
-from stele.broker.tasks import Tasks
 from stele.services.batch import Header
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import (
@@ -52,6 +51,7 @@ from stele.services.errors import (
     SubscriptionReset,
 )
 from stele.services.pb import broker_pb2, datanode_pb2
+from stele.services.tasks import Tasks
 
 END_POLL_S = 0.5
 TIMER_MIN_S = 0.02
@@ -94,7 +94,7 @@ class Dispatch:
         *,
         ack_flush_interval_s: float,
         on_deposed: Callable[[SteleError], None],
-        on_failed: Callable[[BaseException], None],
+        on_failed: Callable[[str, BaseException], None],
         metrics: Metrics,
         clock: Clock = SYSTEM,
         rng: random.Random | None = None,
@@ -107,7 +107,7 @@ class Dispatch:
         self._reader = LogReader(partition, cache, metrics, self._grown, rng)
         self._polling: asyncio.Task[None] | None = None
         self._tasks = Tasks(on_failed)
-        self._writes: set[asyncio.Task[None]] = set()
+        self._writes = Tasks(on_failed)
         self._closed: SteleError | None = None
 
     # --- the log --------------------------------------------------------------------------------------------------
@@ -233,8 +233,7 @@ class Dispatch:
     def _carry_out(self, live: _LiveSubscription, effects: Iterable[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, PersistAcks):
-                self._writes.add(write := self._tasks.start(self._persist(live, effect)))
-                write.add_done_callback(self._writes.discard)
+                self._writes.start(self._persist(live, effect))
                 continue
             connected = live.connected.get(effect.consumer)
             if connected is None:
@@ -409,17 +408,18 @@ class Dispatch:
             self._cancel_timers(live)
             self._carry_out(live, live.core.close(error))
         self._tasks.cancel_soon()
+        self._writes.cancel_soon()
 
     async def stop(self) -> None:
         await self._tasks.cancel()
+        await self._writes.cancel()
 
     async def flushed(self) -> None:
         """Writes what was acknowledged so far."""
         for _ in range(2):  # what came while a write was under way goes with the next
             for live in self._live.values():
                 self._flush(live)
-            if self._writes:
-                await asyncio.wait(set(self._writes))
+            await self._writes.finished()
 
     def _cancel_timers(self, live: _LiveSubscription) -> None:
         for handle in (live.flush, live.timer):

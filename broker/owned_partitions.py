@@ -23,11 +23,11 @@ from stele.broker.ownership import Key, Ownership, Route, Routes
 from stele.broker.partition_client import PartitionClient
 from stele.broker.pipeline import Pipeline
 from stele.broker.produce import PartitionProducer
-from stele.broker.tasks import Tasks
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import Fenced, NotOwner, NotReady, PartitionNotFound, SteleError, TopicNotFound
 from stele.services.pb import nameserver_pb2
 from stele.services.rpc.channels import Channels
+from stele.services.tasks import Tasks
 from stele.services.topics import parse_topic
 
 ROUTE_WAIT_S = 1.0  # for a topic that was created a moment ago
@@ -52,7 +52,7 @@ class OwnedPartition:
         inflight_appends_max: int,
         ack_flush_interval_s: float,
         on_deposed: Callable[[OwnedPartition, SteleError], None],
-        on_failed: Callable[[OwnedPartition, BaseException], None],
+        on_failed: Callable[[OwnedPartition, str, BaseException], None],
         metrics: Metrics,
         clock: Clock,
     ) -> None:
@@ -151,7 +151,7 @@ class OwnedPartitions:
         self._clock = clock
         self._build = build or PartitionClient
         self._owned: dict[Key, OwnedPartition] = {}
-        self._finishing: set[asyncio.Task[None]] = set()
+        self._finishing = Tasks()
         self._changed = asyncio.Event()
         self._missing_until_s: dict[str, float] = {}
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
@@ -204,10 +204,10 @@ class OwnedPartitions:
         if self._owned.get(key) is owned:
             self._close(key, _not_owner(route))
 
-    def _failed(self, owned: OwnedPartition, error: BaseException) -> None:
+    def _failed(self, owned: OwnedPartition, task: str, error: BaseException) -> None:
         """A fault of this program: the partition is opened anew at its next use."""
         route = owned.client.route
-        _log.error("partition_failed", topic=route.topic, partition=route.partition, exc_info=error)
+        _log.error("partition_failed", topic=route.topic, partition=route.partition, task=task, exc_info=error)
         if self._owned.get((route.topic, route.partition)) is owned:
             self._close((route.topic, route.partition), NotReady("serving the partition failed; it is opened anew"))
 
@@ -295,9 +295,7 @@ class OwnedPartitions:
         owned.close(error)
         self._cache.forget(owned.client.group)
         self.metrics.partitions.set(len(self._owned))
-        task = asyncio.get_running_loop().create_task(owned.finish())
-        self._finishing.add(task)
-        task.add_done_callback(self._finishing.discard)
+        self._finishing.start(owned.finish())
 
     async def drain(self) -> None:
         """Writes the acknowledgements there are, then hands every partition back."""
@@ -305,17 +303,14 @@ class OwnedPartitions:
         self._stopped = NotOwner(f"{self._broker} is shutting down")
         for key in list(self._owned):
             self._close(key, self._stopped)
-        if self._finishing:
-            await asyncio.wait(set(self._finishing))
+        await self._finishing.finished()
 
     async def stop(self) -> None:
         self._stopped = self._stopped or NotOwner(f"{self._broker} is shutting down")
         self._ticking.cancel()
         for key in list(self._owned):
             self._close(key, self._stopped)
-        for task in self._finishing:
-            task.cancel()
-        await asyncio.gather(self._ticking, *self._finishing, return_exceptions=True)
+        await asyncio.gather(self._ticking, self._finishing.cancel(), return_exceptions=True)
         await self._datanodes.close()
 
 

@@ -19,13 +19,13 @@ import structlog
 from stele.broker.metrics import Metrics
 from stele.broker.partition_client import ATTEMPT_S, ELSEWHERE, POLL, PartitionClient
 from stele.broker.pipeline import Answer, Deposed, Effect, Pipeline, Recover, Result, Send, Stored
-from stele.broker.tasks import Tasks
 from stele.services.backoff import Backoff
 from stele.services.batch import Header
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import InternalError, Overloaded, SteleError, Timeout
 from stele.services.pb import broker_pb2, datanode_pb2
 from stele.services.rpc.status import from_pb, to_wire
+from stele.services.tasks import Tasks
 
 RECOVER_AGAIN = Backoff(first_s=0.04, max_s=0.1)
 PATIENCE_S = 0.3  # with a store that owes an answer and is known to lead no more
@@ -56,7 +56,7 @@ class PartitionProducer:
         *,
         on_stored: Callable[[int, Header, bytes | None], None],
         on_deposed: Callable[[SteleError], None],
-        on_failed: Callable[[BaseException], None],
+        on_failed: Callable[[str, BaseException], None],
         metrics: Metrics,
         clock: Clock = SYSTEM,
         rng: random.Random | None = None,

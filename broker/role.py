@@ -12,9 +12,8 @@ is owned until the broker is registered again and its bundles are assigned anew.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from typing import Any
 
 import structlog
 
@@ -25,12 +24,13 @@ from stele.services.config import BrokerConfig
 from stele.services.coordination.enrolment import Enrolment, Presence
 from stele.services.coordination.members import live
 from stele.services.coordination.session import Session, SessionEvent, SessionState
-from stele.services.errors import CoordinationUnknown, InternalError, SteleError
+from stele.services.errors import CoordinationUnknown
 from stele.services.pb import broker_pb2_grpc
 from stele.services.process import Runtime
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient
 from stele.services.rpc.servers import Server
+from stele.services.tasks import Tasks
 
 SESSION_START_S = 10.0
 HANDOVER_SHARE = 0.5  # of the drain's time
@@ -45,7 +45,7 @@ class Broker:
     def __init__(self, config: BrokerConfig, runtime: Runtime) -> None:
         self._config, self._runtime = config, runtime
         self._opened = AsyncExitStack()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(runtime.task_failed)
         self._observed = asyncio.Event()  # set at each routing fact; who waits clears it
         self._presence: Presence | None = None
         self.session: Session
@@ -93,7 +93,7 @@ class Broker:
         self._enrolment = enrolment
         self._opened.push_async_callback(enrolment.leave)
         runtime.ready.set("registered", True, detail=self.endpoint)
-        self._spawn(self._follow(NameserverClient(channels, known_nameservers(self.session))), "routing")
+        self._tasks.start(self._follow(NameserverClient(channels, known_nameservers(self.session))), "routing")
 
     # --- what the cluster says ------------------------------------------------------------------------------------
 
@@ -133,25 +133,8 @@ class Broker:
             await self._observed.wait()
 
     async def stop(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         await self._opened.aclose()
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """A task of the process; its failure ends the process."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        log.error("task_failed", task=task.get_name(), exc_info=error)
-        if not isinstance(error, SteleError):
-            error = InternalError(f"{task.get_name()}: {type(error).__name__} {error}")
-        self._runtime.fail(error)
 
 
 def known_nameservers(session: Session) -> Callable[[], Awaitable[list[str]]]:

@@ -16,12 +16,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -42,7 +41,7 @@ from stele.services.coordination.members import Membership
 from stele.services.coordination.names import NameHold, register_name
 from stele.services.coordination.records import MemberRecord
 from stele.services.coordination.session import Session
-from stele.services.errors import CoordinationUnknown, InternalError, SteleError
+from stele.services.errors import CoordinationUnknown
 from stele.services.pb import datanode_pb2_grpc, raft_pb2_grpc
 from stele.services.ports import bind
 from stele.services.process import Runtime
@@ -53,6 +52,7 @@ from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient
 from stele.services.rpc.resolver import Resolver
 from stele.services.rpc.servers import Server
+from stele.services.tasks import Tasks
 
 SESSION_START_S = 10.0
 HEARTBEAT_S = 0.15  # of leaders, unless the election timeout is so short that it must be less
@@ -81,7 +81,7 @@ class Datanode:
         self._runtime = runtime
         self._parts = parts or Parts()
         self._opened = AsyncExitStack()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(runtime.task_failed)
         self._draining = False
         self.endpoint = ""
         self.store: Store
@@ -125,12 +125,12 @@ class Datanode:
         runtime.announce(self.endpoint, raft_endpoint, config.advertised(self._reserved.getsockname()[1]))
         await self._register(session, raft_endpoint)
         if not confirmed:
-            self._spawn(registration.confirm(), "confirm-registration")
-        self._spawn(self.store.disk.watch(lambda: self._disk_changed()), "disk")
+            self._tasks.start(registration.confirm(), "confirm-registration")
+        self._tasks.start(self.store.disk.watch(lambda: self._disk_changed()), "disk")
         gate = self._parts.gate(self.store, runtime.ready, config.load_parallelism, self._open_port, self._say)
-        self._spawn(self._pass(gate), "gate")
-        self._spawn(self._empty_trash(directory), "trash")
-        self._spawn(self._keep_logs(), "keep-logs")
+        self._tasks.start(self._pass(gate), "gate")
+        self._tasks.start(self._empty_trash(directory), "trash")
+        self._tasks.start(self._keep_logs(), "keep-logs")
 
     async def _open_raft(
         self, directory: DataDirectory, cluster_id: str, nameservers: NameserverClient, port: int
@@ -187,7 +187,7 @@ class Datanode:
     # --- the gate ---------------------------------------------------------------------------------------------------
 
     async def _pass(self, gate: Gate) -> None:
-        progress = self._spawn(self._say_progress(), "load-progress")
+        progress = self._tasks.start(self._say_progress(), "load-progress")
         try:
             await gate.open()
         finally:
@@ -270,23 +270,5 @@ class Datanode:
             await self._server.stop(self._config.drain_timeout_s * (1 - HANDOVER_SHARE) / 2)
 
     async def stop(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         await self._opened.aclose()
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """A task of the process; its failure ends the process."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if not isinstance(error, SteleError):
-            log.error("task_failed", task=task.get_name(), exc_info=error)
-            error = InternalError(f"{task.get_name()}: {type(error).__name__} {error}")
-        self._runtime.fail(error)

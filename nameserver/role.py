@@ -8,7 +8,6 @@ Drain: resigned first, so that the next candidate leads at once; then unregister
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -26,6 +25,7 @@ from stele.services.pb import nameserver_pb2_grpc
 from stele.services.process import Runtime
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.servers import Server
+from stele.services.tasks import Tasks
 
 SESSION_START_S = 10.0
 GRACE_S = 0.5
@@ -49,7 +49,7 @@ class Nameserver:
         self._opened = AsyncExitStack()
         self._enrolment: Enrolment | None = None
         self._presence: Presence | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing = Tasks()
         self.session: Session
         self.view: ClusterView
         self.election: Election
@@ -113,15 +113,13 @@ class Nameserver:
 
     async def _resign(self) -> None:
         self._led(None)
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._closing.finished()
         await self.election.resign()
 
     def _led(self, leadership: Leadership | None) -> None:
         """A controller belongs to one leadership and goes with it."""
         if self.controller is not None:
-            task = asyncio.get_running_loop().create_task(self.controller.close(), name="close-controller")
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._closing.start(self.controller.close(), "close-controller")
             self.controller = None
         if leadership is not None:
             self.controller = self._new_controller(leadership, self.session, self.view, self._channels)
@@ -141,4 +139,4 @@ class Nameserver:
 
     async def stop(self) -> None:
         await self._opened.aclose()
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._closing.finished()

@@ -31,7 +31,7 @@ from prometheus_client import CollectorRegistry
 
 from stele.services import errors, logs, malloc
 from stele.services.config import NodeConfig, load
-from stele.services.errors import InvalidConfig, SteleError
+from stele.services.errors import InternalError, InvalidConfig, SteleError
 from stele.services.metrics import AdminServer, new_registry
 from stele.services.ready import ReadyGate
 
@@ -92,6 +92,13 @@ class Runtime:
         """Ends the process with status 1 and one line about ``error``; the first failure counts."""
         self.failure = self.failure or error
         self.stopping.set()
+
+    def task_failed(self, name: str, error: BaseException) -> None:
+        """A task that the process cannot do without has ended with ``error``: that ends the process."""
+        if not isinstance(error, SteleError):
+            self.log.error("task_failed", task=name, exc_info=error)
+            error = InternalError(f"{name}: {type(error).__name__} {error}")
+        self.fail(error)
 
 
 def main(

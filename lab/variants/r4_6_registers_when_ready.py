@@ -13,4 +13,4 @@ class RegistersWhenReady(Datanode):
             await super(RegistersWhenReady, self)._register(session, raft_endpoint)
             await self._say("ready", self.store.loaded, self.store.total)
 
-        self._spawn(later(), "register")
+        self._tasks.start(later(), "register")
