@@ -1,13 +1,21 @@
-"""Pages that are made from code say what the code says; links inside the documents lead somewhere."""
+"""Pages that are made from code say what the code says; links and paths in documents and docstrings lead somewhere."""
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.unit.layout.tree import ROOT, files
+from tests.unit.layout.tree import PACKAGES, ROOT, files
+
+# A file named in a text, with as much of its path as the text needs; a folder in backquotes.
+FILE = re.compile(r"(?<![\w/.<>*-])(?:\.\./|\./)*(?P<path>[\w-][\w./-]*\.(?:py|md|proto))\b(?!\()")
+FOLDER = re.compile(r"`(?P<path>[\w.-]+/[\w./-]*)`")
+HISTORY = Path("CHANGELOG.md")  # names what there was
 
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)(?P<target>[^)#\s]+)(?:#[^)]*)?\)")
 
@@ -36,3 +44,60 @@ def test_links_lead_somewhere() -> None:
         if not (ROOT / path.parent / Path(target)).exists()
     ]
     assert broken == []
+
+
+def places() -> frozenset[str]:
+    """Every file and folder, under each name that a text may use for it: the whole path or the end of it."""
+    whole = {path for file in files() for path in (file, *file.parents)} | {
+        Path("stele", *path.parts) for path in files() if path.parts[0] in PACKAGES
+    }
+    return frozenset("/".join(path.parts[start:]) for path in whole for start in range(len(path.parts)))
+
+
+def named(path: Path, text: str) -> Iterator[str]:
+    """The paths that a document, or the words of a module, name."""
+    if path.suffix == ".py":
+        yield from (found for found in FILE.findall(words(text)) if found.endswith(".py"))
+    elif path.suffix == ".md" and path != HISTORY:
+        tops = {file.parts[0] for file in files() if len(file.parts) > 1}
+        yield from FILE.findall(text)
+        yield from (found for found in FOLDER.findall(text) if found.split("/")[0] in tops)
+
+
+def words(source: str) -> str:
+    """Comments and docstrings, not the strings that a program works with."""
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    alone = (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT, tokenize.ENCODING)
+    return "\n".join(
+        token.string
+        for number, token in enumerate(tokens)
+        if token.type == tokenize.COMMENT
+        or (
+            token.type == tokenize.STRING
+            and (number == 0 or tokens[number - 1].type in alone)
+            and tokens[number + 1].type in alone
+        )
+    )
+
+
+def test_paths_in_texts_lead_somewhere() -> None:
+    known = places()
+    lost = [
+        f"{path}: {name}"
+        for path in files()
+        if path.suffix in (".py", ".md") and path.parts[:2] != ("services", "pb")
+        for name in named(path, (ROOT / path).read_text())
+        if name.rstrip("/") not in known
+    ]
+    assert lost == []
+
+
+def test_a_lost_path_is_seen() -> None:
+    text = '"""As in services/nowhere.py."""\nx = "made_by_a_test.py"  # see errors.py\n'
+    assert list(named(Path("a.py"), text)) == ["services/nowhere.py", "errors.py"]
+    assert "services/nowhere.py" not in places()
+    assert {"services/errors.py", "errors.py", "stele/services/errors.py"} <= places()
+    assert list(named(Path("a.md"), "`lab/nowhere` [x](../docs/design.md) `GET /x/y`")) == [
+        "docs/design.md",
+        "lab/nowhere",
+    ]
