@@ -39,7 +39,7 @@ from stele.broker.subscription import (
     SetActive,
     Subscription,
 )
-from stele.services.batch import Header
+from stele.services.batch import BatchHeader
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import (
     ConsumerBusy,
@@ -118,7 +118,7 @@ class Dispatch:
         for cursor in state.cursors:
             self._live[cursor.subscription] = self._made(cursor)
 
-    def stored(self, base_offset: int, header: Header, batch: bytes | None) -> None:
+    def stored(self, base_offset: int, header: BatchHeader, batch: bytes | None) -> None:
         """This broker appended a batch; its bytes where they are at hand."""
         self._reader.stored(base_offset, header, batch, wanted=self._has_consumers())
 

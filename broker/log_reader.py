@@ -16,7 +16,7 @@ from stele.broker.cache import BatchCache, StoredBatch
 from stele.broker.metrics import Metrics
 from stele.broker.partition_client import PartitionClient
 from stele.services.backoff import Backoff
-from stele.services.batch import Header, read_header
+from stele.services.batch import BatchHeader, read_header
 from stele.services.errors import InvalidArgument, OffsetOutOfRange, SteleError
 from stele.services.pb import datanode_pb2
 
@@ -49,7 +49,7 @@ class LogReader:
             self.end, self.log_start = max(self.end, end), max(self.log_start, log_start)
             self._on_grown()
 
-    def stored(self, base_offset: int, header: Header, batch: bytes | None, wanted: bool) -> None:
+    def stored(self, base_offset: int, header: BatchHeader, batch: bytes | None, wanted: bool) -> None:
         """This broker appended a batch; if it is ``wanted`` and at hand, nobody need read it."""
         last = base_offset + header.record_count - 1
         if wanted and batch is not None:

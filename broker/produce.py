@@ -20,7 +20,7 @@ from stele.broker.metrics import Metrics
 from stele.broker.partition_client import ATTEMPT_S, ELSEWHERE, POLL, PartitionClient
 from stele.broker.pipeline import Answer, Deposed, Effect, Pipeline, Recover, Result, Send, Stored
 from stele.services.backoff import Backoff
-from stele.services.batch import Header
+from stele.services.batch import BatchHeader
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import InternalError, Overloaded, SteleError, Timeout
 from stele.services.pb import broker_pb2, datanode_pb2
@@ -41,7 +41,7 @@ class Offered(Protocol):
     def batch(self) -> bytes: ...
 
     @property
-    def header(self) -> Header: ...
+    def header(self) -> BatchHeader: ...
 
     def answer(self, result: Result) -> None: ...
 
@@ -54,7 +54,7 @@ class PartitionProducer:
         partition: PartitionClient,
         pipeline: Pipeline,
         *,
-        on_stored: Callable[[int, Header, bytes | None], None],
+        on_stored: Callable[[int, BatchHeader, bytes | None], None],
         on_deposed: Callable[[SteleError], None],
         on_failed: Callable[[str, BaseException], None],
         metrics: Metrics,
@@ -193,7 +193,7 @@ class Produced:
     stream: ProduceStream
     request_id: int
     batch: bytes
-    header: Header
+    header: BatchHeader
 
     def answer(self, result: Result) -> None:
         self.stream.answer(self.request_id, len(self.batch), result)

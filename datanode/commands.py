@@ -73,7 +73,7 @@ LATEST = Position(Start.LATEST)
 @dataclass(frozen=True, slots=True)
 class Append:
     owner_epoch: int
-    headers: tuple[batch.Header, ...]
+    headers: tuple[batch.BatchHeader, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ def decode(payload: bytes) -> Command:
         raise CommandDamaged(f"not a command: {e}") from None
 
 
-def batches_of(payload: bytes) -> Iterator[tuple[int, int, batch.Header]]:
+def batches_of(payload: bytes) -> Iterator[tuple[int, int, batch.BatchHeader]]:
     """``(start, end, header)`` of each batch of an append's payload.  Headers only: checksums were checked before the
     entry was proposed, and the log checks its own frames.  Raises BatchCorrupt."""
     view = memoryview(payload)

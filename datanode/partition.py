@@ -38,7 +38,7 @@ from stele.datanode.cursor import RANGES_MAX, Cursor
 from stele.datanode.offsets import OffsetIndex, TimeIndex
 from stele.datanode.producers import PRODUCERS_MAX, Producers
 from stele.datanode.snapshot_codec import SnapshotDamaged, SnapshotDecoder, SnapshotEncoder
-from stele.services.batch import Header
+from stele.services.batch import BatchHeader
 from stele.services.errors import (
     BatchCorrupt,
     Fenced,
@@ -133,7 +133,7 @@ class PartitionState:
             case DeleteCursor(subscription=name):
                 return DeleteOutcome(self._cursors.pop(name, None) is not None)
 
-    def _append(self, index: int, headers: tuple[Header, ...]) -> Outcome:
+    def _append(self, index: int, headers: tuple[BatchHeader, ...]) -> Outcome:
         results: list[Appended | Refused] = []
         first_stored, mask = self.high_watermark, 0
         for i, header in enumerate(headers):

@@ -14,7 +14,7 @@ from collections import OrderedDict
 
 from stele.datanode.commands import Appended, Refused
 from stele.datanode.snapshot_codec import SnapshotDecoder, SnapshotEncoder
-from stele.services.batch import Header
+from stele.services.batch import BatchHeader
 from stele.services.errors import InvalidArgument, OutOfOrderSequence
 
 WINDOW_BATCHES = 64
@@ -32,7 +32,7 @@ class _Window:
         self.bases = array("Q")  # base sequence of each batch, oldest first
         self.offsets = array("Q")  # its base offset
 
-    def find(self, header: Header) -> int | None:
+    def find(self, header: BatchHeader) -> int | None:
         """The offset at which the sequences of ``header`` are stored, if one remembered batch holds them all."""
         at = bisect_right(self.bases, header.base_sequence) - 1
         if at < 0:
@@ -42,7 +42,7 @@ class _Window:
             return None
         return self.offsets[at] + header.base_sequence - self.bases[at]
 
-    def add(self, header: Header, offset: int) -> None:
+    def add(self, header: BatchHeader, offset: int) -> None:
         self.bases.append(header.base_sequence)
         self.offsets.append(offset)
         if len(self.bases) > WINDOW_BATCHES:
@@ -62,7 +62,7 @@ class Producers:
         window = self._windows.get(producer_id)
         return window.next_sequence if window else 0
 
-    def check(self, header: Header) -> Appended | Refused | None:
+    def check(self, header: BatchHeader) -> Appended | Refused | None:
         """None: the batch is to be stored.  Else it is a duplicate, or out of order."""
         if header.producer_id == 0:
             return None
@@ -87,7 +87,7 @@ class Producers:
             )
         )
 
-    def stored(self, header: Header, offset: int) -> None:
+    def stored(self, header: BatchHeader, offset: int) -> None:
         """``header``'s batch, which :meth:`check` let pass, is stored at ``offset``."""
         if header.producer_id == 0:
             return

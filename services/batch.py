@@ -33,7 +33,7 @@ _VALUE = struct.Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class BatchRecord:
     """One message as the producer gave it."""
 
     value: bytes
@@ -43,7 +43,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class BatchHeader:
     """What brokers and datanodes may know of a batch."""
 
     length: int
@@ -57,7 +57,7 @@ class Header:
         return self.base_sequence + self.record_count - 1
 
 
-def encode(records: Sequence[Record], producer_id: int = 0, base_sequence: int = 0) -> bytes:
+def encode(records: Sequence[BatchRecord], producer_id: int = 0, base_sequence: int = 0) -> bytes:
     """The bytes of a batch holding ``records``, at least one."""
     if not records:
         raise ValueError("a batch holds at least one record")
@@ -80,7 +80,7 @@ def encode(records: Sequence[Record], producer_id: int = 0, base_sequence: int =
     return _HEADER.pack(MAGIC, VERSION, 0, length, crc, len(records), producer_id, base_sequence, first_ms) + body
 
 
-def read_header(batch: bytes | memoryview, *, verify: bool = True) -> Header:
+def read_header(batch: bytes | memoryview, *, verify: bool = True) -> BatchHeader:
     """The header of a whole batch; ``verify`` also checks the checksum.  Raises BatchCorrupt."""
     if len(batch) < HEADER_BYTES:
         raise BatchCorrupt(f"a batch has at least {HEADER_BYTES} bytes, this one {len(batch)}")
@@ -97,16 +97,16 @@ def read_header(batch: bytes | memoryview, *, verify: bool = True) -> Header:
         raise BatchCorrupt(f"a batch of {length} bytes does not hold {count} records")
     if verify and crc32c(memoryview(batch)[_CRC_COVERS_FROM:].toreadonly()) != crc:
         raise BatchCorrupt("the batch's checksum does not fit its bytes")
-    return Header(length, count, producer_id, sequence, timestamp_ms)
+    return BatchHeader(length, count, producer_id, sequence, timestamp_ms)
 
 
-def decode(batch: bytes) -> list[Record]:
+def decode(batch: bytes) -> list[BatchRecord]:
     """The records of a batch.  Raises BatchCorrupt for anything but what :func:`encode` makes."""
     header = read_header(batch)
     return list(_records(batch, header))
 
 
-def _records(batch: bytes, header: Header) -> Iterator[Record]:
+def _records(batch: bytes, header: BatchHeader) -> Iterator[BatchRecord]:
     at = HEADER_BYTES
     try:
         for _ in range(header.record_count):
@@ -122,7 +122,7 @@ def _records(batch: bytes, header: Header) -> Iterator[Record]:
                 name, at = _take(batch, at + _NAME.size, length)
                 (length,) = _VALUE.unpack_from(batch, at)
                 headers[name.decode()], at = _take(batch, at + _VALUE.size, length)
-            yield Record(value, key, headers, header.timestamp_ms + delta_ms)
+            yield BatchRecord(value, key, headers, header.timestamp_ms + delta_ms)
     except (struct.error, UnicodeDecodeError) as e:
         raise BatchCorrupt(f"a record does not fit the batch: {e}") from None
     if at != len(batch):

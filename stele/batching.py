@@ -25,7 +25,7 @@ from crc32c import crc32c
 
 from stele.errors import SendTimedOut
 from stele.retry import may_retry
-from stele.services.batch import HEADER_BYTES, Record, encode
+from stele.services.batch import HEADER_BYTES, BatchRecord, encode
 from stele.services.errors import InvalidArgument, MessageTooLarge, OutOfOrderSequence, SteleError, Timeout
 
 INFLIGHT_BATCHES_MAX = 32  # half of the 64 batches that a datanode remembers of a producer
@@ -36,7 +36,7 @@ _RECORD_BYTES = 14
 _KEY_SEED = 0
 
 
-def record_bytes(record: Record) -> int:
+def record_bytes(record: BatchRecord) -> int:
     """The size of a record inside a batch."""
     size = _RECORD_BYTES + len(record.value) + (len(record.key) if record.key is not None else 0)
     if record.headers:
@@ -44,7 +44,7 @@ def record_bytes(record: Record) -> int:
     return size
 
 
-def check_record(record: Record) -> int:
+def check_record(record: BatchRecord) -> int:
     """The record's size.  Raises MessageTooLarge, InvalidArgument: nothing of it can be sent."""
     size = record_bytes(record)
     if size + HEADER_BYTES > BATCH_BYTES_LIMIT:
@@ -80,7 +80,7 @@ class Batch:
     """Messages that are stored together.  ``promises`` belong to the shell, one per record, in order."""
 
     deadline_s: float
-    records: list[Record] = field(default_factory=list)
+    records: list[BatchRecord] = field(default_factory=list)
     promises: list[object] = field(default_factory=list)
     size_bytes: int = HEADER_BYTES
     encoded: bytes = b""  # fixed at the first attempt
@@ -126,7 +126,7 @@ class PartitionBatches:
 
     # --- filling --------------------------------------------------------------------------------------------------
 
-    def add(self, record: Record, size: int, promise: object, deadline_s: float) -> tuple[bool, bool]:
+    def add(self, record: BatchRecord, size: int, promise: object, deadline_s: float) -> tuple[bool, bool]:
         """Adds a message; (a batch was begun with it, some batch was sealed)."""
         sealed = False
         if self._open is not None and self._open.size_bytes + size > self._batch_bytes_max:

@@ -16,7 +16,7 @@ import structlog
 from stele.batching import Batch, GivenUp, PartitionBatches
 from stele.produce_stream import ProduceStream
 from stele.retry import backoff_s
-from stele.services.batch import Record
+from stele.services.batch import BatchRecord
 from stele.services.errors import NotOwner, SteleError, TopicNotFound, Unreachable
 
 ATTEMPT_TIMEOUT_S = 8.0  # an attempt unanswered for so long is written off together with its stream
@@ -53,7 +53,7 @@ class PartitionSender:
         """Its broker does not take messages at the moment."""
         return self._failures > 0
 
-    def add(self, record: Record, size: int, promise: object, deadline_s: float) -> None:
+    def add(self, record: BatchRecord, size: int, promise: object, deadline_s: float) -> None:
         begun, sealed = self.batches.add(record, size, promise, deadline_s)
         if sealed:
             self._stop_lingering()

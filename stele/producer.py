@@ -44,7 +44,7 @@ from stele.model import SendResult
 from stele.partition_sender import NOT_FOUND_MAX, PartitionSender, Surroundings
 from stele.produce_stream import ProduceStream, ProduceStreams
 from stele.routing import Router, TopicRoutes
-from stele.services.batch import Record
+from stele.services.batch import BatchRecord
 from stele.services.errors import InvalidArgument, Overloaded, PartitionNotFound, SteleError, TopicNotFound
 from stele.services.topics import parse_topic
 
@@ -83,7 +83,7 @@ class ProducerSettings:
 class _Taken:
     """A message that has its room, not yet in a batch."""
 
-    record: Record
+    record: BatchRecord
     size: int
     partition: int | None
     promise: Promise
@@ -198,13 +198,13 @@ class Producer:
 
     # --- taking ---------------------------------------------------------------------------------------------------
 
-    def _record(self, value: bytes, key: bytes | None, headers: Mapping[str, bytes] | None) -> tuple[Record, int]:
+    def _record(self, value: bytes, key: bytes | None, headers: Mapping[str, bytes] | None) -> tuple[BatchRecord, int]:
         if self._closed:
             raise ClientClosed(f"the producer of {self.topic} is closed")
-        record = Record(value, key, dict(headers) if headers else {}, time.time_ns() // 1_000_000)
+        record = BatchRecord(value, key, dict(headers) if headers else {}, time.time_ns() // 1_000_000)
         return record, check_record(record)
 
-    def _accept(self, record: Record, size: int, partition: int | None) -> Promise:
+    def _accept(self, record: BatchRecord, size: int, partition: int | None) -> Promise:
         """Its room is taken already."""
         loop = asyncio.get_running_loop()
         promise: Promise = loop.create_future()

@@ -11,7 +11,7 @@ from stele.datanode.log.segments import SegmentHeader, SegmentIndex
 from stele.datanode.log.snapshot_format import SnapshotHeader
 from stele.datanode.partition import PartitionState
 from stele.services import batch
-from stele.services.batch import Record
+from stele.services.batch import BatchRecord
 from stele.services.raft.storage import Entry, Members, Snapshot
 from tests.fuzz.targets import SEED
 
@@ -78,4 +78,6 @@ def _partition(rounds: int) -> PartitionState:
 
 
 def _batch(i: int) -> bytes:
-    return batch.encode([Record(b"v%d" % i, timestamp_ms=1000 * i)] * 2, 1 + i % 5, 2 * (i // 5) + 7 * (i % 11 == 3))
+    return batch.encode(
+        [BatchRecord(b"v%d" % i, timestamp_ms=1000 * i)] * 2, 1 + i % 5, 2 * (i // 5) + 7 * (i % 11 == 3)
+    )

@@ -78,7 +78,7 @@ class Producer(Client):
             count = self.rng.choice((1, 1, 2, 3))
             size = self.rng.choice((10, 60, 60, 700)) if self.rng.random() < 0.97 else 20_000
             records = [
-                batch.Record(b"%d:%d" % (self.id, self._next_sequence + i) + b"x" * size, timestamp_ms=1)
+                batch.BatchRecord(b"%d:%d" % (self.id, self._next_sequence + i) + b"x" * size, timestamp_ms=1)
                 for i in range(count)
             ]
             new = Batch(self._next_sequence, count, batch.encode(records, self.id, self._next_sequence))

@@ -13,7 +13,7 @@ import pytest
 
 import stele
 from stele.services import batch
-from stele.services.batch import Record
+from stele.services.batch import BatchRecord
 from stele.services.config import MESSAGE_BYTES_MAX
 from stele.services.errors import (
     BatchCorrupt,
@@ -56,7 +56,7 @@ SEED = 20
 
 
 def make_batch(*values: bytes, producer_id: int = 0, sequence: int = 0) -> bytes:
-    return batch.encode([Record(value, timestamp_ms=1) for value in values], producer_id, sequence)
+    return batch.encode([BatchRecord(value, timestamp_ms=1) for value in values], producer_id, sequence)
 
 
 def with_checksum(head: bytes) -> bytes:

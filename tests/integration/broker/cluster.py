@@ -12,7 +12,7 @@ import grpc
 from stele.broker.owned_partitions import Build, OwnedPartitions
 from stele.broker.server import BrokerServicer
 from stele.datanode.partition import PartitionState
-from stele.services.batch import Record, decode, encode
+from stele.services.batch import BatchRecord, decode, encode
 from stele.services.errors import SteleError
 from stele.services.pb import broker_pb2 as pb
 from stele.services.pb import broker_pb2_grpc, datanode_pb2, nameserver_pb2
@@ -318,7 +318,7 @@ class Consumer:
 
 def batch(*values: str, producer_id: int = 7, sequence: int = 0) -> bytes:
     return encode(
-        [Record(value=v.encode(), timestamp_ms=1000 + i) for i, v in enumerate(values)], producer_id, sequence
+        [BatchRecord(value=v.encode(), timestamp_ms=1000 + i) for i, v in enumerate(values)], producer_id, sequence
     )
 
 

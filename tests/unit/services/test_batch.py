@@ -12,7 +12,7 @@ from stele.services.errors import BatchCorrupt
 TIMESTAMPS = st.integers(0, 2**32 - 1).map(lambda delta: 1_700_000_000_000 + delta)
 RECORDS = st.lists(
     st.builds(
-        batch.Record,
+        batch.BatchRecord,
         value=st.binary(max_size=200),
         key=st.none() | st.binary(max_size=40),
         headers=st.dictionaries(st.text(max_size=10), st.binary(max_size=20), max_size=3),
@@ -25,7 +25,7 @@ U64 = st.integers(0, 2**64 - 1)
 
 
 @given(RECORDS, U64, U64)
-def test_round_trip(records: list[batch.Record], producer_id: int, base_sequence: int) -> None:
+def test_round_trip(records: list[batch.BatchRecord], producer_id: int, base_sequence: int) -> None:
     encoded = batch.encode(records, producer_id, base_sequence)
     header = batch.read_header(encoded)
     assert (header.length, header.record_count) == (len(encoded), len(records))
@@ -37,7 +37,7 @@ def test_round_trip(records: list[batch.Record], producer_id: int, base_sequence
 
 
 @given(RECORDS, st.data())
-def test_any_damaged_byte_is_refused(records: list[batch.Record], data: st.DataObject) -> None:
+def test_any_damaged_byte_is_refused(records: list[batch.BatchRecord], data: st.DataObject) -> None:
     encoded = bytearray(batch.encode(records, 7, 3))
     at = data.draw(st.integers(0, len(encoded) - 1))
     encoded[at] ^= data.draw(st.integers(1, 255))
@@ -48,7 +48,7 @@ def test_any_damaged_byte_is_refused(records: list[batch.Record], data: st.DataO
 
 
 @given(RECORDS, st.data())
-def test_any_cut_or_longer_batch_is_refused(records: list[batch.Record], data: st.DataObject) -> None:
+def test_any_cut_or_longer_batch_is_refused(records: list[batch.BatchRecord], data: st.DataObject) -> None:
     encoded = batch.encode(records)
     cut = data.draw(st.integers(0, len(encoded) - 1))
     for wrong in (encoded[:cut], encoded + b"\0", encoded + encoded):
@@ -69,7 +69,7 @@ def test_an_empty_batch_cannot_be_made() -> None:
 
 @given(RECORDS, RECORDS)
 def test_batches_back_to_back_are_told_apart_by_their_length(
-    first: list[batch.Record], second: list[batch.Record]
+    first: list[batch.BatchRecord], second: list[batch.BatchRecord]
 ) -> None:
     joined = batch.encode(first) + batch.encode(second)
     length = int.from_bytes(joined[4:8], "big")

@@ -22,7 +22,7 @@ from stele.batching import (
     record_bytes,
 )
 from stele.errors import SendTimedOut
-from stele.services.batch import Record, decode, read_header
+from stele.services.batch import BatchRecord, decode, read_header
 from stele.services.errors import (
     ConnectionBroken,
     InvalidArgument,
@@ -45,7 +45,7 @@ def fresh(
 
 
 def add(batches: PartitionBatches, value: bytes, deadline_s: float = 100.0) -> tuple[bool, bool]:
-    record = Record(value)
+    record = BatchRecord(value)
     return batches.add(record, check_record(record), value, deadline_s)
 
 
@@ -78,7 +78,7 @@ def test_a_message_larger_than_a_batch_goes_alone() -> None:
 
 
 def test_the_size_of_a_record_is_what_it_takes_in_a_batch() -> None:
-    record = Record(b"value", key=b"key", headers={"näme": b"v", "b": b""})
+    record = BatchRecord(b"value", key=b"key", headers={"näme": b"v", "b": b""})
     batches = fresh(batch_bytes_max=10_000)
     batches.add(record, record_bytes(record), None, 1.0)
     batches.seal()
@@ -89,14 +89,14 @@ def test_the_size_of_a_record_is_what_it_takes_in_a_batch() -> None:
 
 def test_an_oversized_message_is_refused_and_the_largest_one_accepted() -> None:
     with pytest.raises(MessageTooLarge, match="accepted are") as refused:
-        check_record(Record(b"x" * BATCH_BYTES_LIMIT))
+        check_record(BatchRecord(b"x" * BATCH_BYTES_LIMIT))
     accepted = int(refused.value.facts["bytes_max"])
     batches = fresh(batch_bytes_max=BATCH_BYTES_LIMIT)
     add(batches, b"x" * accepted)
     batches.seal()
     assert len(send(batches).encoded) == BATCH_BYTES_LIMIT
     with pytest.raises(MessageTooLarge):
-        check_record(Record(b"x" * (accepted + 1)))
+        check_record(BatchRecord(b"x" * (accepted + 1)))
 
 
 def test_a_repeated_batch_has_identical_bytes_and_keeps_its_place() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from stele.delivery_buffer import ACKS_MAX, DeliveryBuffer, join, read_delivery
 from stele.model import Message
-from stele.services.batch import Record, encode
+from stele.services.batch import BatchRecord, encode
 from stele.services.errors import BatchCorrupt, InvalidArgument, NotOwner
 
 
@@ -209,7 +209,7 @@ def test_joining_offsets() -> None:
 
 
 def test_only_the_named_offsets_of_a_batch_are_delivered() -> None:
-    batch = encode([Record(b"%d" % i, key=b"k", headers={"h": b"v"}, timestamp_ms=7) for i in range(5)])
+    batch = encode([BatchRecord(b"%d" % i, key=b"k", headers={"h": b"v"}, timestamp_ms=7) for i in range(5)])
     messages = read_delivery("a/b", 2, 100, batch, [(101, 102), (104, 110)], 3)
     assert [(m.offset, m.value) for m in messages] == [(101, b"1"), (102, b"2"), (104, b"4")]
     assert messages[0] == Message("a/b", 2, 101, b"k", b"1", {"h": b"v"}, 7, 3)
