@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from stele.nameserver.catalog import Bundle, Member, MemberState
+from stele.nameserver.catalog import BundleEntry, Member, MemberState
 
 EVENING_MOVES_MAX = 4  # bundles moved per round merely to even out; each costs its topics a short pause
 
@@ -30,7 +30,7 @@ class Pulse(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Broker:
+class BrokerCandidate:
     member: Member
     pulse: Pulse = Pulse.ALIVE
 
@@ -46,7 +46,7 @@ class Assign:
     cause: str  # unassigned, gone, reregistered, draining, even
 
 
-def may_keep(bundle: Bundle, broker: Broker | None) -> bool:
+def may_keep(bundle: BundleEntry, broker: BrokerCandidate | None) -> bool:
     """Whether the owner that the record names still is the process that was meant and may go on."""
     return (
         broker is not None
@@ -56,7 +56,7 @@ def may_keep(bundle: Bundle, broker: Broker | None) -> bool:
     )
 
 
-def takers(brokers: Collection[Broker]) -> list[str]:
+def takers(brokers: Collection[BrokerCandidate]) -> list[str]:
     """The brokers that may be given bundles, by name: registered, ready and probed alive; those that are silent only where nobody
     answers at all."""
     ready = [b for b in brokers if b.member.state == MemberState.READY and b.pulse is not Pulse.REFUSED]
@@ -68,8 +68,8 @@ def takers(brokers: Collection[Broker]) -> list[str]:
 
 def assign(
     wanted: Sequence[str],
-    records: Mapping[str, Bundle],
-    brokers: Mapping[str, Broker],
+    records: Mapping[str, BundleEntry],
+    brokers: Mapping[str, BrokerCandidate],
     evening_moves_max: int = EVENING_MOVES_MAX,
 ) -> list[Assign]:
     """The changes that give every bundle in ``wanted`` an owner, evenly, moving as little as that takes."""
@@ -123,7 +123,7 @@ def _to_move(candidates: Sequence[str], changes: Mapping[str, object]) -> str:
     return max(moving or candidates)
 
 
-def _cause(record: Bundle | None, owner: Broker | None) -> str:
+def _cause(record: BundleEntry | None, owner: BrokerCandidate | None) -> str:
     if record is None or not record.broker:
         return "unassigned"
     if owner is None or owner.pulse is Pulse.REFUSED:
@@ -133,10 +133,10 @@ def _cause(record: Bundle | None, owner: Broker | None) -> str:
     return "draining"
 
 
-def _unsettled(owner: Broker | None) -> bool:
+def _unsettled(owner: BrokerCandidate | None) -> bool:
     """Registered but not probed yet: the next round knows more."""
     return owner is not None and owner.pulse is Pulse.UNPROBED
 
 
-def _change(name: str, record: Bundle | None, broker: str, cause: str) -> Assign:
+def _change(name: str, record: BundleEntry | None, broker: str, cause: str) -> Assign:
     return Assign(name, broker, (record.epoch if record else 0) + 1, record.broker if record else "", cause)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from stele.nameserver.bundle_assignment import EVENING_MOVES_MAX, Assign, Broker, Pulse, assign
+from stele.nameserver.bundle_assignment import EVENING_MOVES_MAX, Assign, BrokerCandidate, Pulse, assign
 from stele.nameserver.catalog import Catalog, Member
 from stele.services.bundles import bundles_of
 from stele.services.coordination.election import Leadership
@@ -41,7 +41,7 @@ class BundleWriter:
         now = asyncio.get_running_loop().time()
         may_even = now - self._evened_at >= EVENING_INTERVAL_S
         wanted = [b for n in catalog.namespaces.values() for b in bundles_of(n.name, n.bundles)]
-        brokers = {name: Broker(member, self._pulse(member)) for name, member in catalog.brokers.items()}
+        brokers = {name: BrokerCandidate(member, self._pulse(member)) for name, member in catalog.brokers.items()}
         changes = self._assigner(wanted, catalog.bundles, brokers, EVENING_MOVES_MAX if may_even else 0)
         if any(change.cause == "even" for change in changes):
             self._evened_at = now

@@ -71,7 +71,7 @@ class Leader:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class StoreEntry:
     store_id: int
     name: str
     state: str
@@ -81,7 +81,7 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
-class Namespace:
+class NamespaceEntry:
     name: str
     bundles: int
     replication: int
@@ -89,7 +89,7 @@ class Namespace:
 
 
 @dataclass(frozen=True, slots=True)
-class Topic:
+class TopicEntry:
     """``name`` is namespace/topic.  ``topic_id`` is never used twice (R3.6)."""
 
     name: str
@@ -103,7 +103,7 @@ class Topic:
 
 
 @dataclass(frozen=True, slots=True)
-class Partition:
+class PartitionEntry:
     """``group`` is never used twice (R3.6)."""
 
     group: int
@@ -114,7 +114,7 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class BundleEntry:
     """``name`` is namespace/range.  ``assigned_zxid`` is when the assignment was written; a broker that registered after that
     is another incarnation than the one that was meant."""
 
@@ -128,11 +128,11 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Catalog:
-    namespaces: Mapping[str, Namespace] = field(default_factory=dict)
-    topics: Mapping[str, Topic] = field(default_factory=dict)
-    partitions: Mapping[int, Partition] = field(default_factory=dict)
-    bundles: Mapping[str, Bundle] = field(default_factory=dict)
-    stores: Mapping[int, Store] = field(default_factory=dict)
+    namespaces: Mapping[str, NamespaceEntry] = field(default_factory=dict)
+    topics: Mapping[str, TopicEntry] = field(default_factory=dict)
+    partitions: Mapping[int, PartitionEntry] = field(default_factory=dict)
+    bundles: Mapping[str, BundleEntry] = field(default_factory=dict)
+    stores: Mapping[int, StoreEntry] = field(default_factory=dict)
     buried: IntervalSet = field(default_factory=IntervalSet)
     groups_next: int = 0  # every group id below it was given out; 0: not known yet
     nameservers: Mapping[str, Member] = field(default_factory=dict)
@@ -141,9 +141,9 @@ class Catalog:
     leader: Leader | None = None
 
     @cached_property
-    def partitions_of(self) -> Mapping[str, tuple[Partition, ...]]:
+    def partitions_of(self) -> Mapping[str, tuple[PartitionEntry, ...]]:
         """Each topic's recorded partitions, by index."""
-        by_topic: dict[str, list[Partition]] = {}
+        by_topic: dict[str, list[PartitionEntry]] = {}
         for partition in self.partitions.values():
             by_topic.setdefault(partition.topic, []).append(partition)
         return {t: tuple(sorted(ps, key=lambda p: (p.index, p.group))) for t, ps in by_topic.items()}

@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stele.nameserver.catalog import Bundle, Catalog, Leader, Member, MemberKind, Namespace, Partition, Store, Topic
+from stele.nameserver.catalog import (
+    BundleEntry,
+    Catalog,
+    Leader,
+    Member,
+    MemberKind,
+    NamespaceEntry,
+    PartitionEntry,
+    StoreEntry,
+    TopicEntry,
+)
 from stele.nameserver.ids import IntervalSet
 from stele.services.coordination.records import (
     BundleRecord,
@@ -67,11 +77,11 @@ def _assemble(found: Mapping[type, list[Any]]) -> Catalog:
     for member in found.get(Member, ()):
         members[member.kind][member.name] = member
     return Catalog(
-        namespaces={n.name: n for n in found.get(Namespace, ())},
-        topics={t.name: t for t in found.get(Topic, ())},
-        partitions={p.group: p for p in found.get(Partition, ())},
-        bundles={b.name: b for b in found.get(Bundle, ())},
-        stores={s.store_id: s for s in found.get(Store, ())},
+        namespaces={n.name: n for n in found.get(NamespaceEntry, ())},
+        topics={t.name: t for t in found.get(TopicEntry, ())},
+        partitions={p.group: p for p in found.get(PartitionEntry, ())},
+        bundles={b.name: b for b in found.get(BundleEntry, ())},
+        stores={s.store_id: s for s in found.get(StoreEntry, ())},
         buried=next(iter(found.get(IntervalSet, ())), IntervalSet()),
         groups_next=int(next(iter(found.get(_GroupCounter, ())), 0)),
         nameservers=members[MemberKind.NAMESERVERS],
@@ -116,29 +126,29 @@ def _member(path: str, rest: list[str], value: bytes, stat: Stat) -> Member | No
     )
 
 
-def _store(path: str, rest: list[str], value: bytes, stat: Stat) -> Store | IntervalSet | None:
+def _store(path: str, rest: list[str], value: bytes, stat: Stat) -> StoreEntry | IntervalSet | None:
     if rest[0] == "buried":
         return IntervalSet.of(decode(value, BuriedRecord, path).intervals)
     if not rest[0].isdecimal():
         return None
     record = decode(value, StoreRecord, path)
-    return Store(int(rest[0]), record.name, record.state, record.uuid, record.registered_ms, stat.version)
+    return StoreEntry(int(rest[0]), record.name, record.state, record.uuid, record.registered_ms, stat.version)
 
 
 def _group_counter(path: str, rest: list[str], value: bytes, stat: Stat) -> _GroupCounter | None:
     return _GroupCounter(decode(value, CounterRecord, path).next) if rest[0] == "alloc" else None
 
 
-def _namespace(path: str, rest: list[str], value: bytes, stat: Stat) -> Namespace:
+def _namespace(path: str, rest: list[str], value: bytes, stat: Stat) -> NamespaceEntry:
     record = decode(value, NamespaceRecord, path)
-    return Namespace(
+    return NamespaceEntry(
         rest[0], record.bundles, record.replication, Retention(record.retention_bytes, record.retention_ms)
     )
 
 
-def _topic(path: str, rest: list[str], value: bytes, stat: Stat) -> Topic:
+def _topic(path: str, rest: list[str], value: bytes, stat: Stat) -> TopicEntry:
     record = decode(value, TopicRecord, path)
-    return Topic(
+    return TopicEntry(
         name="/".join(rest),
         topic_id=record.id,
         partitions=record.partitions,
@@ -150,16 +160,16 @@ def _topic(path: str, rest: list[str], value: bytes, stat: Stat) -> Topic:
     )
 
 
-def _partition(path: str, rest: list[str], value: bytes, stat: Stat) -> Partition | None:
+def _partition(path: str, rest: list[str], value: bytes, stat: Stat) -> PartitionEntry | None:
     if not rest[0].isdecimal():
         return None
     record = decode(value, PartitionRecord, path)
-    return Partition(int(rest[0]), record.topic, record.index, record.replicas, stat.version)
+    return PartitionEntry(int(rest[0]), record.topic, record.index, record.replicas, stat.version)
 
 
-def _bundle(path: str, rest: list[str], value: bytes, stat: Stat) -> Bundle:
+def _bundle(path: str, rest: list[str], value: bytes, stat: Stat) -> BundleEntry:
     record = decode(value, BundleRecord, path)
-    return Bundle("/".join(rest), record.broker, record.epoch, stat.mzxid, stat.modified_ms, stat.version)
+    return BundleEntry("/".join(rest), record.broker, record.epoch, stat.mzxid, stat.modified_ms, stat.version)
 
 
 # By first folder and how many names follow it.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from stele.nameserver.bundle_writer import BundleWriter
-from stele.nameserver.catalog import Catalog, Topic, TopicState
+from stele.nameserver.catalog import Catalog, TopicEntry, TopicState
 from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.probes import BrokerProbes
 from stele.nameserver.reconcile import (
@@ -170,7 +170,7 @@ class Controller:
             retention = Retention(record.retention_bytes, record.retention_ms)
             await self._mirrored(lambda c: (t := c.topics.get(name)) is not None and t.retention == retention)
         self._kick_replicas()
-        topic = Topic(
+        topic = TopicEntry(
             name, record.id, record.partitions, record.replication, record.state, record.created_ms, retention=retention
         )
         return nameserver_pb2.AlterTopicResponse(topic=topic_info(topic))
@@ -200,11 +200,11 @@ class Controller:
             await self._mirrored(lambda c: request.namespace in c.namespaces)
             return created
 
-    async def _ready(self, name: str, topic_id: int, deadline: float) -> Topic | None:
+    async def _ready(self, name: str, topic_id: int, deadline: float) -> TopicEntry | None:
         """The topic once it is ready; TopicNotFound if it was deleted meanwhile.  Another leader may finish the work."""
         seen = False
 
-        def check(view: View) -> Topic | None:
+        def check(view: View) -> TopicEntry | None:
             nonlocal seen
             topic = view.catalog.topics.get(name)
             present = topic is not None and topic.topic_id == topic_id and topic.state != TopicState.DELETING

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from stele.nameserver.catalog import Catalog, Member, MemberKind, MemberState, TopicState
-from stele.nameserver.reports import Leadership
+from stele.nameserver.reports import LeaderReport
 
 EVENTS_MAX = 10_000
 
@@ -22,7 +22,7 @@ _SINGULAR = {MemberKind.NAMESERVERS: "nameserver", MemberKind.DATANODES: "datano
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ClusterEvent:
     """``time_ms`` 0: now, by the clock of whoever records it."""
 
     kind: str
@@ -32,36 +32,36 @@ class Event:
     id: int = 0
 
 
-def derive(before: Catalog, after: Catalog) -> list[Event]:
+def derive(before: Catalog, after: Catalog) -> list[ClusterEvent]:
     """What happened between two catalogs, in the order in which it makes sense to read."""
-    events: list[Event] = []
+    events: list[ClusterEvent] = []
     for kind in MemberKind:
         events += _members(kind, before.members(kind), after.members(kind))
     if after.leader is not None and (before.leader is None or before.leader.epoch != after.leader.epoch):
         facts = {"epoch": str(after.leader.epoch), "endpoint": after.leader.endpoint}
-        events.append(Event("nameserver_elected", after.leader.name, facts, after.leader.since_ms))
+        events.append(ClusterEvent("nameserver_elected", after.leader.name, facts, after.leader.since_ms))
     events += _topics(before, after)
     events += _bundles(before, after)
     return events
 
 
-def _members(kind: MemberKind, before: Mapping[str, Member], after: Mapping[str, Member]) -> list[Event]:
-    events: list[Event] = []
+def _members(kind: MemberKind, before: Mapping[str, Member], after: Mapping[str, Member]) -> list[ClusterEvent]:
+    events: list[ClusterEvent] = []
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)
         if old is not None and (new is None or new.joined_zxid != old.joined_zxid):
-            events.append(Event("member_gone", name, _member_facts(kind, old)))
+            events.append(ClusterEvent("member_gone", name, _member_facts(kind, old)))
             old = None
         if new is None:
             continue
         if old is None:
-            events.append(Event("member_joined", name, _member_facts(kind, new), new.joined_ms))
+            events.append(ClusterEvent("member_joined", name, _member_facts(kind, new), new.joined_ms))
         if kind is MemberKind.DATANODES and (old is None or old.state != new.state):
             events.append(
-                Event(f"store_{new.state}", name, {"store_id": str(new.store_id)}, 0 if old else new.joined_ms)
+                ClusterEvent(f"store_{new.state}", name, {"store_id": str(new.store_id)}, 0 if old else new.joined_ms)
             )
         elif new.state == MemberState.DRAINING and (old is None or old.state != new.state):
-            events.append(Event("member_draining", name, _member_facts(kind, new)))
+            events.append(ClusterEvent("member_draining", name, _member_facts(kind, new)))
     return events
 
 
@@ -72,13 +72,13 @@ def _member_facts(kind: MemberKind, member: Member) -> dict[str, str]:
     return facts
 
 
-def _topics(before: Catalog, after: Catalog) -> list[Event]:
+def _topics(before: Catalog, after: Catalog) -> list[ClusterEvent]:
     """A topic counts as created once it is ready, as deleted once its records are gone; by id, since a name may be used again."""
-    events: list[Event] = []
+    events: list[ClusterEvent] = []
     old = {t.topic_id: t for t in before.topics.values()}
     new = {t.topic_id: t for t in after.topics.values()}
     for topic_id in sorted(old.keys() - new.keys()):
-        events.append(Event("topic_deleted", old[topic_id].name, {"id": str(topic_id)}))
+        events.append(ClusterEvent("topic_deleted", old[topic_id].name, {"id": str(topic_id)}))
     for topic_id in sorted(new):
         topic, known = new[topic_id], old.get(topic_id)
         if topic.state == TopicState.READY and (known is None or known.state != TopicState.READY):
@@ -87,24 +87,24 @@ def _topics(before: Catalog, after: Catalog) -> list[Event]:
                 "partitions": str(topic.partitions),
                 "replication": str(topic.replication),
             }
-            events.append(Event("topic_created", topic.name, facts, 0 if known else topic.created_ms))
+            events.append(ClusterEvent("topic_created", topic.name, facts, 0 if known else topic.created_ms))
         if known is not None and known.retention != topic.retention:
             kept = {
                 "retention_bytes": str(topic.retention.size_bytes),
                 "retention_ms": str(topic.retention.age_ms),
             }
-            events.append(Event("topic_altered", topic.name, kept))
+            events.append(ClusterEvent("topic_altered", topic.name, kept))
     return events
 
 
-def _bundles(before: Catalog, after: Catalog) -> list[Event]:
-    events: list[Event] = []
+def _bundles(before: Catalog, after: Catalog) -> list[ClusterEvent]:
+    events: list[ClusterEvent] = []
     for name in sorted(after.bundles):
         bundle, known = after.bundles[name], before.bundles.get(name)
         if known is None or known.epoch != bundle.epoch:
             former = known.broker if known is not None else ""
             facts = {"from": former, "to": bundle.broker, "epoch": str(bundle.epoch)}
-            events.append(Event("bundle_moved", name, facts, bundle.assigned_ms))
+            events.append(ClusterEvent("bundle_moved", name, facts, bundle.assigned_ms))
     return events
 
 
@@ -118,8 +118,8 @@ class LeaderEvents:
         self._silent = set(begun_with)
         self._terms: dict[int, int] = {}
 
-    def derive(self, catalog: Catalog, leaders: Mapping[int, Leadership]) -> list[Event]:
-        events: list[Event] = []
+    def derive(self, catalog: Catalog, leaders: Mapping[int, LeaderReport]) -> list[ClusterEvent]:
+        events: list[ClusterEvent] = []
         names = {m.store_id: m.name for m in catalog.datanodes.values()}
         for group in sorted(leaders):
             known = leaders[group]
@@ -136,7 +136,7 @@ class LeaderEvents:
                 "store_id": str(known.store_id),
                 "term": str(known.term),
             }
-            events.append(Event("partition_leader_elected", f"{partition.topic}-{partition.index}", facts))
+            events.append(ClusterEvent("partition_leader_elected", f"{partition.topic}-{partition.index}", facts))
         for group in self._terms.keys() - catalog.partitions.keys():
             del self._terms[group]
         return events
@@ -146,16 +146,16 @@ class EventBuffer:
     """The newest events, to be read from any point on, and followed."""
 
     def __init__(self, events_max: int = EVENTS_MAX) -> None:
-        self._events: deque[Event] = deque(maxlen=events_max)
+        self._events: deque[ClusterEvent] = deque(maxlen=events_max)
         self._next_id = 1
         self._grown = asyncio.Event()
         self._closed = False
 
-    def record(self, events: Iterable[Event], now_ms: int) -> list[Event]:
+    def record(self, events: Iterable[ClusterEvent], now_ms: int) -> list[ClusterEvent]:
         """Adds ``events`` and returns them as recorded."""
-        recorded: list[Event] = []
+        recorded: list[ClusterEvent] = []
         for event in events:
-            kept = Event(event.kind, event.subject, dict(event.facts), event.time_ms or now_ms, self._next_id)
+            kept = ClusterEvent(event.kind, event.subject, dict(event.facts), event.time_ms or now_ms, self._next_id)
             self._next_id += 1
             self._events.append(kept)
             recorded.append(kept)
@@ -168,11 +168,11 @@ class EventBuffer:
         self._closed = True
         self._wake()
 
-    def since(self, since_ms: int = 0, after_id: int = 0) -> list[Event]:
+    def since(self, since_ms: int = 0, after_id: int = 0) -> list[ClusterEvent]:
         skip = max(0, after_id + 1 - self._oldest_id)
         return [e for e in islice(self._events, skip, None) if e.time_ms >= since_ms]
 
-    async def read(self, since_ms: int = 0, follow: bool = False) -> AsyncGenerator[Event, None]:
+    async def read(self, since_ms: int = 0, follow: bool = False) -> AsyncGenerator[ClusterEvent, None]:
         """Oldest first; with ``follow`` the events to come as well.  What the buffer had to forget before a follower read it is told
         as one ``events_missed`` event."""
         last_id = 0
@@ -180,7 +180,9 @@ class EventBuffer:
             grown, newest = self._grown, self._next_id - 1
             missed = self._oldest_id - last_id - 1
             if last_id and missed > 0:
-                yield Event("events_missed", "", {"count": str(missed)}, self._events[0].time_ms, self._oldest_id - 1)
+                yield ClusterEvent(
+                    "events_missed", "", {"count": str(missed)}, self._events[0].time_ms, self._oldest_id - 1
+                )
             for event in self.since(since_ms, last_id):
                 yield event
             last_id = max(last_id, newest)

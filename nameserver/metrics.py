@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from stele.nameserver.clusterview import ClusterView
 
 
-class Metrics:
+class NameserverMetrics:
     """Counted when somebody looks."""
 
     def __init__(self, registry: CollectorRegistry, view: ClusterView) -> None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stele.nameserver.catalog import Catalog, MemberState, Partition, Topic, TopicState
-from stele.nameserver.reports import RUNNING, Leadership, Reports
+from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, TopicEntry, TopicState
+from stele.nameserver.reports import RUNNING, LeaderReport, Reports
 from stele.services.topics import FOR_EVER, Retention
 
 
@@ -75,7 +75,7 @@ class RemoveRecords:
 Effect = CreateReplica | ConfigureReplica | DeleteReplica | DropOrphan | RecordPartitions | MarkReady | RemoveRecords
 
 
-def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, Leadership]) -> list[Effect]:
+def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]) -> list[Effect]:
     """Everything that is due, in a fixed order."""
     effects: list[Effect] = []
     for name in sorted(catalog.topics):
@@ -92,7 +92,9 @@ def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, Leadership]) 
     return effects
 
 
-def _creates(topic: Topic, partitions: tuple[Partition, ...], catalog: Catalog, reports: Reports) -> list[Effect]:
+def _creates(
+    topic: TopicEntry, partitions: tuple[PartitionEntry, ...], catalog: Catalog, reports: Reports
+) -> list[Effect]:
     """Replicas that a store should hold and certainly does not.  One that is still loading is left alone (R4.6)."""
     effects: list[Effect] = []
     for partition in partitions:
@@ -115,7 +117,7 @@ def _creates(topic: Topic, partitions: tuple[Partition, ...], catalog: Catalog, 
     return effects
 
 
-def _configures(topic: Topic, partitions: tuple[Partition, ...], reports: Reports) -> list[Effect]:
+def _configures(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports: Reports) -> list[Effect]:
     """One that is not running is told when it is again: it decides nothing meanwhile."""
     return [
         ConfigureReplica(store_id, partition.group, topic.retention)
@@ -128,7 +130,9 @@ def _configures(topic: Topic, partitions: tuple[Partition, ...], reports: Report
     ]
 
 
-def _creating(topic: Topic, partitions: tuple[Partition, ...], leaders: Mapping[int, Leadership]) -> list[Effect]:
+def _creating(
+    topic: TopicEntry, partitions: tuple[PartitionEntry, ...], leaders: Mapping[int, LeaderReport]
+) -> list[Effect]:
     recorded = {p.index for p in partitions}
     missing = tuple(i for i in range(topic.partitions) if i not in recorded)
     if missing:
@@ -137,7 +141,7 @@ def _creating(topic: Topic, partitions: tuple[Partition, ...], leaders: Mapping[
     return [MarkReady(topic.name)] if led else []
 
 
-def _deleting(topic: Topic, partitions: tuple[Partition, ...], reports: Reports) -> list[Effect]:
+def _deleting(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports: Reports) -> list[Effect]:
     held: list[Effect] = [
         DeleteReplica(store_id, partition.group)
         for partition in partitions

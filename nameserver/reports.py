@@ -93,7 +93,7 @@ def _present(replicas: Mapping[int, Replica]) -> dict[int, Replica]:
 
 
 @dataclass(frozen=True, slots=True)
-class Leadership:
+class LeaderReport:
     """Who leads a group.  ``confirmed``: the leader itself said so; else its followers did."""
 
     store_id: int
@@ -101,9 +101,9 @@ class Leadership:
     confirmed: bool
 
 
-def leaders(reports: Reports) -> dict[int, Leadership]:
+def leaders(reports: Reports) -> dict[int, LeaderReport]:
     """The leader of each group by the highest term that a connected store speaks of; at equal terms the leader's own word counts."""
-    best: dict[int, Leadership] = {}
+    best: dict[int, LeaderReport] = {}
     for report in reports.values():
         if not report.connected:
             continue
@@ -114,5 +114,5 @@ def leaders(reports: Reports) -> dict[int, Leadership]:
                 continue
             known = best.get(replica.group)
             if known is None or (replica.term, leads) > (known.term, known.confirmed):
-                best[replica.group] = Leadership(store_id, replica.term, leads)
+                best[replica.group] = LeaderReport(store_id, replica.term, leads)
     return best

@@ -15,7 +15,7 @@ import structlog
 
 from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.controller import Controller
-from stele.nameserver.metrics import Metrics
+from stele.nameserver.metrics import NameserverMetrics
 from stele.nameserver.server import NameserverServicer
 from stele.services.config import NameserverConfig
 from stele.services.coordination.election import Election, Leadership
@@ -76,7 +76,7 @@ class Nameserver:
         self._opened.push_async_callback(self.view.stop)
         await self.view.start()
         runtime.ready.set("view", True)
-        self._metrics = Metrics(runtime.registry, self.view)
+        self._metrics = NameserverMetrics(runtime.registry, self.view)
         self._open_server()
         presence = self._presence = Presence("nameservers", config, runtime, self.session, self._server)
         enrolment = Enrolment(

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stele.nameserver.catalog import Catalog, Member, MemberState, Partition, Store, StoreState, Topic
-from stele.nameserver.reports import Leadership, ReplicaState, Reports, StoreReport
+from stele.nameserver.catalog import Catalog, Member, MemberState, PartitionEntry, StoreEntry, StoreState, TopicEntry
+from stele.nameserver.reports import LeaderReport, ReplicaState, Reports, StoreReport
 from stele.nameserver.reports import Replica as ReportedReplica
 from stele.services.bundles import bundle_of
 from stele.services.errors import NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
@@ -23,14 +23,14 @@ from stele.services.topics import Retention, parse_topic
 class View:
     """One moment of the cluster, ready to be asked."""
 
-    def __init__(self, catalog: Catalog, reports: Reports, leaders: Mapping[int, Leadership]) -> None:
+    def __init__(self, catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]) -> None:
         self.catalog = catalog
         self.reports = reports
         self.leaders = leaders
 
     # --- topics ---------------------------------------------------------------------------------------------------
 
-    def topic(self, name: str) -> Topic:
+    def topic(self, name: str) -> TopicEntry:
         """Raises InvalidArgument, TopicNotFound."""
         parse_topic(name)
         topic = self.catalog.topics.get(name)
@@ -65,10 +65,10 @@ class View:
             for _, n in sorted(self.catalog.namespaces.items())
         ]
 
-    def routes(self, topic: Topic) -> list[nameserver_pb2.PartitionRoute]:
+    def routes(self, topic: TopicEntry) -> list[nameserver_pb2.PartitionRoute]:
         return [self.route(p) for p in self.catalog.partitions_of.get(topic.name, ())]
 
-    def route(self, partition: Partition) -> nameserver_pb2.PartitionRoute:
+    def route(self, partition: PartitionEntry) -> nameserver_pb2.PartitionRoute:
         route = nameserver_pb2.PartitionRoute(
             partition=partition.index,
             group=partition.group,
@@ -123,7 +123,7 @@ class View:
     def stores(self) -> list[nameserver_pb2.StoreInfo]:
         return [self._store(s) for _, s in sorted(self.catalog.stores.items())]
 
-    def _store(self, store: Store) -> nameserver_pb2.StoreInfo:
+    def _store(self, store: StoreEntry) -> nameserver_pb2.StoreInfo:
         member = self.catalog.live_stores.get(store.store_id)
         return nameserver_pb2.StoreInfo(
             store_id=store.store_id,
@@ -219,7 +219,7 @@ def check_not_removed(catalog: Catalog, store_id: int) -> None:
         raise StoreTombstone(f"store {store_id} was removed from this cluster", store_id=store_id)
 
 
-def topic_info(topic: Topic) -> nameserver_pb2.TopicInfo:
+def topic_info(topic: TopicEntry) -> nameserver_pb2.TopicInfo:
     return nameserver_pb2.TopicInfo(
         topic=topic.name,
         id=topic.topic_id,

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from stele.nameserver import reconcile
 from stele.nameserver.catalog import Catalog, MemberState
-from stele.nameserver.reports import Leadership, Reports
+from stele.nameserver.reports import LeaderReport, Reports
 
 
-def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, Leadership]) -> list[reconcile.Effect]:
+def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]) -> list[reconcile.Effect]:
     return reconcile.plan(
         as_if_ready(catalog), {s: replace(r, state=MemberState.READY) for s, r in reports.items()}, leaders
     )

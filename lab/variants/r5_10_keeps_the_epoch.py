@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stele.nameserver import bundle_assignment
-from stele.nameserver.bundle_assignment import Assign, Broker
-from stele.nameserver.catalog import Bundle
+from stele.nameserver.bundle_assignment import Assign, BrokerCandidate
+from stele.nameserver.catalog import BundleEntry
 
 
-def assign(wanted: Sequence[str], records: Mapping[str, Bundle], brokers: Mapping[str, Broker]) -> list[Assign]:
-    as_if_never_gone = {n: Broker(replace(b.member, joined_zxid=0), b.pulse) for n, b in brokers.items()}
+def assign(
+    wanted: Sequence[str], records: Mapping[str, BundleEntry], brokers: Mapping[str, BrokerCandidate]
+) -> list[Assign]:
+    as_if_never_gone = {n: BrokerCandidate(replace(b.member, joined_zxid=0), b.pulse) for n, b in brokers.items()}
     return bundle_assignment.assign(wanted, records, as_if_never_gone)

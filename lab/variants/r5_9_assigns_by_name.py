@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from stele.nameserver import bundle_assignment
-from stele.nameserver.bundle_assignment import Assign, Broker
-from stele.nameserver.catalog import Bundle, Member, MemberKind
+from stele.nameserver.bundle_assignment import Assign, BrokerCandidate
+from stele.nameserver.catalog import BundleEntry, Member, MemberKind
 
 
-def assign(wanted: Sequence[str], records: Mapping[str, Bundle], brokers: Mapping[str, Broker]) -> list[Assign]:
+def assign(
+    wanted: Sequence[str], records: Mapping[str, BundleEntry], brokers: Mapping[str, BrokerCandidate]
+) -> list[Assign]:
     remembered = {
-        b.broker: Broker(Member(MemberKind.BROKERS, b.broker, "")) for b in records.values() if b.broker not in brokers
+        b.broker: BrokerCandidate(Member(MemberKind.BROKERS, b.broker, ""))
+        for b in records.values()
+        if b.broker not in brokers
     }
     return bundle_assignment.assign(wanted, records, {**remembered, **brokers})

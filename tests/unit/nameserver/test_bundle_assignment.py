@@ -10,29 +10,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stele.lab.variants import r5_9_assigns_by_name, r5_10_keeps_the_epoch
-from stele.nameserver.bundle_assignment import Assign, Broker, Pulse, assign
-from stele.nameserver.catalog import Bundle, Member, MemberKind, MemberState
+from stele.nameserver.bundle_assignment import Assign, BrokerCandidate, Pulse, assign
+from stele.nameserver.catalog import BundleEntry, Member, MemberKind, MemberState
 from tests.support.both_ways import holds_and_variant_fails
 
 BUNDLES = [f"demo/{i:02d}" for i in range(16)]
 Assigner = Callable[..., list[Assign]]
 
 
-def broker(name: str, zxid: int = 10, state: str = MemberState.READY, pulse: Pulse = Pulse.ALIVE) -> Broker:
-    return Broker(Member(MemberKind.BROKERS, name, f"{name}:1", state=state, joined_zxid=zxid), pulse)
+def broker(name: str, zxid: int = 10, state: str = MemberState.READY, pulse: Pulse = Pulse.ALIVE) -> BrokerCandidate:
+    return BrokerCandidate(Member(MemberKind.BROKERS, name, f"{name}:1", state=state, joined_zxid=zxid), pulse)
 
 
-def by_name(brokers: Iterable[Broker]) -> dict[str, Broker]:
+def by_name(brokers: Iterable[BrokerCandidate]) -> dict[str, BrokerCandidate]:
     return {b.member.name: b for b in brokers}
 
 
-def carry_out(records: dict[str, Bundle], changes: Iterable[Assign], zxid: int) -> dict[str, Bundle]:
-    return {**records, **{c.bundle: Bundle(c.bundle, c.broker, c.epoch, zxid) for c in changes}}
+def carry_out(records: dict[str, BundleEntry], changes: Iterable[Assign], zxid: int) -> dict[str, BundleEntry]:
+    return {**records, **{c.bundle: BundleEntry(c.bundle, c.broker, c.epoch, zxid) for c in changes}}
 
 
 def settle(
-    records: dict[str, Bundle], brokers: dict[str, Broker], zxid: int, assigner: Assigner = assign
-) -> tuple[dict[str, Bundle], list[Assign]]:
+    records: dict[str, BundleEntry], brokers: dict[str, BrokerCandidate], zxid: int, assigner: Assigner = assign
+) -> tuple[dict[str, BundleEntry], list[Assign]]:
     """Rounds until nothing changes."""
     made: list[Assign] = []
     for _ in range(100):
@@ -44,7 +44,7 @@ def settle(
     raise AssertionError("assignments never settle")
 
 
-def counts(records: dict[str, Bundle]) -> Counter[str]:
+def counts(records: dict[str, BundleEntry]) -> Counter[str]:
     return Counter(b.broker for b in records.values())
 
 
@@ -87,7 +87,7 @@ def test_a_draining_broker_is_emptied_but_not_if_it_is_the_last() -> None:
     assert counts(after) == {"br2": 16}
     assert all(m.cause == "draining" for m in made)
     assert assign(BUNDLES, records, by_name([draining])) != []
-    alone = {n: Bundle(n, "br1", 1, 20) for n in BUNDLES}
+    alone = {n: BundleEntry(n, "br1", 1, 20) for n in BUNDLES}
     assert assign(BUNDLES, alone, by_name([draining])) == []
 
 
@@ -120,12 +120,12 @@ def test_a_silent_broker_keeps_what_it_has_and_gets_nothing_new() -> None:
 def test_silent_brokers_are_better_than_none_and_unprobed_ones_are_waited_for() -> None:
     assert {m.broker for m in assign(BUNDLES, {}, by_name([broker("br1", pulse=Pulse.SILENT)]))} == {"br1"}
     assert assign(BUNDLES, {}, by_name([broker("br1", pulse=Pulse.UNPROBED)])) == []
-    owned = {n: Bundle(n, "br1", 1, 20) for n in BUNDLES}
+    owned = {n: BundleEntry(n, "br1", 1, 20) for n in BUNDLES}
     assert assign(BUNDLES, owned, by_name([broker("br1", pulse=Pulse.UNPROBED)])) == []
 
 
 def test_without_any_broker_the_gone_owner_is_struck_out_once() -> None:
-    owned = {n: Bundle(n, "br1", 3, 20) for n in BUNDLES}
+    owned = {n: BundleEntry(n, "br1", 3, 20) for n in BUNDLES}
     after, made = settle(owned, {}, 30)
     assert counts(after) == {"": 16}
     assert {m.epoch for m in made} == {4}
@@ -137,7 +137,7 @@ states = st.sampled_from([MemberState.READY, MemberState.DRAINING, MemberState.L
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[dict[str, Broker]]:
+def histories(draw: st.DrawFn) -> list[dict[str, BrokerCandidate]]:
     """A sequence of moments; each says which brokers are registered, in which incarnation and state."""
     moments = []
     for at in range(draw(st.integers(1, 6))):
@@ -149,8 +149,10 @@ def histories(draw: st.DrawFn) -> list[dict[str, Broker]]:
 
 
 @given(histories())
-def test_whatever_happens_assignments_settle_evenly_and_epochs_only_rise(history: list[dict[str, Broker]]) -> None:
-    records: dict[str, Bundle] = {}
+def test_whatever_happens_assignments_settle_evenly_and_epochs_only_rise(
+    history: list[dict[str, BrokerCandidate]],
+) -> None:
+    records: dict[str, BundleEntry] = {}
     for at, brokers in enumerate(history):
         before = records
         records, made = settle(records, brokers, at * 10 + 5)

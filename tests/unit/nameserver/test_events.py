@@ -6,23 +6,23 @@ import asyncio
 from dataclasses import replace
 
 from stele.nameserver.catalog import (
-    Bundle,
+    BundleEntry,
     Catalog,
     Leader,
     Member,
     MemberKind,
     MemberState,
-    Partition,
-    Topic,
+    PartitionEntry,
+    TopicEntry,
     TopicState,
 )
-from stele.nameserver.events import Event, EventBuffer, LeaderEvents, derive
-from stele.nameserver.reports import Leadership
+from stele.nameserver.events import ClusterEvent, EventBuffer, LeaderEvents, derive
+from stele.nameserver.reports import LeaderReport
 from stele.services.topics import Retention
 from tests.unit.nameserver.world import datanode
 
 
-def kinds(events: list[Event]) -> list[tuple[str, str]]:
+def kinds(events: list[ClusterEvent]) -> list[tuple[str, str]]:
     return [(e.kind, e.subject) for e in events]
 
 
@@ -56,7 +56,7 @@ def test_an_election_is_told_once_per_epoch() -> None:
 
 
 def test_a_topic_that_keeps_its_messages_for_another_time_was_altered() -> None:
-    topic = Topic("demo/t", 1, 4, 3, TopicState.READY)
+    topic = TopicEntry("demo/t", 1, 4, 3, TopicState.READY)
     before = Catalog(topics={"demo/t": topic})
     after = Catalog(topics={"demo/t": replace(topic, retention=Retention(age_ms=86_400_000))})
     assert kinds(derive(before, after)) == [("topic_altered", "demo/t")]
@@ -65,7 +65,7 @@ def test_a_topic_that_keeps_its_messages_for_another_time_was_altered() -> None:
 
 
 def test_topics_are_created_when_ready_and_deleted_when_gone_by_id() -> None:
-    topic = Topic("demo/t", 1, 4, 3, TopicState.CREATING)
+    topic = TopicEntry("demo/t", 1, 4, 3, TopicState.CREATING)
     creating = Catalog(topics={"demo/t": topic})
     ready = Catalog(topics={"demo/t": replace(topic, state=TopicState.READY)})
     assert derive(Catalog(), creating) == []
@@ -78,34 +78,34 @@ def test_topics_are_created_when_ready_and_deleted_when_gone_by_id() -> None:
 
 
 def test_a_bundle_moves_with_its_epoch() -> None:
-    before = Catalog(bundles={"demo/a": Bundle("demo/a", "br1", 1)})
-    after = Catalog(bundles={"demo/a": Bundle("demo/a", "br2", 2)})
+    before = Catalog(bundles={"demo/a": BundleEntry("demo/a", "br1", 1)})
+    after = Catalog(bundles={"demo/a": BundleEntry("demo/a", "br2", 2)})
     (moved,) = derive(before, after)
     assert (moved.kind, moved.subject) == ("bundle_moved", "demo/a")
     assert moved.facts == {"from": "br1", "to": "br2", "epoch": "2"}
 
 
 def test_a_partitions_election_is_told_once_per_term() -> None:
-    catalog = Catalog(partitions={7: Partition(7, "demo/t", 3, (1, 2))}, datanodes={"dn1": datanode(1)})
+    catalog = Catalog(partitions={7: PartitionEntry(7, "demo/t", 3, (1, 2))}, datanodes={"dn1": datanode(1)})
     news = LeaderEvents(begun_with=())
-    (elected,) = news.derive(catalog, {7: Leadership(1, 2, True)})
+    (elected,) = news.derive(catalog, {7: LeaderReport(1, 2, True)})
     assert (elected.kind, elected.subject) == ("partition_leader_elected", "demo/t-3")
     assert elected.facts == {"group": "7", "leader": "dn1", "store_id": "1", "term": "2"}
-    assert news.derive(catalog, {7: Leadership(1, 2, True)}) == []
-    assert news.derive(catalog, {7: Leadership(1, 1, True)}) == []
-    assert news.derive(catalog, {7: Leadership(2, 3, False)}) == []
-    assert kinds(news.derive(catalog, {7: Leadership(2, 3, True)})) == [("partition_leader_elected", "demo/t-3")]
+    assert news.derive(catalog, {7: LeaderReport(1, 2, True)}) == []
+    assert news.derive(catalog, {7: LeaderReport(1, 1, True)}) == []
+    assert news.derive(catalog, {7: LeaderReport(2, 3, False)}) == []
+    assert kinds(news.derive(catalog, {7: LeaderReport(2, 3, True)})) == [("partition_leader_elected", "demo/t-3")]
 
 
 def test_what_was_so_at_the_start_is_no_news() -> None:
-    catalog = Catalog(partitions={7: Partition(7, "demo/t", 3, (1, 2))})
+    catalog = Catalog(partitions={7: PartitionEntry(7, "demo/t", 3, (1, 2))})
     news = LeaderEvents(begun_with=[7])
-    assert news.derive(catalog, {7: Leadership(1, 2, True)}) == []
-    assert len(news.derive(catalog, {7: Leadership(2, 3, True)})) == 1
+    assert news.derive(catalog, {7: LeaderReport(1, 2, True)}) == []
+    assert len(news.derive(catalog, {7: LeaderReport(2, 3, True)})) == 1
 
 
-def numbered(first: int, last: int) -> list[Event]:
-    return [Event("k", str(i), time_ms=i * 10) for i in range(first, last + 1)]
+def numbered(first: int, last: int) -> list[ClusterEvent]:
+    return [ClusterEvent("k", str(i), time_ms=i * 10) for i in range(first, last + 1)]
 
 
 async def test_the_buffer_keeps_the_newest_and_filters_by_time() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stele.lab.variants import r4_6_gives_to_the_loading
-from stele.nameserver.catalog import Catalog, MemberState, Partition, Store, Topic, TopicState
+from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, StoreEntry, TopicEntry, TopicState
 from stele.nameserver.reconcile import (
     ConfigureReplica,
     CreateReplica,
@@ -33,7 +33,7 @@ def planned(catalog: Catalog, reports: Reports) -> list[Effect]:
     return plan(catalog, reports, leaders(reports))
 
 
-def catalog_of(topic: Topic, *partitions: Partition, stores: tuple[int, ...] = (1, 2, 3)) -> Catalog:
+def catalog_of(topic: TopicEntry, *partitions: PartitionEntry, stores: tuple[int, ...] = (1, 2, 3)) -> Catalog:
     return Catalog(
         topics={topic.name: topic},
         partitions={p.group: p for p in partitions},
@@ -42,8 +42,8 @@ def catalog_of(topic: Topic, *partitions: Partition, stores: tuple[int, ...] = (
     )
 
 
-CREATING = Topic("demo/t", 1, 1, 3, TopicState.CREATING)
-PARTITION = Partition(7, "demo/t", 0, (1, 2, 3))
+CREATING = TopicEntry("demo/t", 1, 1, 3, TopicState.CREATING)
+PARTITION = PartitionEntry(7, "demo/t", 0, (1, 2, 3))
 CREATE = [CreateReplica(s, 7, "demo/t", 0, (1, 2, 3)) for s in (1, 2, 3)]
 
 
@@ -70,7 +70,7 @@ async def test_r4_6_a_loading_store_gets_no_replica() -> None:
 
 
 async def test_r4_6_a_loading_store_is_no_candidate_for_placement() -> None:
-    stores = {s: Store(s, f"dn{s}", "up", f"u{s}") for s in (1, 2)}
+    stores = {s: StoreEntry(s, f"dn{s}", "up", f"u{s}") for s in (1, 2)}
     members = {"dn1": datanode(1), "dn2": datanode(2, MemberState.LOADING)}
     catalog = Catalog(stores=stores, datanodes=members)
 
@@ -81,7 +81,7 @@ async def test_r4_6_a_loading_store_is_no_candidate_for_placement() -> None:
 
 
 def test_a_store_that_is_being_removed_is_no_candidate() -> None:
-    stores = {1: Store(1, "dn1", "offline", "u1"), 2: Store(2, "dn2", "up", "u2")}
+    stores = {1: StoreEntry(1, "dn1", "offline", "u1"), 2: StoreEntry(2, "dn2", "up", "u2")}
     catalog = Catalog(stores=stores, datanodes={f"dn{s}": datanode(s) for s in (1, 2, 3)})
     assert catalog.placeable_stores == (2,)
 

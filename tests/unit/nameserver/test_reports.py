@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stele.nameserver.reports import Leadership, Replica, ReplicaState, StoreReport, disconnected, leaders, merge
+from stele.nameserver.reports import LeaderReport, Replica, ReplicaState, StoreReport, disconnected, leaders, merge
 from stele.nameserver.view import read_status, store_status
 from stele.services.pb import datanode_pb2
 from tests.unit.nameserver.world import report
@@ -45,10 +45,10 @@ def test_the_highest_term_leads_and_the_leaders_own_word_counts_at_equal_terms()
     old = report(1, Replica(7, state=ReplicaState.LEADER, leader_store_id=1, term=3))
     heard = report(2, Replica(7, leader_store_id=3, term=4))
     new = report(3, Replica(7, state=ReplicaState.LEADER, leader_store_id=3, term=4))
-    assert leaders({1: old}) == {7: Leadership(1, 3, True)}
-    assert leaders({1: old, 2: heard}) == {7: Leadership(3, 4, False)}
-    assert leaders({1: old, 2: heard, 3: new}) == {7: Leadership(3, 4, True)}
-    assert leaders({1: old, 3: disconnected(new)}) == {7: Leadership(1, 3, True)}
+    assert leaders({1: old}) == {7: LeaderReport(1, 3, True)}
+    assert leaders({1: old, 2: heard}) == {7: LeaderReport(3, 4, False)}
+    assert leaders({1: old, 2: heard, 3: new}) == {7: LeaderReport(3, 4, True)}
+    assert leaders({1: old, 3: disconnected(new)}) == {7: LeaderReport(1, 3, True)}
 
 
 def test_a_report_survives_the_wire() -> None:

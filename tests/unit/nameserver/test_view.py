@@ -9,20 +9,20 @@ import pytest
 
 from stele.lab.variants.r2_1_unknown_is_tombstone import TombstoneIsUnknown, UnknownIsTombstone
 from stele.nameserver.catalog import (
-    Bundle,
+    BundleEntry,
     Catalog,
     Leader,
     Member,
     MemberKind,
     MemberState,
-    Namespace,
-    Partition,
-    Store,
-    Topic,
+    NamespaceEntry,
+    PartitionEntry,
+    StoreEntry,
+    TopicEntry,
     TopicState,
 )
 from stele.nameserver.ids import IntervalSet
-from stele.nameserver.reports import Leadership, Replica, ReplicaState, Reports, leaders
+from stele.nameserver.reports import LeaderReport, Replica, ReplicaState, Reports, leaders
 from stele.nameserver.view import View
 from stele.services.bundles import bundle_of
 from stele.services.errors import InvalidArgument, NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
@@ -32,11 +32,15 @@ from tests.unit.nameserver.world import datanode, report
 BUNDLE = bundle_of("demo/t", 0, 1)
 BROKER = Member(MemberKind.BROKERS, "br1", "br1:1", advertised="localhost:1", joined_zxid=5)
 CATALOG = Catalog(
-    namespaces={"demo": Namespace("demo", 1, 3)},
-    topics={"demo/t": Topic("demo/t", 1, 1, 3, TopicState.READY)},
-    partitions={7: Partition(7, "demo/t", 0, (1, 2, 3))},
-    bundles={BUNDLE: Bundle(BUNDLE, "br1", 4, assigned_zxid=9)},
-    stores={1: Store(1, "dn1", "up", "u1"), 2: Store(2, "dn2", "up", "u2"), 3: Store(3, "dn3", "tombstone", "u3")},
+    namespaces={"demo": NamespaceEntry("demo", 1, 3)},
+    topics={"demo/t": TopicEntry("demo/t", 1, 1, 3, TopicState.READY)},
+    partitions={7: PartitionEntry(7, "demo/t", 0, (1, 2, 3))},
+    bundles={BUNDLE: BundleEntry(BUNDLE, "br1", 4, assigned_zxid=9)},
+    stores={
+        1: StoreEntry(1, "dn1", "up", "u1"),
+        2: StoreEntry(2, "dn2", "up", "u2"),
+        3: StoreEntry(3, "dn3", "tombstone", "u3"),
+    },
     buried=IntervalSet.of([(4, 6)]),
     datanodes={"dn1": datanode(1)},
     brokers={"br1": BROKER},
@@ -70,7 +74,7 @@ def test_r5_9_a_route_names_no_broker_that_is_gone_or_registered_again() -> None
 
 
 def test_a_leader_outside_the_replicas_is_no_hint() -> None:
-    strange = View(CATALOG, REPORTS, {7: Leadership(9, 8, True)})
+    strange = View(CATALOG, REPORTS, {7: LeaderReport(9, 8, True)})
     (route,) = strange.lookup("demo/t").partitions
     assert route.leader_store_id == 0
 
@@ -126,6 +130,6 @@ def test_stores_and_brokers_are_listed_whether_they_live_or_not() -> None:
 
 def test_the_catalog_checks_itself() -> None:
     CATALOG.validate()
-    twice = {7: CATALOG.partitions[7], 8: Partition(8, "demo/t", 0, (1,))}
+    twice = {7: CATALOG.partitions[7], 8: PartitionEntry(8, "demo/t", 0, (1,))}
     with pytest.raises(AssertionError):
         replace(CATALOG, partitions=twice).validate()

@@ -9,10 +9,10 @@ from stele.nameserver.catalog import (
     Member,
     MemberKind,
     MemberState,
-    Namespace,
-    Partition,
-    Store,
-    Topic,
+    NamespaceEntry,
+    PartitionEntry,
+    StoreEntry,
+    TopicEntry,
     TopicState,
 )
 from stele.nameserver.placement import place
@@ -51,8 +51,8 @@ class World:
     stores: tuple[int, ...] = (1, 2, 3, 4)
     up: set[int] = field(default_factory=lambda: {1, 2, 3, 4})
     loading: set[int] = field(default_factory=set)
-    topics: dict[str, Topic] = field(default_factory=dict)
-    partitions: dict[int, Partition] = field(default_factory=dict)
+    topics: dict[str, TopicEntry] = field(default_factory=dict)
+    partitions: dict[int, PartitionEntry] = field(default_factory=dict)
     held: dict[int, set[int]] = field(default_factory=lambda: {1: set(), 2: set(), 3: set(), 4: set()})
     told: dict[tuple[int, int], Retention] = field(default_factory=dict)  # (store, group) → as it was last told
     groups_next: int = 1
@@ -60,14 +60,14 @@ class World:
 
     def create(self, name: str, partitions: int, recorded: int) -> None:
         """The transaction of a create, of which the leader got as far as ``recorded`` partitions."""
-        self.topics[name] = Topic(name, self.topic_ids, partitions, 3, TopicState.CREATING)
+        self.topics[name] = TopicEntry(name, self.topic_ids, partitions, 3, TopicState.CREATING)
         self.topic_ids += 1
         self.record(name, range(recorded))
 
     def record(self, name: str, indexes: range | tuple[int, ...]) -> None:
         replicas = place(len(indexes), 3, self.stores, self.catalog().replica_counts)
         for index, chosen in zip(indexes, replicas, strict=True):
-            self.partitions[self.groups_next] = Partition(self.groups_next, name, index, chosen)
+            self.partitions[self.groups_next] = PartitionEntry(self.groups_next, name, index, chosen)
             self.groups_next += 1
 
     def delete(self, name: str) -> None:
@@ -103,10 +103,10 @@ class World:
 
     def catalog(self) -> Catalog:
         return Catalog(
-            namespaces={"demo": Namespace("demo", 16, 3)},
+            namespaces={"demo": NamespaceEntry("demo", 16, 3)},
             topics=dict(self.topics),
             partitions=dict(self.partitions),
-            stores={s: Store(s, f"dn{s}", "up", f"u{s}") for s in self.stores},
+            stores={s: StoreEntry(s, f"dn{s}", "up", f"u{s}") for s in self.stores},
             groups_next=self.groups_next,
             datanodes={
                 f"dn{s}": datanode(s, MemberState.LOADING if s in self.loading else MemberState.READY) for s in self.up
