@@ -33,11 +33,11 @@ from stele.services.coordination.records import (
     TopicRecord,
     decode,
 )
-from stele.services.coordination.znode import Stat
+from stele.services.coordination.znode import Node
 from stele.services.errors import RecordUnreadable
 from stele.services.topics import Retention
 
-Nodes = Mapping[str, tuple[bytes, Stat]]
+Nodes = Mapping[str, Node]
 
 
 class CatalogReader:
@@ -51,17 +51,17 @@ class CatalogReader:
         known: dict[str, tuple[int, object]] = {}
         unreadable: dict[str, str] = {}
         found: dict[type, list[Any]] = {}
-        for path, (value, stat) in nodes.items():
+        for path, node in nodes.items():
             cached = self._known.get(path)
-            if cached is not None and cached[0] == stat.mzxid:
+            if cached is not None and cached[0] == node.stat.mzxid:
                 fact = cached[1]
             else:
                 try:
-                    fact = _read(path, value, stat)
+                    fact = _read(path, node)
                 except RecordUnreadable as e:
                     unreadable[path] = e.message
                     continue
-            known[path] = (stat.mzxid, fact)
+            known[path] = (node.stat.mzxid, fact)
             if fact is not None:
                 found.setdefault(type(fact), []).append(fact)
         self._known, self.unreadable = known, unreadable
@@ -91,23 +91,23 @@ def _assemble(found: Mapping[type, list[Any]]) -> Catalog:
     )
 
 
-def _read(path: str, value: bytes, stat: Stat) -> object | None:
+def _read(path: str, node: Node) -> object | None:
     """The fact that a node states; None for one that only holds others together."""
     folder, *rest = path.split("/")
     reader = _READERS.get((folder, len(rest)))
-    return reader(path, rest, value, stat) if reader is not None else None
+    return reader(path, rest, node) if reader is not None else None
 
 
-def _leader(path: str, rest: list[str], value: bytes, stat: Stat) -> Leader:
-    record = decode(value, LeaderRecord, path)
-    return Leader(record.name, record.endpoint, record.epoch, stat.created_ms)
+def _leader(path: str, rest: list[str], node: Node) -> Leader:
+    record = decode(node.value, LeaderRecord, path)
+    return Leader(record.name, record.endpoint, record.epoch, node.stat.created_ms)
 
 
-def _member(path: str, rest: list[str], value: bytes, stat: Stat) -> Member | None:
+def _member(path: str, rest: list[str], node: Node) -> Member | None:
     kind, name = rest
-    if kind not in tuple(MemberKind) or not stat.is_ephemeral:
+    if kind not in tuple(MemberKind) or not node.stat.is_ephemeral:
         return None  # a persistent leftover is no sign of life (R5.9)
-    record = decode(value, MemberRecord, path)
+    record = decode(node.value, MemberRecord, path)
     return Member(
         kind=MemberKind(kind),
         name=name,
@@ -120,34 +120,34 @@ def _member(path: str, rest: list[str], value: bytes, stat: Stat) -> Member | No
         started_ms=record.started_ms,
         loaded=record.loaded,
         total=record.total,
-        joined_zxid=stat.czxid,
-        joined_ms=stat.created_ms,
-        node_version=stat.version,
+        joined_zxid=node.stat.czxid,
+        joined_ms=node.stat.created_ms,
+        node_version=node.stat.version,
     )
 
 
-def _store(path: str, rest: list[str], value: bytes, stat: Stat) -> StoreEntry | IntervalSet | None:
+def _store(path: str, rest: list[str], node: Node) -> StoreEntry | IntervalSet | None:
     if rest[0] == "buried":
-        return IntervalSet.of(decode(value, BuriedRecord, path).intervals)
+        return IntervalSet.of(decode(node.value, BuriedRecord, path).intervals)
     if not rest[0].isdecimal():
         return None
-    record = decode(value, StoreRecord, path)
-    return StoreEntry(int(rest[0]), record.name, record.state, record.uuid, record.registered_ms, stat.version)
+    record = decode(node.value, StoreRecord, path)
+    return StoreEntry(int(rest[0]), record.name, record.state, record.uuid, record.registered_ms, node.stat.version)
 
 
-def _group_counter(path: str, rest: list[str], value: bytes, stat: Stat) -> _GroupCounter | None:
-    return _GroupCounter(decode(value, CounterRecord, path).next) if rest[0] == "alloc" else None
+def _group_counter(path: str, rest: list[str], node: Node) -> _GroupCounter | None:
+    return _GroupCounter(decode(node.value, CounterRecord, path).next) if rest[0] == "alloc" else None
 
 
-def _namespace(path: str, rest: list[str], value: bytes, stat: Stat) -> NamespaceEntry:
-    record = decode(value, NamespaceRecord, path)
+def _namespace(path: str, rest: list[str], node: Node) -> NamespaceEntry:
+    record = decode(node.value, NamespaceRecord, path)
     return NamespaceEntry(
         rest[0], record.bundles, record.replication, Retention(record.retention_bytes, record.retention_ms)
     )
 
 
-def _topic(path: str, rest: list[str], value: bytes, stat: Stat) -> TopicEntry:
-    record = decode(value, TopicRecord, path)
+def _topic(path: str, rest: list[str], node: Node) -> TopicEntry:
+    record = decode(node.value, TopicRecord, path)
     return TopicEntry(
         name="/".join(rest),
         topic_id=record.id,
@@ -155,25 +155,27 @@ def _topic(path: str, rest: list[str], value: bytes, stat: Stat) -> TopicEntry:
         replication=record.replication,
         state=record.state,
         created_ms=record.created_ms,
-        node_version=stat.version,
+        node_version=node.stat.version,
         retention=Retention(record.retention_bytes, record.retention_ms),
     )
 
 
-def _partition(path: str, rest: list[str], value: bytes, stat: Stat) -> PartitionEntry | None:
+def _partition(path: str, rest: list[str], node: Node) -> PartitionEntry | None:
     if not rest[0].isdecimal():
         return None
-    record = decode(value, PartitionRecord, path)
-    return PartitionEntry(int(rest[0]), record.topic, record.index, record.replicas, stat.version)
+    record = decode(node.value, PartitionRecord, path)
+    return PartitionEntry(int(rest[0]), record.topic, record.index, record.replicas, node.stat.version)
 
 
-def _bundle(path: str, rest: list[str], value: bytes, stat: Stat) -> BundleEntry:
-    record = decode(value, BundleRecord, path)
-    return BundleEntry("/".join(rest), record.broker, record.epoch, stat.mzxid, stat.modified_ms, stat.version)
+def _bundle(path: str, rest: list[str], node: Node) -> BundleEntry:
+    record = decode(node.value, BundleRecord, path)
+    return BundleEntry(
+        "/".join(rest), record.broker, record.epoch, node.stat.mzxid, node.stat.modified_ms, node.stat.version
+    )
 
 
 # By first folder and how many names follow it.
-_READERS: dict[tuple[str, int], Callable[[str, list[str], bytes, Stat], object | None]] = {
+_READERS: dict[tuple[str, int], Callable[[str, list[str], Node], object | None]] = {
     ("leader", 0): _leader,
     ("members", 2): _member,
     ("stores", 1): _store,

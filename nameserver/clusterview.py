@@ -24,6 +24,7 @@ from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination.mirror import Mirror
 from stele.services.coordination.records import ClusterRecord, decode
 from stele.services.coordination.session import Session, SessionState
+from stele.services.coordination.znode import Node
 from stele.services.errors import ClusterMismatch, RecordUnreadable, SteleError
 from stele.services.pb import nameserver_pb2
 from stele.services.rpc.channels import Channels
@@ -58,7 +59,7 @@ class ClusterView:
         self._session, self._name, self._fail, self._clock = session, name, fail, clock
         self._mirrors = [Mirror(session, path, depth) for path, depth in SUBTREES.items()]
         self._reader = CatalogReader()
-        self._watch = StoreWatch(channels, self._dirty)
+        self._watch = StoreWatch(channels, self._schedule_renewal)
         self._leader_events = LeaderEvents(())
         self._timer: asyncio.TimerHandle | None = None
         self._moved = asyncio.Event()
@@ -84,7 +85,7 @@ class ClusterView:
         self.events.record(present, self._clock.wall_ms())
         self._replace(catalog)
         for mirror in self._mirrors:
-            mirror.subscribe(lambda _paths: self._dirty())
+            mirror.subscribe(lambda _paths: self._schedule_renewal())
 
     async def stop(self) -> None:
         self._running = False
@@ -138,7 +139,7 @@ class ClusterView:
 
     # --- replacing --------------------------------------------------------------------------------------------------
 
-    def _dirty(self) -> None:
+    def _schedule_renewal(self) -> None:
         if self._timer is None and self._running:
             self._timer = asyncio.get_running_loop().call_later(JOIN_S, self._renew)
 
@@ -161,7 +162,7 @@ class ClusterView:
         return catalog
 
     def _replace(self, catalog: Catalog) -> None:
-        self._hang_up(_endpoints(self.current.catalog) - _endpoints(catalog))
+        self._close_channels(_endpoints(self.current.catalog) - _endpoints(catalog))
         self._watch.follow(catalog.live_stores)
         led = leaders(self._watch.reports)
         self.events.record(self._leader_events.derive(catalog, led), self._clock.wall_ms())
@@ -171,19 +172,19 @@ class ClusterView:
         for callback in list(self._callbacks):
             callback()
 
-    def _hang_up(self, endpoints: set[str]) -> None:
+    def _close_channels(self, endpoints: set[str]) -> None:
         """Nobody is there any more: what still waits for an answer need not, and the connections are given back."""
         for endpoint in endpoints:
             task = asyncio.get_running_loop().create_task(self._channels.close(endpoint))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    def _check_cluster(self, node: tuple[bytes, object] | None) -> None:
+    def _check_cluster(self, node: Node | None) -> None:
         """Another cluster under our path means that ZooKeeper lost its data: nothing that we know holds there."""
         if node is None:
             return
         try:
-            found = decode(node[0], ClusterRecord, "cluster").id
+            found = decode(node.value, ClusterRecord, "cluster").id
         except RecordUnreadable:
             return
         if found != self._session.cluster_id:

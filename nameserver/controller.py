@@ -71,9 +71,9 @@ class Controller:
         self.leadership = leadership
         self.stores = StoreRegister(leadership, metadata, session.cluster_id)
         self.topics = TopicWriter(leadership, metadata)
-        self.probes = BrokerProbes(channels, self._kick_bundles)
+        self.probes = BrokerProbes(channels, self._request_assignment)
         self.bundles = BundleWriter(leadership, self.probes.pulse)
-        self._orders = ReplicaOrders(channels, leadership.epoch, self._kick_replicas)
+        self._orders = ReplicaOrders(channels, leadership.epoch, self._request_reconciliation)
         self._view = view
         self._plan = (decisions or Decisions()).plan
         self._replicas_due, self._bundles_due = asyncio.Event(), asyncio.Event()
@@ -136,7 +136,7 @@ class Controller:
                         created, topic_id = False, known.record.id
             if not topic_id and not await self._gone(name, deadline):
                 raise Timeout(f"the topic {name} is still being deleted", timeout_s=timeout_s)
-        self._kick_replicas()
+        self._request_reconciliation()
         topic = await self._ready(name, topic_id, deadline)
         if topic is None:
             raise self._not_ready_yet(name, timeout_s)
@@ -146,11 +146,11 @@ class Controller:
         """With what a store said that could not create its replicas, a full disk for example: more than a slow election.  It remains a
         Timeout: the topic is recorded, and comes to be as soon as the store is able again."""
         partitions = self._view.current.catalog.partitions_of.get(name, ())
-        complaint = self._orders.complaint(sorted({s for p in partitions for s in p.replicas}))
-        if complaint is None:
+        failure = self._orders.last_failure(sorted({s for p in partitions for s in p.replicas}))
+        if failure is None:
             why, cause, store_id = "not every partition has a leader yet", None, None
         else:
-            store_id, error = complaint
+            store_id, error = failure
             why, cause = f"store {store_id} cannot create its replicas: {error.message}", error.reason
         return Timeout(
             f"{name} is not ready, its creation goes on: {why}",
@@ -169,7 +169,7 @@ class Controller:
             record = await self.topics.set_retention(name, lambda retention: retention_of(request, retention))
             retention = Retention(record.retention_bytes, record.retention_ms)
             await self._mirrored(lambda c: (t := c.topics.get(name)) is not None and t.retention == retention)
-        self._kick_replicas()
+        self._request_reconciliation()
         topic = TopicEntry(
             name, record.id, record.partitions, record.replication, record.state, record.created_ms, retention=retention
         )
@@ -181,7 +181,7 @@ class Controller:
         parse_topic(name)
         async with self.topics.turn:
             topic_id = await self.topics.begin_delete(name)
-        self._kick_replicas()
+        self._request_reconciliation()
         while not await self._gone(name, deadline, topic_id):
             if asyncio.get_running_loop().time() >= deadline:
                 raise Timeout(
@@ -238,13 +238,13 @@ class Controller:
 
     def _changed(self) -> None:
         self.probes.follow(self._view.current.catalog.brokers)
-        self._kick_replicas()
-        self._kick_bundles()
+        self._request_reconciliation()
+        self._request_assignment()
 
-    def _kick_replicas(self) -> None:
+    def _request_reconciliation(self) -> None:
         self._replicas_due.set()
 
-    def _kick_bundles(self) -> None:
+    def _request_assignment(self) -> None:
         self._bundles_due.set()
 
     async def _rounds(self, what: str, due: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
@@ -278,7 +278,7 @@ class Controller:
         """Orders first, since nobody waits for them; then the records, where one topic's trouble holds up no other."""
         view = self._view.current
         effects = self._plan(view.catalog, view.reports, view.leaders)
-        self._orders.give(
+        self._orders.submit(
             [e for e in effects if isinstance(e, CreateReplica | ConfigureReplica | DeleteReplica)],
             view.catalog.live_stores,
         )
@@ -311,7 +311,7 @@ class Controller:
     async def _drop_orphans(self, suspects: list[DropOrphan], view: View) -> None:
         if suspects:
             recorded = await self.topics.is_recorded({s.group for s in suspects})
-            self._orders.give([s for s in suspects if not recorded[s.group]], view.catalog.live_stores)
+            self._orders.submit([s for s in suspects if not recorded[s.group]], view.catalog.live_stores)
 
 
 def retention_of(

@@ -65,7 +65,7 @@ class BrokerProbes:
             with contextlib.suppress(SteleError):
                 await self._listen(member)
             refused = await _refuses(member.endpoint)
-            self._say(member, Pulse.REFUSED if refused else Pulse.SILENT)
+            self._publish(member, Pulse.REFUSED if refused else Pulse.SILENT)
             if refused:
                 await self._channels.close(member.endpoint)  # the next attempt dials at once instead of backing off
             await asyncio.sleep(PROBE_AGAIN_S)
@@ -83,12 +83,12 @@ class BrokerProbes:
                 except TimeoutError:
                     return
                 while answer is not grpc.aio.EOF:  # type: ignore[attr-defined]
-                    self._say(member, Pulse.ALIVE)
+                    self._publish(member, Pulse.ALIVE)
                     answer = await stream.read()
         finally:
             stream.cancel()
 
-    def _say(self, member: Member, pulse: Pulse) -> None:
+    def _publish(self, member: Member, pulse: Pulse) -> None:
         key = _incarnation(member)
         if key in self._probing and self._pulses.get(key) is not pulse:
             self._pulses[key] = pulse

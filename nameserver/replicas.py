@@ -1,8 +1,8 @@
 """Tells the datanodes which replicas to create and delete, and what their topics' settings are.
 
 Guarantee: a store has at most one batch of orders in work, so that a store that hangs delays nobody else; every order carries the leader's
-epoch and the id of the store that it is meant for (R2.5), so that a deposed leader's orders are refused there.  An order that was obeyed is
-not repeated before the store had time to report it; a store that failed is left alone for ``RETRY_S``.
+epoch and the id of the store that it is meant for (R2.5), so that a deposed leader's orders are refused there.  An order that was
+carried out is not repeated before the store had time to report it; a store that failed is left alone for ``RETRY_S``.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ _log = structlog.get_logger()
 
 
 class ReplicaOrders:
-    """``give(orders, members)`` starts what is not in work yet; ``done()`` is called when a store has worked off its batch."""
+    """``submit(orders, members)`` starts what is not in work yet; ``done()`` is called when a store has worked off its batch."""
 
     def __init__(self, channels: Channels, epoch: int, done: Callable[[], None]) -> None:
         self._channels, self._epoch, self._done = channels, epoch, done
         self._working: dict[int, asyncio.Task[None]] = {}
-        self._obeyed: dict[Order, float] = {}
-        self._rest_until: dict[int, float] = {}
-        self._complaints: dict[int, SteleError] = {}
+        self._completed: dict[Order, float] = {}
+        self._retry_at: dict[int, float] = {}
+        self._failures: dict[int, SteleError] = {}
 
-    def give(self, orders: Iterable[Order], members: Mapping[int, Member]) -> None:
+    def submit(self, orders: Iterable[Order], members: Mapping[int, Member]) -> None:
         now = asyncio.get_running_loop().time()
-        self._obeyed = {order: at for order, at in self._obeyed.items() if at > now - REPORT_DELAY_S}
+        self._completed = {order: at for order, at in self._completed.items() if at > now - REPORT_DELAY_S}
         by_store: dict[int, list[Order]] = {}
         for order in orders:
-            if order not in self._obeyed:
+            if order not in self._completed:
                 by_store.setdefault(order.store_id, []).append(order)
         for store_id, batch in by_store.items():
             member = members.get(store_id)
-            if member is None or store_id in self._working or self._rest_until.get(store_id, 0.0) > now:
+            if member is None or store_id in self._working or self._retry_at.get(store_id, 0.0) > now:
                 continue
             task = asyncio.get_running_loop().create_task(self._work(member, batch), name=f"orders-{member.name}")
             self._working[store_id] = task
 
-    def complaint(self, stores: Iterable[int]) -> tuple[int, SteleError] | None:
-        """A store that could not obey the last time, and why."""
-        return next(((s, self._complaints[s]) for s in stores if s in self._complaints), None)
+    def last_failure(self, stores: Iterable[int]) -> tuple[int, SteleError] | None:
+        """A store that could not carry out its last batch, and why."""
+        return next(((s, self._failures[s]) for s in stores if s in self._failures), None)
 
     async def stop(self) -> None:
         tasks = list(self._working.values())
@@ -72,7 +72,7 @@ class ReplicaOrders:
                     await self._order(member, order)
                 except SteleError as e:
                     return e
-            self._obeyed[order] = asyncio.get_running_loop().time()
+            self._completed[order] = asyncio.get_running_loop().time()
             return None
 
         try:
@@ -81,8 +81,8 @@ class ReplicaOrders:
             self._working.pop(member.store_id, None)
         failures = [e for e in outcomes if e is not None]
         if failures:
-            self._rest_until[member.store_id] = asyncio.get_running_loop().time() + RETRY_S
-            known = self._complaints.get(member.store_id)
+            self._retry_at[member.store_id] = asyncio.get_running_loop().time() + RETRY_S
+            known = self._failures.get(member.store_id)
             if known is None or known.reason != failures[0].reason:
                 _log.warning(
                     "replica_orders_failed",
@@ -93,9 +93,9 @@ class ReplicaOrders:
                     reason=failures[0].reason,
                     error=failures[0].message,
                 )
-            self._complaints[member.store_id] = failures[0]
+            self._failures[member.store_id] = failures[0]
         else:
-            self._complaints.pop(member.store_id, None)
+            self._failures.pop(member.store_id, None)
             _log.info("replica_orders_done", store=member.store_id, node=member.name, orders=len(batch))
         self._done()
 

@@ -68,13 +68,13 @@ class StoreReport:
 Reports = Mapping[int, StoreReport]
 
 
-def merge(known: StoreReport | None, told: StoreReport) -> StoreReport:
+def merge(known: StoreReport | None, received: StoreReport) -> StoreReport:
     """``known`` brought up to date by a message of the stream: a complete one replaces it, another changes what it names."""
-    if told.complete:
-        return replace(told, replicas=_present(told.replicas))
+    if received.complete:
+        return replace(received, replicas=_present(received.replicas))
     before: Mapping[int, Replica] = known.replicas if known is not None else {}
     complete = known is not None and known.connected and known.complete
-    return replace(told, replicas=_present({**before, **told.replicas}), complete=complete)
+    return replace(received, replicas=_present({**before, **received.replicas}), complete=complete)
 
 
 def disconnected(known: StoreReport) -> StoreReport:

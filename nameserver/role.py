@@ -108,15 +108,15 @@ class Nameserver:
 
     async def _campaign(self) -> None:
         self.election = Election(self.session, self._config.name, self.endpoint)
-        self.election.subscribe_leadership(self._led)
+        self.election.subscribe_leadership(self._on_leadership)
         await self.election.campaign()
 
     async def _resign(self) -> None:
-        self._led(None)
+        self._on_leadership(None)
         await self._closing.finished()
         await self.election.resign()
 
-    def _led(self, leadership: Leadership | None) -> None:
+    def _on_leadership(self, leadership: Leadership | None) -> None:
         """A controller belongs to one leadership and goes with it."""
         if self.controller is not None:
             self._closing.start(self.controller.close(), "close-controller")

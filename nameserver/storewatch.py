@@ -74,7 +74,7 @@ class StoreWatch:
             try:
                 async for status in self._statuses(member):
                     failures = 0
-                    self._take(member.store_id, read_status(status))
+                    self._receive(member.store_id, read_status(status))
             except SteleError as e:
                 known = self.reports.get(member.store_id)
                 if known is not None and known.connected:
@@ -86,15 +86,17 @@ class StoreWatch:
             failures += 1
             await asyncio.sleep(BACKOFF.after(failures, self._rng))
 
-    def _take(self, store_id: int, told: StoreReport) -> None:
-        if told.store_id != store_id:
+    def _receive(self, store_id: int, received: StoreReport) -> None:
+        if received.store_id != store_id:
             raise StoreMismatch(
-                f"store {store_id} was asked and store {told.store_id} answered", expected=store_id, got=told.store_id
+                f"store {store_id} was asked and store {received.store_id} answered",
+                expected=store_id,
+                got=received.store_id,
             )
         known = self.reports.get(store_id)
         if known is None or not known.connected:
-            _log.info("store_watched", store=store_id, state=told.state, replicas=len(told.replicas))
-        merged = merge(known, told)
+            _log.info("store_watched", store=store_id, state=received.state, replicas=len(received.replicas))
+        merged = merge(known, received)
         self.reports[store_id] = merged
         if known is None or decisive(merged) != decisive(known):
             self._changed()

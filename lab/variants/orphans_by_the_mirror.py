@@ -9,4 +9,4 @@ from stele.nameserver.view import View
 
 class TrustsTheMirror(Controller):
     async def _drop_orphans(self, suspects: list[DropOrphan], view: View) -> None:
-        self._orders.give(suspects, view.catalog.live_stores)
+        self._orders.submit(suspects, view.catalog.live_stores)

@@ -187,7 +187,7 @@ class Election:
             node = await self._session.get(LEADER, watch=self._relay)
             if node is None:
                 await self._session.exists(LEADER, watch=self._relay)
-            self._see_leader(None if node is None else decode(node.value, LeaderRecord, LEADER))
+            self._publish_leader(None if node is None else decode(node.value, LeaderRecord, LEADER))
 
     async def _campaign_once(self) -> None:
         for _ in range(ROUNDS_MAX):
@@ -260,8 +260,8 @@ class Election:
         self.leadership._on_lost = self._on_refused
         self._elected.set()
         log.info("leadership_begun", name=self.name, epoch=record.epoch)
-        self._see_leader(record)
-        self._on_leadership.tell(self.leadership)
+        self._publish_leader(record)
+        self._on_leadership.publish(self.leadership)
 
     def _on_refused(self, leadership: Leadership) -> None:
         if leadership is not self.leadership:
@@ -269,17 +269,17 @@ class Election:
         self.leadership = None
         self._elected.clear()
         log.warning("leadership_over", name=self.name, epoch=leadership.epoch)
-        self._on_leadership.tell(None)
+        self._on_leadership.publish(None)
         self._keeper.poke()
 
     def _end_leadership(self) -> None:
         if self.leadership is not None:
             self.leadership.end()
 
-    def _see_leader(self, leader: LeaderRecord | None) -> None:
+    def _publish_leader(self, leader: LeaderRecord | None) -> None:
         if leader != self.leader:
             self.leader = leader
-            self._on_leader.tell(leader)
+            self._on_leader.publish(leader)
 
     async def _own_candidates(self) -> list[tuple[str, Node]]:
         """Candidates of our session, oldest first."""

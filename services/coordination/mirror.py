@@ -46,7 +46,6 @@ class Mirror:
         self.synced = False
         self._session = session
         self._nodes: dict[str, Node] = {}
-        self._view: dict[str, tuple[bytes, Stat]] = {}
         self._names: dict[str, set[str]] = {}
         self._decoded: dict[str, tuple[int, object]] = {}
         self._dirty: set[str] = set()
@@ -80,9 +79,9 @@ class Mirror:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     @property
-    def snapshot(self) -> Mapping[str, tuple[bytes, Stat]]:
-        """Path → (value, stat), live: what it holds changes between two awaits, never within one step."""
-        return MappingProxyType(self._view)
+    def snapshot(self) -> Mapping[str, Node]:
+        """Path → node, live: what it holds changes between two awaits, never within one step."""
+        return MappingProxyType(self._nodes)
 
     def get(self, path: str, record_type: type[R]) -> R | None:
         """The record in the copy; None if absent.  RecordUnreadable."""
@@ -201,14 +200,13 @@ class Mirror:
         for path, reading in readings.items():
             if reading is not None and (path not in self._nodes or self._nodes[path].stat != reading.node.stat):
                 self._nodes[path] = reading.node
-                self._view[path] = (reading.node.value, reading.node.stat)
                 parent, _, name = path.rpartition("/")
                 self._names.setdefault(parent, set()).add(name)
                 changed.add(path)
         if changed:
             moved, self._moved = self._moved, asyncio.Event()
             moved.set()
-            self._subscribers.tell(frozenset(changed))
+            self._subscribers.publish(frozenset(changed))
 
     def _remove(self, path: str) -> set[str]:
         """Takes ``path`` and all below it out of the copy."""
@@ -219,7 +217,6 @@ class Mirror:
         parent, _, name = path.rpartition("/")
         self._names.get(parent, set()).discard(name)
         if self._nodes.pop(path, None) is not None:
-            del self._view[path]
             self._decoded.pop(path, None)
             removed.add(path)
         return removed

@@ -212,11 +212,11 @@ class Session:
         if state is SessionState.CLOSED:
             self._connected.set()  # waiters go on, and find it closed
         log.info("coordination_session", state=state.value, session=f"{self.session_id:#x}", new_session=new_session)
-        self._subscribers.tell(SessionEvent(state, self.session_id, self.fenced, new_session))
+        self._subscribers.publish(SessionEvent(state, self.session_id, self.fenced, new_session))
 
     def _fall_fence(self) -> None:
         log.warning("coordination_fenced", session=f"{self.session_id:#x}")
-        self._subscribers.tell(SessionEvent(self.state, self.session_id, fenced=True))
+        self._subscribers.publish(SessionEvent(self.state, self.session_id, fenced=True))
 
     def _hand_over(self, callback: Callable[..., None], *args: Any) -> None:
         """From a kazoo thread to the loop; a loop that is gone has nobody to tell."""

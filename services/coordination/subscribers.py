@@ -1,7 +1,7 @@
 """Callbacks of one kind of event.
 
 Guarantee: each is called once per event, in the order of subscription; one that raises is logged and keeps neither the others nor the
-teller from going on.
+publisher from going on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Subscribers(Generic[T]):
 
         return remove
 
-    def tell(self, event: T) -> None:
+    def publish(self, event: T) -> None:
         for callback in list(self._callbacks):
             try:
                 callback(event)

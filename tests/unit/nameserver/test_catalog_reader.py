@@ -16,15 +16,15 @@ from stele.services.coordination.records import (
     ZnodeRecord,
     encode,
 )
-from stele.services.coordination.znode import Stat
+from stele.services.coordination.znode import Node, Stat
 
 
 def stat(zxid: int = 5, owner: int = 0) -> Stat:
     return Stat(version=2, czxid=zxid, mzxid=zxid, ephemeral_owner=owner, created_ms=100, modified_ms=200, children=0)
 
 
-def node(record: ZnodeRecord | None, **facts: int) -> tuple[bytes, Stat]:
-    return (encode(record) if record is not None else b""), stat(**facts)
+def node(record: ZnodeRecord | None, **facts: int) -> Node:
+    return Node(encode(record) if record is not None else b"", stat(**facts))
 
 
 NODES = {
@@ -71,7 +71,7 @@ def test_r5_9_a_persistent_member_is_no_member() -> None:
 
 def test_an_unreadable_record_is_named_and_hides_no_other() -> None:
     reader = CatalogReader()
-    catalog = reader.read({**NODES, "topics/demo/bad": (b"{", stat())})
+    catalog = reader.read({**NODES, "topics/demo/bad": Node(b"{", stat())})
     assert set(catalog.topics) == {"demo/t"}
     assert set(reader.unreadable) == {"topics/demo/bad"}
     reader.read(NODES)
@@ -81,7 +81,7 @@ def test_an_unreadable_record_is_named_and_hides_no_other() -> None:
 def test_an_unchanged_node_is_not_decoded_again() -> None:
     reader = CatalogReader()
     first = reader.read(NODES)
-    second = reader.read({**NODES, "topics/demo/t": (b"unread", NODES["topics/demo/t"][1])})
+    second = reader.read({**NODES, "topics/demo/t": Node(b"unread", NODES["topics/demo/t"].stat)})
     assert second.topics["demo/t"] is first.topics["demo/t"]
-    changed = (encode(NamespaceRecord(bundles=4, replication=1)), stat(zxid=6))
+    changed = Node(encode(NamespaceRecord(bundles=4, replication=1)), stat(zxid=6))
     assert reader.read({**NODES, "namespaces/demo": changed}).namespaces["demo"].bundles == 4

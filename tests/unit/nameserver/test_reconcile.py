@@ -198,6 +198,6 @@ def test_any_interrupted_history_ends_as_the_records_say(history: list[tuple[str
         assert topic.state == TopicState.READY
         groups = {g: p for g, p in world.partitions.items() if p.topic == topic.name}
         assert len(groups) == topic.partitions
-        assert {world.told[s, g] for g, p in groups.items() for s in p.replicas} <= {topic.retention}
+        assert {world.configured[s, g] for g, p in groups.items() for s in p.replicas} <= {topic.retention}
     for store_id in world.stores:
         assert world.held[store_id] == {g for g, p in world.partitions.items() if store_id in p.replicas}

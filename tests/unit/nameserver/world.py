@@ -54,7 +54,9 @@ class World:
     topics: dict[str, TopicEntry] = field(default_factory=dict)
     partitions: dict[int, PartitionEntry] = field(default_factory=dict)
     held: dict[int, set[int]] = field(default_factory=lambda: {1: set(), 2: set(), 3: set(), 4: set()})
-    told: dict[tuple[int, int], Retention] = field(default_factory=dict)  # (store, group) → as it was last told
+    configured: dict[tuple[int, int], Retention] = field(
+        default_factory=dict
+    )  # (store, group) → as it was last configured
     groups_next: int = 1
     topic_ids: int = 1
 
@@ -81,10 +83,10 @@ class World:
             case CreateReplica(store_id, group, retention=retention) if store_id in self.up:
                 assert group in self.partitions, "a replica of a group without record"
                 self.held[store_id].add(group)
-                self.told[store_id, group] = retention
+                self.configured[store_id, group] = retention
             case ConfigureReplica(store_id, group, retention) if store_id in self.up:
                 assert group in self.held[store_id], "a replica that is not there is configured"
-                self.told[store_id, group] = retention
+                self.configured[store_id, group] = retention
             case DeleteReplica(store_id, group) if store_id in self.up:
                 assert self.topics[self.partitions[group].topic].state == TopicState.DELETING
                 self.held[store_id].discard(group)
@@ -120,8 +122,8 @@ class World:
         """A group with a majority is led by its lowest reachable store."""
         members = self.partitions[group].replicas if group in self.partitions else (store_id,)
         able = sorted(s for s in members if s in self.up - self.loading and group in self.held[s])
-        told = self.told.get((store_id, group), FOR_EVER)
+        configured = self.configured.get((store_id, group), FOR_EVER)
         if len(able) <= len(members) // 2:
-            return Replica(group, state=ReplicaState.CANDIDATE, term=1, retention=told)
+            return Replica(group, state=ReplicaState.CANDIDATE, term=1, retention=configured)
         state = ReplicaState.LEADER if able[0] == store_id else ReplicaState.FOLLOWER
-        return Replica(group, state=state, leader_store_id=able[0], term=able[0], retention=told)
+        return Replica(group, state=state, leader_store_id=able[0], term=able[0], retention=configured)
