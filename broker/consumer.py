@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from stele.broker.cache import StoredBatch
-from stele.broker.metrics import Metrics
+from stele.broker.metrics import BrokerMetrics
 from stele.broker.subscription import Deliver, Range
 from stele.services.errors import SteleError
 from stele.services.pb import broker_pb2, datanode_pb2
@@ -41,7 +41,7 @@ class ConsumerStream:
         source: Source,
         held: Callable[[int, int, int], list[Range]],
         give_back: Callable[[int], None],
-        metrics: Metrics,
+        metrics: BrokerMetrics,
     ) -> None:
         self.id = id
         self._source, self._held, self._metrics = source, held, metrics

@@ -25,19 +25,19 @@ import structlog
 from stele.broker.cache import BatchCache
 from stele.broker.consumer import ConsumerStream
 from stele.broker.log_reader import LogReader
-from stele.broker.metrics import Metrics
+from stele.broker.metrics import BrokerMetrics
 from stele.broker.partition_client import PartitionClient
 from stele.broker.subscription import (
     Close,
     ConfirmAcks,
     Deliver,
-    Effect,
-    Kind,
     PersistAcks,
     Range,
     RefuseAck,
     SetActive,
     Subscription,
+    SubscriptionEffect,
+    SubscriptionType,
 )
 from stele.services.batch import BatchHeader
 from stele.services.clock import SYSTEM, Clock
@@ -95,7 +95,7 @@ class Dispatch:
         ack_flush_interval_s: float,
         on_deposed: Callable[[SteleError], None],
         on_failed: Callable[[str, BaseException], None],
-        metrics: Metrics,
+        metrics: BrokerMetrics,
         clock: Clock = SYSTEM,
         rng: random.Random | None = None,
     ) -> None:
@@ -128,7 +128,7 @@ class Dispatch:
             if live.connected:
                 self._carry_out(live, self._grow(live.core, now_s))
 
-    def _grow(self, core: Subscription, now_s: float) -> list[Effect]:
+    def _grow(self, core: Subscription, now_s: float) -> list[SubscriptionEffect]:
         """Consumers go on from the first message that is kept: what retention removed is delivered to nobody, and is told."""
         skipped = core.backlog(self._reader.log_start)
         if skipped:
@@ -151,7 +151,7 @@ class Dispatch:
 
     async def subscribe(self, request: broker_pb2.OpenSubscription) -> ConsumerStream:
         """Raises SteleError: ConsumerBusy, Overloaded, what ended this partition here."""
-        kind = Kind(request.type)
+        type = SubscriptionType(request.type)
         live, created = await self._found_or_created(request.subscription, start_of(request))
         if self._closed is not None:
             raise self._closed
@@ -162,7 +162,7 @@ class Dispatch:
         name = request.consumer or f"consumer-{id}"
         self._carry_out(live, self._grow(core, self._clock.monotonic()))
         effects = core.add_consumer(
-            id, name, kind, request.credit, request.ack_timeout_ms / 1000, self._clock.monotonic()
+            id, name, type, request.credit, request.ack_timeout_ms / 1000, self._clock.monotonic()
         )
         stream = ConsumerStream(
             id, self._reader, core.held, functools.partial(self.credit, request.subscription, id), self._metrics
@@ -173,7 +173,7 @@ class Dispatch:
         self._carry_out(live, effects)
         if self._polling is None or self._polling.done():
             self._polling = self._tasks.start(self._poll_end())
-        _log.info("consumer_joined", **self._names(core), consumer=name, type=kind.name, position=core.floor)
+        _log.info("consumer_joined", **self._names(core), consumer=name, type=type.name, position=core.floor)
         return stream
 
     def leave(self, subscription: str, id: int) -> None:
@@ -230,7 +230,7 @@ class Dispatch:
 
     # --- effects --------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, live: _LiveSubscription, effects: Iterable[Effect]) -> None:
+    def _carry_out(self, live: _LiveSubscription, effects: Iterable[SubscriptionEffect]) -> None:
         for effect in effects:
             if isinstance(effect, PersistAcks):
                 self._writes.start(self._persist(live, effect))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from stele.broker.cache import BatchCache, StoredBatch
-from stele.broker.metrics import Metrics
+from stele.broker.metrics import BrokerMetrics
 from stele.broker.partition_client import PartitionClient
 from stele.services.backoff import Backoff
 from stele.services.batch import BatchHeader, read_header
@@ -33,7 +33,7 @@ class LogReader:
         self,
         partition: PartitionClient,
         cache: BatchCache,
-        metrics: Metrics,
+        metrics: BrokerMetrics,
         on_grown: Callable[[], None],
         rng: random.Random | None = None,
     ) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from stele.broker.pipeline import Result, Stored
+from stele.broker.pipeline import Result, StoredAt
 
 
-class Metrics:
+class BrokerMetrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         registry = registry or CollectorRegistry()
         self.batches = Counter(
@@ -37,7 +37,7 @@ class Metrics:
         self.consumers = Gauge("stele_broker_consumers", "Consumers connected", registry=registry)
 
     def produced(self, result: Result, size: int) -> None:
-        if isinstance(result, Stored):
+        if isinstance(result, StoredAt):
             self.batches.labels("duplicate" if result.duplicate else "stored").inc()
             self.bytes.inc(0 if result.duplicate else size)
         else:

@@ -16,10 +16,10 @@ from collections.abc import Callable
 import structlog
 
 from stele.broker.cache import BatchCache
-from stele.broker.datanodes import Datanodes
+from stele.broker.datanode_clients import DatanodeClients
 from stele.broker.dispatch import Dispatch
-from stele.broker.metrics import Metrics
-from stele.broker.ownership import Key, Ownership, Route, Routes
+from stele.broker.metrics import BrokerMetrics
+from stele.broker.ownership import Key, Ownership, PartitionRoute, RoutingTable
 from stele.broker.partition_client import PartitionClient
 from stele.broker.pipeline import Pipeline
 from stele.broker.produce import PartitionProducer
@@ -36,7 +36,7 @@ OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
 TICK_S = 0.1
 
-Build = Callable[[Route, int, Datanodes], PartitionClient]
+Build = Callable[[PartitionRoute, int, DatanodeClients], PartitionClient]
 
 _log = structlog.get_logger()
 
@@ -53,7 +53,7 @@ class OwnedPartition:
         ack_flush_interval_s: float,
         on_deposed: Callable[[OwnedPartition, SteleError], None],
         on_failed: Callable[[OwnedPartition, str, BaseException], None],
-        metrics: Metrics,
+        metrics: BrokerMetrics,
         clock: Clock,
     ) -> None:
         self.client = client
@@ -136,18 +136,18 @@ class OwnedPartitions:
         inflight_appends_max: int = 8,
         ack_flush_interval_s: float = 0.03,
         cache: BatchCache | None = None,
-        metrics: Metrics | None = None,
+        metrics: BrokerMetrics | None = None,
         clock: Clock = SYSTEM,
         build: Build | None = None,
     ) -> None:
         self.ownership = Ownership(broker)
-        self.routes = Routes()
+        self.routes = RoutingTable()
         self.others_ready = False  # whether another broker could take over
         self._broker = broker
-        self._datanodes = Datanodes(channels)
+        self._datanodes = DatanodeClients(channels)
         self._inflight_appends_max, self._ack_flush_interval_s = inflight_appends_max, ack_flush_interval_s
         self._cache = cache or BatchCache()
-        self.metrics = metrics or Metrics()
+        self.metrics = metrics or BrokerMetrics()
         self._clock = clock
         self._build = build or PartitionClient
         self._owned: dict[Key, OwnedPartition] = {}
@@ -276,7 +276,7 @@ class OwnedPartitions:
         self.metrics.partitions.set(len(self._owned))
         return owned
 
-    def routes_of(self, topic: str) -> list[Route]:
+    def routes_of(self, topic: str) -> list[PartitionRoute]:
         """The partitions of ``topic`` that this broker owns."""
         return [r for r in self.routes.of_topic(topic) if self.ownership.epoch(r.bundle) is not None]
 
@@ -314,7 +314,7 @@ class OwnedPartitions:
         await self._datanodes.close()
 
 
-def _not_owner(route: Route) -> NotOwner:
+def _not_owner(route: PartitionRoute) -> NotOwner:
     return NotOwner(
         f"partition {route.partition} of {route.topic} is not owned here", topic=route.topic, bundle=route.bundle
     )

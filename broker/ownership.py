@@ -20,7 +20,7 @@ Key = tuple[str, int]  # topic, partition
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class PartitionRoute:
     """Where a partition is."""
 
     topic: str
@@ -92,12 +92,12 @@ class Ownership:
         assert all(b.epoch >= 0 for b in self._bundles.values())
 
 
-class Routes:
+class RoutingTable:
     """Partitions and stores, as the latest routing facts say."""
 
     def __init__(self, absent_grace_s: float = ABSENT_GRACE_S) -> None:
         self._absent_grace_s = absent_grace_s
-        self._routes: dict[Key, Route] = {}
+        self._routes: dict[Key, PartitionRoute] = {}
         self._absent_since_s: dict[Key, float] = {}
         self.partitions: dict[str, int] = {}  # topic → how many it has
         self.endpoints: dict[int, str] = {}  # store id → endpoint
@@ -125,20 +125,20 @@ class Routes:
         self.seen = True
         return gone
 
-    def get(self, topic: str, partition: int) -> Route | None:
+    def get(self, topic: str, partition: int) -> PartitionRoute | None:
         return self._routes.get((topic, partition))
 
-    def of_topic(self, topic: str) -> list[Route]:
+    def of_topic(self, topic: str) -> list[PartitionRoute]:
         return [route for key, route in sorted(self._routes.items()) if key[0] == topic]
 
 
-def _routes_of(routing: nameserver_pb2.Routing) -> Iterator[Route]:
+def _routes_of(routing: nameserver_pb2.Routing) -> Iterator[PartitionRoute]:
     for topic in routing.topics:
         if topic.topic.state == DELETING:
             continue
         for p in topic.partitions:
             replicas = tuple(r.store_id for r in p.replicas)
-            yield Route(topic.topic.topic, p.partition, p.group, replicas, p.leader_store_id, p.bundle)
+            yield PartitionRoute(topic.topic.topic, p.partition, p.group, replicas, p.leader_store_id, p.bundle)
 
 
 def _endpoints_of(routing: nameserver_pb2.Routing) -> Mapping[int, str]:

@@ -16,8 +16,8 @@ from typing import Any
 
 import structlog
 
-from stele.broker.datanodes import Datanodes
-from stele.broker.ownership import Route
+from stele.broker.datanode_clients import DatanodeClients
+from stele.broker.ownership import PartitionRoute
 from stele.services.backoff import Backoff
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import (
@@ -70,9 +70,9 @@ class PartitionClient:
 
     def __init__(
         self,
-        route: Route,
+        route: PartitionRoute,
         epoch: int,
-        datanodes: Datanodes,
+        datanodes: DatanodeClients,
         *,
         clock: Clock = SYSTEM,
         rng: random.Random | None = None,
@@ -87,7 +87,7 @@ class PartitionClient:
         self._closed = False
         self._shunned: dict[int, float] = {}  # store → until when
 
-    def moved(self, route: Route) -> None:
+    def moved(self, route: PartitionRoute) -> None:
         """The routing facts changed: other replicas perhaps, or another leader is said to lead."""
         if route.leader_hint != self.route.leader_hint:
             self._hint = route.leader_hint

@@ -37,12 +37,12 @@ DEADLINE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredAt:
     base_offset: int
     duplicate: bool = False
 
 
-Result = Stored | SteleError
+Result = StoredAt | SteleError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Respond:
     token: object
     result: Result
 
@@ -73,7 +73,7 @@ class Deposed:
     error: SteleError
 
 
-Effect = Send | Answer | Recover | Deposed
+PipelineEffect = Send | Respond | Recover | Deposed
 
 
 @dataclass(slots=True, eq=False)
@@ -116,20 +116,20 @@ class Pipeline:
 
     # --- events ---------------------------------------------------------------------------------------------------
 
-    def offer(self, batch: bytes, producer_id: int, token: object, now_s: float) -> list[Effect]:
+    def offer(self, batch: bytes, producer_id: int, token: object, now_s: float) -> list[PipelineEffect]:
         if self._closed is not None:
-            return [Answer(token, self._closed)]
+            return [Respond(token, self._closed)]
         item = _Batch(batch, producer_id, token, now_s + self.deadline_s)
         self._order.append(item)
         self._unsent.append(item)
         return self._pump(now_s)
 
-    def refuse(self, token: object, error: SteleError, now_s: float) -> list[Effect]:
+    def refuse(self, token: object, error: SteleError, now_s: float) -> list[PipelineEffect]:
         """Answers with ``error`` when everything offered before is answered."""
         self._order.append(_Batch(b"", 0, token, math.inf, result=error))
         return self._settle(now_s)
 
-    def answered(self, request_id: int, results: Sequence[Result], now_s: float) -> list[Effect]:
+    def answered(self, request_id: int, results: Sequence[Result], now_s: float) -> list[PipelineEffect]:
         """One result per batch, in order.  Results of a request that was abandoned are ignored."""
         request = self._inflight.get(request_id)
         if request is None:
@@ -138,11 +138,11 @@ class Pipeline:
             error = SteleError(f"{len(results)} results for {len(request.batches)} batches")
             return self.failed(request_id, error, now_s)
         self._remove(request_id)
-        effects: list[Effect] = []
+        effects: list[PipelineEffect] = []
         for item, result in zip(request.batches, results, strict=True):
             if item.result is not None:
                 continue
-            if isinstance(result, Stored):
+            if isinstance(result, StoredAt):
                 item.result = result
             elif isinstance(result, Fenced):
                 effects += self._depose(result)
@@ -155,12 +155,12 @@ class Pipeline:
                 self._give_up(item, result)
         return effects + self._settle(now_s)
 
-    def failed(self, request_id: int, error: SteleError, now_s: float) -> list[Effect]:
+    def failed(self, request_id: int, error: SteleError, now_s: float) -> list[PipelineEffect]:
         """The whole append failed, or its outcome is unknown."""
         if request_id not in self._inflight:
             return []
         request = self._remove(request_id)
-        effects: list[Effect] = []
+        effects: list[PipelineEffect] = []
         if isinstance(error, Fenced):
             effects += self._depose(error)
             error = self._closed or error
@@ -176,18 +176,18 @@ class Pipeline:
                 self._give_up(item, error)
         return effects + self._settle(now_s)
 
-    def abandon(self, error: SteleError, now_s: float) -> list[Effect]:
+    def abandon(self, error: SteleError, now_s: float) -> list[PipelineEffect]:
         """No answer is awaited any more for what is in flight; its outcome is unknown."""
-        effects: list[Effect] = []
+        effects: list[PipelineEffect] = []
         for request_id in list(self._inflight):
             effects += self.failed(request_id, error, now_s)
         return effects
 
-    def recovered(self, now_s: float) -> list[Effect]:
+    def recovered(self, now_s: float) -> list[PipelineEffect]:
         self._recovering, self._flowing = False, True
         return self._pump(now_s)
 
-    def timer(self, now_s: float) -> list[Effect]:
+    def timer(self, now_s: float) -> list[PipelineEffect]:
         """Ends what has passed its deadline."""
         for item in self._order:
             if item.result is not None:
@@ -203,7 +203,7 @@ class Pipeline:
                 item.result = NotReady(f"the partition could not be written for {self.deadline_s:g} s{why}")
         return self._settle(now_s)
 
-    def close(self, error: SteleError, now_s: float) -> list[Effect]:
+    def close(self, error: SteleError, now_s: float) -> list[PipelineEffect]:
         """Takes nothing more.  What is in flight may still be answered; the rest is refused with ``error``."""
         if self._closed is None:
             self._closed = error
@@ -229,8 +229,8 @@ class Pipeline:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _pump(self, now_s: float) -> list[Effect]:
-        effects: list[Effect] = []
+    def _pump(self, now_s: float) -> list[PipelineEffect]:
+        effects: list[PipelineEffect] = []
         while self._flowing and len(self._inflight) < self.inflight_max:
             items = self._join()
             if not items:
@@ -307,7 +307,7 @@ class Pipeline:
         limit = int(stated) - 64 if stated.isdigit() else size // 2
         self.append_bytes_max = max(1, min(limit, size - 1))
 
-    def _depose(self, error: Fenced) -> list[Effect]:
+    def _depose(self, error: Fenced) -> list[PipelineEffect]:
         if isinstance(self._closed, NotOwner):
             return []
         self._closed = NotOwner("another broker owns this partition now", **error.facts)
@@ -317,10 +317,10 @@ class Pipeline:
                 self._give_up(item, self._closed)
         return [Deposed(error)]
 
-    def _settle(self, now_s: float) -> list[Effect]:
-        effects: list[Effect] = []
+    def _settle(self, now_s: float) -> list[PipelineEffect]:
+        effects: list[PipelineEffect] = []
         while self._order and (result := self._order[0].result) is not None:
-            effects.append(Answer(self._order.popleft().token, result))
+            effects.append(Respond(self._order.popleft().token, result))
         if self._flowing:
             return effects + self._pump(now_s)
         if not self._inflight and not self._recovering and self._closed is None:

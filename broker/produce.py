@@ -16,9 +16,9 @@ from typing import Protocol
 
 import structlog
 
-from stele.broker.metrics import Metrics
+from stele.broker.metrics import BrokerMetrics
 from stele.broker.partition_client import ATTEMPT_S, ELSEWHERE, POLL, PartitionClient
-from stele.broker.pipeline import Answer, Deposed, Effect, Pipeline, Recover, Result, Send, Stored
+from stele.broker.pipeline import Deposed, Pipeline, PipelineEffect, Recover, Respond, Result, Send, StoredAt
 from stele.services.backoff import Backoff
 from stele.services.batch import BatchHeader
 from stele.services.clock import SYSTEM, Clock
@@ -57,7 +57,7 @@ class PartitionProducer:
         on_stored: Callable[[int, BatchHeader, bytes | None], None],
         on_deposed: Callable[[SteleError], None],
         on_failed: Callable[[str, BaseException], None],
-        metrics: Metrics,
+        metrics: BrokerMetrics,
         clock: Clock = SYSTEM,
         rng: random.Random | None = None,
     ) -> None:
@@ -108,7 +108,7 @@ class PartitionProducer:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[PipelineEffect]) -> None:
         for effect in effects:
             match effect:
                 case Send(request_id, batches):
@@ -118,7 +118,7 @@ class PartitionProducer:
                     answer.add_done_callback(
                         lambda done, r=request_id, s=store_id: self._answered(r, s, done)  # type: ignore[misc]
                     )
-                case Answer(token, result):
+                case Respond(token, result):
                     self._answer(token, result)  # type: ignore[arg-type]
                 case Recover(error):
                     self._failures += 1
@@ -129,7 +129,7 @@ class PartitionProducer:
             self._idle.set()
 
     def _answer(self, offered: Offered, result: Result) -> None:
-        if isinstance(result, Stored):
+        if isinstance(result, StoredAt):
             self._failures = 0
             # The stored form of a duplicate may be part of a larger batch: its bytes are read back where they are wanted.
             self._on_stored(result.base_offset, offered.header, None if result.duplicate else offered.batch)
@@ -150,7 +150,7 @@ class PartitionProducer:
                 self._partition.failed(store_id, error)
             self._carry_out(self._pipeline.failed(request_id, error, now_s))
             return
-        results = [from_pb(r.error) or Stored(r.base_offset, r.duplicate) for r in done.result().results]
+        results = [from_pb(r.error) or StoredAt(r.base_offset, r.duplicate) for r in done.result().results]
         self._carry_out(self._pipeline.answered(request_id, results, now_s))
 
     async def _recover(self, error: SteleError) -> None:
@@ -202,7 +202,7 @@ class Produced:
 class ProduceStream:
     """The answers of one client's stream, and its credit."""
 
-    def __init__(self, credit_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, credit_bytes: int, metrics: BrokerMetrics) -> None:
         self._credit_bytes = credit_bytes
         self._metrics = metrics
         self._unanswered = 0
@@ -224,7 +224,7 @@ class ProduceStream:
         self._unanswered -= 1
         self._unanswered_bytes -= size
         response = broker_pb2.ProduceResponse(request_id=request_id)
-        if isinstance(result, Stored):
+        if isinstance(result, StoredAt):
             response.base_offset, response.duplicate = result.base_offset, result.duplicate
         else:
             response.error.CopyFrom(to_wire(result))

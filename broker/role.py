@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, suppress
 
 import structlog
 
-from stele.broker.metrics import Metrics
+from stele.broker.metrics import BrokerMetrics
 from stele.broker.owned_partitions import OwnedPartitions
 from stele.broker.server import BrokerServicer
 from stele.services.config import BrokerConfig
@@ -75,7 +75,7 @@ class Broker:
             channels,
             inflight_appends_max=config.inflight_appends_max,
             ack_flush_interval_s=config.ack_flush_interval_s,
-            metrics=Metrics(runtime.registry),
+            metrics=BrokerMetrics(runtime.registry),
         )
         self._opened.push_async_callback(self.partitions.stop)
         self._server = Server(config.host, config.port)

@@ -15,7 +15,7 @@ from stele.broker.consumer import ConsumerStream
 from stele.broker.dispatch import Dispatch, start_of
 from stele.broker.owned_partitions import OwnedPartition, OwnedPartitions
 from stele.broker.produce import Produced, ProduceStream
-from stele.broker.subscription import Kind, Range
+from stele.broker.subscription import Range, SubscriptionType
 from stele.services.batch import read_header
 from stele.services.config import MESSAGE_BYTES_MAX
 from stele.services.errors import InvalidArgument, MessageTooLarge, SteleError
@@ -187,7 +187,7 @@ def _check_open(request: pb.SubscribeRequest) -> None:
     if request.WhichOneof("request") != "open":
         raise InvalidArgument("the first request of a subscription is `open`")
     check_name("subscription", request.open.subscription)
-    if int(request.open.type) not in set(map(int, Kind)):
+    if int(request.open.type) not in set(map(int, SubscriptionType)):
         raise InvalidArgument("the type of a subscription is exclusive, failover or shared")
     if len(request.open.consumer) > CONSUMER_NAME_CHARS_MAX:
         raise InvalidArgument(f"a consumer's name has up to {CONSUMER_NAME_CHARS_MAX} characters")

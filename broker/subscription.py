@@ -36,7 +36,7 @@ CURSOR_RANGES_MAX = (
 Range = tuple[int, int]
 
 
-class Kind(enum.IntEnum):
+class SubscriptionType(enum.IntEnum):
     """Numbered as in broker.proto."""
 
     EXCLUSIVE = 1
@@ -87,7 +87,7 @@ class Close:
     error: SteleError
 
 
-Effect = Deliver | ConfirmAcks | RefuseAck | PersistAcks | SetActive | Close
+SubscriptionEffect = Deliver | ConfirmAcks | RefuseAck | PersistAcks | SetActive | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class _Later:
 
 
 @dataclass(slots=True)
-class Consumer:
+class ConsumerState:
     id: int
     name: str
     credit: int  # messages it may still be sent
@@ -132,8 +132,8 @@ class Subscription:
         self, name: str, floor: int, acked: Iterable[Range] = (), generation: int = 0, log_start: int = 0, end: int = 0
     ) -> None:
         self.name = name
-        self.type: Kind | None = None
-        self.consumers: dict[int, Consumer] = {}  # in order of arrival
+        self.type: SubscriptionType | None = None
+        self.consumers: dict[int, ConsumerState] = {}  # in order of arrival
         self._turn = 0  # SHARED: id of the consumer served last
         self.end = end  # offset after the last committed message that is known
         self._begin(floor, acked, generation)
@@ -158,10 +158,10 @@ class Subscription:
     # --- consumers ------------------------------------------------------------------------------------------------
 
     def add_consumer(
-        self, consumer: int, name: str, kind: Kind, credit: int, ack_timeout_s: float, now_s: float
-    ) -> list[Effect]:
+        self, consumer: int, name: str, type: SubscriptionType, credit: int, ack_timeout_s: float, now_s: float
+    ) -> list[SubscriptionEffect]:
         """Raises ConsumerBusy."""
-        if self.consumers and (self.type is not kind or kind is Kind.EXCLUSIVE):
+        if self.consumers and (self.type is not type or type is SubscriptionType.EXCLUSIVE):
             assert self.type is not None
             names = ",".join(c.name for c in self.consumers.values())
             raise ConsumerBusy(
@@ -169,11 +169,11 @@ class Subscription:
                 type=self.type.name,
                 consumers=names,
             )
-        self.type = kind
-        self.consumers[consumer] = Consumer(consumer, name, min(credit, CREDIT_MESSAGES_MAX), ack_timeout_s)
+        self.type = type
+        self.consumers[consumer] = ConsumerState(consumer, name, min(credit, CREDIT_MESSAGES_MAX), ack_timeout_s)
         return self._dispatch(now_s)
 
-    def remove_consumer(self, consumer: int, now_s: float) -> list[Effect]:
+    def remove_consumer(self, consumer: int, now_s: float) -> list[SubscriptionEffect]:
         """What it had not acknowledged is delivered again.  An unknown consumer is no error."""
         if consumer not in self.consumers:
             return []
@@ -185,18 +185,20 @@ class Subscription:
         for first, last, out in self.pending:
             if out.consumer == consumer:
                 self._return(first, last, 0.0, now_s)
-        effects: list[Effect] = []
+        effects: list[SubscriptionEffect] = []
         if not self.consumers:
             self.type = None
-        elif was_active and self.type is Kind.FAILOVER:
+        elif was_active and self.type is SubscriptionType.FAILOVER:
             effects.append(SetActive(next(iter(self.consumers)), True))
         return effects + self._dispatch(now_s)
 
     def is_active(self, consumer: int) -> bool:
         """SHARED: everyone is.  Else the one that arrived first."""
-        return consumer in self.consumers and (self.type is Kind.SHARED or next(iter(self.consumers)) == consumer)
+        return consumer in self.consumers and (
+            self.type is SubscriptionType.SHARED or next(iter(self.consumers)) == consumer
+        )
 
-    def credit(self, consumer: int, messages: int, now_s: float) -> list[Effect]:
+    def credit(self, consumer: int, messages: int, now_s: float) -> list[SubscriptionEffect]:
         if consumer not in self.consumers:
             return []
         c = self.consumers[consumer]
@@ -205,14 +207,14 @@ class Subscription:
 
     # --- the log --------------------------------------------------------------------------------------------------
 
-    def available(self, end: int, now_s: float) -> list[Effect]:
+    def available(self, end: int, now_s: float) -> list[SubscriptionEffect]:
         """Messages below ``end`` are committed.  A lower value than before (a replica that lags) changes nothing."""
         if end <= self.end:
             return []
         self.end = end
         return self._dispatch(now_s)
 
-    def trim(self, log_start: int, now_s: float) -> list[Effect]:
+    def trim(self, log_start: int, now_s: float) -> list[SubscriptionEffect]:
         """Messages below ``log_start`` are gone: they count as acknowledged."""
         if log_start <= self.floor:
             return []
@@ -226,7 +228,7 @@ class Subscription:
 
     def ack(
         self, consumer: int, request_id: int, ranges: Sequence[Range], cumulative: bool, now_s: float
-    ) -> list[Effect]:
+    ) -> list[SubscriptionEffect]:
         """Accepted for every committed offset, also one that this broker has not delivered: its predecessor may have."""
         if consumer not in self.consumers:
             return []
@@ -248,7 +250,7 @@ class Subscription:
         if not ranges:
             raise InvalidArgument("an acknowledgement names at least one range of offsets")
         if cumulative:
-            if self.type is Kind.SHARED:
+            if self.type is SubscriptionType.SHARED:
                 raise InvalidArgument(
                     "cumulative acknowledgement is for exclusive and failover subscriptions, this one is shared"
                 )
@@ -260,7 +262,7 @@ class Subscription:
                 )
         return ranges
 
-    def nack(self, consumer: int, ranges: Sequence[Range], delay_s: float, now_s: float) -> list[Effect]:
+    def nack(self, consumer: int, ranges: Sequence[Range], delay_s: float, now_s: float) -> list[SubscriptionEffect]:
         """Only what is out with this consumer counts; the rest is somebody else's by now."""
         for first, last in ranges:
             if first > last:
@@ -274,7 +276,7 @@ class Subscription:
     def has_acks_to_write(self) -> bool:
         return bool(len(self._dirty) or self._requests.of)
 
-    def flush_acks(self) -> list[Effect]:
+    def flush_acks(self) -> list[SubscriptionEffect]:
         """The next write of acknowledgements; nothing while one is under way."""
         if self._requests_writing is not None or not self.has_acks_to_write or len(self.acked) > CURSOR_RANGES_MAX:
             return []
@@ -296,7 +298,7 @@ class Subscription:
                     whole.set(a, b, None)
         return whole
 
-    def persisted(self, generation: int) -> list[Effect]:
+    def persisted(self, generation: int) -> list[SubscriptionEffect]:
         if self._requests_writing is None or generation != self.generation:
             return []  # the subscription was reset meanwhile
         requests, self._requests_writing = self._requests_writing, None
@@ -320,7 +322,7 @@ class Subscription:
         """When ``timer`` is to be called; infinity: not at all."""
         return self._wake_s
 
-    def timer(self, now_s: float) -> list[Effect]:
+    def timer(self, now_s: float) -> list[SubscriptionEffect]:
         if now_s < self._wake_s:
             return []
         self._wake_s = math.inf
@@ -337,16 +339,16 @@ class Subscription:
                 self._wake_s = min(self._wake_s, later.at_s)
         return self._dispatch(now_s)
 
-    def reset(self, floor: int, acked: Iterable[Range], generation: int, error: SteleError) -> list[Effect]:
+    def reset(self, floor: int, acked: Iterable[Range], generation: int, error: SteleError) -> list[SubscriptionEffect]:
         """The cursor was set anew: every consumer is closed with ``error`` and starts over when it comes back."""
         effects = self.close(error)
         self.end = max(self.end, floor)
         self._begin(floor, acked, generation)
         return effects
 
-    def close(self, error: SteleError) -> list[Effect]:
+    def close(self, error: SteleError) -> list[SubscriptionEffect]:
         """Closes every consumer; unconfirmed acknowledgements stay unconfirmed, so those messages are delivered again."""
-        closed: list[Effect] = [Close(c, error) for c in self.consumers]
+        closed: list[SubscriptionEffect] = [Close(c, error) for c in self.consumers]
         self.consumers.clear()
         self.type = None
         for first, last, _ in self.pending:
@@ -393,8 +395,8 @@ class Subscription:
             else:
                 self.waiting.set(a, b, out.redelivery_count + 1)
 
-    def _dispatch(self, now_s: float) -> list[Effect]:
-        effects: list[Effect] = []
+    def _dispatch(self, now_s: float) -> list[SubscriptionEffect]:
+        effects: list[SubscriptionEffect] = []
         share = self._share()
         while (ready := self._next_ready()) is not None:
             consumer = self._next_consumer()
@@ -422,18 +424,18 @@ class Subscription:
         stop = self.acked.next_taken(self.read_position)
         return self.read_position, (self.end if stop is None else min(self.end, stop)) - 1, 0
 
-    def _able(self) -> Iterator[Consumer]:
+    def _able(self) -> Iterator[ConsumerState]:
         for c in self.consumers.values():
             if c.credit > 0:
                 yield c
-            if self.type is not Kind.SHARED:
+            if self.type is not SubscriptionType.SHARED:
                 return
 
-    def _next_consumer(self) -> Consumer | None:
+    def _next_consumer(self) -> ConsumerState | None:
         able = list(self._able())
         if not able:
             return None
-        if self.type is Kind.SHARED:
+        if self.type is SubscriptionType.SHARED:
             chosen = next((c for c in able if c.id > self._turn), able[0])
             self._turn = chosen.id
             return chosen
@@ -441,7 +443,7 @@ class Subscription:
 
     def _share(self) -> int:
         """SHARED: an even part of what is ready, so that few messages do not all go to one consumer."""
-        if self.type is not Kind.SHARED:
+        if self.type is not SubscriptionType.SHARED:
             return CREDIT_MESSAGES_MAX
         ready = self.waiting.count + self.end - self.read_position
         able = sum(1 for _ in self._able())
@@ -470,12 +472,14 @@ class Subscription:
         for _, _, out in self.pending:
             assert out.consumer in self.consumers, f"out with {out.consumer}, who is gone"
             assert out.due_s >= self._wake_s, "a due time before the next timer"
-            assert self.type is Kind.SHARED or self.is_active(out.consumer), "out with a consumer that is not active"
+            assert self.type is SubscriptionType.SHARED or self.is_active(out.consumer), (
+                "out with a consumer that is not active"
+            )
         assert all(later.at_s >= self._wake_s for _, _, later in self.delayed)
         assert all(0 <= c.credit <= CREDIT_MESSAGES_MAX for c in self.consumers.values())
         assert bool(self.consumers) == (self.type is not None)
-        assert self.type is not Kind.EXCLUSIVE or len(self.consumers) == 1
+        assert self.type is not SubscriptionType.EXCLUSIVE or len(self.consumers) == 1
 
 
-def _confirmations(requests: _AckRequests) -> list[Effect]:
+def _confirmations(requests: _AckRequests) -> list[SubscriptionEffect]:
     return [ConfirmAcks(consumer, tuple(request_ids)) for consumer, request_ids in requests.of.items()]

@@ -76,7 +76,7 @@ class StickyPartitioner:
 
 
 @dataclass(slots=True, eq=False)
-class Batch:
+class ProducerBatch:
     """Messages that are stored together.  ``promises`` belong to the shell, one per record, in order."""
 
     deadline_s: float
@@ -104,7 +104,7 @@ class Batch:
 class GivenUp:
     """A batch that will not be sent again, and why."""
 
-    batch: Batch
+    batch: ProducerBatch
     error: SteleError
 
 
@@ -120,9 +120,9 @@ class PartitionBatches:
         self.producer_id = new_identity()
         self.next_sequence = 0
         self._next_attempt = 1
-        self._open: Batch | None = None
-        self._queued: deque[Batch] = deque()  # not in flight; those that were sent before come first
-        self._inflight: dict[int, Batch] = {}  # by attempt, in order of sequence
+        self._open: ProducerBatch | None = None
+        self._queued: deque[ProducerBatch] = deque()  # not in flight; those that were sent before come first
+        self._inflight: dict[int, ProducerBatch] = {}  # by attempt, in order of sequence
 
     # --- filling --------------------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class PartitionBatches:
             sealed = True
         begun = self._open is None
         if self._open is None:
-            self._open = Batch(deadline_s)
+            self._open = ProducerBatch(deadline_s)
         self._open.records.append(record)
         self._open.promises.append(promise)
         self._open.size_bytes += size
@@ -151,7 +151,7 @@ class PartitionBatches:
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    def next_to_send(self, now_s: float) -> Batch | None:
+    def next_to_send(self, now_s: float) -> ProducerBatch | None:
         """The next batch, with its bytes fixed and an attempt number that its answer must carry; None: nothing now."""
         if not self._queued or len(self._inflight) >= self._inflight_max:
             return None
@@ -166,14 +166,14 @@ class PartitionBatches:
         self._inflight[batch.attempt] = batch
         return batch
 
-    def stored(self, attempt: int) -> Batch | None:
+    def stored(self, attempt: int) -> ProducerBatch | None:
         """An attempt was answered with success.  A batch that waits to be repeated is done as well: its old attempt came through."""
         batch = self._inflight.pop(attempt, None)
         if batch is not None:
             batch.attempt = 0
         return batch
 
-    def stored_late(self, batch: Batch) -> bool:
+    def stored_late(self, batch: ProducerBatch) -> bool:
         """An attempt that was already written off was answered with success after all; False: the batch was settled before."""
         if batch.attempt in self._inflight and self._inflight[batch.attempt] is batch:
             del self._inflight[batch.attempt]
@@ -268,7 +268,7 @@ class PartitionBatches:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _head(self) -> Batch | None:
+    def _head(self) -> ProducerBatch | None:
         return next(iter(self._inflight.values()), None) or (self._queued[0] if self._queued else self._open)
 
     def _rewind(self, answered: int) -> None:
@@ -279,7 +279,7 @@ class PartitionBatches:
         self._queued.extendleft(reversed(self._inflight.values()))
         self._inflight.clear()
 
-    def _give_up(self, batch: Batch, error: SteleError) -> list[GivenUp]:
+    def _give_up(self, batch: ProducerBatch, error: SteleError) -> list[GivenUp]:
         """The head (nothing is in flight) will not be sent again.  Sequences are checked by the partition, so a batch after it can be
         stored only if the head was."""
         assert not self._inflight
@@ -308,7 +308,7 @@ def new_producer_id(rng: random.Random) -> int:
     return rng.getrandbits(PRODUCER_ID_BITS) or 1
 
 
-def _timed_out(batch: Batch) -> SteleError:
+def _timed_out(batch: ProducerBatch) -> SteleError:
     why = f": {batch.last_error}" if batch.last_error is not None else ""
     last = batch.last_error.reason if batch.last_error is not None else None
     if batch.maybe_stored:
@@ -316,7 +316,7 @@ def _timed_out(batch: Batch) -> SteleError:
     return SendTimedOut(f"not stored before the send timeout{why}", last=last)
 
 
-def _explained(batch: Batch, error: SteleError) -> SteleError:
+def _explained(batch: ProducerBatch, error: SteleError) -> SteleError:
     """``error`` as it is true for this batch: a definite refusal says nothing of an earlier attempt that was never answered."""
     if batch.maybe_stored and error.definite:
         return Timeout(

@@ -15,7 +15,7 @@ SHOWN_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class HealthCheck:
     name: str
     ok: bool
     detail: str
@@ -26,10 +26,10 @@ def judge(
     stores: Sequence[StoreInfo],
     brokers: Sequence[BrokerInfo],
     partitions: Sequence[PartitionInfo],
-) -> list[Check]:
+) -> list[HealthCheck]:
     return [
-        Check("nameservers", bool(cluster.leader), _leader(cluster)),
-        Check(
+        HealthCheck("nameservers", bool(cluster.leader), _leader(cluster)),
+        HealthCheck(
             "coordination",
             cluster.coordination_connected,
             "ZooKeeper is connected"
@@ -49,7 +49,7 @@ def _leader(cluster: ClusterInfo) -> str:
     )
 
 
-def _stores(stores: Sequence[StoreInfo]) -> Check:
+def _stores(stores: Sequence[StoreInfo]) -> HealthCheck:
     expected = [s for s in stores if s.state == "up"]
     problems = [f"{s.name} is gone" for s in expected if not s.live]
     problems += [
@@ -65,7 +65,7 @@ def _status(s: StoreInfo) -> str:
     return s.status or (s.member.state if s.member is not None else "")
 
 
-def _brokers(brokers: Sequence[BrokerInfo]) -> Check:
+def _brokers(brokers: Sequence[BrokerInfo]) -> HealthCheck:
     live = [b for b in brokers if b.live]
     problems = [f"{b.name} is gone and owns {len(b.bundles)} bundles" for b in brokers if not b.live and b.bundles]
     if not live:
@@ -73,7 +73,7 @@ def _brokers(brokers: Sequence[BrokerInfo]) -> Check:
     return _check("brokers", problems, f"{len(live)} registered")
 
 
-def _partitions(partitions: Sequence[PartitionInfo]) -> Check:
+def _partitions(partitions: Sequence[PartitionInfo]) -> HealthCheck:
     problems: list[str] = []
     for p in partitions:
         name = f"{p.topic}-{p.partition}"
@@ -91,7 +91,7 @@ def _is_in_order(r: ReplicaInfo) -> bool:
     return bool(r.endpoint) and r.state in ("leader", "follower") and not r.problem
 
 
-def _check(name: str, problems: Iterable[str], well: str) -> Check:
+def _check(name: str, problems: Iterable[str], well: str) -> HealthCheck:
     listed = list(problems)
     more = f" and {len(listed) - SHOWN_MAX} more" if len(listed) > SHOWN_MAX else ""
-    return Check(name, not listed, "; ".join(listed[:SHOWN_MAX]) + more if listed else well)
+    return HealthCheck(name, not listed, "; ".join(listed[:SHOWN_MAX]) + more if listed else well)

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from stele.batching import Batch, GivenUp, PartitionBatches
+from stele.batching import GivenUp, PartitionBatches, ProducerBatch
 from stele.produce_stream import ProduceStream
 from stele.retry import backoff_s
 from stele.services.batch import BatchRecord
@@ -32,7 +32,7 @@ class Surroundings:
     rng: random.Random
     stream_to: Callable[[int, bool], Coroutine[Any, Any, ProduceStream | None]]  # (partition, look up anew)
     spawn: Callable[[Coroutine[Any, Any, None]], None]
-    stored: Callable[[int, Batch, int], None]  # (partition, batch, base offset)
+    stored: Callable[[int, ProducerBatch, int], None]  # (partition, batch, base offset)
     given_up: Callable[[list[GivenUp]], None]
     sealed: Callable[[int], None]  # the open batch of this partition is complete
 
@@ -112,7 +112,7 @@ class PartitionSender:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _answer_to(self, batch: Batch, attempt: int) -> Callable[[int, SteleError | None], None]:
+    def _answer_to(self, batch: ProducerBatch, attempt: int) -> Callable[[int, SteleError | None], None]:
         def answered(base_offset: int, error: SteleError | None) -> None:
             if error is None:
                 self._failures = 0

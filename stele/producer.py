@@ -30,9 +30,9 @@ import structlog
 
 from stele.batching import (
     INFLIGHT_BATCHES_MAX,
-    Batch,
     GivenUp,
     PartitionBatches,
+    ProducerBatch,
     StickyPartitioner,
     check_record,
     new_producer_id,
@@ -318,7 +318,7 @@ class Producer:
 
     # --- results --------------------------------------------------------------------------------------------------
 
-    def _stored(self, partition: int, batch: Batch, base_offset: int) -> None:
+    def _stored(self, partition: int, batch: ProducerBatch, base_offset: int) -> None:
         for i, promise in enumerate(cast("list[Promise]", batch.promises)):
             if not promise.done():
                 promise.set_result(SendResult(partition, base_offset + i))

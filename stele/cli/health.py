@@ -7,7 +7,7 @@ import typer
 from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Output, Server, examples, with_client
 from stele.cli.output import OutputFormat, say, show
 from stele.client import Client
-from stele.health import Check, judge
+from stele.health import HealthCheck, judge
 
 EPILOG = examples("stele health", "stele health -o json", "until stele health >/dev/null 2>&1; do sleep 1; done")
 
@@ -15,7 +15,7 @@ EPILOG = examples("stele health", "stele health -o json", "until stele health >/
 def health(server: Server = "", directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE) -> None:
     """Check the whole cluster.  Exit status 1 unless everything is well."""
 
-    async def work(client: Client) -> list[Check]:
+    async def work(client: Client) -> list[HealthCheck]:
         admin = client.admin
         return judge(
             await admin.cluster(), await admin.list_stores(), await admin.list_brokers(), await admin.list_partitions()

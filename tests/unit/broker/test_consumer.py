@@ -10,7 +10,7 @@ import pytest
 from stele.broker import consumer as module
 from stele.broker.cache import StoredBatch
 from stele.broker.consumer import ConsumerStream
-from stele.broker.metrics import Metrics
+from stele.broker.metrics import BrokerMetrics
 from stele.broker.subscription import Deliver, Range
 from stele.services.errors import NotOwner
 from stele.services.pb import broker_pb2
@@ -50,7 +50,7 @@ def log() -> Log:
 
 @pytest.fixture
 async def stream(log: Log) -> ConsumerStream:
-    return ConsumerStream(1, log, log.held, log.given_back.append, Metrics())
+    return ConsumerStream(1, log, log.held, log.given_back.append, BrokerMetrics())
 
 
 async def take(responses: AsyncIterator[broker_pb2.SubscribeResponse]) -> broker_pb2.SubscribeResponse:

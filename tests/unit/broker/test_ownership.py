@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.broker.ownership import Ownership, Route, Routes
+from stele.broker.ownership import Ownership, PartitionRoute, RoutingTable
 from stele.services.pb import nameserver_pb2
 
 
@@ -118,10 +118,10 @@ def topics(
 
 
 def test_routes() -> None:
-    routes = Routes()
+    routes = RoutingTable()
     assert not routes.seen
     assert routes.observe(topics(("ns/t", 0, 10), ("ns/t", 1, 11), stores={1: "a:1"}), 0) == set()
-    assert routes.get("ns/t", 1) == Route("ns/t", 1, 11, (1, 2), 2, "ns/a")
+    assert routes.get("ns/t", 1) == PartitionRoute("ns/t", 1, 11, (1, 2), 2, "ns/a")
     assert [r.group for r in routes.of_topic("ns/t")] == [10, 11]
     assert routes.partitions == {"ns/t": 2}
     assert routes.endpoints == {1: "a:1"}
@@ -130,7 +130,7 @@ def test_routes() -> None:
 
 
 def test_a_topic_that_is_missing_is_kept_for_a_while() -> None:
-    routes = Routes(absent_grace_s=3)
+    routes = RoutingTable(absent_grace_s=3)
     routes.observe(topics(("ns/t", 0, 10)), 0)
     assert routes.observe(topics(), 1) == set()
     assert routes.observe(topics(("ns/t", 0, 10)), 2) == set()
@@ -141,13 +141,13 @@ def test_a_topic_that_is_missing_is_kept_for_a_while() -> None:
 
 
 def test_a_deleted_topic_goes_at_once() -> None:
-    routes = Routes()
+    routes = RoutingTable()
     routes.observe(topics(("ns/t", 0, 10)), 0)
     assert routes.observe(topics(("ns/t", 0, 10), state="deleting"), 0) == {("ns/t", 0)}
 
 
 def test_a_recreated_topic_has_another_group() -> None:
-    routes = Routes()
+    routes = RoutingTable()
     routes.observe(topics(("ns/t", 0, 10)), 0)
     assert routes.observe(topics(("ns/t", 0, 20)), 0) == {("ns/t", 0)}
     assert routes.get("ns/t", 0) is not None

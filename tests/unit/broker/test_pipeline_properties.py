@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stele.broker.pipeline import Answer, Effect, Pipeline, Recover, Result, Send, Stored
+from stele.broker.pipeline import Pipeline, PipelineEffect, Recover, Respond, Result, Send, StoredAt
 from stele.services.errors import ConnectionBroken, NotLeader, OutOfOrderSequence, ProposalLost, SteleError, Timeout
 
 
@@ -34,12 +34,12 @@ class Partition:
 
     def _append(self, producer: int, sequence: int) -> Result:
         if producer and (producer, sequence) in self.log:
-            return Stored(self.log.index((producer, sequence)), duplicate=True)
+            return StoredAt(self.log.index((producer, sequence)), duplicate=True)
         expected = sum(1 for p, _ in self.log if p == producer)
         if producer and sequence != expected:
             return OutOfOrderSequence("gap", expected=expected, got=sequence)
         self.log.append((producer, sequence))
-        return Stored(len(self.log) - 1)
+        return StoredAt(len(self.log) - 1)
 
 
 class PipelineMachine(RuleBasedStateMachine):
@@ -55,13 +55,13 @@ class PipelineMachine(RuleBasedStateMachine):
         self.lost: list[Send] = []  # abandoned: the old leader may still process these
         self.recovering = False
 
-    def carry_out(self, effects: list[Effect]) -> None:
+    def carry_out(self, effects: list[PipelineEffect]) -> None:
         for effect in effects:
             match effect:
                 case Send():
                     assert not self.recovering
                     self.wire.append(effect)
-                case Answer(token, result):
+                case Respond(token, result):
                     assert isinstance(token, Token)
                     assert token == self.offered[len(self.answers)], "answered once, in the order of the offers"
                     self.answers[token] = result
@@ -153,7 +153,7 @@ class PipelineMachine(RuleBasedStateMachine):
         anonymous = [s for p, s in self.partition.log if p == 0]
         assert len(set(anonymous)) == len(anonymous), "without an id nothing is sent twice"
         for token, result in self.answers.items():
-            if isinstance(result, Stored):
+            if isinstance(result, StoredAt):
                 assert self.partition.log[result.base_offset] == (token.producer, token.sequence)
             else:
                 assert isinstance(result, SteleError)

@@ -7,7 +7,16 @@ import math
 import pytest
 
 from stele.broker import subscription as core
-from stele.broker.subscription import Close, ConfirmAcks, Deliver, Kind, PersistAcks, RefuseAck, SetActive, Subscription
+from stele.broker.subscription import (
+    Close,
+    ConfirmAcks,
+    Deliver,
+    PersistAcks,
+    RefuseAck,
+    SetActive,
+    Subscription,
+    SubscriptionType,
+)
 from stele.services.errors import ConsumerBusy, InvalidArgument, NotOwner
 
 A, B, C = 1, 2, 3
@@ -21,13 +30,18 @@ def sub():  # type: ignore[no-untyped-def]
 
 
 def add(
-    sub: Subscription, consumer: int, kind: Kind, credit: int = 100, ack_timeout_s: float = 0, now_s: float = 0
-) -> list[core.Effect]:
+    sub: Subscription,
+    consumer: int,
+    kind: SubscriptionType,
+    credit: int = 100,
+    ack_timeout_s: float = 0,
+    now_s: float = 0,
+) -> list[core.SubscriptionEffect]:
     return sub.add_consumer(consumer, f"c{consumer}", kind, credit, ack_timeout_s, now_s)
 
 
 def test_delivers_what_is_available_within_credit(sub: Subscription) -> None:
-    assert add(sub, A, Kind.EXCLUSIVE, credit=3) == []
+    assert add(sub, A, SubscriptionType.EXCLUSIVE, credit=3) == []
     assert sub.available(2, 0) == [Deliver(A, 0, 1, 0)]
     assert sub.available(10, 0) == [Deliver(A, 2, 2, 0)]
     assert sub.credit(A, 4, 0) == [Deliver(A, 3, 6, 0)]
@@ -37,19 +51,19 @@ def test_delivers_what_is_available_within_credit(sub: Subscription) -> None:
 
 
 def test_exclusive_refuses_a_second_consumer(sub: Subscription) -> None:
-    add(sub, A, Kind.EXCLUSIVE)
+    add(sub, A, SubscriptionType.EXCLUSIVE)
     with pytest.raises(ConsumerBusy) as e:
-        add(sub, B, Kind.EXCLUSIVE)
+        add(sub, B, SubscriptionType.EXCLUSIVE)
     assert e.value.facts == {"type": "EXCLUSIVE", "consumers": "c1"}
     sub.remove_consumer(A, 0)
-    add(sub, B, Kind.EXCLUSIVE)
+    add(sub, B, SubscriptionType.EXCLUSIVE)
 
 
-@pytest.mark.parametrize("first", list(Kind))
-@pytest.mark.parametrize("second", list(Kind))
-def test_one_type_at_a_time(sub: Subscription, first: Kind, second: Kind) -> None:
+@pytest.mark.parametrize("first", list(SubscriptionType))
+@pytest.mark.parametrize("second", list(SubscriptionType))
+def test_one_type_at_a_time(sub: Subscription, first: SubscriptionType, second: SubscriptionType) -> None:
     add(sub, A, first)
-    if first is second and first is not Kind.EXCLUSIVE:
+    if first is second and first is not SubscriptionType.EXCLUSIVE:
         add(sub, B, second)
     else:
         with pytest.raises(ConsumerBusy):
@@ -61,7 +75,7 @@ def test_one_type_at_a_time(sub: Subscription, first: Kind, second: Kind) -> Non
 
 def test_failover_next_in_order_takes_over_and_begins_with_what_was_left(sub: Subscription) -> None:
     for c in (A, B, C):
-        add(sub, c, Kind.FAILOVER, credit=10)
+        add(sub, c, SubscriptionType.FAILOVER, credit=10)
     assert [sub.is_active(c) for c in (A, B, C)] == [True, False, False]
     assert sub.available(6, 0) == [Deliver(A, 0, 5, 0)]
     sub.ack(A, 1, [(0, 1)], False, 0)
@@ -70,13 +84,13 @@ def test_failover_next_in_order_takes_over_and_begins_with_what_was_left(sub: Su
     assert sub.available(7, 0) == [Deliver(B, 6, 6, 0)]
     assert sub.remove_consumer(C, 0) == []  # it was not active
     assert sub.remove_consumer(B, 0) == []
-    assert add(sub, A, Kind.FAILOVER) == [Deliver(A, 2, 2, 2), Deliver(A, 4, 5, 2), Deliver(A, 6, 6, 1)]
+    assert add(sub, A, SubscriptionType.FAILOVER) == [Deliver(A, 2, 2, 2), Deliver(A, 4, 5, 2), Deliver(A, 6, 6, 1)]
 
 
 def test_shared_goes_round_by_credit(sub: Subscription) -> None:
-    add(sub, A, Kind.SHARED, credit=10)
-    add(sub, B, Kind.SHARED, credit=10)
-    add(sub, C, Kind.SHARED, credit=0)
+    add(sub, A, SubscriptionType.SHARED, credit=10)
+    add(sub, B, SubscriptionType.SHARED, credit=10)
+    add(sub, C, SubscriptionType.SHARED, credit=0)
     assert sub.available(4, 0) == [Deliver(A, 0, 1, 0), Deliver(B, 2, 3, 0)]
     assert sub.available(5, 0) == [Deliver(A, 4, 4, 0)]
     assert sub.available(6, 0) == [Deliver(B, 5, 5, 0)]
@@ -86,14 +100,14 @@ def test_shared_goes_round_by_credit(sub: Subscription) -> None:
 
 
 def test_shared_hands_what_a_consumer_left_to_the_others(sub: Subscription) -> None:
-    add(sub, A, Kind.SHARED, credit=10)
-    add(sub, B, Kind.SHARED, credit=10)
+    add(sub, A, SubscriptionType.SHARED, credit=10)
+    add(sub, B, SubscriptionType.SHARED, credit=10)
     sub.available(4, 0)
     assert sub.remove_consumer(A, 0) == [Deliver(B, 0, 1, 1)]
 
 
 def test_acks_are_confirmed_only_when_durable(sub: Subscription) -> None:
-    add(sub, A, Kind.SHARED)
+    add(sub, A, SubscriptionType.SHARED)
     sub.available(10, 0)
     assert sub.ack(A, 7, [(0, 2), (5, 5)], False, 0) == []
     assert sub.flush_acks() == [PersistAcks(((0, 2), (5, 5)), 0)]
@@ -107,7 +121,7 @@ def test_acks_are_confirmed_only_when_durable(sub: Subscription) -> None:
 
 
 def test_a_failed_write_is_repeated_with_what_came_since(sub: Subscription) -> None:
-    add(sub, A, Kind.SHARED)
+    add(sub, A, SubscriptionType.SHARED)
     sub.available(10, 0)
     sub.ack(A, 1, [(0, 0)], False, 0)
     sub.flush_acks()
@@ -118,7 +132,7 @@ def test_a_failed_write_is_repeated_with_what_came_since(sub: Subscription) -> N
 
 
 def test_an_ack_of_something_acked_waits_for_the_write_under_way(sub: Subscription) -> None:
-    add(sub, A, Kind.SHARED)
+    add(sub, A, SubscriptionType.SHARED)
     sub.available(10, 0)
     sub.ack(A, 1, [(0, 0)], False, 0)
     sub.flush_acks()
@@ -129,7 +143,7 @@ def test_an_ack_of_something_acked_waits_for_the_write_under_way(sub: Subscripti
 
 
 def test_cumulative_ack(sub: Subscription) -> None:
-    add(sub, A, Kind.EXCLUSIVE)
+    add(sub, A, SubscriptionType.EXCLUSIVE)
     sub.available(10, 0)
     sub.ack(A, 1, [(4, 6)], True, 0)
     assert sub.floor == 7
@@ -140,7 +154,7 @@ def test_cumulative_ack(sub: Subscription) -> None:
 
 
 def test_refused_acks(sub: Subscription) -> None:
-    add(sub, A, Kind.SHARED)
+    add(sub, A, SubscriptionType.SHARED)
     sub.available(10, 0)
     for ranges, cumulative in [([(3, 3)], True), ([], False), ([(5, 4)], False), ([(9, 10)], False)]:
         (refused,) = sub.ack(A, 1, ranges, cumulative, 0)
@@ -152,7 +166,7 @@ def test_refused_acks(sub: Subscription) -> None:
 
 def test_acks_of_messages_that_a_predecessor_delivered() -> None:
     sub = Subscription("s", floor=5, acked=[(8, 9)], end=20)
-    add(sub, A, Kind.EXCLUSIVE, credit=0)
+    add(sub, A, SubscriptionType.EXCLUSIVE, credit=0)
     sub.ack(A, 1, [(5, 6), (12, 12)], False, 0)
     assert sub.floor == 7
     assert sub.credit(A, 100, 0) == [Deliver(A, 7, 7, 0), Deliver(A, 10, 11, 0), Deliver(A, 13, 19, 0)]
@@ -160,7 +174,7 @@ def test_acks_of_messages_that_a_predecessor_delivered() -> None:
 
 
 def test_nack_redelivers_with_a_count(sub: Subscription) -> None:
-    add(sub, A, Kind.SHARED)
+    add(sub, A, SubscriptionType.SHARED)
     sub.available(5, 0)
     assert sub.nack(A, [(1, 2), (4, 4), (3, 2)], 0, 0) == [Deliver(A, 1, 2, 1), Deliver(A, 4, 4, 1)]
     assert sub.nack(A, [(2, 2)], 0, 0) == [Deliver(A, 2, 2, 2)]
@@ -168,7 +182,7 @@ def test_nack_redelivers_with_a_count(sub: Subscription) -> None:
 
 
 def test_nack_with_delay(sub: Subscription) -> None:
-    add(sub, A, Kind.SHARED)
+    add(sub, A, SubscriptionType.SHARED)
     sub.available(3, 0)
     assert sub.nack(A, [(1, 1)], 5.0, 10.0) == []
     assert sub.next_timer() == 15.0
@@ -181,10 +195,10 @@ def test_nack_with_delay(sub: Subscription) -> None:
 
 
 def test_ack_timeout(sub: Subscription) -> None:
-    add(sub, A, Kind.SHARED, credit=2, ack_timeout_s=10)
+    add(sub, A, SubscriptionType.SHARED, credit=2, ack_timeout_s=10)
     sub.available(4, 1.0)
     assert sub.next_timer() == 11.0
-    assert add(sub, B, Kind.SHARED, credit=2, ack_timeout_s=20, now_s=5.0) == [Deliver(B, 2, 3, 0)]
+    assert add(sub, B, SubscriptionType.SHARED, credit=2, ack_timeout_s=20, now_s=5.0) == [Deliver(B, 2, 3, 0)]
     sub.ack(A, 1, [(0, 0)], False, 6.0)
     assert sub.timer(11.0) == []  # waits for credit
     assert sub.held(A, 0, 3) == []
@@ -195,14 +209,14 @@ def test_ack_timeout(sub: Subscription) -> None:
 
 
 def test_redelivery_goes_before_new_messages(sub: Subscription) -> None:
-    add(sub, A, Kind.EXCLUSIVE, credit=4)
+    add(sub, A, SubscriptionType.EXCLUSIVE, credit=4)
     sub.available(10, 0)
     sub.nack(A, [(1, 3)], 0, 0)
     assert sub.credit(A, 4, 0) == [Deliver(A, 1, 3, 1), Deliver(A, 4, 4, 0)]
 
 
 def test_trim_counts_as_acknowledged(sub: Subscription) -> None:
-    add(sub, A, Kind.EXCLUSIVE, credit=4)
+    add(sub, A, SubscriptionType.EXCLUSIVE, credit=4)
     sub.available(10, 0)
     sub.ack(A, 1, [(6, 6)], False, 0)
     sub.trim(6, 0)
@@ -214,8 +228,8 @@ def test_trim_counts_as_acknowledged(sub: Subscription) -> None:
 
 
 def test_reset_closes_consumers_and_starts_anew(sub: Subscription) -> None:
-    add(sub, A, Kind.SHARED)
-    add(sub, B, Kind.SHARED)
+    add(sub, A, SubscriptionType.SHARED)
+    add(sub, B, SubscriptionType.SHARED)
     sub.available(10, 0)
     sub.ack(A, 1, [(0, 4)], False, 0)
     sub.flush_acks()
@@ -224,11 +238,11 @@ def test_reset_closes_consumers_and_starts_anew(sub: Subscription) -> None:
     assert sub.persisted(0) == []  # an acknowledgement of the old generation
     sub.persist_failed(0)
     assert not sub.has_acks_to_write
-    assert add(sub, A, Kind.EXCLUSIVE) == [Deliver(A, 2, 9, 0)]
+    assert add(sub, A, SubscriptionType.EXCLUSIVE) == [Deliver(A, 2, 9, 0)]
 
 
 def test_close_leaves_unconfirmed_acks_unconfirmed(sub: Subscription) -> None:
-    add(sub, A, Kind.EXCLUSIVE)
+    add(sub, A, SubscriptionType.EXCLUSIVE)
     sub.available(4, 0)
     sub.ack(A, 1, [(0, 0)], False, 0)
     sub.flush_acks()
@@ -240,7 +254,7 @@ def test_close_leaves_unconfirmed_acks_unconfirmed(sub: Subscription) -> None:
 
 def test_a_bounded_number_of_holes_stops_new_deliveries(sub: Subscription, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "RANGES_MAX", 3)
-    add(sub, A, Kind.SHARED, credit=100)
+    add(sub, A, SubscriptionType.SHARED, credit=100)
     sub.available(6, 0)
     for offset in (1, 3, 5):
         sub.ack(A, offset, [(offset, offset)], False, 0)
@@ -252,7 +266,7 @@ def test_acks_wait_while_the_cursor_has_no_room_for_their_holes(
     sub: Subscription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(core, "CURSOR_RANGES_MAX", 2)
-    add(sub, A, Kind.SHARED, credit=100)
+    add(sub, A, SubscriptionType.SHARED, credit=100)
     sub.available(10, 0)
     sub.ack(A, 1, [(1, 1), (3, 3), (5, 5)], False, 0)
     assert sub.flush_acks() == []
@@ -263,7 +277,7 @@ def test_acks_wait_while_the_cursor_has_no_room_for_their_holes(
 
 
 def test_a_write_of_acks_has_no_more_ranges_than_the_cursor(sub: Subscription) -> None:
-    add(sub, A, Kind.SHARED, credit=100)
+    add(sub, A, SubscriptionType.SHARED, credit=100)
     sub.available(20, 0)
     sub.ack(A, 1, [(o, o) for o in range(1, 20, 2)], False, 0)
     sub.flush_acks()

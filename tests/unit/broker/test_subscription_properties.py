@@ -10,12 +10,12 @@ from stele.broker.subscription import (
     Close,
     ConfirmAcks,
     Deliver,
-    Effect,
-    Kind,
     PersistAcks,
     RefuseAck,
     SetActive,
     Subscription,
+    SubscriptionEffect,
+    SubscriptionType,
 )
 from stele.services.errors import ConsumerBusy, NotOwner
 
@@ -38,7 +38,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
         self.ids = 0
         self.highest_new = -1
 
-    def carry_out(self, effects: list[Effect]) -> None:
+    def carry_out(self, effects: list[SubscriptionEffect]) -> None:
         for effect in effects:
             match effect:
                 case Deliver(consumer, first, last, count):
@@ -57,7 +57,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
                             assert count > self.delivered_before[offset]
                         else:
                             assert count == 0
-                            if self.sub.type is not Kind.SHARED:
+                            if self.sub.type is not SubscriptionType.SHARED:
                                 assert offset > self.highest_new, "new messages come in order"
                                 assert not len(self.sub.waiting), "after everything that comes again"
                             self.highest_new = max(offset, self.highest_new)
@@ -82,14 +82,14 @@ class SubscriptionMachine(RuleBasedStateMachine):
         del self.holding[consumer], self.active[consumer], self.credit[consumer]
         self.asked = {k: v for k, v in self.asked.items() if k[0] != consumer}
 
-    @rule(kind=st.sampled_from(Kind), credit=st.integers(0, 6), ack_timeout_s=st.sampled_from([0, 0, 5]))
-    def arrive(self, kind: Kind, credit: int, ack_timeout_s: int) -> None:
+    @rule(kind=st.sampled_from(SubscriptionType), credit=st.integers(0, 6), ack_timeout_s=st.sampled_from([0, 0, 5]))
+    def arrive(self, kind: SubscriptionType, credit: int, ack_timeout_s: int) -> None:
         self.ids += 1
         id = self.ids
         if len(self.holding) >= 3:
             return
         self.holding[id], self.credit[id] = {}, credit
-        self.active[id] = kind is Kind.SHARED or len(self.holding) == 1
+        self.active[id] = kind is SubscriptionType.SHARED or len(self.holding) == 1
         try:
             self.carry_out(self.sub.add_consumer(id, f"c{id}", kind, credit, ack_timeout_s, self.now_s))
         except ConsumerBusy:
@@ -104,7 +104,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
         left = set(self.holding[id])
         self.forget(id)
         effects = self.sub.remove_consumer(id, self.now_s)
-        if kind is Kind.FAILOVER:
+        if kind is SubscriptionType.FAILOVER:
             again = [o for e in effects if isinstance(e, Deliver) for o in range(e.first, e.last + 1) if o in left]
             assert again == sorted(again)
         self.carry_out(effects)
@@ -126,7 +126,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
     @rule(data=st.data(), cumulative=st.booleans())
     def ack(self, data: st.DataObject, cumulative: bool) -> None:
         id = data.draw(st.sampled_from(sorted(self.holding)))
-        cumulative = cumulative and self.sub.type is not Kind.SHARED
+        cumulative = cumulative and self.sub.type is not SubscriptionType.SHARED
         offsets = data.draw(st.sets(st.integers(0, self.end - 1), min_size=1, max_size=4))
         if self.holding[id] and data.draw(st.booleans()):
             offsets = set(data.draw(st.sets(st.sampled_from(sorted(self.holding[id])), min_size=1)))
@@ -207,7 +207,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
             self.written(ok=False)
         self.now_s += 100
         self.carry_out(self.sub.timer(self.now_s))
-        self.arrive(kind=Kind.EXCLUSIVE, credit=10_000, ack_timeout_s=0)
+        self.arrive(kind=SubscriptionType.EXCLUSIVE, credit=10_000, ack_timeout_s=0)
         (id,) = self.holding
         held = sorted(self.holding[id])
         if held:

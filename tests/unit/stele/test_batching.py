@@ -12,9 +12,9 @@ import pytest
 from stele.batching import (
     BATCH_BYTES_LIMIT,
     INFLIGHT_BATCHES_MAX,
-    Batch,
     GivenUp,
     PartitionBatches,
+    ProducerBatch,
     StickyPartitioner,
     check_record,
     new_producer_id,
@@ -49,7 +49,7 @@ def add(batches: PartitionBatches, value: bytes, deadline_s: float = 100.0) -> t
     return batches.add(record, check_record(record), value, deadline_s)
 
 
-def send(batches: PartitionBatches) -> Batch:
+def send(batches: PartitionBatches) -> ProducerBatch:
     batch = batches.next_to_send(0.0)
     assert batch is not None
     return batch
@@ -285,8 +285,8 @@ class Wire:
     batches: PartitionBatches
     partition: ModelPartition
     rng: random.Random
-    stream: deque[tuple[Batch, int, bytes]] = field(default_factory=deque)
-    answers: deque[tuple[Batch, int, int | SteleError]] = field(default_factory=deque)
+    stream: deque[tuple[ProducerBatch, int, bytes]] = field(default_factory=deque)
+    answers: deque[tuple[ProducerBatch, int, int | SteleError]] = field(default_factory=deque)
     acked: dict[bytes, int] = field(default_factory=dict)
     failed: dict[bytes, SteleError] = field(default_factory=dict)
 

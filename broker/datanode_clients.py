@@ -140,7 +140,7 @@ class RequestStream:
                 answer.set_exception(Unreachable(f"{self._endpoint} could not be reached: {error}", cause=error.reason))
 
 
-class Datanode:
+class DatanodeClient:
     """One datanode at one address."""
 
     def __init__(self, channels: Channels, store_id: int, endpoint: str) -> None:
@@ -157,12 +157,12 @@ class Datanode:
         await asyncio.gather(self.appends.close(), self.fetches.close())
 
 
-class Datanodes:
+class DatanodeClients:
     """By store id."""
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
-        self._open: dict[int, Datanode] = {}
+        self._open: dict[int, DatanodeClient] = {}
         self._endpoints: dict[int, str] = {}
         self._closing = Tasks()
         self._probes: dict[int, asyncio.Semaphore] = {}
@@ -174,14 +174,14 @@ class Datanodes:
             if endpoints.get(store_id) != datanode.endpoint:
                 self._closing.start(self._open.pop(store_id).close())
 
-    def get(self, store_id: int) -> Datanode:
+    def get(self, store_id: int) -> DatanodeClient:
         """Raises Unreachable while no address of the store is known."""
         datanode = self._open.get(store_id)
         if datanode is None:
             endpoint = self._endpoints.get(store_id)
             if not endpoint:
                 raise Unreachable(f"no address of store {store_id} is known", store_id=store_id)
-            datanode = self._open[store_id] = Datanode(self._channels, store_id, endpoint)
+            datanode = self._open[store_id] = DatanodeClient(self._channels, store_id, endpoint)
         return datanode
 
     def probes(self, store_id: int) -> asyncio.Semaphore:
