@@ -94,7 +94,7 @@ class DataDirectory:
 
     # --- identity ---------------------------------------------------------------------------------------------------
 
-    def belongs_to(self, cluster_id: str) -> None:
+    def check_cluster(self, cluster_id: str) -> None:
         """Raises ClusterMismatch if the directory is another cluster's; nothing in it is touched then."""
         mine = self.identity.cluster_id
         if mine and mine != cluster_id:
@@ -104,12 +104,12 @@ class DataDirectory:
                 got=mine,
             )
 
-    def registered(self, store_id: int, cluster_id: str) -> None:
+    def record_registration(self, store_id: int, cluster_id: str) -> None:
         """From here on the directory is that store's; durable when it returns."""
         self._store_identity(replace(self.identity, store_id=store_id, cluster_id=cluster_id))
 
-    def obeyed(self, leader_epoch: int) -> None:
-        """A nameserver of a higher epoch has spoken; durable when it returns, so that a restart does not obey a deposed
+    def record_leader_epoch(self, leader_epoch: int) -> None:
+        """A nameserver of a higher epoch leads; durable when it returns, so that a restart does not obey a deposed
         one."""
         self._store_identity(replace(self.identity, leader_epoch=leader_epoch))
 

@@ -68,7 +68,7 @@ class FetchStream:
             try:
                 replica = self._find(request.group)
                 if request.max_wait_ms and request.offset >= replica.partition.high_watermark:
-                    await _comes(replica, request.offset, min(request.max_wait_ms, WAIT_MAX_MS) / 1000)
+                    await _wait_for_message(replica, request.offset, min(request.max_wait_ms, WAIT_MAX_MS) / 1000)
             except SteleError as e:
                 error = e
             await self._sending.acquire()
@@ -97,7 +97,7 @@ def _failed(request: pb.FetchRequest, error: SteleError) -> pb.FetchResponse:
     return pb.FetchResponse(request_id=request.request_id, error=to_wire(error))
 
 
-async def _comes(replica: Replica, offset: int, wait_s: float) -> None:
+async def _wait_for_message(replica: Replica, offset: int, wait_s: float) -> None:
     """Returns when there is a message at ``offset``, at the latest after ``wait_s``.  Raises what ends the replica
     meanwhile."""
     replica.running()

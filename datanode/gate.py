@@ -20,21 +20,21 @@ SETTLED_LOG_S = 10.0
 
 log = structlog.get_logger()
 
-Say = Callable[[str, int, int], Awaitable[None]]
+Report = Callable[[str, int, int], Awaitable[None]]
 
 
 class Gate:
-    """``await gate.open()`` once.  ``open_port`` opens the client port; ``say(state, loaded, total)`` tells the
+    """``await gate.open()`` once.  ``open_port`` opens the client port; ``report(state, loaded, total)`` tells the
     cluster."""
 
     def __init__(
-        self, store: Store, ready: ReadyGate, parallelism: int, open_port: Callable[[], Awaitable[None]], say: Say
+        self, store: Store, ready: ReadyGate, parallelism: int, open_port: Callable[[], Awaitable[None]], report: Report
     ) -> None:
         self.store = store
         self._ready = ready
         self._parallelism = parallelism
         self._open_port = open_port
-        self._say = say
+        self._report = report
         for condition in ("loaded", "settled", "port", "announced"):
             ready.add(condition)
 
@@ -74,7 +74,7 @@ class Gate:
 
     async def ready(self) -> None:
         self.store.enter("ready")
-        await self._say("ready", self.store.loaded, self.store.total)
+        await self._report("ready", self.store.loaded, self.store.total)
         self._ready.set("announced", True)
 
     def _show_loaded(self) -> None:

@@ -30,7 +30,7 @@ from stele.services.topics import FOR_EVER, Retention
 
 LOOK_INTERVAL_S = 1.0
 PAUSE_S = 0.05
-ASK_BYTES_MIN = 16 << 10
+NOTIFY_BYTES_MIN = 16 << 10
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ class _Watched:
     since_ms: int
     begins_behind: int = 0  # the snapshot behind which its log was told to begin
     trim: asyncio.Future[object] | None = None
-    trouble: str = ""
+    problem: str = ""
     seen: tuple[int, int, Retention] = (-1, -1, FOR_EVER)  # applied index, log start, retention of the last look
     look_again_s: float = 0.0  # although nothing of these has changed
 
@@ -59,8 +59,8 @@ class LogCleaner:
     clock: Clock = SYSTEM
     _watched: dict[int, _Watched] = field(default_factory=dict)
     _decide_at_s: float = 0.0
-    _asking: set[int] = field(default_factory=set)
-    _asked: asyncio.Event = field(default_factory=asyncio.Event)
+    _due: set[int] = field(default_factory=set)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         while True:
@@ -83,12 +83,12 @@ class LogCleaner:
             await asyncio.sleep(min(PAUSE_S, left_s))
             try:
                 async with asyncio.timeout(max(0.0, until_s - self.clock.monotonic())):
-                    await self._asked.wait()
+                    await self._wake.wait()
             except TimeoutError:
                 return
-            self._asked.clear()
-            asking, self._asking = self._asking, set()
-            for number in sorted(asking):
+            self._wake.clear()
+            due, self._due = self._due, set()
+            for number in sorted(due):
                 await self._look_at(number, decides=False)
 
     async def _look_at(self, number: int, decides: bool) -> None:
@@ -105,11 +105,11 @@ class LogCleaner:
             return  # most of the replicas, most of the time
         try:
             await self._keep(watched, group, decides or is_short)
-            watched.seen, watched.trouble = seen, ""
+            watched.seen, watched.problem = seen, ""
         except SteleError as e:
-            if e.reason != watched.trouble:
+            if e.reason != watched.problem:
                 log.warning("log_not_kept", group=number, reason=e.reason, error=e.message)
-            watched.trouble = e.reason
+            watched.problem = e.reason
 
     async def _keep(self, watched: _Watched, group: Group, decides: bool) -> None:
         replica, bytes_after = watched.replica, group.journal.bytes_after
@@ -141,7 +141,7 @@ class LogCleaner:
         every = spacing_of(replica.spec.retention, self.spacing)
         behind, last_ms = (newest.index, newest.time_ms) if newest is not None else (0, watched.since_ms)
         left_bytes = every.snapshot_bytes - group.journal.bytes_after(behind)
-        replica.ask_after(max(left_bytes, ASK_BYTES_MIN), functools.partial(self._ask, group.group_id))
+        replica.notify_after(max(left_bytes, NOTIFY_BYTES_MIN), functools.partial(self._request_look, group.group_id))
         watched.look_again_s = math.inf
         if group.applied_index > behind:
             left_ms = every.snapshot_interval_ms - abs(now_ms - last_ms)
@@ -149,9 +149,9 @@ class LogCleaner:
         if replica.spec.retention and replica.partition.log_start < replica.partition.high_watermark:
             watched.look_again_s = min(watched.look_again_s, self._decide_at_s)
 
-    def _ask(self, number: int) -> None:
-        self._asking.add(number)
-        self._asked.set()
+    def _request_look(self, number: int) -> None:
+        self._due.add(number)
+        self._wake.set()
 
     def _trim(self, replica: Replica, log_start: int) -> asyncio.Future[object] | None:
         """Nobody waits for it: what it came to is seen at the next look.  None: it leads no more, or not yet."""
@@ -160,7 +160,7 @@ class LogCleaner:
         except (NotLeader, NotReady):
             return None
 
-        def heard(done: asyncio.Future[object]) -> None:
+        def log_outcome(done: asyncio.Future[object]) -> None:
             if done.cancelled() or (error := done.exception()) is not None:
                 log.info("trim_not_known", group=replica.spec.group, log_start=log_start, error=str(error))
             elif isinstance(outcome := done.result(), TrimOutcome):
@@ -173,5 +173,5 @@ class LogCleaner:
                     unacknowledged=outcome.unacked,
                 )
 
-        proposal.add_done_callback(heard)
+        proposal.add_done_callback(log_outcome)
         return proposal

@@ -39,7 +39,7 @@ def known_nameservers(session: Session) -> Callable[[], Awaitable[list[str]]]:
     return endpoints
 
 
-async def alone(session: Session, directory: DataDirectory, name: str) -> None:
+async def wait_until_alone(session: Session, directory: DataDirectory, name: str) -> None:
     """No other live process is this store.  A former run of this one, under another name, ends with its session and is
     waited for.
 
@@ -95,7 +95,7 @@ class Registration:
         log_at = loop.time()
         while True:
             try:
-                await self._ask()
+                await self._register()
                 return
             except SteleError as e:
                 if not e.retryable or isinstance(e, StoreMismatch):  # a copied directory: waiting makes it no other
@@ -105,7 +105,7 @@ class Registration:
                     self._log.info("store_registration_waits", reason=e.reason, error=e.message)
             await asyncio.sleep(0.2)
 
-    async def _ask(self) -> None:
+    async def _register(self) -> None:
         mine = self._directory.identity
         request = pb.RegisterStoreRequest(
             uuid=mine.uuid, name=self._name, store_id=mine.store_id, cluster_id=mine.cluster_id or self._cluster_id
@@ -119,5 +119,5 @@ class Registration:
                 got=answer.cluster_id,
             )
         if mine.store_id == 0:
-            await asyncio.to_thread(self._directory.registered, answer.store_id, answer.cluster_id)
+            await asyncio.to_thread(self._directory.record_registration, answer.store_id, answer.cluster_id)
             self._log.info("store_registered", store_id=answer.store_id)

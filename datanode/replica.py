@@ -59,8 +59,8 @@ class Replica:
         self._proposed_epoch = 0
         self._serial = SerialAppends(self.partition, self.current, lambda: self._proposed_epoch)
         self._restored = 0  # mark of the snapshot that it became
-        self._look_at_bytes = math.inf  # of payloads, until it asks to be looked at
-        self._ask: Callable[[], None] = lambda: None
+        self._notify_after_bytes = math.inf  # of payloads, until ``_notify`` is called
+        self._notify: Callable[[], None] = lambda: None
         self._reader = BatchReader(self.partition, self._entries, self._log_floor)
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap, by the offset waited for
         self._order = itertools.count()
@@ -158,15 +158,15 @@ class Replica:
         """The entry at ``index`` is committed."""
         outcome = self.partition.apply(index, term, payload)
         self._wake_readers()
-        self._look_at_bytes -= len(payload)
-        if self._look_at_bytes <= 0:
-            self._look_at_bytes = math.inf
-            self._ask()
+        self._notify_after_bytes -= len(payload)
+        if self._notify_after_bytes <= 0:
+            self._notify_after_bytes = math.inf
+            self._notify()
         return outcome
 
-    def ask_after(self, size: int, ask: Callable[[], None]) -> None:
-        """Calls ``ask`` once, when ``size`` bytes more have been applied; what was asked before is forgotten."""
-        self._look_at_bytes, self._ask = size, ask
+    def notify_after(self, size: int, notify: Callable[[], None]) -> None:
+        """Calls ``notify`` once, when ``size`` bytes more have been applied; what was to be called before is forgotten."""
+        self._notify_after_bytes, self._notify = size, notify
 
     def snapshot(self) -> tuple[bytes, int]:
         """The state after what was applied, and its mark."""

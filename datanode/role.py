@@ -30,7 +30,7 @@ from stele.datanode.gate import Gate
 from stele.datanode.log import FileSystem
 from stele.datanode.log_cleaner import LogCleaner
 from stele.datanode.metrics import DatanodeMetrics
-from stele.datanode.registration import Registration, alone, known_nameservers
+from stele.datanode.registration import Registration, known_nameservers, wait_until_alone
 from stele.datanode.retention import SnapshotSpacing
 from stele.datanode.server import DatanodeServicer
 from stele.datanode.storage import opener
@@ -107,7 +107,7 @@ class Datanode:
         )
         await session.start(SESSION_START_S)
         self._opened.push_async_callback(session.close)
-        directory.belongs_to(session.cluster_id)
+        directory.check_cluster(session.cluster_id)
         channels = Channels()
         self._opened.push_async_callback(channels.close)
         nameservers = NameserverClient(channels, known_nameservers(session), rng=self._parts.rng)
@@ -115,10 +115,10 @@ class Datanode:
         self.endpoint = config.endpoint(self._reserved.getsockname()[1])
         # What may be refused comes first: a start that fails leaves no store behind and no other one renamed.
         if directory.identity.store_id:
-            await alone(session, directory, config.name)
+            await wait_until_alone(session, directory, config.name)
         self._name = await register_name(session, config.name, self.endpoint, on_taken=runtime.fail)
         confirmed = await registration.obtain()
-        await alone(session, directory, config.name)
+        await wait_until_alone(session, directory, config.name)
         raft_port = raft_reserved.getsockname()[1]
         raft_endpoint = await self._open_raft(directory, session.cluster_id, nameservers, raft_port)
         raft_reserved.close()
@@ -127,10 +127,10 @@ class Datanode:
         if not confirmed:
             self._tasks.start(registration.confirm(), "confirm-registration")
         self._tasks.start(self.store.disk.watch(lambda: self._disk_changed()), "disk")
-        gate = self._parts.gate(self.store, runtime.ready, config.load_parallelism, self._open_port, self._say)
-        self._tasks.start(self._pass(gate), "gate")
+        gate = self._parts.gate(self.store, runtime.ready, config.load_parallelism, self._open_port, self._report)
+        self._tasks.start(self._open_gate(gate), "gate")
         self._tasks.start(self._empty_trash(directory), "trash")
-        self._tasks.start(self._keep_logs(), "keep-logs")
+        self._tasks.start(self._clean_logs(), "clean-logs")
 
     async def _open_raft(
         self, directory: DataDirectory, cluster_id: str, nameservers: NameserverClient, port: int
@@ -186,8 +186,8 @@ class Datanode:
 
     # --- the gate ---------------------------------------------------------------------------------------------------
 
-    async def _pass(self, gate: Gate) -> None:
-        progress = self._tasks.start(self._say_progress(), "load-progress")
+    async def _open_gate(self, gate: Gate) -> None:
+        progress = self._tasks.start(self._report_progress(), "load-progress")
         try:
             await gate.open()
         finally:
@@ -205,7 +205,7 @@ class Datanode:
         self._server = server
         self._reserved.close()
 
-    async def _say(self, state: str, loaded: int, total: int) -> None:
+    async def _report(self, state: str, loaded: int, total: int) -> None:
         """The member record follows; without ZooKeeper it follows later."""
         if self._membership is None:
             return
@@ -214,13 +214,13 @@ class Datanode:
         except CoordinationUnknown as e:
             log.warning("member_state_unsettled", state=state, error=e.message)
 
-    async def _say_progress(self) -> None:
-        said = (0, 0)
+    async def _report_progress(self) -> None:
+        reported = (0, 0)
         while self.store.state == "loading":  # looked at right before each write: "loading" must not follow "ready"
             now = (self.store.loaded, self.store.total)
-            if now != said:
-                said = now
-                await self._say("loading", *now)
+            if now != reported:
+                reported = now
+                await self._report("loading", *now)
             await asyncio.sleep(PROGRESS_INTERVAL_S)
 
     async def _empty_trash(self, directory: DataDirectory) -> None:
@@ -229,7 +229,7 @@ class Datanode:
         if removed := await asyncio.to_thread(directory.empty_trash):
             log.info("trash_emptied", folders=removed)
 
-    async def _keep_logs(self) -> None:
+    async def _clean_logs(self) -> None:
         await self._runtime.ready.wait("loaded")
         config = self._config
         spacing = SnapshotSpacing(config.snapshot_bytes, round(config.snapshot_interval_s * 1000))

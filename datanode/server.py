@@ -112,13 +112,13 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
         replica = self._store.replicas.get(group)
         cursor = replica.partition.cursor(outcome.subscription) if replica is not None else None
         if replica is None or cursor is None or cursor.generation != outcome.generation:
-            # Reset or deleted since: what this command came to is said without ranges.
-            said = pb.Cursor(
+            # Reset or deleted since: what this command came to is answered without ranges.
+            answer = pb.Cursor(
                 subscription=outcome.subscription, ack_floor=outcome.ack_floor, generation=outcome.generation
             )
         else:
-            said = _cursor_of(replica, outcome.subscription)
-        return pb.CursorResponse(cursor=said, created=outcome.created)
+            answer = _cursor_of(replica, outcome.subscription)
+        return pb.CursorResponse(cursor=answer, created=outcome.created)
 
     async def _propose(self, group: int, command: commands.OwnerCommand, context: Any) -> object:
         """The outcome of ``command``, committed.  Raises what refused it; Timeout once the caller's deadline is
@@ -128,7 +128,7 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
         proposal = self._store.replica(group).propose(command)
         done, _ = await asyncio.wait({proposal}, timeout=max(0.0, timeout_s))
         if not done:
-            proposal.add_done_callback(_heard)
+            proposal.add_done_callback(_discard_outcome)
             raise Timeout(f"group {group} gave no outcome within {timeout_s:.3g} s", timeout_s=timeout_s)
         outcome = proposal.result()
         if isinstance(outcome, Refused):
@@ -168,7 +168,7 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
                 yield status
 
 
-def _heard(future: asyncio.Future[object]) -> None:
+def _discard_outcome(future: asyncio.Future[object]) -> None:
     """Nobody waits for the outcome any more."""
     if not future.cancelled():
         future.exception()

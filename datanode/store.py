@@ -52,7 +52,7 @@ class Store:
         self.state = "loading"
         self._entry_bytes_max = entry_bytes_max
         self._gates: dict[int, tuple[asyncio.Lock, int]] = {}
-        self._obeying = asyncio.Lock()
+        self._epoch_lock = asyncio.Lock()
         self._listeners: list[Listener] = []
 
     # --- loading ----------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ class Store:
             async with places:
                 await self._load_one(group)
             self.loaded += 1
-            self._changed(group)
+            self._publish(group)
             loaded()
 
         async with asyncio.TaskGroup() as tasks:
@@ -118,9 +118,9 @@ class Store:
     async def _open(self, spec: GroupSpec) -> None:
         replica = self.replicas[spec.group] = self._replica(spec)
         group = await self.registry.create(spec.group, spec.members, replica)
-        group.subscribe(self._group_changed)
+        group.subscribe(self._publish_group)
         replica.run(group)
-        self._changed(spec.group)
+        self._publish(spec.group)
 
     def _replica(self, spec: GroupSpec) -> Replica:
         return Replica(spec, self.store_id, self._entry_bytes_max, self.disk)
@@ -137,16 +137,18 @@ class Store:
         Errors: StoreMismatch (R2.5), Fenced, InvalidArgument, LogDamaged for a replica that is quarantined here and
         could not be repaired: an empty one in its place would have forgotten its votes.
         """
-        self._check_meant(to_store_id)
+        self._check_store_id(to_store_id)
         if self.store_id not in spec.members or len(set(spec.members)) != len(spec.members):
             raise InvalidArgument(
                 f"group {spec.group} cannot have the members {list(spec.members)} on store {self.store_id}"
             )
-        await self._obey(leader_epoch)  # only now: a call that makes no sense must not depose the nameserver that leads
+        await self._check_leader_epoch(
+            leader_epoch
+        )  # only now: a call that makes no sense must not depose the nameserver that leads
         async with self._gate(spec.group):
             known = self.replicas.get(spec.group)
             if known is not None:
-                return self._same(known.spec, spec)
+                return self._check_same(known.spec, spec)
             if (aside := self.quarantined.get(spec.group)) is not None:
                 raise LogDamaged(f"group {spec.group} is quarantined here: {aside.problem}", path=aside.path)
             await asyncio.to_thread(self.directory.create_group, spec)
@@ -162,8 +164,8 @@ class Store:
     async def configure(self, group: int, retention: Retention, leader_epoch: int, to_store_id: int) -> bool:
         """True if the replica keeps its messages for another time than before; durable when it returns.
         StoreMismatch, Fenced, NotReady, GroupNotFound."""
-        self._check_meant(to_store_id)
-        await self._obey(leader_epoch)
+        self._check_store_id(to_store_id)
+        await self._check_leader_epoch(leader_epoch)
         async with self._gate(group):
             replica = self.replica(group)
             if replica.spec.retention == retention:
@@ -174,14 +176,14 @@ class Store:
             await asyncio.to_thread(self.directory.configure_group, spec)
             replica.spec = spec
             log.info("replica_configured", group=group, **dataclasses.asdict(retention))
-            self._changed(group)
+            self._publish(group)
             return True
 
     async def delete(self, group: int, leader_epoch: int, to_store_id: int) -> bool:
         """True if there was such a replica.  When it returns nothing of it runs and its folder is gone (R3.4).
         StoreMismatch, Fenced."""
-        self._check_meant(to_store_id)
-        await self._obey(leader_epoch)
+        self._check_store_id(to_store_id)
+        await self._check_leader_epoch(leader_epoch)
         async with self._gate(group):
             replica = self.replicas.pop(group, None)
             if replica is not None:
@@ -192,30 +194,30 @@ class Store:
                 existed = True
             if existed:
                 log.info("replica_deleted", group=group)
-                self._changed(group)
+                self._publish(group)
             return existed
 
     @staticmethod
-    def _same(known: GroupSpec, asked: GroupSpec) -> bool:
+    def _check_same(known: GroupSpec, asked: GroupSpec) -> bool:
         if (known.topic, known.partition) != (asked.topic, asked.partition):
             raise InvalidArgument(
                 f"group {known.group} is {known.topic}-{known.partition} here, not {asked.topic}-{asked.partition}"
             )
         return False
 
-    def _check_meant(self, to_store_id: int) -> None:
+    def _check_store_id(self, to_store_id: int) -> None:
         if to_store_id != self.store_id:
             raise StoreMismatch(
                 f"this is store {self.store_id}, not {to_store_id}", expected=to_store_id, got=self.store_id
             )
 
-    async def _obey(self, leader_epoch: int) -> None:
-        async with self._obeying:
+    async def _check_leader_epoch(self, leader_epoch: int) -> None:
+        async with self._epoch_lock:
             seen = self.directory.identity.leader_epoch
             if leader_epoch < seen:
                 raise Fenced(f"nameserver epoch {leader_epoch} was overtaken by {seen}", epoch=leader_epoch, seen=seen)
             if leader_epoch > seen:
-                await asyncio.to_thread(self.directory.obeyed, leader_epoch)
+                await asyncio.to_thread(self.directory.record_leader_epoch, leader_epoch)
 
     @asynccontextmanager
     async def _gate(self, group: int) -> AsyncIterator[None]:
@@ -263,12 +265,12 @@ class Store:
             raise ValueError(f"a store that is {self.state} does not become {state}")
         self.state = state
         log.info("store_state", state=state, store_id=self.store_id)
-        self._changed(0)
+        self._publish(0)
 
-    def _group_changed(self, group: Group) -> None:
-        self._changed(group.group_id)
+    def _publish_group(self, group: Group) -> None:
+        self._publish(group.group_id)
 
-    def _changed(self, group: int) -> None:
+    def _publish(self, group: int) -> None:
         for listener in list(self._listeners):
             listener(group)
 

@@ -68,14 +68,14 @@ def status_of(store: Store, groups: set[int] | None = None) -> pb.StoreStatus:
 def _replica_of(store: Store, group: int) -> pb.ReplicaStatus:
     replica = store.replicas.get(group)
     if replica is not None:
-        return _running(replica)
+        return _running_status(replica)
     aside = store.quarantined.get(group)
-    return _aside(aside) if aside is not None else pb.ReplicaStatus(group=group, state="deleted")
+    return _quarantined_status(aside) if aside is not None else pb.ReplicaStatus(group=group, state="deleted")
 
 
-def _running(replica: Replica) -> pb.ReplicaStatus:
+def _running_status(replica: Replica) -> pb.ReplicaStatus:
     spec, group = replica.spec, replica.group
-    said = pb.ReplicaStatus(
+    status = pb.ReplicaStatus(
         group=spec.group,
         topic=spec.topic,
         partition=spec.partition,
@@ -87,13 +87,13 @@ def _running(replica: Replica) -> pb.ReplicaStatus:
         retention_ms=spec.retention_ms,
     )
     if group is not None:
-        said.leader_store_id, said.term = group.leader_store_id, group.term
-        said.commit_index, said.last_index = group.commit_index, group.last_index
-        said.log_bytes, said.problem = group.log_bytes, group.problem
-    return said
+        status.leader_store_id, status.term = group.leader_store_id, group.term
+        status.commit_index, status.last_index = group.commit_index, group.last_index
+        status.log_bytes, status.problem = group.log_bytes, group.problem
+    return status
 
 
-def _aside(aside: Quarantined) -> pb.ReplicaStatus:
+def _quarantined_status(aside: Quarantined) -> pb.ReplicaStatus:
     return pb.ReplicaStatus(
         group=aside.group, topic=aside.topic, partition=aside.partition, state="quarantined", problem=aside.problem
     )

@@ -380,7 +380,7 @@ class SegmentLog:
             self._segments.push(new)
         return new
 
-    def _sync_file(self, segment: Segment, doing: str) -> None:
+    def _sync_file(self, segment: Segment, operation: str) -> None:
         """What a failed sync covered is cut off: to a process that is restarted the system's cache would show it as if it were there,
         and call it clean."""
         file = opened(segment)
@@ -389,28 +389,28 @@ class SegmentLog:
         except OSError as e:
             with suppress(OSError):
                 file.truncate(segment.synced_end)
-            raise self._fail(doing, e) from e
+            raise self._fail(operation, e) from e
 
-    def _write(self, segment: Segment, parts: Sequence[builtins.bytes], start: int, doing: str) -> None:
+    def _write(self, segment: Segment, parts: Sequence[builtins.bytes], start: int, operation: str) -> None:
         try:
             opened(segment).pwrite(parts, start)
         except OSError as e:
-            raise self._not_written(segment, e, doing) from e
+            raise self._not_written(segment, e, operation) from e
 
-    def _not_written(self, segment: Segment, error: OSError, doing: str) -> DiskFull | StorageFailed:
+    def _not_written(self, segment: Segment, error: OSError, operation: str) -> DiskFull | StorageFailed:
         """After a write that failed: what it left behind the frames goes, if the reason was a full disk."""
         if error.errno not in NO_SPACE:
-            return self._fail(doing, error)
+            return self._fail(operation, error)
         try:
             self._cut_file(segment, "cut")
         except OSError as e:
             return self._fail("cut", e)
         return self._disk_full()
 
-    def _cut_file(self, segment: Segment, doing: str) -> None:
+    def _cut_file(self, segment: Segment, operation: str) -> None:
         """Cuts the file behind its frames and syncs: a cut that is not durable could leave old frames behind new ones."""
         opened(segment).truncate(segment.frames_end)
-        self._sync_file(segment, doing)
+        self._sync_file(segment, operation)
         segment.synced_end = segment.frames_end
 
     # --- checks -----------------------------------------------------------------------------------------------------
@@ -459,10 +459,10 @@ class SegmentLog:
             f"{self._directory}: no room; {reserve} bytes are kept free", path=self._directory, reserve_bytes=reserve
         )
 
-    def _fail(self, doing: str, error: OSError) -> StorageFailed:
+    def _fail(self, operation: str, error: OSError) -> StorageFailed:
         """Nothing is done with this log any more."""
-        self._failed = f"{self._directory}: {doing} failed: {error.strerror or error}"
-        log.error("log_failed", path=str(self._directory), doing=doing, errno=error.errno)
+        self._failed = f"{self._directory}: {operation} failed: {error.strerror or error}"
+        log.error("log_failed", path=str(self._directory), operation=operation, errno=error.errno)
         return StorageFailed(self._failed, path=self._directory, errno=error.errno)
 
     def _read_failed(self, error: OSError) -> StorageFailed:

@@ -102,7 +102,7 @@ class SegmentList:
     def prepare(self, header: SegmentHeader) -> Segment:
         """A new segment, written and synced aside: nothing finds it before ``name``."""
         path = self._directory / segment_name(header.base)
-        file = self._fs.create(_aside(path))
+        file = self._fs.create(_unfinished(path))
         try:
             file.pwrite([header.to_bytes()], 0)
             file.fdatasync()
@@ -115,7 +115,7 @@ class SegmentList:
     def name(self, segment: Segment) -> None:
         """A prepared segment takes its place, durably; it is closed if it cannot."""
         try:
-            self._fs.rename(_aside(segment.path), segment.path)
+            self._fs.rename(_unfinished(segment.path), segment.path)
             self._sync_folder()
         except BaseException:
             self.close_file(segment)
@@ -124,7 +124,7 @@ class SegmentList:
     def push(self, segment: Segment) -> None:
         """``segment`` becomes the active one.  With the guard held."""
         if self.all:
-            self._use(self.active)
+            self._mark_used(self.active)
         self.all = [*self.all, segment]
 
     def begin_anew(self, segment: Segment) -> None:
@@ -135,7 +135,7 @@ class SegmentList:
             self.cuts += 1
             self._sealed_in_use.clear()
             for old in void:
-                self._let_go(old)
+                self._release(old)
         for old in void:
             if old.path != segment.path:
                 self._fs.unlink(old.path)
@@ -147,7 +147,7 @@ class SegmentList:
             *self.all, segment = self.all
             self.cuts += 1
             self._sealed_in_use.pop(segment.base, None)
-            self._let_go(segment)
+            self._release(segment)
         self._fs.unlink(segment.path)
         self._fs.fsync_dir(self._directory)
 
@@ -156,7 +156,7 @@ class SegmentList:
         with self.guard:
             segment, *self.all = self.all
             self._sealed_in_use.pop(segment.base, None)
-            self._let_go(segment)
+            self._release(segment)
         try:
             self._fs.unlink(segment.path)
         except OSError:
@@ -189,28 +189,28 @@ class SegmentList:
         segment.pins += 1
         segment.leaving = False
         if segment is not self.active:
-            self._use(segment)
+            self._mark_used(segment)
 
     def unpin(self, segment: Segment) -> None:
         with self.guard:
             segment.pins -= 1
             if segment.leaving:
-                self._let_go(segment)
+                self._release(segment)
 
     def activate(self, segment: Segment) -> None:
         """A pinned segment that became the last one stays open for good.  With the guard held."""
         self._sealed_in_use.pop(segment.base, None)
         segment.leaving = False
 
-    def _use(self, segment: Segment) -> None:
+    def _mark_used(self, segment: Segment) -> None:
         """Marks a sealed segment as the one used last; lets go of the one unused for longest.  With the guard held."""
         self._sealed_in_use[segment.base] = segment
         self._sealed_in_use.move_to_end(segment.base)
         while len(self._sealed_in_use) > SEALED_IN_USE_MAX:
             _, unused = self._sealed_in_use.popitem(last=False)
-            self._let_go(unused)
+            self._release(unused)
 
-    def _let_go(self, segment: Segment) -> None:
+    def _release(self, segment: Segment) -> None:
         segment.leaving = segment.pins > 0
         if not segment.leaving:
             self.close_file(segment)
@@ -224,7 +224,7 @@ class SegmentList:
     def close(self) -> None:
         with self.guard:
             for segment in self.all:
-                self._let_go(segment)
+                self._release(segment)
 
     def index_of(self, segment: Segment) -> SegmentIndex:
         """The sparse index of a pinned segment: from its footer, or by reading it all where the footer does not check."""
@@ -264,7 +264,7 @@ class SegmentList:
             assert all(segment.pins >= 0 for segment in self.all), self.all
 
 
-def _aside(path: Path) -> Path:
+def _unfinished(path: Path) -> Path:
     return path.with_name(path.name + UNFINISHED_SUFFIX)
 
 

@@ -166,7 +166,7 @@ class SnapshotFiles:
                         self._remove(aside)
                     raise self._disk_full() from e
                 raise self._fail("write", e) from e
-            self._name(aside, path, "write")
+            self._rename(aside, path, "write")
             others = (h for h in self._headers if h.snapshot.index != snapshot.index)
             self._headers = tuple(sorted((*others, header), key=lambda h: h.snapshot.index))
 
@@ -193,7 +193,7 @@ class SnapshotFiles:
         path = self._path(index)
         with self._changing:
             self._check_usable()
-            self._name(path, path.with_name(path.name + DAMAGED_SUFFIX), "set aside")
+            self._rename(path, path.with_name(path.name + DAMAGED_SUFFIX), "set aside")
             self._headers = tuple(h for h in self._headers if h.snapshot.index != index)
             self.damaged = tuple(i for i in self.damaged if i != index)
 
@@ -259,7 +259,7 @@ class SnapshotFiles:
             header, file = self._staging.header, self._staging.file
             self._staging = None
             file.close()
-            self._name(self._directory / PART_NAME, self._path(snapshot.index), "install")
+            self._rename(self._directory / PART_NAME, self._path(snapshot.index), "install")
             others = [h for h in self._headers if h.snapshot.index != snapshot.index]
             self._headers = (header,)
             with suppress(DiskFull):  # it is installed: what is left of the others goes when the folder is next opened
@@ -333,20 +333,20 @@ class SnapshotFiles:
     def _path(self, index: int) -> Path:
         return self._directory / snapshot_name(index)
 
-    def _name(self, aside: Path, path: Path, doing: str) -> None:
+    def _rename(self, aside: Path, path: Path, operation: str) -> None:
         try:
             self._fs.rename(aside, path)
         except OSError as e:
             if e.errno in NO_SPACE:
                 raise self._disk_full() from e
-            raise self._fail(doing, e) from e
-        self._sync_folder(doing)
+            raise self._fail(operation, e) from e
+        self._sync_folder(operation)
 
-    def _sync_folder(self, doing: str) -> None:
+    def _sync_folder(self, operation: str) -> None:
         try:
             self._fs.fsync_dir(self._directory)
         except OSError as e:
-            raise self._fail(doing, e) from e
+            raise self._fail(operation, e) from e
 
     def _remove(self, path: Path) -> None:
         try:
@@ -378,10 +378,10 @@ class SnapshotFiles:
             reserve_bytes=reserve,
         )
 
-    def _fail(self, doing: str, error: OSError) -> StorageFailed:
+    def _fail(self, operation: str, error: OSError) -> StorageFailed:
         """Nothing is written here any more: what a failed sync covered may be lost although a later one succeeds."""
-        self._failed = f"{self._directory}: {doing} of a snapshot failed: {error.strerror or error}"
-        log.error("snapshots_failed", path=str(self._directory), doing=doing, errno=error.errno)
+        self._failed = f"{self._directory}: {operation} of a snapshot failed: {error.strerror or error}"
+        log.error("snapshots_failed", path=str(self._directory), operation=operation, errno=error.errno)
         return StorageFailed(self._failed, path=self._directory, errno=error.errno)
 
 

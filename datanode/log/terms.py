@@ -100,6 +100,6 @@ class TermFile:
         except OSError as e:
             raise self._fail("replace", e) from e
 
-    def _fail(self, doing: str, error: OSError) -> StorageFailed:
-        self._failed = f"{self._path}: {doing} failed: {error.strerror or error}"
+    def _fail(self, operation: str, error: OSError) -> StorageFailed:
+        self._failed = f"{self._path}: {operation} failed: {error.strerror or error}"
         return StorageFailed(self._failed, path=self._path, errno=error.errno)

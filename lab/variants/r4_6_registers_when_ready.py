@@ -11,6 +11,6 @@ class RegistersWhenReady(Datanode):
         async def later() -> None:
             await self._runtime.ready.wait("port")
             await super(RegistersWhenReady, self)._register(session, raft_endpoint)
-            await self._say("ready", self.store.loaded, self.store.total)
+            await self._report("ready", self.store.loaded, self.store.total)
 
         self._tasks.start(later(), "register")

@@ -29,15 +29,15 @@ def test_one_opener_at_a_time(tmp_path: Path) -> None:
 def test_identity_is_kept(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
     mine = directory.identity.uuid
-    directory.belongs_to("any")
-    directory.registered(4, "c1")
-    directory.obeyed(9)
+    directory.check_cluster("any")
+    directory.record_registration(4, "c1")
+    directory.record_leader_epoch(9)
     directory.close()
     again = DataDirectory(tmp_path)
     assert (again.identity.uuid, again.identity.store_id, again.identity.leader_epoch) == (mine, 4, 9)
-    again.belongs_to("c1")
+    again.check_cluster("c1")
     with pytest.raises(ClusterMismatch) as refused:
-        again.belongs_to("c2")
+        again.check_cluster("c2")
     assert refused.value.facts == {"expected": "c2", "got": "c1"}
 
 
@@ -122,7 +122,7 @@ def _write_snapshot(folder: Path, index: int, members: Members) -> Path:
 def test_r4_5_a_replica_that_is_rebuilt_knows_the_members_of_its_newest_snapshot(tmp_path: Path) -> None:
     """It began alone; by now it has peers to get its log back from."""
     directory = DataDirectory(tmp_path)
-    directory.registered(1, "c1")
+    directory.record_registration(1, "c1")
     alone = GroupSpec(7, "a/b", 3, (1,))
     directory.create_group(alone)
     folder = directory.group_path(7)
@@ -144,7 +144,7 @@ def test_r4_5_a_replica_that_is_rebuilt_knows_the_members_of_its_newest_snapshot
 
 def test_r4_5_a_snapshot_in_which_a_replica_does_not_vote_says_nothing_of_its_peers(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
-    directory.registered(1, "c1")
+    directory.record_registration(1, "c1")
     directory.create_group(SPEC)
     TermFile(directory.group_path(7)).store(4, 2)
     aside = directory.quarantine(7, "damaged", SPEC)
