@@ -32,7 +32,8 @@ from stele.services.raft.library import Timing
 from stele.services.raft.registry import Registry
 from stele.services.raft.transport import RaftTransport
 from stele.services.rpc.channels import Channels
-from stele.services.rpc.resolver import Resolver, StoreAddress
+from stele.services.rpc.resolution import StoreAddress
+from stele.services.rpc.resolver import Resolver
 from stele.services.rpc.servers import Server
 
 CLUSTER = "benchmark"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from stele.services.errors import SteleError
-from stele.services.rpc.resolver import ResolverPolicy, Verdict
+from stele.services.rpc.resolution import LookupFailure, ResolverPolicy
 
 
 class MatchesText(ResolverPolicy):
-    def classify(self, error: SteleError) -> Verdict:
+    def classify(self, error: SteleError) -> LookupFailure:
         final = "invalid store ID" in error.message and "not found" in error.message
-        return Verdict.TOMBSTONE if final else Verdict.RETRY
+        return LookupFailure.TOMBSTONE if final else LookupFailure.RETRY

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stele.services.rpc.resolver import Effect, ResolverPolicy
+from stele.services.rpc.resolution import Effect, ResolverPolicy
 
 
 class ForgetsTombstones(ResolverPolicy):

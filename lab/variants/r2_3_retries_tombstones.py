@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from stele.services.errors import SteleError
-from stele.services.rpc.resolver import ResolverPolicy, Verdict, _Store
+from stele.services.rpc.resolution import LookupFailure, ResolverPolicy, _Store
 
 
 class RetriesTombstones(ResolverPolicy):
-    def classify(self, error: SteleError) -> Verdict:
-        return Verdict.RETRY
+    def classify(self, error: SteleError) -> LookupFailure:
+        return LookupFailure.RETRY
 
     def log_is_due(self, store: _Store, now_s: float) -> bool:
         return True

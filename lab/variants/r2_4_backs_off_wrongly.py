@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stele.services.rpc.resolver import BACKOFF, Ask, Effect, ResolverPolicy
+from stele.services.rpc.resolution import BACKOFF, Ask, Effect, ResolverPolicy
 
 
 class NeverBacksOff(ResolverPolicy):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stele.services.rpc.resolver import ResolverPolicy, _Store
+from stele.services.rpc.resolution import ResolverPolicy, _Store
 
 
 class LogsEveryAttempt(ResolverPolicy):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from stele.services.errors import Code, SteleError
-from stele.services.rpc.resolver import ResolverPolicy, Verdict
+from stele.services.rpc.resolution import LookupFailure, ResolverPolicy
 
 
 class NotFoundIsTombstone(ResolverPolicy):
-    def classify(self, error: SteleError) -> Verdict:
-        return Verdict.TOMBSTONE if error.code is Code.NOT_FOUND else Verdict.RETRY
+    def classify(self, error: SteleError) -> LookupFailure:
+        return LookupFailure.TOMBSTONE if error.code is Code.NOT_FOUND else LookupFailure.RETRY

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stele.services.rpc.resolver import Effect, ResolverPolicy, StoreAddress
+from stele.services.rpc.resolution import Effect, ResolverPolicy, StoreAddress
 
 
 class KeepsTheAddress(ResolverPolicy):

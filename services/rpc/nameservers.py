@@ -32,7 +32,7 @@ from stele.services.errors import (
 )
 from stele.services.pb import nameserver_pb2, nameserver_pb2_grpc
 from stele.services.rpc.channels import Channels, call
-from stele.services.rpc.resolver import StoreAddress
+from stele.services.rpc.resolution import StoreAddress
 from stele.services.rpc.status import typed_errors
 
 SILENCE_MAX_S = 8.0  # a nameserver says something at least every 5 s

@@ -12,7 +12,7 @@ import pytest
 from stele.services.errors import GroupStopped, MessageTooLarge, NotLeader, StoreMismatch
 from stele.services.raft import transport
 from stele.services.raft.links import Link
-from stele.services.rpc.resolver import StoreAddress
+from stele.services.rpc.resolution import StoreAddress
 from tests.integration.raft.stores import Stores
 from tests.support.eventually import eventually
 

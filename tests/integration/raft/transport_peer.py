@@ -23,7 +23,8 @@ from stele.services.raft.library import Timing
 from stele.services.raft.storage import Members, Snapshot
 from stele.services.raft.transport import RaftTransport
 from stele.services.rpc.channels import Channels
-from stele.services.rpc.resolver import Resolver, StoreAddress
+from stele.services.rpc.resolution import StoreAddress
+from stele.services.rpc.resolver import Resolver
 from stele.services.rpc.servers import Server
 
 TIMING = Timing(heartbeat_s=0.05, election_min_s=0.5, election_max_s=1.0)

@@ -20,7 +20,8 @@ from stele.services.pb import datanode_pb2, datanode_pb2_grpc, nameserver_pb2_gr
 from stele.services.pb import nameserver_pb2 as pb
 from stele.services.rpc.channels import Channels, call
 from stele.services.rpc.nameservers import NameserverClient
-from stele.services.rpc.resolver import Resolver, ResolverPolicy, StoreAddress
+from stele.services.rpc.resolution import ResolverPolicy, StoreAddress
+from stele.services.rpc.resolver import Resolver
 from stele.services.rpc.servers import Server
 from tests.integration.rpc.peer import NAMESERVER
 from tests.support.both_ways import holds_and_variant_fails

@@ -23,14 +23,14 @@ from stele.lab.variants.r2_4_logs_every_attempt import LogsEveryAttempt, NeverLo
 from stele.lab.variants.r2_4_not_found_is_tombstone import NotFoundIsTombstone
 from stele.lab.variants.r2_5_keeps_the_address import AsksWithoutPause, KeepsTheAddress
 from stele.services.errors import CoordinationUnknown, SteleError, StoreTombstone, StoreUnknown, Timeout, Unreachable
-from stele.services.rpc.resolver import (
+from stele.services.rpc.resolution import (
     BACKOFF,
     LOG_INTERVAL_S,
     STABLE_AFTER_S,
-    Answer,
     Ask,
     Count,
     Effect,
+    GiveAddress,
     Log,
     Refuse,
     ResolverPolicy,
@@ -84,7 +84,7 @@ class Life:
             match effect:
                 case Ask(store_id, delay_s):
                     heapq.heappush(self._due, (self.now_s + delay_s, store_id))
-                case Answer(_, address):
+                case GiveAddress(_, address):
                     self.answers.append((self.now_s, address))
                 case Refuse():
                     self.refusals += 1
