@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
-from stele.lab.variants.h7_counts_the_cache import CountsCachedNames, CountsTheCache
-from stele.lab.variants.h7_forgets_a_vote import WritesInPlace
-from stele.lab.variants.h7_forgets_to_sync import ForgetsToSyncFiles, ForgetsToSyncFolders
-from stele.lab.variants.h7_leaves_what_a_sync_lost import LeavesEntries
-from stele.lab.variants.h8_names_before_syncing import NamesBeforeSyncing
-from stele.lab.variants.h8_truncates_oldest_first import TruncatesOldestFirst
+from stele.lab.mutants.log import (
+    CountsCachedNames,
+    CountsTheCache,
+    ForgetsToSyncFiles,
+    ForgetsToSyncFolders,
+    LeavesEntries,
+    TruncatesOldestFirst,
+    WritesInPlace,
+)
+from stele.lab.mutants.snapshots import NamesBeforeSyncing
 from stele.services.errors import LogDamaged
 from tests.fault.power_loss import Life
 

@@ -27,7 +27,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--only-faults", default=None, help="numbers of the seed's faults, or none")
     parser.add_argument("--kinds", default="", help="kinds of fault: " + ", ".join(k.replace(" ", "-") for k in KINDS))
-    parser.add_argument("--variant", default="", help="module:Class of lab/variants, wrong on purpose")
+    parser.add_argument("--mutants", default="", help="names of lab/mutants, wrong on purpose")
     parser.add_argument("--trace", action="store_true", help="print every event (with one run)")
     parser.add_argument("--no-shrink", action="store_true", help="report violations as they are found")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
@@ -40,7 +40,8 @@ def _options(given: argparse.Namespace) -> Options:
         only = tuple(int(n) for n in given.only_faults.split(",") if n != "none")
     by_name = {kind.replace(" ", "-"): kind for kind in KINDS}
     kinds = tuple(by_name[name] for name in given.kinds.split(",") if name)
-    return Options(given.seed, given.nodes, given.seconds, only, kinds, given.trace, given.variant)
+    mutants = tuple(name for name in given.mutants.split(",") if name)
+    return Options(given.seed, given.nodes, given.seconds, only, kinds, given.trace, mutants)
 
 
 class _Progress:
@@ -88,7 +89,7 @@ def _as_json(totals: Totals, took_s: float, options: Options) -> dict[str, Any]:
 
 
 def _one(options: Options, seed: int) -> Options:
-    return Options(seed, options.nodes, options.seconds, options.only_faults, options.kinds, False, options.variant)
+    return Options(seed, options.nodes, options.seconds, options.only_faults, options.kinds, False, options.mutants)
 
 
 def _print(totals: Totals, took_s: float, options: Options) -> None:

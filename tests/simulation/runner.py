@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 import structlog
 
 from tests.simulation.checks import Violation
-from tests.simulation.variants import switched
+from tests.simulation.mutants import switched
 from tests.simulation.world import Options, World
 
 CHUNK_RUNS = 10
@@ -75,7 +75,7 @@ def run_one(options: Options, totals: Totals) -> Violation | None:
     started = time.process_time()
     world = World(options)
     violation: Violation | None = None
-    with switched(options.variant):
+    with switched(options.mutants):
         try:
             world.run()
         except Violation as e:

@@ -1,6 +1,6 @@
 """The simulator proves itself: with a correction switched off it must find a violation.
 
-python -m tests.simulation.selfproof            every variant, at most 10,000 runs each
+python -m tests.simulation.selfproof            every mutant, at most 10,000 runs each
 python -m tests.simulation.selfproof H4 H9      some of them
 """
 
@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 
+from stele.lab.mutants import MUTANTS
 from tests.simulation.runner import Found, Totals, quiet, run_parallel, run_seeds
 from tests.simulation.shrink import replay_command
 from tests.simulation.world import Options
@@ -22,52 +23,36 @@ STUMBLES = frozenset({"unhandled error", "replica failed", "liveness"})
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """``variant`` breaks ``correction``; seen soonest with faults of ``kinds``, if there are any.  The suite runs it at most ``runs``
-    times, those that take long (0) not at all."""
+    """What ``mutants`` break is seen; soonest with faults of ``kinds``, if there are any.  The suite runs it at most ``runs`` times,
+    those that take long (0) not at all."""
 
-    correction: str
-    what: str
-    variant: str
+    mutants: tuple[str, ...]  # together, of the registry in lab/mutants
     runs: int
     kinds: tuple[str, ...] = ()
     nodes: int = 0
 
+    @property
+    def correction(self) -> str:
+        """The rule that it is about: the first that the first mutant breaks."""
+        return MUTANTS[self.mutants[0]].rules[0]
+
 
 PROOFS = (
-    Proof("H1", "cuts off entries that match", "h1_truncates_what_matches:TruncatesWhatMatches", 100),
-    Proof("H2", "commits what no message verified", "h2_trusts_the_commit_index:TrustsTheCommitIndex", 100),
-    Proof("H3", "installs snapshots that are old", "h3_installs_what_is_old:InstallsWhatIsOld", 150),
-    Proof("H4", "counts answers of another term", "h4_counts_late_answers:CountsLateAnswers", 100, ("comeback",), 5),
-    Proof(
-        "H5",
-        "counts votes, not voters",
-        "h5_counts_votes_twice:CountsVotesTwice",
-        150,
-        ("contested election", "duplicate", "leadership transfer"),
-        5,
-    ),
-    Proof("H6", "changes members twice at once", "h6_changes_two_at_once:ChangesTwoAtOnce", 150),
-    Proof("H6", "forgets the members in its log", "h6_forgets_the_log:ForgetsTheLog", 0),
-    Proof("H7", "promises before it has synced", "r3_8_promises_before_persisting:PromisesFirst", 100),
-    Proof("H7", "counts its own unsynced entries", "h7_counts_itself_unsynced:CountsItself", 100),
-    Proof(
-        "H8",
-        "empties the log too early",
-        "h8_resets_before_the_snapshot:ResetsFirst",
-        0,
-        ("power-loss in disk operation", "isolate", "snapshot", "trim", "compact"),
-    ),
-    Proof("H9", "believes its commit index on disk", "h9_believes_its_commit_index:BelievesItsCommitIndex", 100),
-    Proof(
-        "H14",
-        "looks at the clock first",
-        "h14_looks_at_the_clock_first:TurnsFirst,h14_looks_at_the_clock_first:CampaignsByTheClock",
-        100,
-        ("pause",),
-    ),
-    Proof("H15", "reads without a round", "h15_reads_without_a_round:ReadsWithoutARound", 0),
-    Proof("H15", "reads before its own entry", "h15_reads_before_its_own_entry:ReadsBeforeItsOwnEntry", 0),
-    Proof("R4.5", "votes without its log", "r4_5_votes_without_its_log:VotesWithoutItsLog", 100),
+    Proof(("replication.TruncatesWhatMatches",), 100),
+    Proof(("replication.TrustsTheCommitIndex",), 100),
+    Proof(("replication.InstallsWhatIsOld",), 150),
+    Proof(("replication.CountsLateAnswers",), 100, ("comeback",), 5),
+    Proof(("elections.CountsVotesTwice",), 150, ("contested election", "duplicate", "leadership transfer"), 5),
+    Proof(("replication.ChangesTwoAtOnce",), 150),
+    Proof(("replication.ForgetsTheLog",), 0),
+    Proof(("replication.PromisesFirst",), 100),
+    Proof(("replication.CountsItself",), 100),
+    Proof(("snapshots.ResetsFirst",), 0, ("power-loss in disk operation", "isolate", "snapshot", "trim", "compact")),
+    Proof(("replication.BelievesItsCommitIndex",), 100),
+    Proof(("elections.TurnsFirst", "elections.CampaignsByTheClock"), 100, ("pause",)),
+    Proof(("replication.ReadsWithoutARound",), 0),
+    Proof(("replication.ReadsBeforeItsOwnEntry",), 0),
+    Proof(("elections.VotesWithoutItsLog",), 100),
 )
 
 
@@ -87,8 +72,13 @@ def first_violation(options: Options, runs: int, jobs: int = 1) -> tuple[int, Fo
 
 
 def _counts(found: Found) -> bool:
-    """A variant that merely stumbles proves nothing."""
+    """A mutant that merely stumbles proves nothing."""
     return found.kind not in STUMBLES
+
+
+def _names(proof: Proof) -> set[str]:
+    """What it goes by on the command line: its mutants and the rules that they break."""
+    return {*proof.mutants, *(rule for name in proof.mutants for rule in MUTANTS[name].rules)}
 
 
 def main() -> int:
@@ -100,21 +90,21 @@ def main() -> int:
     given = parser.parse_args()
     quiet()
     missed = 0
-    print(f"{'':6}{'switched off':36}{'runs':>7}{'s':>6}  what it saw")
+    print(f"{'':6}{'switched on':50}{'runs':>7}{'s':>6}  what it saw")
     for proof in PROOFS:
-        if given.corrections and proof.correction not in given.corrections:
+        if given.corrections and not set(given.corrections) & _names(proof):
             continue
         started = time.monotonic()
-        options = Options(given.seed, proof.nodes, kinds=proof.kinds, variant=proof.variant)
+        options = Options(given.seed, proof.nodes, kinds=proof.kinds, mutants=proof.mutants)
         runs, found = first_violation(options, given.runs, given.jobs)
         took_s = time.monotonic() - started
         saw = found.message if found is not None else "NOTHING"
-        print(f"{proof.correction:6}{proof.what:36}{runs:>7}{took_s:>6.0f}  {saw[:150]}", flush=True)
+        print(f"{proof.correction:6}{' '.join(proof.mutants)[:48]:50}{runs:>7}{took_s:>6.0f}  {saw[:150]}", flush=True)
         if found is None:
             missed += 1
         else:
             command = replay_command(replace(options, seed=found.seed))
-            print(f"{'':57}{command}", flush=True)
+            print(f"{'':71}{command}", flush=True)
     return 1 if missed else 0
 
 

@@ -60,9 +60,9 @@ def _fails(options: Options) -> Violation | None:
 
 
 def _run(world: World, options: Options) -> Violation | None:
-    from tests.simulation.variants import switched
+    from tests.simulation.mutants import switched
 
-    with switched(options.variant):
+    with switched(options.mutants):
         try:
             world.run()
         except Violation as e:
@@ -97,8 +97,8 @@ def replay_command(options: Options) -> str:
         more += f" --seconds {options.seconds}"
     if options.kinds:
         more += f" --kinds {','.join(kind.replace(' ', '-') for kind in options.kinds)}"
-    if options.variant:
-        more += f" --variant {options.variant}"
+    if options.mutants:
+        more += f" --mutants {','.join(options.mutants)}"
     arguments = f' ARGS="{more.strip()}"' if more else ""
     return f"make sim SEED={options.seed} RUNS=1 NODES={options.nodes}{arguments}"
 

@@ -37,10 +37,10 @@ def test_replicas_keep_what_they_acknowledged(first: int) -> None:
         pytest.fail(report(shrink(Options(totals.violations[0].seed), within_s=20)))
 
 
-@pytest.mark.parametrize("proof", [p for p in PROOFS if p.runs], ids=lambda p: p.variant.split(":")[0])
+@pytest.mark.parametrize("proof", [p for p in PROOFS if p.runs], ids=lambda p: "+".join(p.mutants))
 def test_it_finds_what_is_wrong(proof: Proof) -> None:
-    runs, found = first_violation(Options(nodes=proof.nodes, kinds=proof.kinds, variant=proof.variant), proof.runs)
-    assert found is not None, f"{runs} runs did not show what is wrong with {proof.variant}"
+    runs, found = first_violation(Options(nodes=proof.nodes, kinds=proof.kinds, mutants=proof.mutants), proof.runs)
+    assert found is not None, f"{runs} runs did not show what is wrong with {' and '.join(proof.mutants)}"
 
 
 _DIGEST = """
@@ -75,9 +75,9 @@ def test_tracing_changes_nothing() -> None:
 
 
 def test_a_violation_is_shrunk_to_few_faults_and_replayed() -> None:
-    wrong = Options(variant="r3_8_promises_before_persisting:PromisesFirst")
+    wrong = Options(mutants=("replication.PromisesFirst",))
     seed = run_seeds(wrong, range(100), lambda totals: bool(totals.violations)).violations[0].seed
-    shrunk = shrink(Options(seed, variant=wrong.variant), within_s=20)
+    shrunk = shrink(Options(seed, mutants=wrong.mutants), within_s=20)
     assert len(shrunk.faults) <= 5
     again = run_one(shrunk.options, Totals())
     assert str(again) == str(shrunk.violation)

@@ -43,7 +43,7 @@ class Options:
     only_faults: tuple[int, ...] | None = None
     kinds: tuple[str, ...] = ()  # of faults; none: drawn from the seed
     traced: bool = False
-    variant: str = ""  # of lab/variants, wrong on purpose (variants.py)
+    mutants: tuple[str, ...] = ()  # of lab/mutants, wrong on purpose (mutants.py)
 
 
 class World:

@@ -1,4 +1,4 @@
-"""Every rule of FAILURES.md is tested twice: the product holds, a deliberately wrong variant from lab/variants fails the same scenario."""
+"""Every rule of FAILURES.md is tested twice: the product holds, a deliberately wrong variant from lab/mutants fails the same scenario."""
 
 from __future__ import annotations
 

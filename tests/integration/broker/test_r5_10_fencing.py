@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from stele.broker.owned_partitions import Build
 from stele.broker.partition_client import PartitionClient
 from stele.datanode.partition import PartitionState
-from stele.lab.variants.r5_10_broker_borrows_epoch import BorrowsEpoch
-from stele.lab.variants.r5_10_partition_ignores_epoch import IgnoresEpoch
+from stele.lab.mutants.ownership import BorrowsEpoch, IgnoresEpoch
 from stele.services.errors import NotOwner
 from tests.integration.broker.cluster import Cluster, batch
 from tests.support.both_ways import holds_and_variant_fails

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stele.lab.variants.election_without_epoch import LeadershipWithoutEpoch
+from stele.lab.mutants.ownership import LeadershipWithoutEpoch
 from stele.local.zookeeper import ZooKeeperServer
 from stele.services.coordination import election as elections
 from stele.services.coordination.election import Election, Leadership

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stele.lab.variants.r1_8_campaigns_first import CampaignsFirst
+from stele.lab.mutants.names import CampaignsFirst
 from stele.services.coordination.election import Election
 from stele.services.coordination.enrolment import Enrolment, Step
 from stele.services.coordination.members import Membership

@@ -7,13 +7,19 @@ from collections.abc import Callable
 
 import pytest
 
-from stele.lab.variants.r5_2_trusts_the_write import TrustsTheWrite
-from stele.lab.variants.r5_3_adopts_a_leftover import AdoptsALeftover
-from stele.lab.variants.r5_4_adopts_the_previous_session import AdoptsThePreviousSession, OwnPastIsAStranger
-from stele.lab.variants.r5_5_overwrites_the_live import OverwritesTheLive
-from stele.lab.variants.r5_6_assumes_the_outcome import AssumesFailure, AssumesSuccess
-from stele.lab.variants.r5_7_registers_once import ComesBackAfterLeaving, RegistersOnce
-from stele.lab.variants.r5_8_works_in_callbacks import StormsBack, WorksInCallbacks
+from stele.lab.mutants.members import (
+    AdoptsALeftover,
+    AdoptsThePreviousSession,
+    AssumesFailure,
+    AssumesSuccess,
+    ComesBackAfterLeaving,
+    OverwritesTheLive,
+    OwnPastIsAStranger,
+    RegistersOnce,
+    StormsBack,
+    TrustsTheWrite,
+    WorksInCallbacks,
+)
 from stele.services.coordination.members import Membership, live, live_in
 from stele.services.coordination.mirror import Mirror
 from stele.services.coordination.names import NameHold, register_name

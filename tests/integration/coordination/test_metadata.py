@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stele.lab.variants.r5_1_put_drops_its_options import PutDropsItsOptions, RetryDropsItsOptions
+from stele.lab.mutants.members import PutDropsItsOptions, RetryDropsItsOptions
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.records import CounterRecord, MemberRecord, PartitionRecord
 from stele.services.coordination.session import Session

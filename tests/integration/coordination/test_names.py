@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 import pytest
 
-from stele.lab.variants.r1_1_unknown_is_absent import UnknownIsAbsent
-from stele.lab.variants.r1_2_absent_is_different import AbsentIsDifferent
-from stele.lab.variants.r1_3_lost_race_is_an_error import LostRaceIsAnError
-from stele.lab.variants.r1_4_present_is_taken import PresentIsTaken
-from stele.lab.variants.r1_5_takes_from_the_live import TakesFromTheLive
-from stele.lab.variants.r1_6_takes_over_blindly import NeverTakesOver, TakesOverBlindly
-from stele.lab.variants.r1_7_checks_then_writes import ChecksThenWrites
-from stele.lab.variants.r1_9_own_past_is_a_stranger import OwnPastIsAStranger
+from stele.lab.mutants.names import (
+    AbsentIsDifferent,
+    ChecksThenWrites,
+    LostRaceIsAnError,
+    NeverTakesOver,
+    OwnPastIsAStranger,
+    PresentIsTaken,
+    TakesFromTheLive,
+    TakesOverBlindly,
+    UnknownIsAbsent,
+)
 from stele.services.coordination import incarnation
 from stele.services.coordination.election import Election
 from stele.services.coordination.metadata import MetadataStore

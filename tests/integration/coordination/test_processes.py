@@ -9,10 +9,9 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from stele.lab.variants.election_without_epoch import LeadershipWithoutEpoch
-from stele.lab.variants.r1_9_own_past_is_a_stranger import OwnPastIsAStranger
-from stele.lab.variants.r5_4_adopts_the_previous_session import AdoptsThePreviousSession
-from stele.lab.variants.r5_9_registers_for_good import RegistersForGood
+from stele.lab.mutants.members import AdoptsThePreviousSession, RegistersForGood
+from stele.lab.mutants.names import OwnPastIsAStranger
+from stele.lab.mutants.ownership import LeadershipWithoutEpoch
 from stele.services.coordination.election import Election, Leadership
 from stele.services.coordination.members import Membership, live
 from stele.services.coordination.metadata import MetadataStore

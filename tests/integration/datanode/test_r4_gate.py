@@ -14,15 +14,19 @@ import pytest
 from stele.datanode.gate import Gate
 from stele.datanode.role import Datanode, Parts
 from stele.datanode.store import Store
-from stele.lab.variants.r4_1_opens_port_first import OpensPortFirst
-from stele.lab.variants.r4_1_skips_catching_up import SkipsCatchingUp
-from stele.lab.variants.r4_2_campaigns_while_loading import CampaignsWhileLoading
-from stele.lab.variants.r4_3_waits_for_a_leader import WaitsForALeader
-from stele.lab.variants.r4_4_loads_without_bound import LoadsAllAtOnce, LoadsOneByOne
-from stele.lab.variants.r4_5_lets_damage_spread import DeletesDamage, StopsAtDamage
-from stele.lab.variants.r4_6_registers_when_ready import RegistersWhenReady
-from stele.lab.variants.r4_7_answers_while_loading import AnswersWhileLoading
-from stele.lab.variants.r4_8_closes_port_first import ClosesPortFirst
+from stele.lab.mutants.gate import (
+    AnswersWhileLoading,
+    CampaignsWhileLoading,
+    ClosesPortFirst,
+    DeletesDamage,
+    LoadsAllAtOnce,
+    LoadsOneByOne,
+    OpensPortFirst,
+    RegistersWhenReady,
+    SkipsCatchingUp,
+    StopsAtDamage,
+    WaitsForALeader,
+)
 from stele.services.coordination.members import live
 from stele.services.errors import LogDamaged, NotReady, SteleError
 from stele.services.pb import datanode_pb2 as pb

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from stele.datanode.log import DirectoryLock
-from stele.lab.variants.r3_5_trusts_a_pid_file import PidFile
+from stele.lab.mutants.groups import PidFile
 from stele.services.errors import DirectoryBusy, GroupDirectoryBusy
 from tests.support.both_ways import holds_and_variant_fails
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from stele.lab.variants.r5_9_writes_unchecked import WritesUnchecked
+from stele.lab.mutants.ownership import WritesUnchecked
 from stele.nameserver.bundle_assignment import Pulse
 from stele.nameserver.bundle_writer import BundleWriter
 from stele.nameserver.view import View

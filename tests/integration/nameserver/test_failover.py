@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from stele.lab.variants.election_without_epoch import LeadershipWithoutEpoch
+from stele.lab.mutants.ownership import LeadershipWithoutEpoch
 from stele.nameserver.ids import GROUPS
 from stele.nameserver.reconcile import DeleteReplica
 from stele.nameserver.topic_writer import TopicWriter

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from stele.lab.variants.r1_8_campaigns_first import CampaignsFirst
+from stele.lab.mutants.names import CampaignsFirst
 from stele.nameserver import role
 from stele.services.coordination.enrolment import Enrolment, Step
 from stele.services.coordination.records import LeaderRecord, MemberRecord, NameRecord

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stele.lab.variants.orphans_by_the_mirror import TrustsTheMirror
+from stele.lab.mutants.catalog import TrustsTheMirror
 from stele.nameserver.controller import Controller
 from stele.nameserver.reconcile import plan
 from stele.services.pb import datanode_pb2

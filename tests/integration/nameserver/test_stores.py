@@ -8,8 +8,7 @@ from functools import partial
 
 import pytest
 
-from stele.lab.variants.r2_2_ids_from_the_living import IdsFromTheLiving
-from stele.lab.variants.r2_6_welcomes_the_removed import WelcomesTheRemoved
+from stele.lab.mutants.catalog import IdsFromTheLiving, WelcomesTheRemoved
 from stele.nameserver.stores import StoreRegister
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.records import BuriedRecord, StoreRecord

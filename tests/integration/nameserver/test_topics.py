@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from stele.lab.variants.r3_6_reuses_groups import ReusesGroups
+from stele.lab.mutants.catalog import ReusesGroups
 from stele.nameserver.topic_writer import TopicWriter
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.errors import (

@@ -12,7 +12,7 @@ import pytest
 
 from stele.datanode.log import File, OsFileSystem
 from stele.datanode.storage import opener
-from stele.lab.variants.h10_snapshots_before_the_sync import SnapshotsBeforeTheSync
+from stele.lab.mutants.snapshots import SnapshotsBeforeTheSync
 from stele.services.raft.snapshotting import Snapshotting
 from tests.integration.raft.stores import Stores
 from tests.support.both_ways import holds_and_variant_fails

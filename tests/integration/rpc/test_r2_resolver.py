@@ -11,10 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from stele.lab.variants.r2_1_matches_text import MatchesText
-from stele.lab.variants.r2_3_forgets_tombstones import ForgetsTombstones
-from stele.lab.variants.r2_4_not_found_is_tombstone import NotFoundIsTombstone
-from stele.lab.variants.r2_5_keeps_the_address import KeepsTheAddress
+from stele.lab.mutants.resolver import ForgetsTombstones, KeepsTheAddress, MatchesText, NotFoundIsTombstone
 from stele.services.errors import SteleError, StoreMismatch, StoreTombstone, StoreUnknown, Unreachable
 from stele.services.pb import datanode_pb2, datanode_pb2_grpc, nameserver_pb2_grpc
 from stele.services.pb import nameserver_pb2 as pb

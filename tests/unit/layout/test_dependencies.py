@@ -16,14 +16,14 @@ MAY_IMPORT = {
     "stele": {"services"},
     "lab": {"services", "stele"},
     "console": {"services", "stele"},
-    # Wrong variants subclass the code of the part whose rule they break.
-    "lab/variants": {"services", "stele", "nameserver", "datanode", "broker", "lab"},
+    # Mutants subclass the code of the part whose rule they break.
+    "lab/mutants": {"services", "stele", "nameserver", "datanode", "broker", "lab"},
 }
 
 # A library that has one door: everything else goes through the package named here.
 DOORS = {
     "kazoo": ("stele.services.coordination",),
-    "pysyncobj": ("stele.services.raft", "stele.lab.variants"),
+    "pysyncobj": ("stele.services.raft", "stele.lab.mutants"),
     "uvloop": ("stele.services", "stele.local", "stele.cli", "stele.lab"),
 }
 
@@ -45,7 +45,7 @@ IMPURE = {"asyncio", "time", "socket", "threading", "subprocess", "random", "uui
 
 def refusals(package: str, module: str, imported: set[str]) -> list[str]:
     """The project's packages that ``module`` of ``package`` imports and may not."""
-    place = "lab/variants" if module.startswith("stele.lab.variants") else package
+    place = "lab/mutants" if module.startswith("stele.lab.mutants") else package
     allowed = MAY_IMPORT[place] | {package}
     entered = {folder for name in imported if (folder := folder_of(name)) is not None}
     return [f"{module} imports {folder}" for folder in sorted(entered - allowed)]

@@ -9,8 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from stele.datanode.log import SegmentLog, SnapshotFiles
-from stele.lab.variants.h7_leaves_what_a_sync_lost import LeavesATransfer, LeavesEntries
-from stele.lab.variants.h7_syncs_again import SyncsAgain
+from stele.lab.mutants.log import LeavesATransfer, LeavesEntries, SyncsAgain
 from stele.services.errors import DiskFull, LogDamaged, StorageFailed
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import SimulatedDisk

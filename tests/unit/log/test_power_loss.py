@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from stele.datanode.log import FileSystem, SegmentLog
-from stele.lab.variants.h7_counts_the_cache import CountsCachedNames, CountsTheCache
-from stele.lab.variants.h7_forgets_to_sync import ForgetsToSyncFiles, ForgetsToSyncFolders
-from stele.lab.variants.h8_truncates_oldest_first import TruncatesOldestFirst
+from stele.lab.mutants.log import (
+    CountsCachedNames,
+    CountsTheCache,
+    ForgetsToSyncFiles,
+    ForgetsToSyncFolders,
+    TruncatesOldestFirst,
+)
 from stele.services.errors import DiskFull, LogDamaged
 from stele.services.raft.storage import Entry
 from tests.support.both_ways import holds_and_variant_fails

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stele.datanode.log import SegmentLog, frames
 from stele.datanode.log.recovery import has_hole
 from stele.datanode.log.segments import HEADER_BYTES
-from stele.lab.variants.h7_cuts_at_damage import CutsAtDamage
+from stele.lab.mutants.log import CutsAtDamage
 from stele.services.errors import LogDamaged, SteleError
 from stele.services.raft.storage import Entry
 from tests.support.both_ways import holds_and_variant_fails

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stele.datanode.log import SegmentLog
-from stele.lab.variants.h8_removes_before_naming import RemovesBeforeNaming
+from stele.lab.mutants.log import RemovesBeforeNaming
 from stele.services.errors import DiskFull, GroupStopped, LogDamaged, StorageFailed
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import PowerLost, SimulatedDisk

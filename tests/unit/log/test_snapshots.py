@@ -11,8 +11,7 @@ from crc32c import crc32c
 
 from stele.datanode.log import FileSystem, OsFileSystem, SnapshotFiles
 from stele.datanode.log.snapshot_format import MEMBERS_MAX, SnapshotHeader, decode_header, snapshot_name
-from stele.lab.variants.h8_names_before_syncing import NamesBeforeSyncing
-from stele.lab.variants.h10_accepts_a_cut_snapshot import AcceptsACutSnapshot
+from stele.lab.mutants.snapshots import AcceptsACutSnapshot, NamesBeforeSyncing
 from stele.services.errors import DiskFull, LogDamaged, StorageFailed
 from stele.services.raft.storage import Members, Snapshot, SnapshotStorage
 from tests.support.both_ways import holds_and_variant_fails

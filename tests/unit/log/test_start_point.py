@@ -12,12 +12,7 @@ from stele.datanode.log import FileSystem, SegmentLog, TermFile, start_point
 from stele.datanode.log.snapshot_format import snapshot_name
 from stele.datanode.log.start_point import StartPoint
 from stele.datanode.storage import GroupStorage
-from stele.lab.variants import (
-    h8_drops_before_the_snapshot,
-    h8_resets_before_installing,
-    h10_resets_for_its_own,
-    h10_starts_without_its_beginning,
-)
+from stele.lab.mutants import snapshots as wrong
 from stele.services.errors import DiskFull, LogDamaged, StorageFailed
 from stele.services.raft.storage import Entry, OpenStorage, Snapshot, is_ahead
 from tests.support.both_ways import holds_and_variant_fails
@@ -100,7 +95,7 @@ async def test_h10_a_log_that_begins_behind_1_needs_a_snapshot_that_covers_it() 
     await holds_and_variant_fails(
         scenario,
         open_group,
-        lambda fs: h10_starts_without_its_beginning.open_group(fs, FOLDER, SEGMENT_BYTES),
+        lambda fs: wrong.starts_without_its_beginning(fs, FOLDER, SEGMENT_BYTES),
     )
 
 
@@ -138,7 +133,7 @@ async def test_h8_segments_go_only_once_the_snapshot_that_covers_them_is_durable
                 assert logged(storage) == entries(storage.log.first_index, 60)
                 assert storage.log.first_index <= kept[0] + 1
 
-    await holds_and_variant_fails(scenario, compact, h8_drops_before_the_snapshot.compact, LogDamaged)
+    await holds_and_variant_fails(scenario, compact, wrong.drops_before_the_snapshot, LogDamaged)
 
 
 # --- installs -------------------------------------------------------------------------------------------------------
@@ -175,7 +170,7 @@ async def test_h8_an_install_is_there_or_not_after_a_crash_at_any_step(snapshot:
                     assert indexes(storage) == [20, 40]
                     assert logged(storage) == entries(1, 60)
 
-    await holds_and_variant_fails(scenario, install, h8_resets_before_installing.install, (AssertionError, LogDamaged))
+    await holds_and_variant_fails(scenario, install, wrong.resets_before_installing, (AssertionError, LogDamaged))
 
 
 def _installed(disk: SimulatedDisk, storage: GroupStorage, snapshot: Snapshot) -> None:
@@ -271,7 +266,7 @@ async def test_h10_an_own_snapshot_ahead_of_the_log_is_damage() -> None:
                     continue
                 raise AssertionError("a log that has lost entries was opened")
 
-    await holds_and_variant_fails(scenario, start_point.decide, h10_resets_for_its_own.decide)
+    await holds_and_variant_fails(scenario, start_point.decide, wrong.resets_for_its_own)
 
 
 def test_h10_an_own_snapshot_that_the_log_contradicts_is_damage() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stele.datanode.log import TermFile, check_term
 from stele.datanode.log.terms import decode, encode
-from stele.lab.variants.h7_forgets_a_vote import DamageIsNoVote, WritesInPlace
+from stele.lab.mutants.log import DamageIsNoVote, WritesInPlace
 from stele.services.errors import DiskFull, LogDamaged, StorageFailed
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import PowerLost, SimulatedDisk

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.lab.variants import r5_9_assigns_by_name, r5_10_keeps_the_epoch
+from stele.lab.mutants.ownership import assigns_by_name, keeps_the_epoch
 from stele.nameserver.bundle_assignment import Assign, BrokerCandidate, Pulse, assign
 from stele.nameserver.catalog import BundleEntry, Member, MemberKind, MemberState
 from tests.support.both_ways import holds_and_variant_fails
@@ -179,7 +179,7 @@ async def test_r5_9_no_assignment_names_a_member_that_is_gone() -> None:
         assert made, "the bundles of the dead broker stay with it"
         assert all(m.broker == "br2" for m in made)
 
-    await holds_and_variant_fails(scenario, assign, r5_9_assigns_by_name.assign)
+    await holds_and_variant_fails(scenario, assign, assigns_by_name)
 
 
 async def test_r5_10_a_new_incarnation_never_inherits_an_epoch() -> None:
@@ -188,7 +188,7 @@ async def test_r5_10_a_new_incarnation_never_inherits_an_epoch() -> None:
         after, _ = settle(records, by_name([broker("br1", zxid=25)]), 30, assigner)
         assert all(after[n].epoch > records[n].epoch for n in BUNDLES)
 
-    await holds_and_variant_fails(scenario, assign, r5_10_keeps_the_epoch.assign)
+    await holds_and_variant_fails(scenario, assign, keeps_the_epoch)
 
 
 @pytest.mark.parametrize("number", [1, 2, 5, 16, 40])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stele.lab.variants import r4_6_gives_to_the_loading
+from stele.lab.mutants.catalog import counts_the_loading_as_ready, gives_to_the_loading
 from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, StoreEntry, TopicEntry, TopicState
 from stele.nameserver.reconcile import (
     ConfigureReplica,
@@ -66,7 +66,7 @@ async def test_r4_6_a_loading_store_gets_no_replica() -> None:
             planner(catalog_of(CREATING, PARTITION, stores=(1,)), {1: report(1, state=MemberState.LOADING)}, {}) == []
         )
 
-    await holds_and_variant_fails(scenario, plan, r4_6_gives_to_the_loading.plan)
+    await holds_and_variant_fails(scenario, plan, gives_to_the_loading)
 
 
 async def test_r4_6_a_loading_store_is_no_candidate_for_placement() -> None:
@@ -77,7 +77,7 @@ async def test_r4_6_a_loading_store_is_no_candidate_for_placement() -> None:
     async def scenario(seen: Catalog) -> None:
         assert seen.placeable_stores == (1,)
 
-    await holds_and_variant_fails(scenario, catalog, r4_6_gives_to_the_loading.as_if_ready(catalog))
+    await holds_and_variant_fails(scenario, catalog, counts_the_loading_as_ready(catalog))
 
 
 def test_a_store_that_is_being_removed_is_no_candidate() -> None:

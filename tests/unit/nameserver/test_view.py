@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from stele.lab.variants.r2_1_unknown_is_tombstone import TombstoneIsUnknown, UnknownIsTombstone
+from stele.lab.mutants.catalog import TombstoneIsUnknown, UnknownIsTombstone
 from stele.nameserver.catalog import (
     BundleEntry,
     Catalog,

@@ -9,10 +9,8 @@ import pickle
 import pytest
 from pysyncobj import SyncObj
 
-from stele.lab.variants.h4_counts_late_answers import CountsLateAnswers
-from stele.lab.variants.h5_counts_votes_twice import CountsVotesTwice
-from stele.lab.variants.h7_counts_itself_unsynced import CountsItself
-from stele.lab.variants.r3_8_promises_before_persisting import PromisesFirst
+from stele.lab.mutants.elections import CountsVotesTwice
+from stele.lab.mutants.replication import CountsItself, CountsLateAnswers, PromisesFirst
 from stele.services.errors import MessageTooLarge, NotLeader, ProposalLost
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.engine import Engine

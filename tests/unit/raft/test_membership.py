@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stele.lab.variants.h6_changes_two_at_once import ChangesTwoAtOnce
-from stele.lab.variants.h6_forgets_the_log import ForgetsTheLog
+from stele.lab.mutants.replication import ChangesTwoAtOnce, ForgetsTheLog
 from stele.services.errors import InvalidArgument, NotReady, SteleError
 from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Journal

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stele.lab.variants.h15_reads_before_its_own_entry import ReadsBeforeItsOwnEntry
-from stele.lab.variants.h15_reads_without_a_round import ReadsWithoutARound
+from stele.lab.mutants.replication import ReadsBeforeItsOwnEntry, ReadsWithoutARound
 from stele.services.errors import NotLeader, SteleError
 from stele.services.raft.engine import Engine
 from tests.support.both_ways import holds_and_variant_fails

@@ -10,10 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from stele.lab.variants.r3_1_creates_without_a_gate import Ungated
-from stele.lab.variants.r3_2_unregisters_by_name import UnregistersByName
-from stele.lab.variants.r3_4_removes_before_stopping import RemovesFirst
-from stele.lab.variants.r3_7_never_looks_at_its_directory import NeverLooks
+from stele.lab.mutants.groups import NeverLooks, RemovesFirst, Ungated, UnregistersByName
 from stele.services.errors import GroupDirectoryBusy, GroupStopped, SteleError
 from stele.services.raft import registry as registry_module
 from stele.services.raft.registry import Registry

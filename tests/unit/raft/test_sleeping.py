@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stele.lab.variants.sleep_deaf_to_silence import DeafToSilence
-from stele.lab.variants.sleep_says_nothing_at_its_end import SaysNothingAtItsEnd
+from stele.lab.mutants.elections import DeafToSilence, SaysNothingAtItsEnd
 from stele.services.errors import GroupStopped, NotLeader, SteleError
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.engine import Engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stele.lab.variants.h15_overtakes_its_votes import OvertakesItsVotes
+from stele.lab.mutants.elections import OvertakesItsVotes
 from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Flush
 from tests.support.both_ways import holds_and_variant_fails

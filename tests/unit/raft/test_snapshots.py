@@ -6,9 +6,8 @@ import random
 
 import pytest
 
-from stele.lab.variants.h2_trusts_the_commit_index import TrustsTheCommitIndex
-from stele.lab.variants.h3_installs_what_is_old import InstallsWhatIsOld
-from stele.lab.variants.h8_resets_before_the_snapshot import ResetsFirst
+from stele.lab.mutants.replication import InstallsWhatIsOld, TrustsTheCommitIndex
+from stele.lab.mutants.snapshots import ResetsFirst
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Journal

@@ -10,18 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.lab.variants.r2_1_matches_text import MatchesText
-from stele.lab.variants.r2_3_forgets_tombstones import ForgetsTombstones
-from stele.lab.variants.r2_3_retries_tombstones import RetriesTombstones
-from stele.lab.variants.r2_4_backs_off_wrongly import (
+from stele.lab.mutants.resolver import (
+    AsksWithoutPause,
     BacksOffWithoutCap,
     BacksOffWithoutJitter,
+    ForgetsTombstones,
+    KeepsTheAddress,
+    LogsEveryAttempt,
+    MatchesText,
     NeverBacksOff,
+    NeverLogs,
+    NotFoundIsTombstone,
     RestartsTheBackoff,
+    RetriesTombstones,
 )
-from stele.lab.variants.r2_4_logs_every_attempt import LogsEveryAttempt, NeverLogs
-from stele.lab.variants.r2_4_not_found_is_tombstone import NotFoundIsTombstone
-from stele.lab.variants.r2_5_keeps_the_address import AsksWithoutPause, KeepsTheAddress
 from stele.services.errors import CoordinationUnknown, SteleError, StoreTombstone, StoreUnknown, Timeout, Unreachable
 from stele.services.rpc.resolution import (
     BACKOFF,

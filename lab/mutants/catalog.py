@@ -1,0 +1,95 @@
+"""A nameserver that confuses removed stores with unknown ones, gives ids out twice or deletes on a guess (R2, R3.6, R4.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import count
+
+from stele.nameserver import reconcile
+from stele.nameserver.catalog import Catalog, MemberState
+from stele.nameserver.controller import Controller
+from stele.nameserver.reconcile import DropOrphan
+from stele.nameserver.reports import LeaderReport, Reports
+from stele.nameserver.stores import StoreRegister
+from stele.nameserver.topic_writer import TopicWriter, partition_path
+from stele.nameserver.view import View
+from stele.services.coordination.metadata import Transaction
+from stele.services.coordination.records import PartitionRecord
+from stele.services.errors import StoreTombstone, StoreUnknown
+from stele.services.pb import nameserver_pb2
+
+
+class UnknownIsTombstone(View):
+    """Whatever is not registered is taken for removed, as at the cold start of a whole cluster."""
+
+    def resolve(self, store_id: int) -> nameserver_pb2.ResolveStoreResponse:
+        try:
+            return super().resolve(store_id)
+        except StoreUnknown as e:
+            raise StoreTombstone(e.message, store_id=store_id) from None
+
+
+class TombstoneIsUnknown(View):
+    """What was removed is only "not found", for ever."""
+
+    def resolve(self, store_id: int) -> nameserver_pb2.ResolveStoreResponse:
+        try:
+            return super().resolve(store_id)
+        except StoreTombstone as e:
+            raise StoreUnknown(e.message, store_id=store_id) from None
+
+
+class IdsFromTheLiving:
+    """A new store gets the highest id in sight plus one, so that a removed store's id is given out again."""
+
+    def __init__(self, living: Iterable[int]) -> None:
+        self._living = list(living)
+
+    def __call__(self, counter: object, transaction: object) -> int:
+        return max(self._living, default=0) + 1
+
+
+class WelcomesTheRemoved(StoreRegister):
+    """Whoever shows an id that was once given out is registered again, removed or not."""
+
+    async def register(self, request: nameserver_pb2.RegisterStoreRequest) -> nameserver_pb2.RegisterStoreResponse:
+        if request.store_id:
+            return nameserver_pb2.RegisterStoreResponse(store_id=request.store_id, cluster_id=self._cluster_id)
+        return await super().register(request)
+
+
+class ReusesGroups(TopicWriter):
+    """A new partition gets the lowest group id without a record, and so a deleted one's."""
+
+    async def _add_partitions(
+        self, transaction: Transaction, name: str, indexes: Iterable[int], replication: int, catalog: Catalog
+    ) -> None:
+        used = {int(g) for g in await self._metadata.children("partitions")}
+        free = (g for g in count(1) if g not in used)
+        for index, group in zip(indexes, free, strict=False):
+            transaction.create(partition_path(group), PartitionRecord(topic=name, index=index, replicas=(1,)))
+
+
+def gives_to_the_loading(
+    catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
+) -> list[reconcile.Effect]:
+    """A store counts as able to take replicas as soon as it is alive, though it still loads."""
+    return reconcile.plan(
+        counts_the_loading_as_ready(catalog),
+        {s: replace(r, state=MemberState.READY) for s, r in reports.items()},
+        leaders,
+    )
+
+
+def counts_the_loading_as_ready(catalog: Catalog) -> Catalog:
+    """Every datanode that shows itself counts as ready."""
+    members = {name: replace(m, state=MemberState.READY) for name, m in catalog.datanodes.items()}
+    return replace(catalog, datanodes=members)
+
+
+class TrustsTheMirror(Controller):
+    """A replica whose partition the mirror does not show is deleted without asking ZooKeeper."""
+
+    async def _drop_orphans(self, suspects: list[DropOrphan], view: View) -> None:
+        self._orders.submit(suspects, view.catalog.live_stores)

@@ -1,0 +1,81 @@
+"""Creating, deleting and holding groups on a store in ways that leave two of one, or one without a directory (R3)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from stele.datanode.log.lock import LOCK_NAME
+from stele.services.errors import DirectoryBusy
+from stele.services.raft.registry import Registry
+
+
+class Ungated(Registry):
+    """The lookup and the registration of a group are not one step, and deleting does not join them."""
+
+    @asynccontextmanager
+    async def _gate(self, group_id: int) -> AsyncIterator[None]:
+        yield
+
+
+class UnregistersByName(Ungated):
+    """What is stopped is taken out of the map by its name, whoever holds that name by then."""
+
+    async def _stop(self, group_id: int) -> bool:
+        group = self._groups.get(group_id)
+        if group is None:
+            return False
+        storage = self._storage.pop(group_id)
+        del self._groups[group_id]
+        await group.stop()
+        await asyncio.to_thread(storage.close)
+        await asyncio.sleep(1.0)
+        self._groups.pop(group_id, None)
+        return True
+
+
+class RemovesFirst(Registry):
+    """The directory is removed under the running group, which is stopped afterwards and only if it is asked."""
+
+    async def delete(self, group_id: int) -> bool:
+        async with self._gate(group_id):
+            known = self._groups.pop(group_id, None) is not None
+            await asyncio.to_thread(shutil.rmtree, self.path(group_id), True)
+            return known
+
+
+class PidFile:
+    """A directory is taken if the process that wrote its lock file is another one and alive, as without a lock
+    that the system keeps.  Two openers in one process both get it."""
+
+    def __init__(self, directory: Path, busy: type[DirectoryBusy] = DirectoryBusy) -> None:
+        self._path = directory / LOCK_NAME
+        try:
+            owner = int(self._path.read_text())
+        except (FileNotFoundError, ValueError):
+            owner = 0
+        if owner not in (0, os.getpid()) and _is_alive(owner):
+            raise busy(f"{directory} is in use by process {owner}", path=directory, owner=owner)
+        self._path.write_text(f"{os.getpid()}\n")
+
+    def release(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class NeverLooks(Registry):
+    """Nobody notices that a group's directory has vanished."""
+
+    async def _watch_directories(self) -> None:
+        await asyncio.Event().wait()

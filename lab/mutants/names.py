@@ -1,0 +1,115 @@
+"""Registering a name in ways that lose it, share it or take it from the living (R1)."""
+
+from __future__ import annotations
+
+from stele.services.coordination.enrolment import Enrolment, Step
+from stele.services.coordination.names import Decision, Guard, NameHold, Seen, guard_path, name_path
+from stele.services.coordination.records import NameRecord, encode
+from stele.services.coordination.znode import CreateOp, DeleteOp, SetOp
+from stele.services.errors import CoordinationUnknown, NameTaken, RecordExists, SteleError
+
+
+class UnknownIsAbsent(NameHold):
+    """A read that ZooKeeper did not answer counts as "no such name", and the write that follows is unconditional."""
+
+    async def read(self) -> Seen:
+        try:
+            return await super().read()
+        except CoordinationUnknown:
+            return Seen(None, -1, 0)
+
+    async def _carry_out(self, decision: Decision, seen: Seen, mine: NameRecord) -> None:
+        guard = CreateOp(guard_path(self.name), b"", ephemeral=True)
+        try:
+            await self._session.commit(
+                [SetOp(name_path(self.name), encode(mine)), DeleteOp(guard_path(self.name)), guard]
+            )
+        except SteleError:
+            await super()._carry_out(decision, seen, mine)
+
+
+class AbsentIsDifferent(NameHold):
+    """The name is in use (by this very process, whose candidacy is older than its name), and a record that cannot be found is taken
+    for one that differs."""
+
+    async def settle(self) -> None:
+        candidates = await self._session.children("election") or []
+        in_use = [node.value.decode() for c in candidates if (node := await self._session.get(f"election/{c}"))]
+        if self.name in in_use and await self._session.get(name_path(self.name)) is None:
+            raise NameTaken(f"server name {self.name} duplicate", name=self.name)
+        await super().settle()
+
+
+class LostRaceIsAnError(NameHold):
+    """Losing the race to create the name is taken for the name being another's."""
+
+    async def _carry_out(self, decision: Decision, seen: Seen, mine: NameRecord) -> None:
+        try:
+            await self._session.commit(self.writes(decision, seen, mine))
+        except RecordExists:
+            raise NameTaken(f"somebody else created {self.name}", name=self.name) from None
+
+
+class PresentIsTaken(NameHold):
+    """A name that is there and guarded is taken, whoever holds it."""
+
+    def judge(self, seen: Seen) -> Guard:
+        return Guard.LIVE if seen.guard_session else Guard.ABSENT
+
+
+class TakesFromTheLive(NameHold):
+    """Whoever comes last gets the name."""
+
+    def judge(self, seen: Seen) -> Guard:
+        guard = super().judge(seen)
+        return Guard.PAST if guard in (Guard.LIVE, Guard.UNPROVEN) else guard
+
+
+class TakesOverBlindly(NameHold):
+    """A dead owner's name is taken over with a set that carries no version."""
+
+    async def settle(self) -> None:
+        seen = await self.read()
+        if seen.guard_session:
+            raise NameTaken(f"{self.name} is held", name=self.name)
+        await self._carry_out(Decision.TAKE_OVER, seen, self.mine())
+
+    async def _carry_out(self, decision: Decision, seen: Seen, mine: NameRecord) -> None:
+        await self._session.set(name_path(self.name), encode(mine))
+
+
+class NeverTakesOver(NameHold):
+    """Another's record is another's for ever, so a node can never move."""
+
+    async def settle(self) -> None:
+        seen = await self.read()
+        if seen.record is not None and seen.record.endpoint != self.endpoint:
+            raise NameTaken(f"{self.name} is held", name=self.name)
+        await super().settle()
+
+
+class ChecksThenWrites(NameHold):
+    """The name is looked up, and then written in a step of its own."""
+
+    async def settle(self) -> None:
+        seen = await self.read()
+        if seen.record is not None and seen.record.endpoint != self.endpoint:
+            raise NameTaken(f"{self.name} is held", name=self.name)
+        try:
+            await self._session.create(name_path(self.name), encode(self.mine()))
+        except RecordExists:
+            await self._session.set(name_path(self.name), encode(self.mine()))
+
+
+class CampaignsFirst(Enrolment):
+    """The process campaigns, and shows itself, before its port is open."""
+
+    def order(self) -> list[Step]:
+        return list(reversed(super().order()))
+
+
+class OwnPastIsAStranger(NameHold):
+    """Whatever an earlier session left is another process's, and reason to exit."""
+
+    def judge(self, seen: Seen) -> Guard:
+        return Guard.LIVE if seen.guard_session not in (0, self._session.session_id) else super().judge(seen)

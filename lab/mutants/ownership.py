@@ -1,0 +1,88 @@
+"""Owners and leaders that write after they were deposed, or that are chosen although they are gone (R5.9, R5.10)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from stele.broker.partition_client import PartitionClient
+from stele.datanode.commands import Outcome
+from stele.datanode.partition import PartitionState
+from stele.nameserver import bundle_assignment
+from stele.nameserver.bundle_assignment import Assign, BrokerCandidate
+from stele.nameserver.bundle_writer import BundleWriter
+from stele.nameserver.catalog import BundleEntry, Catalog, Member, MemberKind
+from stele.services.coordination.election import Leadership
+from stele.services.coordination.metadata import MetadataStore, Transaction
+from stele.services.coordination.records import BundleRecord
+from stele.services.errors import Fenced
+from stele.services.pb import datanode_pb2
+from stele.services.rpc.status import from_pb
+
+
+class LeadershipWithoutEpoch(Leadership):
+    """A leader writes whatever it believes it may, with nothing in its transactions that a successor would have changed."""
+
+    def transaction(self) -> Transaction:
+        return MetadataStore(self._session).transaction()
+
+
+def assigns_by_name(
+    wanted: Sequence[str], records: Mapping[str, BundleEntry], brokers: Mapping[str, BrokerCandidate]
+) -> list[Assign]:
+    """An owner lives as long as its name is written somewhere: registrations never expire."""
+    remembered = {
+        b.broker: BrokerCandidate(Member(MemberKind.BROKERS, b.broker, ""))
+        for b in records.values()
+        if b.broker not in brokers
+    }
+    return bundle_assignment.assign(wanted, records, {**remembered, **brokers})
+
+
+class WritesUnchecked(BundleWriter):
+    """An assignment is written without asking ZooKeeper whether the broker that it names is still registered."""
+
+    async def _write(self, changes: Sequence[Assign], catalog: Catalog) -> None:
+        transaction = self._leadership.transaction()
+        for change in changes:
+            record = BundleRecord(broker=change.broker, epoch=change.epoch)
+            known = catalog.bundles.get(change.bundle)
+            if known is None:
+                transaction.create(f"bundles/{change.bundle}", record)
+            else:
+                transaction.set(f"bundles/{change.bundle}", record, known.node_version)
+        await transaction.commit()
+
+
+def keeps_the_epoch(
+    wanted: Sequence[str], records: Mapping[str, BundleEntry], brokers: Mapping[str, BrokerCandidate]
+) -> list[Assign]:
+    """A broker of the same name is taken for the same process, and its epoch is not raised."""
+    as_if_never_gone = {n: BrokerCandidate(replace(b.member, joined_zxid=0), b.pulse) for n, b in brokers.items()}
+    return bundle_assignment.assign(wanted, records, as_if_never_gone)
+
+
+class BorrowsEpoch(PartitionClient):
+    """A broker that is told of a higher owner epoch sends that one from then on, instead of giving up what it no
+    longer owns."""
+
+    def append(self, batches: Sequence[bytes]) -> asyncio.Future[datanode_pb2.AppendResponse]:
+        return asyncio.ensure_future(self._append(batches))
+
+    async def _append(self, batches: Sequence[bytes]) -> datanode_pb2.AppendResponse:
+        response = await super().append(batches)
+        error = from_pb(response.error)
+        if isinstance(error, Fenced):
+            self.epoch = int(error.facts["seen"])
+            response = await super().append(batches)
+        return response
+
+
+class IgnoresEpoch(PartitionState):
+    """A partition that takes writes under any owner epoch, as one does that trusts whoever registered to be the
+    owner."""
+
+    def _apply(self, index: int, payload: bytes) -> Outcome:
+        self.owner_epoch = 0
+        return super()._apply(index, payload)

@@ -1,0 +1,188 @@
+"""Which mutant breaks which rule, and what must be seen to break.
+
+The rules are those of docs/reference/failures.md (R1.1 to R5.10) and docs/reference/raft.md (H1 to H18).  Tests, the simulator's
+proof and the index of rules read this table; none of them keeps a list of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One part that is wrong on purpose.  What is wrong about it stands in its docstring."""
+
+    name: str  # of its module in this package, and its own: names.UnknownIsAbsent
+    rules: tuple[str, ...]  # that it breaks; none: a promise of docs/design.md that has no number
+    breaks: str  # what then no longer holds
+    instead_of: str = ""  # module:name of what it stands in for, where it is not derived from that
+
+    def load(self) -> Any:
+        """The class or function itself.  Imported only now: the table can be read without the parts."""
+        module, _, own = self.name.partition(".")
+        return getattr(importlib.import_module(f"{__package__}.{module}"), own)
+
+    @property
+    def replaces(self) -> str:
+        """``module:name`` of the part of the product that it stands in for."""
+        if self.instead_of:
+            return self.instead_of
+        product = next(base for base in self.load().__mro__ if not base.__module__.startswith(f"{__package__}."))
+        return f"{product.__module__}:{product.__qualname__}"
+
+    @property
+    def wrong(self) -> str:
+        """What is wrong about it, on purpose, in one sentence."""
+        first, _, _ = (self.load().__doc__ or "").partition("\n\n")
+        return " ".join(first.split())
+
+
+def _table(*mutants: Mutant) -> Mapping[str, Mutant]:
+    return MappingProxyType({mutant.name: mutant for mutant in mutants})
+
+
+# fmt: off
+MUTANTS = _table(
+    # --- names (F1)
+    Mutant("names.UnknownIsAbsent", ("R1.1",), "an unanswered read changes nothing"),
+    Mutant("names.AbsentIsDifferent", ("R1.2",), "a name that nobody holds can be taken by a process that campaigns already"),
+    Mutant("names.LostRaceIsAnError", ("R1.3",), "a lost race for a name is decided anew"),
+    Mutant("names.PresentIsTaken", ("R1.4",), "registering again under the same endpoint succeeds"),
+    Mutant("names.TakesFromTheLive", ("R1.5",), "a name is never taken from a live process"),
+    Mutant("names.TakesOverBlindly", ("R1.6",), "of two that take a dead owner's name over one wins"),
+    Mutant("names.NeverTakesOver", ("R1.6",), "a dead owner's name can be taken over"),
+    Mutant("names.ChecksThenWrites", ("R1.7",), "of many that race for a name exactly one wins"),
+    Mutant("names.CampaignsFirst", ("R1.8",), "whoever can be elected can be dialled"),
+    Mutant("names.OwnPastIsAStranger", ("R1.9",), "a restarted process gets its own name back"),
+
+    # --- members (F5)
+    Mutant("members.PutDropsItsOptions", ("R5.1",), "what was put as ephemeral is ephemeral"),
+    Mutant("members.RetryDropsItsOptions", ("R5.1",), "what was put as ephemeral is ephemeral"),
+    Mutant("members.TrustsTheWrite", ("R5.2",), "the member node belongs to the session that registered"),
+    Mutant("members.AdoptsALeftover", ("R5.3",), "a persistent leftover is replaced"),
+    Mutant("members.AdoptsThePreviousSession", ("R5.4",), "the node outlives one's own previous session"),
+    Mutant("members.OwnPastIsAStranger", ("R5.4", "R1.9"), "a restarted process is registered again at once"),
+    Mutant("members.OverwritesTheLive", ("R5.5",), "a live process keeps its member node"),
+    Mutant("members.AssumesSuccess", ("R5.6",), "a create whose answer was lost is looked up"),
+    Mutant("members.AssumesFailure", ("R5.6",), "a create whose answer was lost is looked up"),
+    Mutant("members.RegistersOnce", ("R5.7",), "a live process is registered again when its node is gone"),
+    Mutant("members.ComesBackAfterLeaving", ("R5.7",), "who unregistered stays away"),
+    Mutant("members.WorksInCallbacks", ("R5.8",), "ZooKeeper's callback thread is never held up"),
+    Mutant("members.StormsBack", ("R5.8",), "registrations are put back ever more slowly"),
+    Mutant("members.RegistersForGood", ("R5.9",), "a killed process is gone within its session timeout"),
+
+    # --- ownership and leadership (F5)
+    Mutant("ownership.LeadershipWithoutEpoch", (), "a deposed leader's transactions are refused"),
+    Mutant("ownership.assigns_by_name", ("R5.9",), "no assignment names a broker that is gone",
+           "stele.nameserver.bundle_assignment:assign"),
+    Mutant("ownership.WritesUnchecked", ("R5.9",), "no assignment is written that names a broker that is gone"),
+    Mutant("ownership.keeps_the_epoch", ("R5.10",), "a broker that registered anew owns under a new epoch",
+           "stele.nameserver.bundle_assignment:assign"),
+    Mutant("ownership.BorrowsEpoch", ("R5.10",), "a paused owner that wakes up gets no write accepted"),
+    Mutant("ownership.IgnoresEpoch", ("R5.10",), "a write under an old epoch is refused"),
+
+    # --- the resolver (F2)
+    Mutant("resolver.MatchesText", ("R2.1",), "what an error means does not hang on its text"),
+    Mutant("resolver.ForgetsTombstones", ("R2.3",), "a removed store is asked for once"),
+    Mutant("resolver.RetriesTombstones", ("R2.3",), "a removed store is asked for once"),
+    Mutant("resolver.NeverBacksOff", ("R2.4",), "retries are paced"),
+    Mutant("resolver.BacksOffWithoutCap", ("R2.4",), "the pause between retries is bounded"),
+    Mutant("resolver.BacksOffWithoutJitter", ("R2.4",), "retries are spread"),
+    Mutant("resolver.RestartsTheBackoff", ("R2.4",), "the pause does not start anew with each caller"),
+    Mutant("resolver.LogsEveryAttempt", ("R2.4",), "failed attempts are logged at most once a minute"),
+    Mutant("resolver.NeverLogs", ("R2.4",), "the first failed attempt is logged"),
+    Mutant("resolver.NotFoundIsTombstone", ("R2.4",), "a store that starts late is reached as soon as it registers"),
+    Mutant("resolver.KeepsTheAddress", ("R2.5",), "an address that is another store's is resolved again"),
+    Mutant("resolver.AsksWithoutPause", ("R2.5",), "complaints about an address do not make a storm"),
+
+    # --- the nameserver's catalog (F2, F3, F4)
+    Mutant("catalog.UnknownIsTombstone", ("R2.1", "R2.2"), "a store that was never seen is unknown, not removed"),
+    Mutant("catalog.TombstoneIsUnknown", ("R2.1", "R2.2"), "a removed store is known to be removed"),
+    Mutant("catalog.IdsFromTheLiving", ("R2.2",), "a removed store's id is never given out again",
+           "stele.nameserver.stores:take_next"),
+    Mutant("catalog.WelcomesTheRemoved", ("R2.6",), "a removed store is refused registration"),
+    Mutant("catalog.ReusesGroups", ("R3.6",), "a topic created anew gets new groups"),
+    Mutant("catalog.gives_to_the_loading", ("R4.6",), "a loading store is given no replicas",
+           "stele.nameserver.reconcile:plan"),
+    Mutant("catalog.counts_the_loading_as_ready", ("R4.6",), "a loading store is given no replicas",
+           "stele.nameserver.catalog:Catalog"),
+    Mutant("catalog.TrustsTheMirror", (), "nothing is deleted that ZooKeeper has a record of"),
+
+    # --- groups on a store (F3)
+    Mutant("groups.Ungated", ("R3.1", "R3.3"), "callers that create one group get one replica"),
+    Mutant("groups.UnregistersByName", ("R3.2",), "a late stop does not take its successor out"),
+    Mutant("groups.RemovesFirst", ("R3.4", "R3.9"), "nothing of a group runs once its directory is gone"),
+    Mutant("groups.PidFile", ("R3.5",), "a directory is opened once", "stele.datanode.log.lock:DirectoryLock"),
+    Mutant("groups.NeverLooks", ("R3.7",), "a group whose directory vanished stops itself"),
+
+    # --- the gate (F4)
+    Mutant("gate.OpensPortFirst", ("R4.1",), "the client port is closed while groups load"),
+    Mutant("gate.SkipsCatchingUp", ("R4.1",), "the client port is closed until every group has caught up"),
+    Mutant("gate.CampaignsWhileLoading", ("R4.2",), "nobody leads behind a closed port"),
+    Mutant("gate.WaitsForALeader", ("R4.3",), "a whole cluster starts cold"),
+    Mutant("gate.LoadsAllAtOnce", ("R4.4",), "no more groups load at once than the bound allows"),
+    Mutant("gate.LoadsOneByOne", ("R4.4",), "groups load in parallel"),
+    Mutant("gate.StopsAtDamage", ("R4.5",), "one damaged group does not hold the node"),
+    Mutant("gate.DeletesDamage", ("R4.5",), "a damaged group is set aside, never deleted"),
+    Mutant("gate.RegistersWhenReady", ("R4.6",), "a loading node shows itself as alive"),
+    Mutant("gate.AnswersWhileLoading", ("R4.7",), "an unready replica says so"),
+    Mutant("gate.ClosesPortFirst", ("R4.8",), "a node that drains hands leadership over before its port closes"),
+
+    # --- elections and sleep (H5, H14, H15)
+    Mutant("elections.CountsVotesTwice", ("H5",), "one leader per term"),
+    Mutant("elections.TurnsFirst", ("H14",), "a stall alone elects nobody"),
+    Mutant("elections.CampaignsByTheClock", ("H14", "H15"), "a stall alone elects nobody"),
+    Mutant("elections.OvertakesItsVotes", ("H15",), "a slow disk does not keep a group from electing"),
+    Mutant("elections.VotesWithoutItsLog", ("R4.5",), "a replica that lost its log counts for nothing it promised"),
+    Mutant("elections.DeafToSilence", (), "a sleeping group elects when its leader's node falls silent"),
+    Mutant("elections.SaysNothingAtItsEnd", (), "a sleeping group hears of its leader's end"),
+
+    # --- replication, commitment and reads (H1 to H4, H6, H7, H9, H15)
+    Mutant("replication.TruncatesWhatMatches", ("H1",), "what was acknowledged is not cut off"),
+    Mutant("replication.TrustsTheCommitIndex", ("H2",), "only what a message verified is committed"),
+    Mutant("replication.InstallsWhatIsOld", ("H3",), "a state machine never goes back"),
+    Mutant("replication.CountsLateAnswers", ("H4",), "an answer counts in the term that asked for it"),
+    Mutant("replication.ChangesTwoAtOnce", ("H6",), "membership changes one at a time"),
+    Mutant("replication.ForgetsTheLog", ("H6",), "a restarted replica has the members that its log says"),
+    Mutant("replication.CountsItself", ("H7",), "a leader counts what it has synced"),
+    Mutant("replication.PromisesFirst", ("H7", "R3.8"), "nothing is promised before it is synced"),
+    Mutant("replication.BelievesItsCommitIndex", ("H9",), "nothing is committed that the log does not hold"),
+    Mutant("replication.ReadsWithoutARound", ("H15",), "a read sees every write that was acknowledged before it"),
+    Mutant("replication.ReadsBeforeItsOwnEntry", ("H15",), "a read sees every write that was acknowledged before it"),
+
+    # --- the log, terms and disks (H7, H8)
+    Mutant("log.ForgetsToSyncFiles", ("H7",), "what was synced survives a power loss",
+           "stele.datanode.log.files:FileSystem"),
+    Mutant("log.ForgetsToSyncFolders", ("H7",), "what was synced survives a power loss",
+           "stele.datanode.log.files:FileSystem"),
+    Mutant("log.CountsTheCache", ("H7",), "what a restart counts as durable survives a power loss"),
+    Mutant("log.CountsCachedNames", ("H7",), "what a restart counts as durable survives a power loss"),
+    Mutant("log.CutsAtDamage", ("H7",), "damage in the middle of a log is not taken for its end"),
+    Mutant("log.DamageIsNoVote", ("H7",), "a replica that cannot read its vote does not start"),
+    Mutant("log.WritesInPlace", ("H7",), "a power loss leaves the old vote or the new one"),
+    Mutant("log.LeavesEntries", ("H7",), "what a failed sync lost is not taken for stored"),
+    Mutant("log.LeavesATransfer", ("H7",), "what a failed sync lost is not taken for stored"),
+    Mutant("log.SyncsAgain", ("H7",), "after a failed sync the log takes nothing more"),
+    Mutant("log.RemovesBeforeNaming", ("H8",), "a reset leaves the old log or the new one"),
+    Mutant("log.TruncatesOldestFirst", ("H8",), "a power loss during a truncation leaves a prefix"),
+
+    # --- snapshots (H8, H10)
+    Mutant("snapshots.NamesBeforeSyncing", ("H8",), "what has a snapshot's name is a whole snapshot"),
+    Mutant("snapshots.drops_before_the_snapshot", ("H8",), "a power loss during compaction loses nothing",
+           "stele.services.raft.journal:Journal"),
+    Mutant("snapshots.resets_before_installing", ("H8",), "a power loss during an install leaves log or snapshot",
+           "stele.services.raft.journal:Journal"),
+    Mutant("snapshots.ResetsFirst", ("H8",), "a log is emptied behind a durable snapshot"),
+    Mutant("snapshots.AcceptsACutSnapshot", ("H10",), "a snapshot that is cut short is refused"),
+    Mutant("snapshots.resets_for_its_own", ("H10",), "a log is not reset for a snapshot of the replica's own",
+           "stele.datanode.log.start_point:decide"),
+    Mutant("snapshots.SnapshotsBeforeTheSync", ("H10",), "a snapshot stands for entries that are synced here"),
+    Mutant("snapshots.starts_without_its_beginning", ("H10",), "a log that begins behind 1 needs its snapshot",
+           "stele.datanode.storage:opener"),
+)
+# fmt: on
