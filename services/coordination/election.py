@@ -21,7 +21,7 @@ import structlog
 from stele.services.coordination.claim import Keeper, WritePace
 from stele.services.coordination.metadata import MetadataStore, Transaction
 from stele.services.coordination.records import EpochRecord, LeaderRecord, decode, encode
-from stele.services.coordination.schema import ELECTION, EPOCH, LEADER
+from stele.services.coordination.schema import CANDIDATE, ELECTION, EPOCH, LEADER
 from stele.services.coordination.session import Session, SessionEvent, SessionState
 from stele.services.coordination.subscribers import Subscribers
 from stele.services.coordination.znode import CheckOp, CreateOp, DeleteOp, Node, Op, SetOp
@@ -33,7 +33,6 @@ from stele.services.errors import (
     VersionConflict,
 )
 
-PREFIX = "c-"
 REASSERT_S = 3.0  # longer than the pace takes to forget, so that a routine round does not slow a failover
 ROUNDS_MAX = 16
 
@@ -196,7 +195,7 @@ class Election:
                 # An answer that is lost is settled by the next round's reading: the node is known by its owner, not by its number.
                 try:
                     await self._session.create(
-                        f"{ELECTION}/{PREFIX}", self.name.encode(), ephemeral=True, sequence=True
+                        f"{ELECTION}/{CANDIDATE}", self.name.encode(), ephemeral=True, sequence=True
                     )
                 except CoordinationUnknown as error:
                     log.info("candidacy_unknown", name=self.name, error=str(error))
@@ -204,7 +203,7 @@ class Election:
             for name, _ in own[1:]:
                 await self._delete_quietly(f"{ELECTION}/{name}")
             self._candidate = own[0][0]
-            names = [n for n in await self._session.children(ELECTION) or [] if n.startswith(PREFIX)]
+            names = [n for n in await self._session.children(ELECTION) or [] if n.startswith(CANDIDATE)]
             if self._candidate not in names:
                 continue
             standing = stand(names, self._candidate)
@@ -283,7 +282,7 @@ class Election:
 
     async def _own_candidates(self) -> list[tuple[str, Node]]:
         """Candidates of our session, oldest first."""
-        names = [n for n in await self._session.children(ELECTION) or [] if n.startswith(PREFIX)]
+        names = [n for n in await self._session.children(ELECTION) or [] if n.startswith(CANDIDATE)]
         nodes = await asyncio.gather(*(self._session.get(f"{ELECTION}/{name}") for name in names))
         return [(n, node) for n, node in zip(names, nodes, strict=True) if node is not None and self._is_ours(node)]
 

@@ -78,7 +78,7 @@ class NameRecord:
     """``names/<name>``: where the process of that logical name is; outlives it."""
 
     endpoint: str
-    session: int
+    session: int  # of the process that wrote it
     session_timeout_ms: int = 0  # how long the session may outlive its process
     owner: Incarnation = Incarnation(instance="")
 
@@ -87,16 +87,16 @@ class NameRecord:
 class MemberRecord:
     """``members/<kind>/<name>``: a live process."""
 
-    endpoint: str
-    advertised: str = ""
-    raft_endpoint: str = ""
-    store_id: int = 0
-    state: str = "ready"
+    endpoint: str  # host:port that processes of the cluster dial
+    advertised: str = ""  # host:port for clients outside the cluster's network
+    raft_endpoint: str = ""  # datanodes: where other datanodes dial it
+    store_id: int = 0  # datanodes: of its store
+    state: str = "ready"  # loading (datanodes), ready or draining
     loaded: int = 0  # datanodes: groups loaded, of ``total``, while the state is loading (R4.4, R4.6)
     total: int = 0
     version: str = ""
     started_ms: int = 0
-    admin_endpoint: str = ""
+    admin_endpoint: str = ""  # of its health and metrics
     session_timeout_ms: int = 0
     owner: Incarnation = Incarnation(instance="")
 
@@ -105,9 +105,9 @@ class MemberRecord:
 class StoreRecord:
     """``stores/<id>``: a store that has registered once; state is up, offline or tombstone."""
 
-    name: str
+    name: str  # of the datanode that runs it
     state: str
-    uuid: str
+    uuid: str  # in its data directory: another directory is another store
     registered_ms: int
 
 
@@ -120,9 +120,9 @@ class BuriedRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceRecord:
-    """``namespaces/<ns>``."""
+    """``namespaces/<ns>``: how its partitions are spread over brokers, and what its topics get that ask for nothing else."""
 
-    bundles: int
+    bundles: int  # how many ranges of the hash; fixed
     replication: int
     retention_bytes: int = 0  # of topics that ask for nothing else; 0: no bound
     retention_ms: int = 0
@@ -147,7 +147,7 @@ class PartitionRecord:
 
     topic: str
     index: int
-    replicas: tuple[int, ...]
+    replicas: tuple[int, ...]  # ids of stores
     version: int = 0
 
 
