@@ -1,4 +1,4 @@
-"""Sets of offsets as disjoint ranges.
+"""Sets of offsets as disjoint ranges.  Pure.
 
 Guarantee: memory grows with the number of ranges, never with the number of offsets; neighbours with equal values are one range.
 All bounds are included, as on the wire.

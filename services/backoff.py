@@ -10,15 +10,10 @@ waits.  Who counts and when the count begins anew is the caller's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+
+from stele.services.rng import Rng
 
 STEPS_MAX = 64  # beyond it every backoff is at its cap; more would leave the range of a float
-
-
-class Uniform(Protocol):
-    """Randomness: what ``random.Random`` offers."""
-
-    def uniform(self, a: float, b: float) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +30,6 @@ class Backoff:
             return 0.0
         return min(self.max_s, self.first_s * self.factor ** min(failures - 1, STEPS_MAX))
 
-    def after(self, failures: int, rng: Uniform) -> float:
+    def after(self, failures: int, rng: Rng) -> float:
         """Seconds to wait after ``failures`` failures in a row."""
         return self.ceiling_s(failures) * rng.uniform(0.5, 1.0)

@@ -1,4 +1,4 @@
-"""The wire and disk form of a batch of messages: encoded once by the producer, opaque bytes from there to the consumer.
+"""The wire and disk form of a batch of messages: encoded once by the producer, opaque bytes from there to the consumer.  Pure.
 
 Layout, big-endian::
 

@@ -1,4 +1,4 @@
-"""Bundles: the unit in which brokers own topics.
+"""Bundles: the unit in which brokers own topics.  Pure.
 
 A namespace's hash ring of 2**32 points is cut into N equal ranges; a partition belongs to the range that its hash falls in.
 The mapping depends on nothing but the arguments, so every process computes the same one.

@@ -1,4 +1,4 @@
-"""The one error tree.
+"""The one error tree.  Pure.
 
 Every failure that leaves a part is one of these classes.  Each says:
 

@@ -1,4 +1,4 @@
-"""What users say of topics: names of namespaces, topics and subscriptions, and how long messages are kept.
+"""What users say of topics: names of namespaces, topics and subscriptions, and how long messages are kept.  Pure.
 
 One pattern for all names, so that every name is a ZooKeeper path element, a file name and a URL segment as it stands.
 """

@@ -16,7 +16,6 @@ what follows gets a new producer id (*a new identity*) if it cannot have been st
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from stele.errors import SendTimedOut
 from stele.retry import may_retry
 from stele.services.batch import HEADER_BYTES, BatchRecord, encode
 from stele.services.errors import InvalidArgument, MessageTooLarge, OutOfOrderSequence, SteleError, Timeout
+from stele.services.rng import Rng
 
 INFLIGHT_BATCHES_MAX = 32  # half of the 64 batches that a datanode remembers of a producer
 BATCH_BYTES_LIMIT = 1024 * 1024 - 1024  # a log entry has at most 1 MiB, its own framing included
@@ -66,7 +66,7 @@ def partition_of_key(key: bytes, partitions: int) -> int:
 class StickyPartitioner:
     """Where messages without a key go: to one partition until its batch is full or due, then to the next that is not stalled."""
 
-    def __init__(self, partitions: int, rng: random.Random) -> None:
+    def __init__(self, partitions: int, rng: Rng) -> None:
         self._partitions = partitions
         self.current = rng.randrange(partitions)
 
@@ -303,7 +303,7 @@ class PartitionBatches:
             batch.attempts, batch.maybe_stored = 0, False
 
 
-def new_producer_id(rng: random.Random) -> int:
+def new_producer_id(rng: Rng) -> int:
     """Random, never 0 (which means: not idempotent)."""
     return rng.getrandbits(PRODUCER_ID_BITS) or 1
 

@@ -6,13 +6,14 @@ has a cap and is jittered, so that clients which lost the same broker do not com
 
 from __future__ import annotations
 
-from stele.services.backoff import Backoff, Uniform
+from stele.services.backoff import Backoff
 from stele.services.errors import BatchCorrupt, Fenced, OutOfOrderSequence, SteleError
+from stele.services.rng import Rng
 
 BACKOFF = Backoff(first_s=0.02, max_s=0.25)
 
 
-def backoff_s(failures: int, rng: Uniform) -> float:
+def backoff_s(failures: int, rng: Rng) -> float:
     """The wait before the attempt that follows ``failures`` failures in a row; none after the first, which only asks for a new
     lookup."""
     return BACKOFF.after(failures - 1, rng)

@@ -10,7 +10,7 @@ import builtins
 import re
 import struct
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 from crc32c import crc32c
 
@@ -57,7 +57,7 @@ class SnapshotHeader:
         return head + _CRC.pack(crc32c(head))
 
 
-def decode_header(content: bytes, path: Path) -> SnapshotHeader:
+def decode_header(content: bytes, path: PurePath) -> SnapshotHeader:
     """The header at the start of ``content``, which may go on behind it.  LogDamaged for anything but what ``to_bytes`` makes."""
     if len(content) < _HEAD.size + _CRC.size:
         raise LogDamaged(f"{path}: the snapshot's header is cut off after {len(content)} bytes", path=path, offset=0)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 from stele.datanode.log.snapshot_format import SnapshotHeader, snapshot_name
 from stele.services.errors import LogDamaged
@@ -35,7 +35,7 @@ class StartPoint:
     remove: frozenset[int] = frozenset()
 
 
-def decide(log: LogStorage, whole: Sequence[SnapshotHeader], damaged: Sequence[int], folder: Path) -> StartPoint:
+def decide(log: LogStorage, whole: Sequence[SnapshotHeader], damaged: Sequence[int], folder: PurePath) -> StartPoint:
     """``whole`` oldest first; all of ``damaged`` may be set aside when this returns.  LogDamaged, and nothing is to be touched then."""
     if whole and whole[-1].installed and is_ahead(whole[-1].snapshot, log):
         return StartPoint(whole[-1].snapshot, True, frozenset(header.snapshot.index for header in whole[:-1]))

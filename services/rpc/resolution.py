@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from stele.services.backoff import Backoff, Uniform
+from stele.services.backoff import Backoff
 from stele.services.errors import SteleError, StoreTombstone
+from stele.services.rng import Rng
 
 BACKOFF = Backoff(first_s=0.1, max_s=2.0)
 LOG_INTERVAL_S = 60.0
@@ -98,7 +99,7 @@ class _Store:
 class ResolverPolicy:
     """Decides about each store; an event in, effects out."""
 
-    def __init__(self, rng: Uniform) -> None:
+    def __init__(self, rng: Rng) -> None:
         self._rng = rng
         self._stores: dict[int, _Store] = {}
 

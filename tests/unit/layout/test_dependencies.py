@@ -1,4 +1,4 @@
-"""The arrows of docs/design.md, section 3: who may import whom, which library has one door, what a pure core leaves out."""
+"""The arrows of docs/design.md, section 3: who may import whom, which library has one door."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.layout.tree import PACKAGES, folder_of, imports, modules, path_of
+from tests.unit.layout.tree import PACKAGES, folder_of, imports, modules
 
 MAY_IMPORT = {
     "services": set(),
@@ -26,21 +26,6 @@ DOORS = {
     "pysyncobj": ("stele.services.raft", "stele.lab.mutants"),
     "uvloop": ("stele.services", "stele.local", "stele.cli", "stele.lab"),
 }
-
-# Decisions without clock, socket, thread or ZooKeeper: events in, effects out.
-PURE = (
-    "stele.services.batch",
-    "stele.services.bundles",
-    "stele.services.topics",
-    "stele.nameserver.catalog",
-    "stele.nameserver.placement",
-    "stele.nameserver.bundle_assignment",
-    "stele.nameserver.ids",
-    "stele.datanode.partition",
-    "stele.broker.subscription",
-    "stele.broker.ranges",
-)
-IMPURE = {"asyncio", "time", "socket", "threading", "subprocess", "random", "uuid", "os", "grpc", "kazoo", "aiohttp"}
 
 
 def refusals(package: str, module: str, imported: set[str]) -> list[str]:
@@ -94,10 +79,3 @@ def test_nothing_is_unpickled() -> None:
         if {name.split(".")[0] for name in imports(path, module)} & picklers
     ]
     assert wrong == []
-
-
-@pytest.mark.parametrize("core", PURE)
-def test_a_pure_core_has_no_clock_and_no_io(core: str) -> None:
-    path = path_of(core)
-    assert path.is_file(), f"{core} is gone: take it off the list or give its new name"
-    assert sorted({name.split(".")[0] for name in imports(path, core)} & IMPURE) == []
