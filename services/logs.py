@@ -14,36 +14,30 @@ from typing import Any, TextIO
 
 import structlog
 
+from stele.services import library_log
+from stele.services.library_log import LibraryEvent
+
 FORMATS = ("auto", "json", "console")
 LEVELS = ("debug", "info", "warning", "error")
 
 
 class _LossyStream:
-    """Writes where it can; a closed pipe or a full disk loses the line, not the process.  None: whatever stderr is at the time."""
+    """Writes where it can; a closed pipe or a full disk loses the line, not the process."""
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         try:
-            return (self._stream or sys.stderr).write(text)
-        except (OSError, ValueError, AttributeError):
+            return self._stream.write(text)
+        except (OSError, ValueError):
             return 0
 
     def flush(self) -> None:
         try:
-            (self._stream or sys.stderr).flush()
-        except (OSError, ValueError, AttributeError):
+            self._stream.flush()
+        except (OSError, ValueError):
             pass
-
-
-def to_stderr(level: str) -> None:
-    """For a program that uses Stele and not for a process of it: lines from ``level`` up, for people, never on stdout."""
-    out: Any = _LossyStream(None)
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(out),
-    )
 
 
 def configure(format: str = "auto", level: str = "info", *, stream: TextIO | None = None, **bound: object) -> None:
@@ -77,18 +71,25 @@ def configure(format: str = "auto", level: str = "info", *, stream: TextIO | Non
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_logger],
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_logger, _spread],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+    logging.getLogger(library_log.NAME).setLevel(level.upper())
 
 
 def _name_logger(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     event["logger"] = event["_record"].name
     return event
+
+
+def _spread(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """An event of our own that came through the standard library keeps its facts apart."""
+    said = event["_record"].msg
+    return {**event, "event": said.event, **said.facts} if isinstance(said, LibraryEvent) else event
 
 
 def _lead(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

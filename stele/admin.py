@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
-import structlog
 
 from stele.broker_calls import BrokerCalls
 from stele.consumer import check_start, check_target
@@ -32,6 +31,7 @@ from stele.model import (
 from stele.partition_consumer import set_start
 from stele.routing import TopicRoutes
 from stele.services.errors import ConnectionBroken, InvalidArgument, PartitionNotFound, SteleError, SubscriptionNotFound
+from stele.services.library_log import LibraryLog
 from stele.services.pb import broker_pb2, datanode_pb2, nameserver_pb2, nameserver_pb2_grpc
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient
@@ -50,7 +50,7 @@ class Admin:
 
     def __init__(self, nameservers: NameserverClient, brokers: BrokerCalls, client: Any, channels: Channels) -> None:
         self._nameservers, self._brokers, self._client, self._channels = nameservers, brokers, client, channels
-        self._log = structlog.get_logger()
+        self._log = LibraryLog("admin")
 
     # --- cluster --------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,6 @@ import random
 from collections.abc import Sequence
 from types import TracebackType
 
-import structlog
-
 from stele.admin import Admin
 from stele.broker_calls import BrokerCalls
 from stele.consumer import Consumer
@@ -27,8 +25,8 @@ from stele.errors import ClientClosed
 from stele.produce_stream import ProduceStreams
 from stele.producer import Producer, ProducerSettings
 from stele.routing import LOOKUP_TIMEOUT_S, Router, TopicRoutes, choose_address, is_inside, parse_bootstrap, read_routes
-from stele.services import logs
 from stele.services.errors import InvalidArgument, SteleError, Unimplemented, Unreachable
+from stele.services.library_log import LibraryLog
 from stele.services.pb import common_pb2, nameserver_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient
@@ -57,6 +55,7 @@ class Client:
         self._users: set[Producer | Consumer] = set()
         self._refresher: asyncio.Task[None] | None = None
         self._closed = False
+        self._log = LibraryLog("client")
 
     async def __aenter__(self) -> Client:
         try:
@@ -185,7 +184,7 @@ class Client:
             try:
                 await self._learn(self._timeout_s)
             except SteleError as e:
-                structlog.get_logger().debug("nameservers_unreachable", reason=e.reason)
+                self._log.debug("nameservers_unreachable", reason=e.reason)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -195,7 +194,4 @@ class Client:
 def connect(servers: str | Sequence[str], *, timeout_s: float = CONNECT_TIMEOUT_S, seed: int | None = None) -> Client:
     """A client of the cluster whose nameservers are at ``"host:port,host:port"``; use it with ``async with``.  Raises
     there Unreachable when none answers within ``timeout_s``, InvalidArgument when what answers is another kind of process."""
-    if not structlog.is_configured():
-        # A library does not write to its user's stdout.
-        logs.to_stderr("warning")
     return Client(servers, timeout_s=timeout_s, seed=seed)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
-import structlog
 
 from stele.delivery_buffer import AckRequest, DeliveryBuffer, Range, read_delivery
 from stele.model import Message
@@ -30,6 +29,7 @@ from stele.services.errors import (
     TopicNotFound,
     Unreachable,
 )
+from stele.services.library_log import LibraryLog
 from stele.services.pb import broker_pb2, broker_pb2_grpc, datanode_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.status import from_pb, task_is_cancelled, typed_errors
@@ -93,7 +93,7 @@ class PartitionConsumer:
         self._call: Any = None
         self._ever_opened = False
         self._task: asyncio.Task[None] | None = None
-        self._log = structlog.get_logger()
+        self._log = LibraryLog("consumer")
 
     def start(self) -> None:
         if self._task is None:

@@ -11,13 +11,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from stele.batching import GivenUp, PartitionBatches, ProducerBatch
 from stele.produce_stream import ProduceStream
 from stele.retry import backoff_s
 from stele.services.batch import BatchRecord
 from stele.services.errors import NotOwner, SteleError, TopicNotFound, Unreachable
+from stele.services.library_log import LibraryLog
 
 ATTEMPT_TIMEOUT_S = 8.0  # an attempt unanswered for so long is written off together with its stream
 NOT_FOUND_MAX = 3  # lookups in a row that know no such topic
@@ -46,7 +45,7 @@ class PartitionSender:
         self._routing = False
         self._failures = 0
         self._linger: asyncio.TimerHandle | asyncio.Handle | None = None
-        self._log = structlog.get_logger()
+        self._log = LibraryLog("producer")
 
     @property
     def is_stalled(self) -> bool:

@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
-import structlog
-
 from stele.batching import (
     INFLIGHT_BATCHES_MAX,
     GivenUp,
@@ -46,6 +44,7 @@ from stele.produce_stream import ProduceStream, ProduceStreams
 from stele.routing import Router, TopicRoutes
 from stele.services.batch import BatchRecord
 from stele.services.errors import InvalidArgument, Overloaded, PartitionNotFound, SteleError, TopicNotFound
+from stele.services.library_log import LibraryLog
 from stele.services.topics import parse_topic
 
 SWEEP_INTERVAL_S = 0.1
@@ -119,7 +118,7 @@ class Producer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._end_watch: Callable[[], None] = lambda: None
         self._closed = False
-        self._log = structlog.get_logger()
+        self._log = LibraryLog("producer")
 
     # --- sending --------------------------------------------------------------------------------------------------
 

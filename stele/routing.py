@@ -13,9 +13,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from stele.services.errors import InvalidArgument, SteleError, TopicNotFound, Unreachable
+from stele.services.library_log import LibraryLog
 from stele.services.pb import common_pb2, nameserver_pb2
 
 LOOKUP_TIMEOUT_S = 5.0
@@ -103,7 +102,7 @@ class Router:
     def __init__(self, lookup: Callable[[str], Awaitable[TopicRoutes]]) -> None:
         self._lookup = lookup
         self._topics: dict[str, _Topic] = {}
-        self._log = structlog.get_logger()
+        self._log = LibraryLog("routing")
 
     async def routes(self, topic: str) -> TopicRoutes:
         known = self._topics.setdefault(topic, _Topic()).routes

@@ -5,7 +5,7 @@ import warnings
 
 from stele.services.pb import raft_pb2 as stele_dot_v1_dot_raft__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in stele/v1/raft_pb2_grpc.py depends on'
+        + f' but the generated code in stele/v1/raft_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class RaftStub:
+class RaftStub(object):
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -46,7 +46,7 @@ class RaftStub:
                 _registered_method=True)
 
 
-class RaftServicer:
+class RaftServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Exchange(self, request_iterator, context):
@@ -87,7 +87,7 @@ def add_RaftServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Raft:
+class Raft(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod

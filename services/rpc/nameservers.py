@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import grpc
-import structlog
 
 from stele.services.backoff import Backoff
 from stele.services.errors import (
@@ -30,6 +29,7 @@ from stele.services.errors import (
     Timeout,
     Unreachable,
 )
+from stele.services.library_log import LibraryLog
 from stele.services.pb import nameserver_pb2, nameserver_pb2_grpc
 from stele.services.rpc.channels import Channels, call
 from stele.services.rpc.resolution import StoreAddress
@@ -79,7 +79,7 @@ class NameserverClient:
         self._rng = rng or random.Random()
         self._silence_max_s = silence_max_s
         self._preferred = ""
-        self._log = structlog.get_logger()
+        self._log = LibraryLog("nameservers")
 
     async def call(self, method: str, request: Any, timeout_s: float = TIMEOUT_S) -> Any:
         """The answer to ``request``.  Raises SteleError: what the nameserver said, or past the deadline what stood in the way,

@@ -16,7 +16,7 @@ from stele.cli.output import OutputFormat, say, stderr, working
 from stele.client import Client, connect
 from stele.local.cluster import LocalCluster
 from stele.local.errors import NoCluster
-from stele.services import errors, logs
+from stele.services import errors
 from stele.services.errors import InvalidArgument, InvalidConfig, SteleError
 
 T = TypeVar("T")
@@ -126,7 +126,6 @@ def servers_of(server: str, directory: Path) -> str:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Runs asynchronous work; Ctrl-C cancels it and lets it clean up."""
-    logs.to_stderr("error")
     try:
         import uvloop
 

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from stele.services import logs
+from stele.services.library_log import LibraryLog
 
 
 @pytest.fixture(autouse=True)
@@ -20,24 +21,12 @@ def _restore() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.getLogger("stele").setLevel(logging.NOTSET)
     structlog.reset_defaults()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
-
-
-def test_a_closed_stderr_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    logs.to_stderr("warning")
-    logger = structlog.get_logger()
-    now = io.StringIO()
-    monkeypatch.setattr("sys.stderr", now)
-    logger.warning("seen")
-    assert "seen" in now.getvalue()
-    now.close()
-    logger.warning("lost")
-    monkeypatch.setattr("sys.stderr", None)
-    logger.warning("lost too")
 
 
 def test_json_lines_carry_what_was_bound() -> None:
@@ -66,6 +55,30 @@ def test_library_lines_come_out_alike_and_only_from_warning_up() -> None:
     logging.getLogger("kazoo.client").warning("connection %s", "dropped")
     (line,) = lines(stream)
     assert (line["event"], line["logger"], line["node"]) == ("connection dropped", "kazoo.client", "br1")
+
+
+def test_events_of_shared_code_come_out_like_those_of_the_role() -> None:
+    stream = io.StringIO()
+    logs.configure("json", "info", stream=stream, node="br1")
+    LibraryLog("nameservers").info("routing_watched", name="ns1", nameserver="127.0.0.1:7000")
+    LibraryLog("nameservers").debug("unseen")
+    (line,) = lines(stream)
+    assert list(line)[:3] == ["time", "level", "event"]
+    assert {k: line[k] for k in ("level", "event", "name", "nameserver", "node", "logger")} == {
+        "level": "info",
+        "event": "routing_watched",
+        "name": "ns1",
+        "nameserver": "127.0.0.1:7000",
+        "node": "br1",
+        "logger": "stele.nameservers",
+    }
+
+
+def test_in_a_program_of_somebody_else_events_are_standard_records(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", logger="stele"):
+        LibraryLog("producer").warning("batch_failed", topic="shop/orders", messages=3)
+    assert caplog.messages == ["batch_failed topic=shop/orders messages=3"]
+    assert caplog.records[0].funcName == "test_in_a_program_of_somebody_else_events_are_standard_records"
 
 
 def test_a_traceback_is_one_line() -> None:
