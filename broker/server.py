@@ -17,10 +17,10 @@ from stele.broker.owned_partitions import OwnedPartition, OwnedPartitions
 from stele.broker.produce import Produced, ProduceStream
 from stele.broker.subscription import Range, SubscriptionType
 from stele.services.batch import read_header
-from stele.services.config import MESSAGE_BYTES_MAX
 from stele.services.errors import InvalidArgument, MessageTooLarge, SteleError
 from stele.services.pb import broker_pb2 as pb
 from stele.services.pb import broker_pb2_grpc, datanode_pb2
+from stele.services.rpc.limits import MESSAGE_BYTES_MAX
 from stele.services.rpc.status import to_wire
 from stele.services.topics import check_name, parse_topic
 

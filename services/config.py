@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from stele.services.errors import InvalidConfig
 from stele.services.logs import FORMATS, LEVELS
+from stele.services.rpc.limits import MESSAGE_BYTES_MAX
 from stele.services.settings import fields_of, read_settings
 
 KIB = 1024
 MIB = 1024 * KIB
-MESSAGE_BYTES_MAX = 8 * MIB  # of one gRPC message; every other size stays below it
 PORT_MAX = 65535
 PROCESS_NAMES = "1 to 63 of a-z 0-9 -, starting with a letter or digit"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 import grpc
 from grpc import ChannelConnectivity
 
-from stele.services.config import MESSAGE_BYTES_MAX
 from stele.services.errors import MessageTooLarge, Unreachable
+from stele.services.rpc.limits import MESSAGE_BYTES_MAX
 from stele.services.rpc.status import from_rpc_error
 
 KEEPALIVE_TIME_MS = 2_000

@@ -20,9 +20,10 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from stele.services.config import MESSAGE_BYTES_MAX, join_address
+from stele.services.config import join_address
 from stele.services.errors import InternalError, InvalidArgument, SteleError
 from stele.services.ports import bind
+from stele.services.rpc.limits import MESSAGE_BYTES_MAX
 from stele.services.rpc.status import task_is_cancelled, to_status
 
 CLIENT_PING_INTERVAL_MIN_MS = 500

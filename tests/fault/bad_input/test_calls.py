@@ -14,7 +14,6 @@ import pytest
 import stele
 from stele.services import batch
 from stele.services.batch import BatchRecord
-from stele.services.config import MESSAGE_BYTES_MAX
 from stele.services.errors import (
     BatchCorrupt,
     ClusterMismatch,
@@ -43,6 +42,7 @@ from stele.services.pb import (
     raft_pb2_grpc,
 )
 from stele.services.rpc.channels import Channels, call
+from stele.services.rpc.limits import MESSAGE_BYTES_MAX
 from stele.services.rpc.status import from_pb, typed_errors
 from tests.support.bad_input import PARTITIONS, check_error, refused
 from tests.support.cluster import ClusterUnderTest, cluster_fixture
