@@ -20,7 +20,7 @@ ENV PATH=/opt/stele/bin:$PATH
 # Dependencies are a layer of their own: it is built again when pyproject.toml or constraints.txt changes, not with the code.
 WORKDIR /usr/src/stele
 COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); print(*p['build-system']['requires'], *p['project']['dependencies'], sep='\n')" > requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); print(*p['build-system']['requires'], *p['project']['dependencies'], *p['project']['optional-dependencies']['server'], sep='\n')" > requirements.txt \
  && pip install --no-cache-dir --disable-pip-version-check --use-pep517 -c constraints.txt -r requirements.txt
 COPY . .
 RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation .

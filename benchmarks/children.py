@@ -13,9 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -26,9 +24,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 LINE_BYTES_MAX = 16 << 20
 START_TIMEOUT_S = 60.0
-_PORTS = range(
-    20_000, 30_000
-)  # below what the system gives to outgoing connections: a restarted process finds its port free
 
 
 class ChildGone(Exception):
@@ -146,22 +141,6 @@ class Children:
         for child in running:
             child.kill()
         await asyncio.gather(*(child.end() for child in running), return_exceptions=True)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on which nobody listens now."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.choice(_PORTS)
-        with socket.socket() as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                tried.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in found:
-            found.append(port)
-    return found
 
 
 async def until(holds: Callable[[], Awaitable[bool]], what: str, timeout_s: float, pause_s: float = 0.05) -> None:

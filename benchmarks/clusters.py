@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.children import Child, Children, ended, free_ports, until
+from benchmarks.children import Child, Children, ended, until
+from stele.services.ports import free_ports
 
 NODES = 3
 LEADER_TIMEOUT_S = 30.0

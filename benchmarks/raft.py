@@ -16,10 +16,11 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.children import Child, Children, ended, free_ports
+from benchmarks.children import Child, Children, ended
 from benchmarks.clusters import NODES, ours, stock
 from benchmarks.loads import KIB_64, LOADS, MIB_1, ONE_AT_A_TIME, SMALL_64, SMALL_5000, Figures, Load
 from benchmarks.report import Row, row
+from stele.services.ports import free_ports
 
 OURS, STREAM, BARE = "ours", "bare gRPC stream", "bare replication"
 DISK, DISKS = "pwrite + fdatasync", "pwrite + fdatasync, three at once"

@@ -14,6 +14,7 @@ any other one the advertised addresses; which it is, is told by the address that
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Sequence
 from types import TracebackType
@@ -33,6 +34,7 @@ from stele.services.rpc.nameservers import NameserverClient
 
 CONNECT_TIMEOUT_S = 10.0
 MEMBERS_REFRESH_S = 10.0
+SERVER_VARIABLE = "STELE_SERVER"  # also read by the command
 
 
 class Client:
@@ -191,7 +193,15 @@ class Client:
             raise ClientClosed("the client is closed")
 
 
-def connect(servers: str | Sequence[str], *, timeout_s: float = CONNECT_TIMEOUT_S, seed: int | None = None) -> Client:
-    """A client of the cluster whose nameservers are at ``"host:port,host:port"``; use it with ``async with``.  Raises
-    there Unreachable when none answers within ``timeout_s``, InvalidArgument when what answers is another kind of process."""
+def connect(
+    servers: str | Sequence[str] | None = None, *, timeout_s: float = CONNECT_TIMEOUT_S, seed: int | None = None
+) -> Client:
+    """A client of the cluster whose nameservers are at ``"host:port,host:port"``, or in the environment's ``STELE_SERVER``; use it
+    with ``async with``.  Raises there Unreachable when none answers within ``timeout_s``, InvalidArgument when what answers is another
+    kind of process."""
+    if servers is None and not (servers := os.environ.get(SERVER_VARIABLE)):
+        raise InvalidArgument(
+            f'no cluster is named: give its nameservers as stele.connect("host:port,host:port"), or set {SERVER_VARIABLE} to them; '
+            f'for the cluster that `stele cluster up` started: eval "$(stele cluster env)"'
+        )
     return Client(servers, timeout_s=timeout_s, seed=seed)

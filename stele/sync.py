@@ -320,7 +320,7 @@ class Admin:
 class Client:
     """See ``stele.Client``."""
 
-    def __init__(self, servers: str | Sequence[str], timeout_s: float, seed: int | None) -> None:
+    def __init__(self, servers: str | Sequence[str] | None, timeout_s: float, seed: int | None) -> None:
         self._loop = _LoopThread()
         try:
             self._inner = self._loop.call(lambda: stele.client.connect(servers, timeout_s=timeout_s, seed=seed))
@@ -359,7 +359,9 @@ class Client:
             self._loop.stop()
 
 
-def connect(servers: str | Sequence[str], *, timeout_s: float = CONNECT_TIMEOUT_S, seed: int | None = None) -> Client:
+def connect(
+    servers: str | Sequence[str] | None = None, *, timeout_s: float = CONNECT_TIMEOUT_S, seed: int | None = None
+) -> Client:
     """A client to be used with ``with``; see ``stele.connect``."""
     return Client(servers, timeout_s, seed)
 

@@ -9,15 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Output, confirm, examples, group
 from stele.cli.output import OutputFormat, progress, say, show, stderr
-from stele.local.cluster import LocalCluster
 from stele.local.state import ClusterSpec
 from stele.services.errors import InvalidArgument
+from stele.services.extras import require
+
+if TYPE_CHECKING:
+    from stele.local.cluster import LocalCluster
 
 FOLLOW_INTERVAL_S = 0.2
 
@@ -39,7 +42,7 @@ def up(
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Start what does not run and wait until all of it is ready.  Can be repeated; larger numbers add processes."""
-    cluster = LocalCluster(directory)
+    cluster = _local(directory)
     have = cluster.files.load() if cluster.exists else None
     spec = ClusterSpec(
         nameservers=nameservers if nameservers is not None else (have.count("ns") if have else 3),
@@ -60,7 +63,7 @@ def up(
 @app.command(epilog=examples("stele cluster status", "stele cluster status -o json | jq '.[] | select(.ready | not)'"))
 def status(directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE) -> None:
     """Show every process.  Exit status 1 unless all of them run and are ready."""
-    shown = LocalCluster(directory).status()
+    shown = _local(directory).status()
     rows = [(p.name, p.role, p.state, p.ready, p.endpoint, p.pid or "", p.detail) for p in shown]
     show(output, shown, ("NAME", "ROLE", "STATE", "READY", "ENDPOINT", "PID", "WAITS FOR"), rows)
     unwell = [p for p in shown if not p.healthy]
@@ -78,7 +81,7 @@ def kill(
 ) -> None:
     """Send a signal to one process: KILL unless told otherwise.  It stays dead until `start` or `up`."""
     number = _signal(signal_name)
-    LocalCluster(directory).kill(name, number)
+    _local(directory).kill(name, number)
     say(f"{name}: {signal.Signals(number).name} sent")
 
 
@@ -86,21 +89,21 @@ def kill(
 def start(name: ProcessName, directory: Directory = DEFAULT_DIRECTORY) -> None:
     """Start one process again, on its old ports and data, and wait until it is ready."""
     with _shown(f"starting {name}", 1, "ready") as report:
-        LocalCluster(directory).start(name, progress=report)
+        _local(directory).start(name, progress=report)
     say(f"{name}: ready")
 
 
 @app.command(epilog=examples("stele cluster pause dn1", "stele cluster pause br1; sleep 5; stele cluster resume br1"))
 def pause(name: ProcessName, directory: Directory = DEFAULT_DIRECTORY) -> None:
     """Stop one process from running (SIGSTOP): it keeps its connections and answers nobody."""
-    LocalCluster(directory).pause(name)
+    _local(directory).pause(name)
     say(f"{name}: paused; `stele cluster resume {name}` lets it go on")
 
 
 @app.command(epilog=examples("stele cluster resume dn1"))
 def resume(name: ProcessName, directory: Directory = DEFAULT_DIRECTORY) -> None:
     """Let a paused process go on (SIGCONT)."""
-    LocalCluster(directory).resume(name)
+    _local(directory).resume(name)
     say(f"{name}: resumed")
 
 
@@ -116,7 +119,7 @@ def logs(
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Print the logs of one process, or of all with their names in front."""
-    cluster = LocalCluster(directory)
+    cluster = _local(directory)
     chosen = [name] if name else cluster.names()
     paths = {n: cluster.log_path(n) for n in chosen}
     width = max(map(len, chosen))
@@ -134,7 +137,7 @@ def down(
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Stop every process: brokers, datanodes, nameservers, ZooKeeper.  Data stays; `up` brings it back."""
-    cluster = LocalCluster(directory)
+    cluster = _local(directory)
     with _shown("stopping", len(cluster.names()), "stopped") as report:
         cluster.down(report, now=now)
     say(f"stopped; data stays in {cluster.directory}")
@@ -146,12 +149,20 @@ def destroy(
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Stop every process and remove the directory with all data."""
-    cluster = LocalCluster(directory)
+    cluster = _local(directory)
     names = cluster.names()
     confirm(f"Remove the cluster in {cluster.directory} with all of its data?", yes)
     with _shown("stopping", len(names), "stopped") as report:
         cluster.destroy(report)
     say(f"removed {cluster.directory}")
+
+
+def _local(directory: Path) -> LocalCluster:
+    """The cluster in a directory.  Raises ToolMissing where only the client is installed."""
+    require("server", "stele cluster")
+    from stele.local.cluster import LocalCluster
+
+    return LocalCluster(directory)
 
 
 @contextmanager

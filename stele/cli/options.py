@@ -13,9 +13,9 @@ import typer
 from typer.core import TyperGroup
 
 from stele.cli.output import OutputFormat, say, stderr, working
-from stele.client import Client, connect
-from stele.local.cluster import LocalCluster
+from stele.client import SERVER_VARIABLE, Client, connect
 from stele.local.errors import NoCluster
+from stele.local.state import StateDirectory
 from stele.services import errors
 from stele.services.errors import InvalidArgument, InvalidConfig, SteleError
 
@@ -40,7 +40,7 @@ Server = Annotated[
     typer.Option(
         "--server",
         "-s",
-        envvar="STELE_SERVER",
+        envvar=SERVER_VARIABLE,
         metavar="HOST:PORT,…",
         help="Nameservers of the cluster.  Without it: the local cluster in --dir.",
     ),
@@ -65,7 +65,6 @@ _WAY_OUT: dict[type[SteleError], str] = {
     errors.NoLeader: "wait a moment; `stele health` says what is missing",
     errors.Timeout: "`stele health` says what is missing",
     errors.DirectoryBusy: "stop the process that uses it",
-    errors.ToolMissing: "install it, then try again",
     NoCluster: "or name another one with --server or STELE_SERVER",
 }
 
@@ -118,10 +117,7 @@ def servers_of(server: str, directory: Path) -> str:
     """The nameservers that a command talks to.  Raises NoCluster."""
     if server:
         return server
-    cluster = LocalCluster(directory)
-    if not cluster.exists:
-        raise NoCluster(f"no cluster in {cluster.directory}: start one with `stele cluster up`")
-    return cluster.bootstrap
+    return StateDirectory(directory).load().bootstrap
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -25,10 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stele.local.errors import NoCluster, NoSuchProcess, ProcessFailed
-from stele.local.processes import POLL_S, Identity, ProcessState, free_port, last_words, launch, read_json
+from stele.local.processes import POLL_S, ProcessIdentity, ProcessState, last_words, launch
 from stele.local.state import ROLES, ZOOKEEPER, ClusterSpec, ClusterState, ProcessRecord, StateDirectory
 from stele.local.zookeeper import ZooKeeperServer
 from stele.services.errors import InvalidArgument
+from stele.services.json_files import read_json
+from stele.services.ports import free_port
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0  # a role drains for up to 10 s and stops within 5
@@ -78,7 +80,7 @@ class LocalCluster:
     @property
     def bootstrap(self) -> str:
         """Addresses of the nameservers, as ``stele.connect`` takes them."""
-        return ",".join(f"127.0.0.1:{r.port}" for r in self.files.load().processes.values() if r.role == "nameserver")
+        return self.files.load().bootstrap
 
     @property
     def zookeeper(self) -> ZooKeeperServer:
@@ -143,7 +145,7 @@ class LocalCluster:
         server = self.zookeeper
         if not server.port:
             server.port = free_port(state.ports())
-        identity = Identity.of(server.pid) if server.is_running else None
+        identity = ProcessIdentity.of(server.pid) if server.is_running else None
         if identity is not None and identity.state() is ProcessState.PAUSED:
             server.kill(signal.SIGCONT)
         server.start()
@@ -153,9 +155,10 @@ class LocalCluster:
         log_starts: dict[str, int] = {}
         for name in names:
             record = state.processes[name]
-            running = record.identity.state() if record.identity else ProcessState.DEAD
-            if record.identity is not None and running is ProcessState.PAUSED:
-                record.identity.send(signal.SIGCONT)
+            identity = _identity_of(record)
+            running = identity.state() if identity else ProcessState.DEAD
+            if identity is not None and running is ProcessState.PAUSED:
+                identity.send(signal.SIGCONT)
             if running is ProcessState.DEAD:
                 log_starts[name] = self._launch(state, record)
                 _say(progress, name, "starting")
@@ -169,7 +172,7 @@ class LocalCluster:
                 if self._is_ready(record):
                     waiting.remove(name)
                     _say(progress, name, "ready")
-                elif record.identity is None or record.identity.state() is ProcessState.DEAD:
+                elif (identity := _identity_of(record)) is None or identity.state() is ProcessState.DEAD:
                     words = last_words(self.files.log_path(name), log_starts.get(name, 0))
                     if "is in use by another process" not in words or attempts[name] >= START_ATTEMPTS_MAX:
                         raise ProcessFailed(
@@ -224,10 +227,10 @@ class LocalCluster:
         record = self._known(self.files.load(), name)
         if record is None:
             self.zookeeper.kill(number)
-        elif record.identity is None or not record.identity.send(number):
+        elif (identity := _identity_of(record)) is None or not identity.send(number):
             raise NoSuchProcess(f"{name} does not run: `stele cluster start {name}` starts it")
         elif number == signal.SIGKILL:
-            record.identity.wait_gone(STOP_TIMEOUT_S)
+            identity.wait_gone(STOP_TIMEOUT_S)
 
     def pause(self, name: str) -> None:
         """SIGSTOP: the process keeps its connections and answers nobody."""
@@ -253,7 +256,7 @@ class LocalCluster:
                 _say(progress, ZOOKEEPER, "stopped")
 
     def _end(self, records: Iterable[ProcessRecord], number: int, progress: Progress | None) -> None:
-        ending = [(r.name, r.identity) for r in records if r.identity is not None]
+        ending = [(r.name, identity) for r in records if (identity := _identity_of(r)) is not None]
         for name, identity in ending:
             identity.send(signal.SIGCONT)  # a paused process takes no other signal
             if identity.send(number):
@@ -282,7 +285,8 @@ class LocalCluster:
         return shown + [self._status(record) for record in state.processes.values()]
 
     def _status(self, record: ProcessRecord) -> ProcessStatus:
-        running = record.identity.state() if record.identity else ProcessState.DEAD
+        identity = _identity_of(record)
+        running = identity.state() if identity else ProcessState.DEAD
         ready, detail = self._readiness(record) if running is ProcessState.RUNNING else (False, "")
         return ProcessStatus(
             name=record.name,
@@ -298,7 +302,7 @@ class LocalCluster:
 
     def _zookeeper_status(self) -> ProcessStatus:
         server = ZooKeeperServer(self.directory / "zookeeper")
-        identity = Identity.of(server.pid) if server.pid and server.is_running else None
+        identity = ProcessIdentity.of(server.pid) if server.pid and server.is_running else None
         running = identity.state() if identity else (ProcessState.RUNNING if server.is_running else ProcessState.DEAD)
         return ProcessStatus(
             name=ZOOKEEPER,
@@ -338,6 +342,11 @@ class LocalCluster:
             known = ", ".join(([] if state.zookeeper else [ZOOKEEPER]) + list(state.processes))
             raise NoSuchProcess(f"the cluster in {self.directory} has no process {name!r}; it has {known}")
         return record
+
+
+def _identity_of(record: ProcessRecord) -> ProcessIdentity | None:
+    """Who the process was when it was started; None if it never was."""
+    return ProcessIdentity(record.pid, record.started) if record.pid else None
 
 
 def _say(progress: Progress | None, name: str, doing: str) -> None:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from stele.local.errors import ClusterBusy, NoCluster
-from stele.local.processes import POLL_S, Identity, read_json, write_json
 from stele.services.errors import InvalidArgument
+from stele.services.json_files import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
+LOCK_POLL_S = 0.02
 ROLES: dict[str, str] = {"ns": "nameserver", "dn": "datanode", "br": "broker"}  # prefix of the name → package
 PER_ROLE_MAX = 99
 ZOOKEEPER = "zk1"
@@ -66,10 +67,6 @@ class ProcessRecord:
     def role(self) -> str:
         return role_of(self.name)
 
-    @property
-    def identity(self) -> Identity | None:
-        return Identity(self.pid, self.started) if self.pid else None
-
 
 @dataclass(slots=True)
 class ClusterState:
@@ -82,6 +79,11 @@ class ClusterState:
 
     def count(self, prefix: str) -> int:
         return sum(1 for name in self.processes if name.startswith(prefix))
+
+    @property
+    def bootstrap(self) -> str:
+        """Addresses of the nameservers, as ``stele.connect`` takes them."""
+        return ",".join(f"127.0.0.1:{r.port}" for r in self.processes.values() if r.role == "nameserver")
 
     def ports(self) -> set[int]:
         return {p for r in self.processes.values() for p in (r.port, r.raft_port, r.admin_port) if p}
@@ -159,7 +161,7 @@ class StateDirectory:
                             f"another command (pid {file.read().strip() or 'unknown'}) is starting or stopping the cluster in "
                             f"{self.path}: wait until it is done"
                         ) from None
-                    time.sleep(POLL_S)
+                    time.sleep(LOCK_POLL_S)
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()

@@ -26,7 +26,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from stele.services.errors import PortTaken, StorageFailed, Timeout, ToolMissing
+from stele.services.ports import free_port
 
 OFFICIAL_IMAGE, OWN_IMAGE = "zookeeper:3.9", "stele-zookeeper"  # the second is built from deploy/zookeeper
 DEBIAN_JAR_FOLDERS = ("/usr/share/java", "/usr/share/java/zookeeper")
@@ -254,7 +257,7 @@ class ZooKeeperServer:
         fixed = self.port != 0
         while not self.is_running:
             if not fixed:
-                self.port = _free_port()
+                self.port = free_port()
             self._launch()
             while self.is_running and not self.serves() and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -404,19 +407,10 @@ class ZooKeeperServer:
 
 def _command_of(pid: int) -> str:
     """The command line of a process; "" where there is none, or where it has ended and nobody has looked yet."""
-    if Path("/proc/self/cmdline").exists():
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-        except OSError:
-            return ""
-    shown = subprocess.run(["ps", "-ww", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False)
-    return shown.stdout
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
 
 
 _LOGBACK = """<configuration><appender name="OUT" class="ch.qos.logback.core.ConsoleAppender"><encoder>

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import socket
 import subprocess
 from pathlib import Path
 
 import docker
 import docker.errors
 from docker.models.containers import Container
+
+from stele.services.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESERVERS = ("ns1", "ns2", "ns3")
@@ -101,18 +102,6 @@ def run(command: list[str | Path], env: dict[str, str] | None = None, describe: 
         state = describe() if callable(describe) else ""
         raise AssertionError(f"{' '.join(map(str, command))} ended with {done.returncode}\n{said}\n{state}")
     return done.stdout
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now; taken at the same time, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for taken in sockets:
-            taken.bind(("127.0.0.1", 0))
-        return [taken.getsockname()[1] for taken in sockets]
-    finally:
-        for taken in sockets:
-            taken.close()
 
 
 def ensure_base_images(engine: docker.DockerClient) -> None:

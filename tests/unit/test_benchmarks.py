@@ -17,10 +17,11 @@ from rich.console import Console
 from benchmarks import __main__ as command
 from benchmarks import failover, idle, log_floor, profiling, raft
 from benchmarks import report as reporting
-from benchmarks.children import ChildFailed, ChildGone, Children, ended, free_ports
+from benchmarks.children import ChildFailed, ChildGone, Children, ended
 from benchmarks.loads import LOADS, MIB_1, ONE_AT_A_TIME, SMALL_5000, Load, Run
 from benchmarks.report import Report, row
 from benchmarks.samples import cpu_s, median, percentile, resident_bytes
+from stele.services.ports import free_ports
 
 TINY = Load("tiny", 100, 4)
 

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from stele.services.errors import ConnectionBroken, InvalidConfig, PortTaken, SteleError, Timeout, Unreachable
 from stele.services.pb import nameserver_pb2, nameserver_pb2_grpc
+from stele.services.ports import free_port
 from stele.services.rpc.channels import CHANNEL_OPTIONS, Channels, call
 from stele.services.rpc.servers import Server
 from stele.services.rpc.status import typed_errors
@@ -29,13 +30,6 @@ async def peer() -> AsyncIterator[Peer]:
     started = await Peer("ns1").start()
     yield started
     await started.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 async def test_nobody_there_is_definite_and_soon(channels: Channels) -> None:

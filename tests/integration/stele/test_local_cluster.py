@@ -14,9 +14,10 @@ import pytest
 
 from stele.local.cluster import LocalCluster
 from stele.local.errors import NoCluster, NoSuchProcess, ProcessFailed
-from stele.local.processes import Identity, ProcessState, read_json
+from stele.local.processes import ProcessIdentity, ProcessState
 from stele.local.state import ClusterSpec
 from stele.services.errors import InvalidArgument
+from stele.services.json_files import read_json
 from tests.support.cluster import ClusterUnderTest, remove_cluster, start_cluster
 
 SMALL = ClusterSpec(1, 1, 1)
@@ -155,7 +156,7 @@ def test_it_outlives_its_starter(tmp_path: Path) -> None:
     cluster = LocalCluster(tmp_path / "c", {})
     try:
         assert all(p.healthy for p in cluster.status())
-        identities = [Identity.of(p.pid) for p in cluster.status()]
+        identities = [ProcessIdentity.of(p.pid) for p in cluster.status()]
         cluster.pause("br1")
         told: list[tuple[str, str]] = []
         cluster.down(lambda name, doing: told.append((name, doing)))

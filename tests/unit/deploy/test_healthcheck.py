@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from stele.services.ports import free_port
 from stele.services.rpc.healthcheck import main, serving
 from stele.services.rpc.servers import Server
-from tests.e2e.compose import free_ports
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def test_the_port_of_a_container_is_the_default(server: Server, capsys: py
 
 
 def test_a_closed_port_is_unhealthy_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     assert main([f"127.0.0.1:{port}"]) == 1
     assert capsys.readouterr().err.startswith(f"127.0.0.1:{port}: UNAVAILABLE")
 

@@ -83,7 +83,8 @@ def needed() -> set[str]:
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         seen.add((name, frozenset(requirement.extras)))
-        found.add(name)
+        if name != "stele":  # an extra of this project inside another
+            found.add(name)
         try:
             requires = distribution(name).requires or []
         except PackageNotFoundError:

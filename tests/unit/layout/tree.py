@@ -60,11 +60,13 @@ def folder_of(imported: str) -> str | None:
     return inner if inner in PACKAGES else "stele"
 
 
-def imports(path: Path, module: str) -> set[str]:
-    """Dotted names that a module imports, wherever in it; `from a import b` counts as `a` and `a.b`."""
+def imports(path: Path, module: str, at_import: bool = False) -> set[str]:
+    """Dotted names that a module imports, wherever in it; `from a import b` counts as `a` and `a.b`.  With ``at_import`` only those that
+    importing it loads: none inside a function, under TYPE_CHECKING or where it is run as the main module."""
     found: set[str] = set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    tree = ast.parse(path.read_text(), str(path))
+    for node in _at_import(tree) if at_import else ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -73,3 +75,14 @@ def imports(path: Path, module: str) -> set[str]:
             found.add(base)
             found.update(f"{base}.{alias.name}" for alias in node.names)
     return found
+
+
+def _at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a module that run when it is imported."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
+            continue
+        yield child
+        yield from _at_import(child)

@@ -16,9 +16,11 @@ import pytest
 
 from stele.local.cluster import LocalCluster
 from stele.local.errors import ClusterBusy, NoCluster, NoSuchProcess
-from stele.local.processes import Identity, ProcessState, free_port, last_words, launch, read_json, write_json
+from stele.local.processes import ProcessIdentity, ProcessState, last_words, launch
 from stele.local.state import ClusterSpec, ClusterState, ProcessRecord, StateDirectory, role_of
 from stele.services.errors import InvalidArgument
+from stele.services.json_files import read_json, write_json
+from stele.services.ports import free_port
 
 
 @pytest.fixture
@@ -30,10 +32,10 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_process_is_known_by_pid_and_start_time(sleeper: subprocess.Popen[bytes]) -> None:
-    identity = Identity.of(sleeper.pid)
+    identity = ProcessIdentity.of(sleeper.pid)
     assert identity is not None
     assert identity.state() is ProcessState.RUNNING
-    stranger = Identity(sleeper.pid, "another time")
+    stranger = ProcessIdentity(sleeper.pid, "another time")
     assert stranger.state() is ProcessState.DEAD
     assert not stranger.send(signal.SIGKILL)
     assert stranger.wait_gone(1.0)
@@ -41,7 +43,7 @@ def test_a_process_is_known_by_pid_and_start_time(sleeper: subprocess.Popen[byte
 
 
 def test_pausing_and_ending(sleeper: subprocess.Popen[bytes]) -> None:
-    identity = Identity.of(sleeper.pid)
+    identity = ProcessIdentity.of(sleeper.pid)
     assert identity is not None
     identity.send(signal.SIGSTOP)
     for _ in range(200):
