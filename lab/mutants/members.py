@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stele.services.coordination.claim import WritePace
-from stele.services.coordination.members import Decision, Holder, Membership, Seen
+from stele.services.coordination.claim import Decision, Seen, WritePace
+from stele.services.coordination.members import Holder, Membership
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.records import MemberRecord, ZnodeRecord, encode
 from stele.services.coordination.session import Session
@@ -60,7 +60,7 @@ class TrustsTheWrite(Membership):
 class AdoptsALeftover(Membership):
     """A persistent node of the same name is written to and taken for one's own."""
 
-    def judge(self, seen: Seen) -> Holder:
+    def judge(self, seen: Seen[MemberRecord]) -> Holder:
         holder = super().judge(seen)
         return Holder.US if holder is Holder.LEFTOVER else holder
 
@@ -68,7 +68,7 @@ class AdoptsALeftover(Membership):
 class AdoptsThePreviousSession(Membership):
     """The node of one's own previous session is written to; it goes when that session does."""
 
-    def judge(self, seen: Seen) -> Holder:
+    def judge(self, seen: Seen[MemberRecord]) -> Holder:
         holder = super().judge(seen)
         return Holder.US if holder is Holder.PAST else holder
 
@@ -76,7 +76,7 @@ class AdoptsThePreviousSession(Membership):
 class OwnPastIsAStranger(Membership):
     """The node of one's own previous session is another's."""
 
-    def judge(self, seen: Seen) -> Holder:
+    def judge(self, seen: Seen[MemberRecord]) -> Holder:
         holder = super().judge(seen)
         return Holder.OTHER if holder is Holder.PAST else holder
 
@@ -84,7 +84,7 @@ class OwnPastIsAStranger(Membership):
 class OverwritesTheLive(Membership):
     """Whoever registers last gets the member node."""
 
-    def judge(self, seen: Seen) -> Holder:
+    def judge(self, seen: Seen[MemberRecord]) -> Holder:
         holder = super().judge(seen)
         return Holder.PAST if holder in (Holder.OTHER, Holder.UNPROVEN) else holder
 
@@ -153,15 +153,15 @@ class StormsBack(Membership):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._pace = self._keeper._pace = _Unpaced()
+        self._claim._pace = self._keeper._pace = _Unpaced()
 
 
 class RegistersForGood(Membership):
     """The member node is persistent, and a graceful stop hides it by deleting it."""
 
-    def judge(self, seen: Seen) -> Holder:
+    def judge(self, seen: Seen[MemberRecord]) -> Holder:
         return Holder.US if seen.present else Holder.NOBODY
 
-    def writes(self, decision: Decision, seen: Seen, mine: MemberRecord) -> list[Op]:
+    def writes(self, decision: Decision, seen: Seen[MemberRecord], mine: MemberRecord) -> list[Op]:
         ops = super().writes(decision, seen, mine)
         return [CreateOp(op.path, encode(mine)) if isinstance(op, CreateOp) else op for op in ops]

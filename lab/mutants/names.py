@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from stele.services.coordination.claim import Decision, Seen
 from stele.services.coordination.enrolment import Enrolment, Step
-from stele.services.coordination.names import Decision, Guard, NameHold, Seen, guard_path, name_path
+from stele.services.coordination.names import Guard, NameHold, guard_path, name_path
 from stele.services.coordination.records import NameRecord, encode
 from stele.services.coordination.znode import CreateOp, DeleteOp, SetOp
 from stele.services.errors import CoordinationUnknown, NameTaken, RecordExists, SteleError
@@ -12,20 +13,20 @@ from stele.services.errors import CoordinationUnknown, NameTaken, RecordExists, 
 class UnknownIsAbsent(NameHold):
     """A read that ZooKeeper did not answer counts as "no such name", and the write that follows is unconditional."""
 
-    async def read(self) -> Seen:
+    async def read(self) -> Seen[NameRecord]:
         try:
             return await super().read()
         except CoordinationUnknown:
             return Seen(None, -1, 0)
 
-    async def _carry_out(self, decision: Decision, seen: Seen, mine: NameRecord) -> None:
+    async def write(self, decision: Decision, seen: Seen[NameRecord], mine: NameRecord) -> None:
         guard = CreateOp(guard_path(self.name), b"", ephemeral=True)
         try:
             await self._session.commit(
                 [SetOp(name_path(self.name), encode(mine)), DeleteOp(guard_path(self.name)), guard]
             )
         except SteleError:
-            await super()._carry_out(decision, seen, mine)
+            await super().write(decision, seen, mine)
 
 
 class AbsentIsDifferent(NameHold):
@@ -43,7 +44,7 @@ class AbsentIsDifferent(NameHold):
 class LostRaceIsAnError(NameHold):
     """Losing the race to create the name is taken for the name being another's."""
 
-    async def _carry_out(self, decision: Decision, seen: Seen, mine: NameRecord) -> None:
+    async def write(self, decision: Decision, seen: Seen[NameRecord], mine: NameRecord) -> None:
         try:
             await self._session.commit(self.writes(decision, seen, mine))
         except RecordExists:
@@ -53,14 +54,14 @@ class LostRaceIsAnError(NameHold):
 class PresentIsTaken(NameHold):
     """A name that is there and guarded is taken, whoever holds it."""
 
-    def judge(self, seen: Seen) -> Guard:
-        return Guard.LIVE if seen.guard_session else Guard.ABSENT
+    def judge(self, seen: Seen[NameRecord]) -> Guard:
+        return Guard.LIVE if seen.owner else Guard.ABSENT
 
 
 class TakesFromTheLive(NameHold):
     """Whoever comes last gets the name."""
 
-    def judge(self, seen: Seen) -> Guard:
+    def judge(self, seen: Seen[NameRecord]) -> Guard:
         guard = super().judge(seen)
         return Guard.PAST if guard in (Guard.LIVE, Guard.UNPROVEN) else guard
 
@@ -70,11 +71,11 @@ class TakesOverBlindly(NameHold):
 
     async def settle(self) -> None:
         seen = await self.read()
-        if seen.guard_session:
+        if seen.owner:
             raise NameTaken(f"{self.name} is held", name=self.name)
-        await self._carry_out(Decision.TAKE_OVER, seen, self.mine())
+        await self.write(Decision.TAKE_OVER, seen, self.mine())
 
-    async def _carry_out(self, decision: Decision, seen: Seen, mine: NameRecord) -> None:
+    async def write(self, decision: Decision, seen: Seen[NameRecord], mine: NameRecord) -> None:
         await self._session.set(name_path(self.name), encode(mine))
 
 
@@ -111,5 +112,5 @@ class CampaignsFirst(Enrolment):
 class OwnPastIsAStranger(NameHold):
     """Whatever an earlier session left is another process's, and reason to exit."""
 
-    def judge(self, seen: Seen) -> Guard:
-        return Guard.LIVE if seen.guard_session not in (0, self._session.session_id) else super().judge(seen)
+    def judge(self, seen: Seen[NameRecord]) -> Guard:
+        return Guard.LIVE if seen.owner not in (0, self._session.session_id) else super().judge(seen)

@@ -13,35 +13,30 @@ its name cannot touch its successor's node.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import structlog
 
 from stele.services.coordination import incarnation
-from stele.services.coordination.claim import Keeper, WritePace
+from stele.services.coordination.claim import Claim, Decision, Keeper, Seen
 from stele.services.coordination.incarnation import Fate
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.mirror import Mirror
-from stele.services.coordination.names import WAIT_MARGIN_S, WAIT_STEP_S, name_path, owner_is
+from stele.services.coordination.names import name_path, owner_is
 from stele.services.coordination.records import MemberRecord, NameRecord, decode, encode
 from stele.services.coordination.session import Session
 from stele.services.coordination.znode import CheckOp, CreateOp, DeleteOp, Op, SetOp
 from stele.services.errors import (
     CoordinationUnknown,
     NameTaken,
-    RecordExists,
     RecordMissing,
     RecordUnreadable,
     SteleError,
     VersionConflict,
 )
-
-ROUNDS_MAX = 24
 
 log = structlog.get_logger()
 
@@ -57,19 +52,10 @@ class Holder(Enum):
     UNPROVEN = "unproven"
 
 
-class Decision(Enum):
-    CREATE = "create"
-    KEEP = "keep"
-    SET = "set"
-    REPLACE = "replace"
-    WAIT = "wait"
-    REFUSE = "refuse"
-
-
 def decide(holder: Holder, up_to_date: bool) -> Decision:
     """What registering should do about the node at our path.  Pure (R5.2–R5.5)."""
     if holder is Holder.US:
-        return Decision.KEEP if up_to_date else Decision.SET
+        return Decision.KEEP if up_to_date else Decision.REFRESH
     return {
         Holder.NOBODY: Decision.CREATE,
         Holder.LEFTOVER: Decision.REPLACE,
@@ -77,15 +63,6 @@ def decide(holder: Holder, up_to_date: bool) -> Decision:
         Holder.OTHER: Decision.REFUSE,
         Holder.UNPROVEN: Decision.WAIT,
     }[holder]
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    record: MemberRecord | None  # None: no node, or one that is no member record
-    present: bool
-    owner: int
-    version: int
-    name_version: int | None  # of the name's record where it is ours
 
 
 def member_path(kind: str, name: str) -> str:
@@ -110,16 +87,14 @@ class Membership:
         self.record = record
         self.path = member_path(kind, name)
         self._session = session
+        self._claim = Claim(session, f"member {kind}/{name}", self)
         self._keeper = Keeper(session, f"member {kind}/{name}", self.settle, on_taken)
         self._relay = session.relay(self._keeper.on_watch)
-        self._pace = WritePace()
-        self._turn = asyncio.Lock()
-        self._leaving = False
         self._registered = False  # once; then the port was opened long ago, and proves nothing about others any more
 
     async def register(self) -> None:
         """NameTaken; CoordinationUnknown: whatever was written goes with the session."""
-        self._leaving = False
+        self._claim.abandoned = False
         await self.settle()
         self._keeper.start()
 
@@ -134,9 +109,9 @@ class Membership:
 
     async def unregister(self) -> None:
         """The node is gone, unless ZooKeeper gives no answer: then it goes with the session.  Idempotent."""
-        self._leaving = True  # before the deletion: the watch on it must not bring it back
+        self._claim.abandoned = True  # before the deletion: the watch on it must not bring it back
         await self._keeper.stop()
-        async with self._turn:
+        async with self._claim.turn:
             try:
                 seen = await self.read()
                 if seen.present and seen.owner == self._session.session_id:
@@ -148,43 +123,10 @@ class Membership:
                 log.warning("member_unregister_unknown", kind=self.kind, name=self.name, error=str(error))
 
     async def settle(self) -> None:
-        """Reads, decides, writes, and goes round again; the one way out is to have read back that the node is ours (R5.2, R5.6)."""
-        async with self._turn:
-            waited_for, deadline, rounds = 0, 0.0, 0
-            while rounds < ROUNDS_MAX and not self._leaving:
-                seen = await self.read()
-                mine = self.mine()
-                holder = self.judge(seen)
-                decision = decide(holder, seen.record == mine)
-                if decision is Decision.KEEP:
-                    self._registered = True
-                    return
-                if decision is Decision.WAIT:
-                    now = asyncio.get_running_loop().time()
-                    if seen.owner != waited_for:
-                        waited_for, deadline = seen.owner, now + self._owner_timeout_s(seen) + WAIT_MARGIN_S
-                        log.info("member_waits_for_session", kind=self.kind, name=self.name, session=f"{waited_for:#x}")
-                    if now < deadline:
-                        await asyncio.sleep(WAIT_STEP_S)
-                        continue
-                if decision in (Decision.REFUSE, Decision.WAIT):
-                    raise self._taken(seen)
-                rounds += 1
-                await self._pace.keep()
-                await self._carry_out(decision, seen, mine)
-            if not self._leaving:
-                raise CoordinationUnknown(f"member {self.path}: not settled in {ROUNDS_MAX} rounds", path=self.path)
+        """The node is ours on return, and as ``mine`` says; see Claim."""
+        await self._claim.settle()
 
-    async def _carry_out(self, decision: Decision, seen: Seen, mine: MemberRecord) -> None:
-        try:
-            await self._session.commit([*self._checks(seen), *self.writes(decision, seen, mine)])
-            log.info("member_registered", kind=self.kind, name=self.name, state=mine.state, how=decision.value)
-        except (RecordExists, RecordMissing, VersionConflict):
-            return  # somebody was faster: decide anew
-        except CoordinationUnknown as error:
-            log.info("member_write_unknown", kind=self.kind, name=self.name, error=str(error))
-
-    async def read(self) -> Seen:
+    async def read(self) -> Seen[MemberRecord]:
         named = await self._session.get(name_path(self.name))
         held = named is not None and owner_is(
             decode(named.value, NameRecord, name_path(self.name)), self._session.incarnation
@@ -193,12 +135,12 @@ class Membership:
         node = await self._session.get(self.path, watch=self._relay)
         if node is None:
             await self._session.exists(self.path, watch=self._relay)
-            return Seen(None, False, 0, -1, name_version)
+            return Seen(None, -1, 0, name_version)
         try:
             record = decode(node.value, MemberRecord, self.path)
         except RecordUnreadable:
             record = None
-        return Seen(record, True, node.stat.ephemeral_owner, node.stat.version, name_version)
+        return Seen(record, node.stat.version, node.stat.ephemeral_owner, name_version)
 
     def mine(self) -> MemberRecord:
         return dataclasses.replace(
@@ -207,7 +149,7 @@ class Membership:
             session_timeout_ms=round(self._session.negotiated_timeout_s * 1000),
         )
 
-    def judge(self, seen: Seen) -> Holder:
+    def judge(self, seen: Seen[MemberRecord]) -> Holder:
         if not seen.present:
             return Holder.NOBODY
         if seen.owner == self._session.session_id:
@@ -225,20 +167,26 @@ class Membership:
         # Nothing is proven about its process, but the name is ours: it lost the name, and may write nothing any more.
         return Holder.UNPROVEN if seen.name_version is None else Holder.PAST
 
-    def writes(self, decision: Decision, seen: Seen, mine: MemberRecord) -> list[Op]:
-        if decision is Decision.SET:
+    def decide(self, seen: Seen[MemberRecord], mine: MemberRecord) -> Decision:
+        return decide(self.judge(seen), seen.record == mine)
+
+    async def write(self, decision: Decision, seen: Seen[MemberRecord], mine: MemberRecord) -> None:
+        await self._session.commit([*self._checks(seen), *self.writes(decision, seen, mine)])
+        log.info("member_registered", kind=self.kind, name=self.name, state=mine.state, how=decision.value)
+
+    def kept(self, seen: Seen[MemberRecord]) -> None:
+        self._registered = True
+
+    def writes(self, decision: Decision, seen: Seen[MemberRecord], mine: MemberRecord) -> list[Op]:
+        if decision is Decision.REFRESH:
             return [SetOp(self.path, encode(mine), seen.version)]
         create = CreateOp(self.path, encode(mine), ephemeral=True)
         return [DeleteOp(self.path, seen.version), create] if decision is Decision.REPLACE else [create]
 
-    def _checks(self, seen: Seen) -> list[Op]:
+    def _checks(self, seen: Seen[MemberRecord]) -> list[Op]:
         return [] if seen.name_version is None else [CheckOp(name_path(self.name), seen.name_version)]
 
-    def _owner_timeout_s(self, seen: Seen) -> float:
-        recorded_ms = seen.record.session_timeout_ms if seen.record else 0
-        return max(recorded_ms / 1000.0, self._session.negotiated_timeout_s)
-
-    def _taken(self, seen: Seen) -> NameTaken:
+    def refusal(self, seen: Seen[MemberRecord]) -> NameTaken:
         endpoint = seen.record.endpoint if seen.record else ""
         return NameTaken(
             f"{self.path} belongs to the live process at {endpoint or 'an unknown endpoint'} (session {seen.owner:#x})",

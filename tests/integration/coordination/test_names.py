@@ -19,9 +19,10 @@ from stele.lab.mutants.names import (
     UnknownIsAbsent,
 )
 from stele.services.coordination import incarnation
+from stele.services.coordination.claim import Decision, Seen
 from stele.services.coordination.election import Election
 from stele.services.coordination.metadata import MetadataStore
-from stele.services.coordination.names import Decision, NameHold, Seen, register_name
+from stele.services.coordination.names import NameHold, register_name
 from stele.services.coordination.records import Incarnation, NameRecord
 from stele.services.coordination.session import Session
 from stele.services.errors import CoordinationUnknown, NameTaken
@@ -78,11 +79,11 @@ async def test_r1_3_a_lost_race_is_decided_anew(sessions: Callable[[], Sessions]
 
             overtaken = False
 
-            async def _carry_out(self, decision: Decision, seen: Seen, mine: NameRecord) -> None:
+            async def write(self, decision: Decision, seen: Seen[NameRecord], mine: NameRecord) -> None:
                 if not self.overtaken:
                     self.overtaken = True
                     await NameHold(session, "ns1", "a:1").settle()
-                await super()._carry_out(decision, seen, mine)
+                await super().write(decision, seen, mine)
 
         await Overtaken(session, "ns1", "a:1").register()
         assert (await record_of(session, "ns1")).session == session.session_id
@@ -143,12 +144,12 @@ async def test_r1_6_takes_over_a_dead_owner_once(sessions: Callable[[], Sessions
         class Racing(hold):  # type: ignore[valid-type, misc]
             raced = False
 
-            async def _carry_out(self, decision: Decision, seen: Seen, mine: NameRecord) -> None:
+            async def write(self, decision: Decision, seen: Seen[NameRecord], mine: NameRecord) -> None:
                 if not self.raced:
                     self.raced = True
                     async with asyncio.timeout(5):
                         await both_have_read.wait()
-                await super()._carry_out(decision, seen, mine)
+                await super().write(decision, seen, mine)
 
         claims = [Racing(await cluster.open(), "ns1", endpoint) for endpoint in ("b:1", "c:1")]
         outcomes = await asyncio.gather(*(claim.register() for claim in claims), return_exceptions=True)

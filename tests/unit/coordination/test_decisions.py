@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stele.services.coordination import incarnation, members, names
-from stele.services.coordination.claim import PAUSE_S_MAX, PAUSE_S_MIN, QUIET_S, next_pause
+from stele.services.coordination.claim import PAUSE_S_MAX, PAUSE_S_MIN, QUIET_S, Decision, next_pause
 from stele.services.coordination.election import Standing, stand
 from stele.services.coordination.incarnation import Fate, fate
-from stele.services.coordination.names import Decision, Guard
+from stele.services.coordination.names import Guard
 from stele.services.coordination.records import Incarnation, NameRecord
 from stele.services.coordination.session import SessionState, is_fenced
 
@@ -50,20 +50,20 @@ def test_r1_5_a_guarded_name_is_never_written_unless_its_process_is_over() -> No
 @pytest.mark.parametrize(
     ("holder", "up_to_date", "decision"),
     [
-        (members.Holder.NOBODY, False, members.Decision.CREATE),
-        (members.Holder.US, True, members.Decision.KEEP),
-        (members.Holder.US, False, members.Decision.SET),
-        (members.Holder.LEFTOVER, True, members.Decision.REPLACE),  # R5.3: its content does not matter
-        (members.Holder.LEFTOVER, False, members.Decision.REPLACE),
-        (members.Holder.PAST, True, members.Decision.REPLACE),  # R5.4
-        (members.Holder.PAST, False, members.Decision.REPLACE),
-        (members.Holder.OTHER, True, members.Decision.REFUSE),  # R5.5
-        (members.Holder.OTHER, False, members.Decision.REFUSE),
-        (members.Holder.UNPROVEN, True, members.Decision.WAIT),
-        (members.Holder.UNPROVEN, False, members.Decision.WAIT),
+        (members.Holder.NOBODY, False, Decision.CREATE),
+        (members.Holder.US, True, Decision.KEEP),
+        (members.Holder.US, False, Decision.REFRESH),
+        (members.Holder.LEFTOVER, True, Decision.REPLACE),  # R5.3: its content does not matter
+        (members.Holder.LEFTOVER, False, Decision.REPLACE),
+        (members.Holder.PAST, True, Decision.REPLACE),  # R5.4
+        (members.Holder.PAST, False, Decision.REPLACE),
+        (members.Holder.OTHER, True, Decision.REFUSE),  # R5.5
+        (members.Holder.OTHER, False, Decision.REFUSE),
+        (members.Holder.UNPROVEN, True, Decision.WAIT),
+        (members.Holder.UNPROVEN, False, Decision.WAIT),
     ],
 )
-def test_r5_2_to_r5_5_decide(holder: members.Holder, up_to_date: bool, decision: members.Decision) -> None:
+def test_r5_2_to_r5_5_decide(holder: members.Holder, up_to_date: bool, decision: Decision) -> None:
     assert members.decide(holder, up_to_date) is decision
 
 
