@@ -21,6 +21,7 @@ LINK = re.compile(r"\]\((?!https?:|mailto:|#)(?P<target>[^)#\s]+)(?:#[^)]*)?\)")
 
 
 REFERENCE = ROOT / "docs" / "reference"
+GLOSSARY = ROOT / "docs" / "glossary.md"
 
 
 def test_pages_made_from_code_are_current() -> None:
@@ -101,3 +102,22 @@ def test_a_lost_path_is_seen() -> None:
         "docs/design.md",
         "lab/nowhere",
     ]
+
+
+def test_a_word_of_the_glossary_is_where_it_says() -> None:
+    rows = re.findall(
+        r"^\| (?P<words>[^|]+) \|.*\| \[[\w./]+\]\(\.\./(?P<file>[\w./]+)\) \|$", GLOSSARY.read_text(), re.MULTILINE
+    )
+    assert len(rows) == GLOSSARY.read_text().count("\n| ") - GLOSSARY.read_text().count("\n| word |")
+    lost = [
+        f"{word}: not in {file}"
+        for words, file in rows
+        for word in words.split(", ")
+        if letters(word) not in letters(file + (ROOT / file).read_text())
+    ]
+    assert lost == []
+
+
+def letters(text: str) -> str:
+    """What is left of a text that a word may be written in as one, as two, with a hyphen or an underscore."""
+    return re.sub(r"[^a-z]", "", text.lower())
