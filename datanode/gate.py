@@ -1,4 +1,4 @@
-"""The ready gate: when a datanode takes clients and when its replicas may lead (FAILURES.md, F4).
+"""The ready gate: when a datanode takes clients and when its replicas may lead (F4 in docs/reference/failures.md).
 
 Guarantee: the client port opens only when every replica is settled, that is loaded and caught up, without a leader
 anywhere, failed or quarantined (R4.1, R4.3, R4.5), and no replica campaigns before the port is open (R4.2).  Until then

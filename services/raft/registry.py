@@ -1,4 +1,4 @@
-"""The groups of one store: created once, deleted for good (FAILURES.md, F3).
+"""The groups of one store: created once, deleted for good (F3 in docs/reference/failures.md).
 
 Guarantee: at any moment a group id has at most one running replica here and its directory at most one opener; concurrent creates of
 one group return the same instance (R3.1, R3.2); a delete joins the same gate (R3.3); once a directory is removed nothing of its group is

@@ -1,4 +1,4 @@
-"""What to do about a store's address: when to look it up, and what an answer means (FAILURES.md, F2).  Pure: the time comes with
+"""What to do about a store's address: when to look it up, and what an answer means (F2).  Pure: the time comes with
 each event, the randomness is given.
 
 Guarantee: the outcome is decided by the type of the nameserver's answer alone (R2.1); a store that was removed is asked for once, ever

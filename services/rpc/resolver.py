@@ -1,4 +1,4 @@
-"""From a store's id to its address (FAILURES.md, F2).
+"""From a store's id to its address (F2 in docs/reference/failures.md).
 
 Guarantee: that of services/rpc/resolution.py, which decides; concurrent waiters for one store share one lookup.
 

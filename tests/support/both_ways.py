@@ -1,4 +1,4 @@
-"""Every rule of FAILURES.md is tested twice: the product holds, a deliberately wrong variant from lab/mutants fails the same scenario."""
+"""Every rule is tested twice: the product holds, and a part that is wrong on purpose (lab/mutants) fails the same scenario."""
 
 from __future__ import annotations
 
