@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stele.datanode.log import DirectoryLock, OsFileSystem, TermFile, newest_members
+from stele.datanode.log import DirectoryLock, TermFile, newest_members
 from stele.datanode.storage import RECOVERING_NAME
 from stele.services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
+from stele.services.files import OsFileSystem
 from stele.services.topics import Retention
 
 FORMAT = 1

@@ -27,7 +27,6 @@ import structlog
 from stele.datanode.directory import DataDirectory
 from stele.datanode.disk import Disk
 from stele.datanode.gate import Gate
-from stele.datanode.log import FileSystem
 from stele.datanode.log_cleaner import LogCleaner
 from stele.datanode.metrics import DatanodeMetrics
 from stele.datanode.registration import Registration, known_nameservers, wait_until_alone
@@ -42,6 +41,7 @@ from stele.services.coordination.names import NameHold, register_name
 from stele.services.coordination.records import MemberRecord
 from stele.services.coordination.session import Session
 from stele.services.errors import CoordinationUnknown
+from stele.services.files import FileSystem
 from stele.services.pb import datanode_pb2_grpc, raft_pb2_grpc
 from stele.services.ports import bind
 from stele.services.process import Runtime

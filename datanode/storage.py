@@ -14,9 +14,10 @@ from typing import Protocol
 
 import structlog
 
-from stele.datanode.log import DirectoryLock, FileSystem, OsFileSystem, SegmentLog, SnapshotFiles, TermFile, check_term
+from stele.datanode.log import DirectoryLock, SegmentLog, SnapshotFiles, TermFile, check_term
 from stele.datanode.log.start_point import StartPoint, decide
 from stele.services.errors import GroupDirectoryBusy, LogDamaged, StorageFailed
+from stele.services.files import FileSystem, OsFileSystem
 from stele.services.raft.storage import LogStorage, SnapshotStorage, TermStorage
 
 RECOVERING_NAME = "recovering"

@@ -3,7 +3,6 @@
 ``SegmentLog``, ``SnapshotFiles`` and ``TermFile`` implement the Protocols of services/raft/storage.py.
 """
 
-from stele.datanode.log.files import File, FileSystem, OsFileSystem
 from stele.datanode.log.lock import DirectoryLock
 from stele.datanode.log.log import SegmentLog
 from stele.datanode.log.snapshots import SnapshotFiles, newest_members
@@ -11,9 +10,6 @@ from stele.datanode.log.terms import TermFile, check_term
 
 __all__ = [
     "DirectoryLock",
-    "File",
-    "FileSystem",
-    "OsFileSystem",
     "SegmentLog",
     "SnapshotFiles",
     "TermFile",

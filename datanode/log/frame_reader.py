@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from stele.datanode.log import frames
-from stele.datanode.log.files import File
 from stele.datanode.log.segments import INDEX_EVERY_BYTES, Segment, SegmentIndex
 from stele.services.errors import LogDamaged
+from stele.services.files import File
 from stele.services.raft.storage import Entry
 
 _READ_BYTES_MIN = INDEX_EVERY_BYTES

@@ -32,12 +32,12 @@ from typing import TypeVar
 import structlog
 
 from stele.datanode.log import frames
-from stele.datanode.log.files import FileSystem, OsFileSystem
 from stele.datanode.log.frame_reader import locate, read_run
 from stele.datanode.log.recovery import recover
 from stele.datanode.log.segment_list import SegmentList, opened
 from stele.datanode.log.segments import HEADER_BYTES, Segment, SegmentHeader, SegmentIndex
 from stele.services.errors import DiskFull, GroupStopped, LogDamaged, MessageTooLarge, StorageFailed
+from stele.services.files import FileSystem, OsFileSystem
 from stele.services.raft.storage import Entry
 
 SEGMENT_BYTES = 64 * 1024 * 1024

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stele.datanode.log import frames
-from stele.datanode.log.files import File
 from stele.datanode.log.segments import HEADER_BYTES, SegmentHeader, SegmentIndex
 from stele.services.errors import LogDamaged
+from stele.services.files import File
 
 _CHUNK_BYTES = 1024 * 1024
 _SECTOR_BYTES = 512

@@ -18,7 +18,6 @@ from pathlib import Path
 import structlog
 
 from stele.datanode.log import frames
-from stele.datanode.log.files import File, FileSystem
 from stele.datanode.log.recovery import scan
 from stele.datanode.log.segments import (
     HEADER_BYTES,
@@ -31,6 +30,7 @@ from stele.datanode.log.segments import (
     segment_name,
 )
 from stele.services.errors import LogDamaged
+from stele.services.files import File, FileSystem
 
 SEALED_IN_USE_MAX = 4
 

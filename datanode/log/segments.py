@@ -28,8 +28,8 @@ from pathlib import Path
 
 from crc32c import crc32c
 
-from stele.datanode.log.files import File
 from stele.services.errors import LogDamaged
+from stele.services.files import File
 from stele.services.raft.storage import MEMBERSHIP
 
 _MAGIC = b"STLG"

@@ -26,7 +26,6 @@ from pathlib import Path
 import structlog
 from crc32c import crc32c
 
-from stele.datanode.log.files import File, FileSystem
 from stele.datanode.log.log import NO_SPACE
 from stele.datanode.log.snapshot_format import (
     HEADER_BYTES_MAX,
@@ -37,6 +36,7 @@ from stele.datanode.log.snapshot_format import (
     snapshot_name,
 )
 from stele.services.errors import DiskFull, LogDamaged, StorageFailed
+from stele.services.files import File, FileSystem
 from stele.services.raft.storage import Members, Snapshot
 
 _CHUNK_BYTES = 1024 * 1024

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from crc32c import crc32c
 
-from stele.datanode.log.files import FileSystem, OsFileSystem
 from stele.datanode.log.log import NO_SPACE
 from stele.services.errors import DiskFull, LogDamaged, StorageFailed
+from stele.services.files import FileSystem, OsFileSystem
 
 _MAGIC = b"STTV"
 _VERSION = 1

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stele.datanode.log import SegmentLog, SnapshotFiles, TermFile
-from stele.datanode.log.files import File, FileSystem
 from stele.datanode.log.recovery import recover, scan
 from stele.datanode.log.segment_list import opened
 from stele.datanode.log.segments import Segment, SegmentHeader
 from stele.datanode.log.terms import encode
 from stele.services.errors import LogDamaged, StorageFailed
+from stele.services.files import File, FileSystem
 
 
 class _UnsyncedFile:

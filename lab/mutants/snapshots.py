@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stele.datanode.log import FileSystem, SegmentLog, SnapshotFiles, TermFile, start_point
+from stele.datanode.log import SegmentLog, SnapshotFiles, TermFile, start_point
 from stele.datanode.log.snapshot_format import HEADER_BYTES_MAX, SnapshotHeader, decode_header
 from stele.datanode.storage import GroupStorage
+from stele.services.files import FileSystem
 from stele.services.raft.journal import Journal
 from stele.services.raft.snapshotting import Snapshotting
 from stele.services.raft.storage import LogStorage, OpenStorage, Snapshot

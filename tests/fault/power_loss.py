@@ -21,9 +21,9 @@ from pathlib import Path
 
 import structlog
 
-from stele.datanode.log import FileSystem
 from stele.datanode.storage import GroupStorage, opener
 from stele.services.errors import DiskFull, StorageFailed
+from stele.services.files import FileSystem
 from tests.fault.replica_life import Judge, Worker
 from tests.support.disks import Operation, PowerLost, SimulatedDisk
 

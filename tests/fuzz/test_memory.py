@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from crc32c import crc32c
 
-from stele.datanode.log import OsFileSystem, SegmentLog, SnapshotFiles, frames
+from stele.datanode.log import SegmentLog, SnapshotFiles, frames
 from stele.datanode.log.segments import HEADER_BYTES, SegmentHeader, SegmentIndex, segment_name
 from stele.datanode.log.snapshot_format import SnapshotHeader, snapshot_name
 from stele.datanode.partition import PartitionState
 from stele.datanode.snapshot_codec import SnapshotDamaged
 from stele.services.errors import LogDamaged
+from stele.services.files import OsFileSystem
 from stele.services.raft.storage import Members, Snapshot
 from tests.fuzz.seeds import seeds
 from tests.unit.log.logs import entries

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from stele.datanode.log.files import File
+from stele.services.files import File
 
 SECTOR_BYTES = 512
 Operation = Literal["create", "open", "pread", "pwrite", "truncate", "fdatasync", "rename", "unlink", "fsync_dir"]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from stele.datanode.log import File, OsFileSystem
 from stele.datanode.role import Parts
 from stele.services.errors import DiskFull, SteleError
+from stele.services.files import File, OsFileSystem
 from stele.services.pb import datanode_pb2 as pb
 from tests.integration.datanode.cluster import Cluster, Node
 from tests.support.eventually import eventually

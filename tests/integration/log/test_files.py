@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from stele.datanode.log import OsFileSystem, SegmentLog, TermFile
-from stele.datanode.log import files as files_module
+from stele.datanode.log import SegmentLog, TermFile
+from stele.services import files as files_module
 from stele.services.errors import DiskFull, StorageFailed
+from stele.services.files import OsFileSystem
 from tests.unit.log.logs import entries, entry, everything
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from crc32c import crc32c
 
-from stele.datanode.log import OsFileSystem, SegmentLog, SnapshotFiles
+from stele.datanode.log import SegmentLog, SnapshotFiles
+from stele.services.files import OsFileSystem
 from stele.services.raft.storage import MEMBERSHIP, Entry, Members, Snapshot
 
 MIB = 1 << 20

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from stele.datanode.log import File, OsFileSystem
 from stele.datanode.storage import opener
 from stele.services.errors import DiskFull, StorageFailed
+from stele.services.files import File, OsFileSystem
 from stele.services.raft.group import Group
 from tests.integration.raft.stores import Store, Stores
 from tests.support.eventually import eventually

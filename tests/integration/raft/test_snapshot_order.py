@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from stele.datanode.log import File, OsFileSystem
 from stele.datanode.storage import opener
 from stele.lab.mutants.snapshots import SnapshotsBeforeTheSync
 from stele.services.raft.snapshotting import Snapshotting

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from stele.datanode.directory import DataDirectory, GroupSpec
-from stele.datanode.log import OsFileSystem, SnapshotFiles, TermFile
+from stele.datanode.log import SnapshotFiles, TermFile
 from stele.datanode.log.snapshot_format import snapshot_name
 from stele.services.errors import ClusterMismatch, DirectoryBusy, LogDamaged
+from stele.services.files import OsFileSystem
 from stele.services.raft.storage import Members, Snapshot
 from stele.services.topics import Retention
 

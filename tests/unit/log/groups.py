@@ -6,8 +6,8 @@ from pathlib import Path
 
 from crc32c import crc32c
 
-from stele.datanode.log import FileSystem
 from stele.datanode.storage import GroupStorage, opener
+from stele.services.files import FileSystem
 from stele.services.raft.storage import Members, Snapshot
 from tests.support.disks import SimulatedDisk
 from tests.unit.log.logs import FOLDER

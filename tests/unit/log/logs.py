@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stele.datanode.log import FileSystem, SegmentLog
+from stele.datanode.log import SegmentLog
+from stele.services.files import FileSystem
 from stele.services.raft.storage import Entry
 
 FOLDER = Path("/groups/1")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from stele.datanode.log import FileSystem, SegmentLog
+from stele.datanode.log import SegmentLog
 from stele.lab.mutants.log import (
     CountsCachedNames,
     CountsTheCache,
@@ -17,6 +17,7 @@ from stele.lab.mutants.log import (
     TruncatesOldestFirst,
 )
 from stele.services.errors import DiskFull, LogDamaged
+from stele.services.files import FileSystem
 from stele.services.raft.storage import Entry
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import PowerLost, SimulatedDisk

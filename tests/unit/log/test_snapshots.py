@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from crc32c import crc32c
 
-from stele.datanode.log import FileSystem, OsFileSystem, SnapshotFiles
+from stele.datanode.log import SnapshotFiles
 from stele.datanode.log.snapshot_format import MEMBERS_MAX, SnapshotHeader, decode_header, snapshot_name
 from stele.lab.mutants.snapshots import AcceptsACutSnapshot, NamesBeforeSyncing
 from stele.services.errors import DiskFull, LogDamaged, StorageFailed
+from stele.services.files import FileSystem, OsFileSystem
 from stele.services.raft.storage import Members, Snapshot, SnapshotStorage
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import PowerLost, SimulatedDisk

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from stele.datanode.log import FileSystem, SegmentLog, TermFile, start_point
+from stele.datanode.log import SegmentLog, TermFile, start_point
 from stele.datanode.log.snapshot_format import snapshot_name
 from stele.datanode.log.start_point import StartPoint
 from stele.datanode.storage import GroupStorage
 from stele.lab.mutants import snapshots as wrong
 from stele.services.errors import DiskFull, LogDamaged, StorageFailed
+from stele.services.files import FileSystem
 from stele.services.raft.storage import Entry, OpenStorage, Snapshot, is_ahead
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.disks import PowerLost, SimulatedDisk

@@ -1,6 +1,6 @@
-"""What the log asks of a file system, and the operating system's.
+"""What the product asks of a file system, and the operating system's.
 
-Guarantees that the log builds on, and that every implementation owes:
+Guarantees that logs, snapshots and small files build on, and that every implementation owes:
 
 * ``pwrite`` and ``truncate`` are visible to every reader at once and durable after ``fdatasync`` of that file, not before;
 * ``create``, ``rename`` and ``unlink`` are visible at once and durable after ``fsync_dir`` of the folder, not before;
