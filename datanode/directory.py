@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stele.datanode.log import DirectoryLock, TermFile, newest_members
+from stele.datanode.log.lock import LOCK_NAME
 from stele.datanode.storage import RECOVERING_NAME
 from stele.services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
-from stele.services.files import OsFileSystem
+from stele.services.files import ASIDE_SUFFIX, OS_FILES
+from stele.services.json_files import write_json
 from stele.services.topics import Retention
 
 FORMAT = 1
@@ -143,7 +145,7 @@ class DataDirectory:
         path = self.group_path(spec.group)
         with _typed(path):
             path.mkdir(exist_ok=True)
-            _sync_folder(self.groups_path)
+            OS_FILES.fsync_dir(self.groups_path)
         _write_json(path / "group.json", asdict(spec))
 
     def configure_group(self, spec: GroupSpec) -> None:
@@ -155,7 +157,7 @@ class DataDirectory:
         LogDamaged."""
         path = self.group_path(group) / "group.json"
         if not path.exists():
-            if any(name.name not in ("group.json.new", "lock") for name in path.parent.iterdir()):
+            if any(name.name not in (f"group.json{ASIDE_SUFFIX}", LOCK_NAME) for name in path.parent.iterdir()):
                 raise LogDamaged(f"{path} is missing", path=path, offset=0)
             return None
         body = _read_json(path)
@@ -171,8 +173,8 @@ class DataDirectory:
             while (target := self.quarantine_path / f"{group}-{number}").exists():
                 number += 1
             os.rename(self.group_path(group), target)
-            _sync_folder(self.quarantine_path)
-            _sync_folder(self.groups_path)
+            OS_FILES.fsync_dir(self.quarantine_path)
+            OS_FILES.fsync_dir(self.groups_path)
         found = Quarantined(group, target, problem, spec.topic if spec else "", spec.partition if spec else 0)
         _write_json(target / "problem.json", {"problem": problem, "topic": found.topic, "partition": found.partition})
         return found
@@ -184,14 +186,14 @@ class DataDirectory:
         if not body:
             return None
         spec = _build(aside.path, GroupSpec, {**body, "members": tuple(body.get("members") or ())})
-        known = newest_members(aside.path, OsFileSystem())
+        known = newest_members(aside.path, OS_FILES)
         if known is not None and self.identity.store_id in known.voters:  # its first members may be long gone
             spec = replace(spec, members=known.voters)
         term, voted_for = TermFile(aside.path).load()
         if len(spec.members) < 2 or (term, voted_for) == (0, 0):
             return None
         path = self.group_path(spec.group)
-        new = path.with_name(f"{path.name}.new")
+        new = path.with_name(path.name + ASIDE_SUFFIX)
         with _typed(path):
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir()
@@ -199,7 +201,7 @@ class DataDirectory:
             (new / RECOVERING_NAME).touch()
             _write_json(new / "group.json", asdict(spec))
             os.rename(new, path)
-            _sync_folder(self.groups_path)
+            OS_FILES.fsync_dir(self.groups_path)
         return spec
 
     def quarantined(self) -> list[Quarantined]:
@@ -280,20 +282,5 @@ def _build(path: Path, kind: type[T], body: dict[str, Any]) -> T:
 
 
 def _write_json(path: Path, body: dict[str, Any]) -> None:
-    """Written aside, synced, renamed, and the folder synced: the order that makes it whole after any crash."""
-    new = path.with_name(path.name + ".new")
     with _typed(path):
-        with open(new, "wb") as f:
-            f.write(json.dumps(body).encode() + b"\n")
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(new, path)
-        _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        write_json(path, body)

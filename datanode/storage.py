@@ -17,7 +17,7 @@ import structlog
 from stele.datanode.log import DirectoryLock, SegmentLog, SnapshotFiles, TermFile, check_term
 from stele.datanode.log.start_point import StartPoint, decide
 from stele.services.errors import GroupDirectoryBusy, LogDamaged, StorageFailed
-from stele.services.files import FileSystem, OsFileSystem
+from stele.services.files import OS_FILES, FileSystem
 from stele.services.raft.storage import LogStorage, SnapshotStorage, TermStorage
 
 RECOVERING_NAME = "recovering"
@@ -70,7 +70,7 @@ def opener(
 ) -> Callable[[Path], GroupStorage]:
     """For the Raft registry: opens a folder, recovering its log.  GroupDirectoryBusy, LogDamaged, StorageFailed,
     DiskFull.  ``lock`` is replaced only where ``fs`` is no file system that two processes could share."""
-    files = fs or OsFileSystem()
+    files = fs or OS_FILES
 
     def open_group(folder: Path) -> GroupStorage:
         held = lock(folder)

@@ -7,10 +7,13 @@ Guarantees that logs, snapshots and small files build on, and that every impleme
 * ``fdatasync`` that raised says nothing about later calls: what it covered may be lost although the next one succeeds.
 
 Errors are OSError.  A failed ``pwrite`` may have written any part.
+
+:func:`replace_file` is how a small file is changed, whatever it holds: a term, an identity, the state of a local cluster.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Sequence
@@ -20,6 +23,10 @@ from typing import Protocol
 _IOV_MAX = 512
 _JOIN_BELOW_BYTES = 4096
 """Buffers that are smaller than this on average are joined: copying is cheaper than a long vector."""
+
+
+ASIDE_SUFFIX = ".new"
+"""Of a file that is written beside the one it will replace; what a crash leaves under such a name is worth nothing."""
 
 
 class File(Protocol):
@@ -158,6 +165,29 @@ class OsFileSystem:
     def free_bytes(self, directory: Path) -> int:
         stat = os.statvfs(directory)
         return stat.f_bavail * stat.f_frsize
+
+
+OS_FILES = OsFileSystem()
+
+
+def replace_file(path: Path, content: bytes, fs: FileSystem = OS_FILES) -> None:
+    """``path`` holds ``content``, durably, when this returns; after a crash at any moment it is the old file or the new one, whole.
+
+    OSError.  ENOSPC and EDQUOT mean that the old file stands; after any other error it may be either.  One writer at a time.
+    """
+    aside = path.with_name(path.name + ASIDE_SUFFIX)
+    file = fs.create(aside)
+    try:
+        file.pwrite([content], 0)
+        file.fdatasync()  # BEFORE the rename: else a power loss can leave the new name on a file without its bytes
+    finally:
+        file.close()
+    fs.rename(aside, path)
+    try:
+        fs.fsync_dir(path.parent)  # BEFORE returning: until then a power loss brings the old file back
+    except OSError as e:
+        # Also where the system calls it a full disk: the new file is in place, so this is no error that nothing was done on.
+        raise OSError(errno.EIO, f"sync of the folder: {e.strerror or e}") from e
 
 
 def _sync_data(fd: int) -> None:

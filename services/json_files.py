@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from stele.services.files import replace_file
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -18,7 +19,5 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """A reader sees the old file or the new one, never a part.  Not synced: it does not outlive a loss of power."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    """Durable when it returns; the old file or the new one after any crash (services/files.py).  OSError."""
+    replace_file(path, json.dumps(content, indent=2).encode() + b"\n")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -32,6 +31,7 @@ from prometheus_client import CollectorRegistry
 from stele.services import errors, logs, malloc
 from stele.services.config import NodeConfig, load
 from stele.services.errors import InternalError, InvalidConfig, SteleError
+from stele.services.json_files import write_json
 from stele.services.metrics import AdminServer, new_registry
 from stele.services.ready import ReadyGate
 
@@ -203,17 +203,15 @@ class _Process:
         await runtime.ready.wait()
         admin = runtime.admin.endpoint if runtime.admin is not None else ""
         if self._run_file is not None:
-            _write_whole(
-                self._run_file,
-                {
-                    "pid": os.getpid(),
-                    "endpoint": runtime.endpoint,
-                    "advertised": runtime.advertised,
-                    "raft_endpoint": runtime.raft_endpoint,
-                    "admin_endpoint": admin,
-                    "ready": True,
-                },
-            )
+            content = {
+                "pid": os.getpid(),
+                "endpoint": runtime.endpoint,
+                "advertised": runtime.advertised,
+                "raft_endpoint": runtime.raft_endpoint,
+                "admin_endpoint": admin,
+                "ready": True,
+            }
+            write_json(self._run_file, content)
         self._log.info(
             "process_ready", endpoint=runtime.endpoint, advertised=runtime.advertised, admin=admin, pid=os.getpid()
         )
@@ -261,13 +259,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
         return asyncio.new_event_loop
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
-
-
-def _write_whole(path: Path, content: dict[str, Any]) -> None:
-    """A reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _say(role_name: str, error: SteleError) -> None:

@@ -37,7 +37,7 @@ from stele.datanode.log.recovery import recover
 from stele.datanode.log.segment_list import SegmentList, opened
 from stele.datanode.log.segments import HEADER_BYTES, Segment, SegmentHeader, SegmentIndex
 from stele.services.errors import DiskFull, GroupStopped, LogDamaged, MessageTooLarge, StorageFailed
-from stele.services.files import FileSystem, OsFileSystem
+from stele.services.files import OS_FILES, FileSystem
 from stele.services.raft.storage import Entry
 
 SEGMENT_BYTES = 64 * 1024 * 1024
@@ -70,7 +70,7 @@ class SegmentLog:
         disk_reserve_bytes: int = DISK_RESERVE_BYTES,
         new_seed: Callable[[], int] = _random_seed,
     ) -> None:
-        self._fs: FileSystem = fs or OsFileSystem()
+        self._fs: FileSystem = fs or OS_FILES
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._entry_bytes_max = min(entry_bytes_max, frames.PAYLOAD_BYTES_MAX)

@@ -21,7 +21,6 @@ from stele.datanode.log import frames
 from stele.datanode.log.recovery import scan
 from stele.datanode.log.segments import (
     HEADER_BYTES,
-    UNFINISHED_SUFFIX,
     Segment,
     SegmentHeader,
     SegmentIndex,
@@ -30,7 +29,7 @@ from stele.datanode.log.segments import (
     segment_name,
 )
 from stele.services.errors import LogDamaged
-from stele.services.files import File, FileSystem
+from stele.services.files import ASIDE_SUFFIX, File, FileSystem
 
 SEALED_IN_USE_MAX = 4
 
@@ -62,7 +61,7 @@ class SegmentList:
             base = base_of(name)
             if base is not None:
                 bases.append(base)
-            elif base_of(name.removesuffix(UNFINISHED_SUFFIX)) is not None:
+            elif base_of(name.removesuffix(ASIDE_SUFFIX)) is not None:
                 self._fs.unlink(self._directory / name)
         bases.sort()
         while bases and not (self.all and self.all[0].header.begins_anew):
@@ -265,7 +264,7 @@ class SegmentList:
 
 
 def _unfinished(path: Path) -> Path:
-    return path.with_name(path.name + UNFINISHED_SUFFIX)
+    return path.with_name(path.name + ASIDE_SUFFIX)
 
 
 def opened(segment: Segment) -> File:

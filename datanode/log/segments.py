@@ -42,7 +42,6 @@ HEADER_BYTES = _HEADER.size + _CRC.size
 INDEX_EVERY_BYTES = 16 * 1024
 """Distance of sparse index points: 32 KiB of memory for a segment of 64 MiB."""
 _SEGMENT_NAME = re.compile(r"[0-9]{20}\.seg")
-UNFINISHED_SUFFIX = ".new"
 
 
 @dataclass(frozen=True, slots=True)

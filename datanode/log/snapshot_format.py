@@ -25,7 +25,6 @@ _CRC = struct.Struct(">I")
 MEMBERS_MAX = 1_000
 HEADER_BYTES_MAX = _HEAD.size + 8 * MEMBERS_MAX + _CRC.size
 _NAME = re.compile(r"snapshot-([0-9]{20})\.snap")
-UNFINISHED_SUFFIX = ".new"
 
 
 @dataclass(frozen=True, slots=True)

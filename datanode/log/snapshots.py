@@ -29,14 +29,13 @@ from crc32c import crc32c
 from stele.datanode.log.log import NO_SPACE
 from stele.datanode.log.snapshot_format import (
     HEADER_BYTES_MAX,
-    UNFINISHED_SUFFIX,
     SnapshotHeader,
     decode_header,
     index_of,
     snapshot_name,
 )
 from stele.services.errors import DiskFull, LogDamaged, StorageFailed
-from stele.services.files import File, FileSystem
+from stele.services.files import ASIDE_SUFFIX, File, FileSystem
 from stele.services.raft.storage import Members, Snapshot
 
 _CHUNK_BYTES = 1024 * 1024
@@ -86,7 +85,7 @@ class SnapshotFiles:
                 except LogDamaged as e:
                     log.warning("snapshot_damaged", path=e.facts["path"], problem=str(e))
                     damaged.append(index)
-            elif index_of(name.removesuffix(UNFINISHED_SUFFIX)) is not None:
+            elif index_of(name.removesuffix(ASIDE_SUFFIX)) is not None:
                 self._fs.unlink(self._directory / name)
         if found or damaged:
             # The names found may be in the system's cache only; from here on they count as durable.
@@ -149,7 +148,7 @@ class SnapshotFiles:
             raise ValueError(f"snapshot {snapshot.index} and its state do not fit one another")
         header = SnapshotHeader(snapshot, installed=False)
         path = self._path(snapshot.index)
-        aside = path.with_name(path.name + UNFINISHED_SUFFIX)
+        aside = path.with_name(path.name + ASIDE_SUFFIX)
         with self._changing:
             self._check_usable()
             self._check_room(header.file_bytes)

@@ -4,8 +4,8 @@ Guarantee: when ``store`` returns, every later ``load`` gives that term and vote
 does not return, ``load`` gives the old pair or the new one.  Content that does not check raises LogDamaged: a replica that may have
 forgotten a vote must not start.
 
-The file is replaced, never written in place: write aside, sync, rename, sync of the folder.  A ``store`` that failed leaves the
-object unusable, except for a full disk, which is found before the old file is touched.
+The file is replaced, never written in place (services/files.py).  A ``store`` that failed leaves the object unusable, except for a
+full disk, which is found before the old file is touched.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from crc32c import crc32c
 
 from stele.datanode.log.log import NO_SPACE
 from stele.services.errors import DiskFull, LogDamaged, StorageFailed
-from stele.services.files import FileSystem, OsFileSystem
+from stele.services.files import OS_FILES, FileSystem, replace_file
 
 _MAGIC = b"STTV"
 _VERSION = 1
 _CONTENT = struct.Struct(">4sHHQQ")
 _CRC = struct.Struct(">I")
 TERM_NAME = "term"
-_NEW_NAME = "term.new"
 
 
 def encode(term: int, voted_for: int) -> bytes:
@@ -58,7 +57,7 @@ class TermFile:
     """TermStorage (services/raft/storage.py) on a file in ``directory``."""
 
     def __init__(self, directory: Path, fs: FileSystem | None = None) -> None:
-        self._fs: FileSystem = fs or OsFileSystem()
+        self._fs: FileSystem = fs or OS_FILES
         self._directory = directory
         self._path = directory / TERM_NAME
         self._failed: str | None = None
@@ -82,23 +81,12 @@ class TermFile:
     def store(self, term: int, voted_for: int) -> None:
         if self._failed is not None:
             raise StorageFailed(self._failed, path=self._path)
-        new = self._directory / _NEW_NAME
         try:
-            file = self._fs.create(new)
-            try:
-                file.pwrite([encode(term, voted_for)], 0)
-                file.fdatasync()
-            finally:
-                file.close()
-            self._fs.rename(new, self._path)
+            replace_file(self._path, encode(term, voted_for), self._fs)
         except OSError as e:
             if e.errno in NO_SPACE:
                 raise DiskFull(f"{self._path}: no room to store the term", path=self._path) from e
             raise self._fail("write", e) from e
-        try:
-            self._fs.fsync_dir(self._directory)
-        except OSError as e:
-            raise self._fail("replace", e) from e
 
     def _fail(self, operation: str, error: OSError) -> StorageFailed:
         self._failed = f"{self._path}: {operation} failed: {error.strerror or error}"

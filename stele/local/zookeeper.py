@@ -29,6 +29,7 @@ from pathlib import Path
 import psutil
 
 from stele.services.errors import PortTaken, StorageFailed, Timeout, ToolMissing
+from stele.services.json_files import write_json
 from stele.services.ports import free_port
 
 OFFICIAL_IMAGE, OWN_IMAGE = "zookeeper:3.9", "stele-zookeeper"  # the second is built from deploy/zookeeper
@@ -400,9 +401,7 @@ class ZooKeeperServer:
             return _Kept()
 
     def _keep(self) -> None:
-        aside = self._state_file.with_suffix(".new")
-        aside.write_text(json.dumps(asdict(_Kept(self.port, self.pid, self._container))))
-        aside.replace(self._state_file)
+        write_json(self._state_file, asdict(_Kept(self.port, self.pid, self._container)))
 
 
 def _command_of(pid: int) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from stele.datanode.storage import opener
 from stele.lab.mutants.snapshots import SnapshotsBeforeTheSync
+from stele.services.files import File, OsFileSystem
 from stele.services.raft.snapshotting import Snapshotting
 from tests.integration.raft.stores import Stores
 from tests.support.both_ways import holds_and_variant_fails
