@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Output, confirm, examples, group
-from stele.cli.output import OutputFormat, progress, say, show, stderr
-from stele.local.state import ClusterSpec
+from stele.cli.options import DEFAULT_DIRECTORY, DIRECTORY_VARIABLE, FAILED, Directory, Output, confirm, examples, group
+from stele.cli.output import OutputFormat, progress, say, show, show_json, stderr
+from stele.client import SERVER_VARIABLE
+from stele.local.state import ClusterSpec, StateDirectory
 from stele.services.errors import InvalidArgument
 from stele.services.extras import require
 
@@ -41,7 +43,8 @@ def up(
     brokers: Annotated[int | None, typer.Option(help="Number of brokers (2).", min=1, max=99)] = None,
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
-    """Start what does not run and wait until all of it is ready.  Can be repeated; larger numbers add processes."""
+    """Start what does not run and wait until all of it is ready.  Can be repeated: what runs is left alone; larger numbers add
+    processes."""
     cluster = _local(directory)
     have = cluster.files.load() if cluster.exists else None
     spec = ClusterSpec(
@@ -51,13 +54,37 @@ def up(
     )
     names = spec.names()
     with _shown("starting", 1 + len(names), "ready") as report:
-        cluster.up(spec, report)
-    if not cluster.zookeeper_hosts:
-        return
+        started = cluster.up(spec, report)
     flag = "" if directory == DEFAULT_DIRECTORY else f" --dir {directory}"
-    say(f"ready: {len(names)} processes and ZooKeeper at {cluster.zookeeper_hosts}, files in {cluster.directory}")
-    say(f"reach it:  stele topic create demo/hello --partitions 4{flag}      (STELE_SERVER={cluster.bootstrap})")
+    what = f"{len(names)} processes and ZooKeeper at {cluster.zookeeper_hosts}, files in {cluster.directory}"
+    if not started:
+        say(f"it was up: {what}; nothing was started")
+    elif have is None or set(names) <= set(started):
+        say(f"ready: {what}")
+    else:
+        say(f"ready: {what}; started {', '.join(started)}, the others were up")
+    say(f"reach it:  stele topic create demo/hello --partitions 4{flag}")
+    say(f'from anywhere, and from Python:  eval "$(stele cluster env{flag})"')
     say(f"stop it:   stele cluster down{flag}      (its data stays; `stele cluster destroy{flag}` removes it)")
+
+
+@app.command(
+    epilog=examples(
+        'eval "$(stele cluster env)"; stele topic ls',
+        'eval "$(stele cluster env --dir /tmp/stele)"; python -c "import stele; stele.sync.connect()"',
+        "stele cluster env -o json | jq -r .STELE_SERVER",
+    )
+)
+def env(directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE) -> None:
+    """Print the variables that lead a shell to the local cluster, to be evaluated there: every `stele` command, from any directory, and
+    `stele.connect()` without an address then reach it."""
+    files = StateDirectory(directory)
+    variables = {SERVER_VARIABLE: files.load().bootstrap, DIRECTORY_VARIABLE: str(files.path)}
+    if output is OutputFormat.JSON:
+        show_json(variables)
+    else:
+        for name, value in variables.items():
+            print(f"export {name}={shlex.quote(value)}")
 
 
 @app.command(epilog=examples("stele cluster status", "stele cluster status -o json | jq '.[] | select(.ready | not)'"))

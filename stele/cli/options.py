@@ -33,6 +33,7 @@ ORDER = [
     "events",
     "health",
 ]  # of the commands in the help: as one needs them
+DIRECTORY_VARIABLE = "STELE_DIR"
 USAGE, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 
 Server = Annotated[
@@ -46,7 +47,7 @@ Server = Annotated[
     ),
 ]
 Directory = Annotated[
-    Path, typer.Option("--dir", envvar="STELE_DIR", metavar="DIR", help="Directory of the local cluster.")
+    Path, typer.Option("--dir", envvar=DIRECTORY_VARIABLE, metavar="DIR", help="Directory of the local cluster.")
 ]
 Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print: table or json.")]
 TopicName = Annotated[str, typer.Argument(metavar="NS/TOPIC", help="Topic, as namespace/topic.")]
@@ -65,7 +66,7 @@ _WAY_OUT: dict[type[SteleError], str] = {
     errors.NoLeader: "wait a moment; `stele health` says what is missing",
     errors.Timeout: "`stele health` says what is missing",
     errors.DirectoryBusy: "stop the process that uses it",
-    NoCluster: "or name another one with --server or STELE_SERVER",
+    NoCluster: "or name another one: --dir a local one, --server or STELE_SERVER any",
 }
 
 

@@ -100,17 +100,17 @@ class LocalCluster:
 
     # --- starting -------------------------------------------------------------------------------------------------
 
-    def up(self, spec: ClusterSpec | None = None, progress: Progress | None = None) -> None:
-        """Starts everything that does not run and returns when all of it is ready.  ``spec`` shapes a new cluster or adds to an
-        existing one; taking processes away needs ``destroy``.  Raises ProcessFailed."""
+    def up(self, spec: ClusterSpec | None = None, progress: Progress | None = None) -> list[str]:
+        """Starts everything that does not run and returns, when all of it is ready, what that was: nothing if it was up.  ``spec``
+        shapes a new cluster or adds to an existing one; taking processes away needs ``destroy``.  Raises ProcessFailed."""
         with self.files.lock(LOCK_TIMEOUT_S):
             state = self.files.load() if self.exists else ClusterState(f"stele-{secrets.token_hex(3)}")
             if not state.processes:
                 state.zookeeper = self._env.get("STELE_ZOOKEEPER", "")
             self._extend(state, spec or (ClusterSpec() if not state.processes else None))
             self.files.save(state)
-            self._start_zookeeper(state, progress)
-            self._start(state, list(state.processes), progress)
+            started = self._start_zookeeper(state, progress)
+            return started + self._start(state, list(state.processes), progress)
 
     def start(self, name: str, wait: bool = True, progress: Progress | None = None) -> None:
         """Starts one process unless it runs.  Raises NoSuchProcess, ProcessFailed."""
@@ -138,32 +138,40 @@ class LocalCluster:
         for role, settings in spec.settings.items():
             state.settings.setdefault(role, {}).update(settings)
 
-    def _start_zookeeper(self, state: ClusterState, progress: Progress | None) -> None:
+    def _start_zookeeper(self, state: ClusterState, progress: Progress | None) -> list[str]:
+        """What did not run and was started or woken."""
         if state.zookeeper:
-            return
+            return []
         _say(progress, ZOOKEEPER, "starting")
         server = self.zookeeper
         if not server.port:
             server.port = free_port(state.ports())
         identity = ProcessIdentity.of(server.pid) if server.is_running else None
-        if identity is not None and identity.state() is ProcessState.PAUSED:
+        paused = identity is not None and identity.state() is ProcessState.PAUSED
+        if paused:
             server.kill(signal.SIGCONT)
+        runs = server.is_running and not paused
         server.start()
         _say(progress, ZOOKEEPER, "ready")
+        return [] if runs else [ZOOKEEPER]
 
-    def _start(self, state: ClusterState, names: list[str], progress: Progress | None, wait: bool = True) -> None:
+    def _start(self, state: ClusterState, names: list[str], progress: Progress | None, wait: bool = True) -> list[str]:
+        """Those of ``names`` that did not run and were started or woken."""
         log_starts: dict[str, int] = {}
+        started: list[str] = []
         for name in names:
             record = state.processes[name]
             identity = _identity_of(record)
             running = identity.state() if identity else ProcessState.DEAD
+            if running is not ProcessState.RUNNING:
+                started.append(name)
             if identity is not None and running is ProcessState.PAUSED:
                 identity.send(signal.SIGCONT)
             if running is ProcessState.DEAD:
                 log_starts[name] = self._launch(state, record)
                 _say(progress, name, "starting")
         if not wait:
-            return
+            return started
         deadline = time.monotonic() + READY_TIMEOUT_S
         waiting, attempts = list(names), dict.fromkeys(names, 1)
         while waiting:
@@ -187,6 +195,7 @@ class LocalCluster:
                         f"(log: {self.files.log_path(name)})"
                     )
             time.sleep(POLL_S)
+        return started
 
     def _launch(self, state: ClusterState, record: ProcessRecord) -> int:
         """Starts a process on its ports; the size of its log before that."""

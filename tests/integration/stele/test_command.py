@@ -216,8 +216,30 @@ def test_health_and_status_tell_what_is_missing(cluster: ClusterUnderTest, stele
     stele("produce", topic, "--count", "10")
     started = stele("cluster", "start", "dn3")
     assert b"dn3: ready" in started.stderr
-    stele("cluster", "up")
-    stele("cluster", "status")
+    stele("cluster", "kill", "br1")
+    assert b"; started br1, the others were up\n" in stele("cluster", "up").stderr
+    before = stele.json("cluster", "status")
+    assert b"it was up: 5 processes and ZooKeeper at " in stele("cluster", "up").stderr
+    assert stele.json("cluster", "status") == before
+
+
+def test_a_shell_that_evaluates_the_environment_reaches_the_cluster_from_anywhere(
+    stele: Command, topic: str, tmp_path: Path
+) -> None:
+    command = " ".join(STELE)
+    code = (
+        "import stele\nwith stele.sync.connect() as client:\n    print([t.topic for t in client.admin.list_topics()])"
+    )
+    script = f'eval "$({command} cluster env)"; cd "$1"; {command} topic info {topic} && {STELE[0]} -c "$2"'
+    ran = subprocess.run(
+        ["sh", "-ec", script, "sh", str(tmp_path), code],
+        env=stele.env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert ran.stdout.count(topic) >= 2, ran.stdout
 
 
 def test_logs(stele: Command) -> None:

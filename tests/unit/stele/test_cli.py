@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import stele
 from stele.cli import options, output
 from stele.cli.main import app
 from stele.cli.produce import _made_up
+from stele.local.state import ClusterState, ProcessRecord, StateDirectory
 from stele.model import ReplicaInfo
 
 runner = CliRunner()
@@ -44,7 +48,7 @@ def test_every_command_has_help_and_every_leaf_examples(path: list[str], flag: s
 
 def test_every_command_of_the_reference_exists() -> None:
     wanted = {
-        "cluster": "up status kill start pause resume logs down destroy",
+        "cluster": "up env status kill start pause resume logs down destroy",
         "topic": "create ls info alter rm",
         "subscription": "ls info rm seek",
         "partition": "ls info",
@@ -96,6 +100,8 @@ def test_no_cluster_is_one_line_with_the_way_out(tmp_path: Path) -> None:
     for arguments in (
         ["topic", "ls"],
         ["health"],
+        ["cluster", "env"],
+        ["cluster", "env", "-o", "json"],
         ["cluster", "status"],
         ["cluster", "down"],
         ["cluster", "destroy", "--yes"],
@@ -106,6 +112,38 @@ def test_no_cluster_is_one_line_with_the_way_out(tmp_path: Path) -> None:
         assert line.startswith("error: no cluster in")
         assert "stele cluster up" in line
         assert not list(tmp_path.iterdir()), "looking leaves nothing behind"
+
+
+def test_the_environment_of_a_cluster_can_be_evaluated(tmp_path: Path) -> None:
+    directory = tmp_path / "it's here"
+    directory.mkdir()
+    StateDirectory(directory).save(
+        ClusterState("c", processes={name: ProcessRecord(name, port) for name, port in (("ns1", 5001), ("ns2", 5002))})
+    )
+    wanted = {"STELE_SERVER": "127.0.0.1:5001,127.0.0.1:5002", "STELE_DIR": str(directory)}
+    printed = runner.invoke(app, ["cluster", "env", "--dir", str(directory)]).stdout
+    shell = subprocess.run(
+        ["sh", "-c", 'eval "$1"; printf "%s\n%s" "$STELE_SERVER" "$STELE_DIR"', "sh", printed],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert shell.stdout.splitlines() == list(wanted.values())
+    assert json.loads(runner.invoke(app, ["cluster", "env", "-o", "json", "--dir", str(directory)]).stdout) == wanted
+
+
+@pytest.mark.parametrize("connect", [stele.connect, stele.sync.connect])
+def test_connecting_without_an_address_says_where_one_comes_from(
+    connect: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STELE_SERVER", "")
+    with pytest.raises(
+        stele.InvalidArgument, match=r'stele\.connect\("host:port,host:port"\).*STELE_SERVER.*stele cluster env'
+    ):
+        connect()
+    monkeypatch.setenv("STELE_SERVER", "nohost")
+    with pytest.raises(stele.InvalidArgument, match="'nohost' is not the address"):
+        connect()
 
 
 def test_no_nameserver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
