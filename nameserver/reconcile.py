@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, TopicEntry, TopicState
-from stele.nameserver.reports import RUNNING, LeaderReport, Reports
+from stele.nameserver.reports import RUNNING, LeaderReport, Reports, retention_of
 from stele.services.topics import FOR_EVER, Retention
 
 
@@ -103,7 +103,7 @@ def _creates(
             report = reports.get(store_id)
             if member is None or member.state != MemberState.READY or report is None:
                 continue
-            if report.state == MemberState.READY and report.lacks(partition.group):
+            if report.status.state == MemberState.READY and report.lacks(partition.group):
                 effects.append(
                     CreateReplica(
                         store_id,
@@ -126,7 +126,7 @@ def _configures(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], repor
         if (report := reports.get(store_id)) is not None
         and report.holds(partition.group)
         and report.replicas[partition.group].state in RUNNING
-        and report.replicas[partition.group].retention != topic.retention
+        and retention_of(report.replicas[partition.group]) != topic.retention
     ]
 
 

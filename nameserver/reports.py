@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from stele.services.topics import FOR_EVER, Retention
+from stele.services.pb.datanode_pb2 import ReplicaStatus, StoreStatus
+from stele.services.topics import Retention
 
 
 class ReplicaState(StrEnum):
@@ -28,34 +29,19 @@ RUNNING = frozenset({ReplicaState.FOLLOWER, ReplicaState.CANDIDATE, ReplicaState
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
-    group: int
-    topic: str = ""
-    partition: int = 0
-    state: str = ReplicaState.FOLLOWER
-    leader_store_id: int = 0
-    term: int = 0
-    commit_index: int = 0
-    last_index: int = 0
-    high_watermark: int = 0
-    log_bytes: int = 0
-    problem: str = ""
-    log_start: int = 0
-    retention: Retention = FOR_EVER
-
-
-@dataclass(frozen=True, slots=True)
 class StoreReport:
-    """``complete``: every replica of the store is in ``replicas``, so that a group that is not there does not exist on it."""
+    """What the messages of one store add up to; the messages themselves are kept as they came, and nobody changes them.
 
-    store_id: int
-    state: str = ""
-    loaded: int = 0
-    total: int = 0
-    disk_free_bytes: int = 0
-    replicas: Mapping[int, Replica] = field(default_factory=dict)
+    ``complete``: every replica of the store is in ``replicas``, so that a group that is not there does not exist on it."""
+
+    status: StoreStatus  # the last message; of replicas it names only those that changed
+    replicas: Mapping[int, ReplicaStatus] = field(default_factory=dict)
     complete: bool = False
     connected: bool = False
+
+    @property
+    def store_id(self) -> int:
+        return self.status.store_id
 
     def lacks(self, group: int) -> bool:
         """Whether the store certainly holds no replica of ``group``."""
@@ -64,17 +50,30 @@ class StoreReport:
     def holds(self, group: int) -> bool:
         return self.connected and group in self.replicas
 
+    def whole(self) -> StoreStatus:
+        """As one message."""
+        status = StoreStatus()
+        status.CopyFrom(self.status)
+        del status.replicas[:]
+        status.replicas.extend(replica for _, replica in sorted(self.replicas.items()))
+        status.complete = self.complete
+        return status
+
 
 Reports = Mapping[int, StoreReport]
 
 
-def merge(known: StoreReport | None, received: StoreReport) -> StoreReport:
+def merge(known: StoreReport | None, received: StoreStatus) -> StoreReport:
     """``known`` brought up to date by a message of the stream: a complete one replaces it, another changes what it names."""
-    if received.complete:
-        return replace(received, replicas=_present(received.replicas))
-    before: Mapping[int, Replica] = known.replicas if known is not None else {}
-    complete = known is not None and known.connected and known.complete
-    return replace(received, replicas=_present({**before, **received.replicas}), complete=complete)
+    replicas = dict(known.replicas) if known is not None and not received.complete else {}
+    for replica in received.replicas:
+        if replica.state == ReplicaState.DELETED:
+            replicas.pop(replica.group, None)
+        else:
+            replicas[replica.group] = replica
+    # What changed while nobody listened is not known, so additions to a report whose stream broke prove no absence.
+    complete = received.complete or (known is not None and known.connected and known.complete)
+    return StoreReport(received, replicas, complete, connected=True)
 
 
 def disconnected(known: StoreReport) -> StoreReport:
@@ -82,14 +81,16 @@ def disconnected(known: StoreReport) -> StoreReport:
     return replace(known, connected=False, complete=False)
 
 
+def retention_of(replica: ReplicaStatus) -> Retention:
+    """As the replica was last configured."""
+    return Retention(replica.retention_bytes, replica.retention_ms)
+
+
 def decisive(report: StoreReport) -> object:
     """What of a report anybody decides by; positions in the log move with every message and are for display."""
-    replicas = {g: (r.state, r.leader_store_id, r.term, r.problem, r.retention) for g, r in report.replicas.items()}
-    return report.state, report.loaded, report.total, report.complete, report.connected, replicas
-
-
-def _present(replicas: Mapping[int, Replica]) -> dict[int, Replica]:
-    return {g: r for g, r in replicas.items() if r.state != ReplicaState.DELETED}
+    replicas = {g: (r.state, r.leader_store_id, r.term, r.problem, retention_of(r)) for g, r in report.replicas.items()}
+    status = report.status
+    return status.state, status.loaded, status.total, report.complete, report.connected, replicas
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ import structlog
 
 from stele.nameserver.catalog import Member, MemberState
 from stele.nameserver.reports import StoreReport, decisive, disconnected, merge
-from stele.nameserver.view import read_status
 from stele.services.backoff import Backoff
 from stele.services.errors import ConnectionBroken, SteleError, StoreMismatch, Timeout
 from stele.services.pb import datanode_pb2, datanode_pb2_grpc
@@ -74,7 +73,7 @@ class StoreWatch:
             try:
                 async for status in self._statuses(member):
                     failures = 0
-                    self._receive(member.store_id, read_status(status))
+                    self._receive(member.store_id, status)
             except SteleError as e:
                 known = self.reports.get(member.store_id)
                 if known is not None and known.connected:
@@ -86,7 +85,7 @@ class StoreWatch:
             failures += 1
             await asyncio.sleep(BACKOFF.after(failures, self._rng))
 
-    def _receive(self, store_id: int, received: StoreReport) -> None:
+    def _receive(self, store_id: int, received: datanode_pb2.StoreStatus) -> None:
         if received.store_id != store_id:
             raise StoreMismatch(
                 f"store {store_id} was asked and store {received.store_id} answered",

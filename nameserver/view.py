@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stele.nameserver.catalog import Catalog, Member, MemberState, PartitionEntry, StoreEntry, StoreState, TopicEntry
-from stele.nameserver.reports import LeaderReport, ReplicaState, Reports, StoreReport
-from stele.nameserver.reports import Replica as ReportedReplica
+from stele.nameserver.reports import LeaderReport, Reports
 from stele.services.bundles import bundle_of
 from stele.services.errors import NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
 from stele.services.pb import common_pb2, datanode_pb2, nameserver_pb2
-from stele.services.topics import Retention, parse_topic
+from stele.services.topics import parse_topic
 
 
 class View:
@@ -138,7 +137,7 @@ class View:
         """What the store says of itself; while it loads, what its registration says (R4.4)."""
         report = self.reports.get(store_id)
         if report is not None:
-            return store_status(report)
+            return report.whole()
         if member is None:
             return None
         return datanode_pb2.StoreStatus(store_id=store_id, state=member.state, loaded=member.loaded, total=member.total)
@@ -187,7 +186,7 @@ class View:
 
     def _reports(self, group: int) -> list[nameserver_pb2.ReplicaReport]:
         return [
-            nameserver_pb2.ReplicaReport(store_id=store_id, status=replica_status(report.replicas[group]))
+            nameserver_pb2.ReplicaReport(store_id=store_id, status=report.replicas[group])
             for store_id, report in sorted(self.reports.items())
             if report.holds(group)
         ]
@@ -245,66 +244,4 @@ def member_info(member: Member) -> nameserver_pb2.Member:
         state=member.state,
         version=member.software,
         started_ms=member.started_ms,
-    )
-
-
-def replica_status(replica: ReportedReplica) -> datanode_pb2.ReplicaStatus:
-    return datanode_pb2.ReplicaStatus(
-        group=replica.group,
-        topic=replica.topic,
-        partition=replica.partition,
-        state=replica.state,
-        leader_store_id=replica.leader_store_id,
-        term=replica.term,
-        commit_index=replica.commit_index,
-        last_index=replica.last_index,
-        high_watermark=replica.high_watermark,
-        log_bytes=replica.log_bytes,
-        problem=replica.problem,
-        log_start_offset=replica.log_start,
-        retention_bytes=replica.retention.size_bytes,
-        retention_ms=replica.retention.age_ms,
-    )
-
-
-def store_status(report: StoreReport) -> datanode_pb2.StoreStatus:
-    return datanode_pb2.StoreStatus(
-        store_id=report.store_id,
-        state=report.state,
-        loaded=report.loaded,
-        total=report.total,
-        replicas=[replica_status(r) for _, r in sorted(report.replicas.items()) if r.state != ReplicaState.DELETED],
-        disk_free_bytes=report.disk_free_bytes,
-        complete=report.complete,
-    )
-
-
-def read_status(status: datanode_pb2.StoreStatus) -> StoreReport:
-    """A datanode's message as a report of a connected store."""
-    return StoreReport(
-        store_id=status.store_id,
-        state=status.state,
-        loaded=status.loaded,
-        total=status.total,
-        disk_free_bytes=status.disk_free_bytes,
-        replicas={
-            r.group: ReportedReplica(
-                group=r.group,
-                topic=r.topic,
-                partition=r.partition,
-                state=r.state,
-                leader_store_id=r.leader_store_id,
-                term=r.term,
-                commit_index=r.commit_index,
-                last_index=r.last_index,
-                high_watermark=r.high_watermark,
-                log_bytes=r.log_bytes,
-                problem=r.problem,
-                log_start=r.log_start_offset,
-                retention=Retention(r.retention_bytes, r.retention_ms),
-            )
-            for r in status.replicas
-        },
-        complete=status.complete,
-        connected=True,
     )

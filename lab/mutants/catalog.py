@@ -18,6 +18,7 @@ from stele.services.coordination.metadata import Transaction
 from stele.services.coordination.records import PartitionRecord
 from stele.services.errors import StoreTombstone, StoreUnknown
 from stele.services.pb import nameserver_pb2
+from stele.services.pb.datanode_pb2 import StoreStatus
 
 
 class UnknownIsTombstone(View):
@@ -77,7 +78,7 @@ def gives_to_the_loading(
     """A store counts as able to take replicas as soon as it is alive, though it still loads."""
     return reconcile.plan(
         counts_the_loading_as_ready(catalog),
-        {s: replace(r, state=MemberState.READY) for s, r in reports.items()},
+        {s: replace(r, status=StoreStatus(store_id=s, state=MemberState.READY)) for s, r in reports.items()},
         leaders,
     )
 

@@ -21,10 +21,10 @@ from stele.nameserver.reconcile import (
     RemoveRecords,
     plan,
 )
-from stele.nameserver.reports import Replica, ReplicaState, Reports, disconnected, leaders
+from stele.nameserver.reports import ReplicaState, Reports, disconnected, leaders
 from stele.services.topics import Retention
 from tests.support.both_ways import holds_and_variant_fails
-from tests.unit.nameserver.world import World, datanode, report
+from tests.unit.nameserver.world import World, datanode, replica, report
 
 Planner = Callable[..., list[Effect]]
 
@@ -88,42 +88,42 @@ def test_a_store_that_is_being_removed_is_no_candidate() -> None:
 
 def test_a_quarantined_replica_is_not_created_anew() -> None:
     catalog = catalog_of(replace(CREATING, state=TopicState.READY), PARTITION, stores=(1,))
-    assert planned(catalog, {1: report(1, Replica(7, state=ReplicaState.QUARANTINED))}) == []
+    assert planned(catalog, {1: report(1, replica(7, state=ReplicaState.QUARANTINED))}) == []
 
 
 def test_a_topic_is_ready_once_each_partition_has_a_leader_that_says_so_itself() -> None:
     catalog = catalog_of(CREATING, PARTITION)
-    follower = Replica(7, state=ReplicaState.FOLLOWER, leader_store_id=1, term=2)
-    leader = Replica(7, state=ReplicaState.LEADER, leader_store_id=1, term=2)
+    follower = replica(7, state=ReplicaState.FOLLOWER, leader_store_id=1, term=2)
+    leader = replica(7, state=ReplicaState.LEADER, leader_store_id=1, term=2)
     assert planned(catalog, {2: report(2, follower), 3: report(3, follower)}) == []
     assert planned(catalog, {1: report(1, leader), 2: report(2, follower)}) == [MarkReady("demo/t")]
 
 
 def test_partitions_that_an_interrupted_create_left_out_are_recorded() -> None:
     catalog = catalog_of(replace(CREATING, partitions=3), PARTITION)
-    reports = {1: report(1, Replica(7, state=ReplicaState.LEADER, term=1))}
+    reports = {1: report(1, replica(7, state=ReplicaState.LEADER, term=1))}
     assert planned(catalog, reports) == [RecordPartitions("demo/t", (1, 2))]
 
 
 def test_a_deleted_topics_replicas_go_before_its_records() -> None:
     catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), PARTITION)
-    held = {1: report(1, Replica(7)), 2: report(2)}
+    held = {1: report(1, replica(7)), 2: report(2)}
     assert planned(catalog, held) == [DeleteReplica(1, 7)]
     assert planned(catalog, {1: report(1), 2: report(2)}) == [RemoveRecords("demo/t")]
 
 
 def test_a_delete_does_not_wait_for_a_store_that_cannot_be_asked() -> None:
     catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), PARTITION)
-    assert planned(catalog, {1: disconnected(report(1, Replica(7)))}) == [RemoveRecords("demo/t")]
+    assert planned(catalog, {1: disconnected(report(1, replica(7)))}) == [RemoveRecords("demo/t")]
 
 
 def test_a_replica_that_was_told_another_retention_is_told_the_topics_own() -> None:
     week = Retention(age_ms=7 * 86_400_000)
     catalog = catalog_of(replace(CREATING, state=TopicState.READY, retention=week), PARTITION)
     reports = {
-        1: report(1, Replica(7, state=ReplicaState.LEADER, term=1, retention=week)),
-        2: report(2, Replica(7, state=ReplicaState.FOLLOWER)),
-        3: report(3, Replica(7, state=ReplicaState.LOADING)),
+        1: report(1, replica(7, state=ReplicaState.LEADER, term=1, retention=week)),
+        2: report(2, replica(7, state=ReplicaState.FOLLOWER)),
+        3: report(3, replica(7, state=ReplicaState.LOADING)),
     }
     assert planned(catalog, reports) == [ConfigureReplica(2, 7, week)]
     assert planned(catalog, {2: disconnected(reports[2])}) == []
@@ -139,11 +139,11 @@ def test_a_new_replica_is_created_with_its_topics_retention() -> None:
 
 def test_orphans_are_suspected_only_below_the_group_counter_and_on_a_complete_report() -> None:
     catalog = Catalog(groups_next=50, datanodes={"dn1": datanode(1)})
-    assert planned(catalog, {1: report(1, Replica(49), Replica(50), Replica(99))}) == [DropOrphan(1, 49)]
-    assert planned(catalog, {1: report(1, Replica(49), complete=False)}) == []
-    assert planned(catalog, {1: disconnected(report(1, Replica(49)))}) == []
+    assert planned(catalog, {1: report(1, replica(49), replica(50), replica(99))}) == [DropOrphan(1, 49)]
+    assert planned(catalog, {1: report(1, replica(49), complete=False)}) == []
+    assert planned(catalog, {1: disconnected(report(1, replica(49)))}) == []
     unknown_counter = replace(catalog, groups_next=0)
-    assert planned(unknown_counter, {1: report(1, Replica(49))}) == []
+    assert planned(unknown_counter, {1: report(1, replica(49))}) == []
 
 
 actions = st.one_of(

@@ -22,12 +22,12 @@ from stele.nameserver.catalog import (
     TopicState,
 )
 from stele.nameserver.ids import IntervalSet
-from stele.nameserver.reports import LeaderReport, Replica, ReplicaState, Reports, leaders
+from stele.nameserver.reports import LeaderReport, ReplicaState, Reports, leaders
 from stele.nameserver.view import View
 from stele.services.bundles import bundle_of
 from stele.services.errors import InvalidArgument, NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
 from tests.support.both_ways import holds_and_variant_fails
-from tests.unit.nameserver.world import datanode, report
+from tests.unit.nameserver.world import datanode, replica, report
 
 BUNDLE = bundle_of("demo/t", 0, 1)
 BROKER = Member(MemberKind.BROKERS, "br1", "br1:1", advertised="localhost:1", joined_zxid=5)
@@ -46,7 +46,7 @@ CATALOG = Catalog(
     brokers={"br1": BROKER},
     leader=Leader("ns1", "ns1:1", 2),
 )
-REPORTS: Reports = {1: report(1, Replica(7, state=ReplicaState.LEADER, leader_store_id=1, term=3))}
+REPORTS: Reports = {1: report(1, replica(7, state=ReplicaState.LEADER, leader_store_id=1, term=3))}
 
 
 def view(catalog: Catalog = CATALOG, reports: Reports = REPORTS) -> View:

@@ -26,7 +26,8 @@ from stele.nameserver.reconcile import (
     RecordPartitions,
     RemoveRecords,
 )
-from stele.nameserver.reports import Replica, ReplicaState, Reports, StoreReport
+from stele.nameserver.reports import ReplicaState, Reports, StoreReport, merge
+from stele.services.pb.datanode_pb2 import ReplicaStatus, StoreStatus
 from stele.services.topics import FOR_EVER, Retention
 
 
@@ -42,8 +43,34 @@ def datanode(store_id: int, state: str = MemberState.READY, zxid: int = 1) -> Me
     )
 
 
-def report(store_id: int, *replicas: Replica, state: str = MemberState.READY, complete: bool = True) -> StoreReport:
-    return StoreReport(store_id, state, replicas={r.group: r for r in replicas}, complete=complete, connected=True)
+def replica(
+    group: int,
+    state: str = ReplicaState.FOLLOWER,
+    *,
+    leader_store_id: int = 0,
+    term: int = 0,
+    retention: Retention = FOR_EVER,
+) -> ReplicaStatus:
+    return ReplicaStatus(
+        group=group,
+        state=state,
+        leader_store_id=leader_store_id,
+        term=term,
+        retention_bytes=retention.size_bytes,
+        retention_ms=retention.age_ms,
+    )
+
+
+def message(
+    store_id: int, *replicas: ReplicaStatus, state: str = MemberState.READY, complete: bool = True
+) -> StoreStatus:
+    return StoreStatus(store_id=store_id, state=state, replicas=replicas, complete=complete)
+
+
+def report(
+    store_id: int, *replicas: ReplicaStatus, state: str = MemberState.READY, complete: bool = True
+) -> StoreReport:
+    return merge(None, message(store_id, *replicas, state=state, complete=complete))
 
 
 @dataclass
@@ -118,12 +145,12 @@ class World:
     def reports(self) -> Reports:
         return {s: report(s, *(self._replica(s, g) for g in sorted(self.held[s]))) for s in self.up - self.loading}
 
-    def _replica(self, store_id: int, group: int) -> Replica:
+    def _replica(self, store_id: int, group: int) -> ReplicaStatus:
         """A group with a majority is led by its lowest reachable store."""
         members = self.partitions[group].replicas if group in self.partitions else (store_id,)
         able = sorted(s for s in members if s in self.up - self.loading and group in self.held[s])
         configured = self.configured.get((store_id, group), FOR_EVER)
         if len(able) <= len(members) // 2:
-            return Replica(group, state=ReplicaState.CANDIDATE, term=1, retention=configured)
+            return replica(group, state=ReplicaState.CANDIDATE, term=1, retention=configured)
         state = ReplicaState.LEADER if able[0] == store_id else ReplicaState.FOLLOWER
-        return Replica(group, state=state, leader_store_id=able[0], term=able[0], retention=configured)
+        return replica(group, state=state, leader_store_id=able[0], term=able[0], retention=configured)
