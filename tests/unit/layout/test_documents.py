@@ -10,6 +10,7 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+from stele.services.coordination.schema import TREE
 from tests.unit.layout.tree import PACKAGES, ROOT, files
 
 # A file named in a text, with as much of its path as the text needs; a folder in backquotes.
@@ -116,6 +117,11 @@ def test_a_word_of_the_glossary_is_where_it_says() -> None:
         if letters(word) not in letters(file + (ROOT / file).read_text())
     ]
     assert lost == []
+
+
+def test_the_design_names_every_kind_of_node_in_zookeeper() -> None:
+    section = (ROOT / "docs" / "design.md").read_text().partition("\n## 4.")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([^`]+)`", section, re.MULTILINE) == [kind.path for kind in TREE]
 
 
 def letters(text: str) -> str:
