@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import structlog
 
@@ -28,6 +27,7 @@ from stele.services.errors import (
     SteleError,
     StoreMismatch,
 )
+from stele.services.keyed_lock import KeyedLock
 from stele.services.raft.group import Group
 from stele.services.raft.registry import Registry
 from stele.services.topics import Retention
@@ -51,7 +51,7 @@ class Store:
         self.total = 0
         self.state = "loading"
         self._entry_bytes_max = entry_bytes_max
-        self._gates: dict[int, tuple[asyncio.Lock, int]] = {}
+        self._locks = KeyedLock[int]()  # by group
         self._epoch_lock = asyncio.Lock()
         self._listeners: list[Listener] = []
 
@@ -145,7 +145,7 @@ class Store:
         await self._check_leader_epoch(
             leader_epoch
         )  # only now: a call that makes no sense must not depose the nameserver that leads
-        async with self._gate(spec.group):
+        async with self._locks.hold(spec.group):
             known = self.replicas.get(spec.group)
             if known is not None:
                 return self._check_same(known.spec, spec)
@@ -166,7 +166,7 @@ class Store:
         StoreMismatch, Fenced, NotReady, GroupNotFound."""
         self._check_store_id(to_store_id)
         await self._check_leader_epoch(leader_epoch)
-        async with self._gate(group):
+        async with self._locks.hold(group):
             replica = self.replica(group)
             if replica.spec.retention == retention:
                 return False
@@ -184,7 +184,7 @@ class Store:
         StoreMismatch, Fenced."""
         self._check_store_id(to_store_id)
         await self._check_leader_epoch(leader_epoch)
-        async with self._gate(group):
+        async with self._locks.hold(group):
             replica = self.replicas.pop(group, None)
             if replica is not None:
                 replica.end()
@@ -218,20 +218,6 @@ class Store:
                 raise Fenced(f"nameserver epoch {leader_epoch} was overtaken by {seen}", epoch=leader_epoch, seen=seen)
             if leader_epoch > seen:
                 await asyncio.to_thread(self.directory.record_leader_epoch, leader_epoch)
-
-    @asynccontextmanager
-    async def _gate(self, group: int) -> AsyncIterator[None]:
-        lock, users = self._gates.get(group, (asyncio.Lock(), 0))
-        self._gates[group] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._gates[group]
-            if users == 1:
-                del self._gates[group]
-            else:
-                self._gates[group] = (lock, users - 1)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 

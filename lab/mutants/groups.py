@@ -8,18 +8,26 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from stele.datanode.log.lock import LOCK_NAME
 from stele.services.errors import DirectoryBusy
+from stele.services.keyed_lock import KeyedLock
 from stele.services.raft.registry import Registry
+
+
+class _NoLocks(KeyedLock[int]):
+    @asynccontextmanager
+    async def hold(self, key: int) -> AsyncIterator[None]:
+        yield
 
 
 class Ungated(Registry):
     """The lookup and the registration of a group are not one step, and deleting does not join them."""
 
-    @asynccontextmanager
-    async def _gate(self, group_id: int) -> AsyncIterator[None]:
-        yield
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._locks = _NoLocks()
 
 
 class UnregistersByName(Ungated):
@@ -42,7 +50,7 @@ class RemovesFirst(Registry):
     """The directory is removed under the running group, which is stopped afterwards and only if it is asked."""
 
     async def delete(self, group_id: int) -> bool:
-        async with self._gate(group_id):
+        async with self._locks.hold(group_id):
             known = self._groups.pop(group_id, None) is not None
             await asyncio.to_thread(shutil.rmtree, self.path(group_id), True)
             return known

@@ -1,8 +1,8 @@
 """The groups of one store: created once, deleted for good (F3 in docs/reference/failures.md).
 
 Guarantee: at any moment a group id has at most one running replica here and its directory at most one opener; concurrent creates of
-one group return the same instance (R3.1, R3.2); a delete joins the same gate (R3.3); once a directory is removed nothing of its group is
-left running (R3.4).  Gates are per group, so a thousand groups are created side by side.
+one group return the same instance (R3.1, R3.2); a delete waits for the same lock (R3.3); once a directory is removed nothing of its
+group is left running (R3.4).  Locks are per group, so a thousand groups are created side by side.
 
 ``may_lead`` is the ready gate (R4.2): while it is False the groups vote and follow, and neither campaign nor take over.  The same holds
 while ``has_room`` is False: a leader that cannot store its first entry leads nothing, and a vote for itself that cannot be stored
@@ -17,7 +17,6 @@ import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -26,6 +25,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import GroupNotFound, GroupStopped, LogDamaged
+from stele.services.keyed_lock import KeyedLock
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.group import Group
 from stele.services.raft.library import Timing
@@ -96,7 +96,7 @@ class Registry:
         self._storage: dict[int, OpenStorage] = {}
         self._by_peer: dict[int, set[Group]] = {}
         self._linked: dict[Group, set[int]] = {}
-        self._gates: dict[int, tuple[asyncio.Lock, int]] = {}
+        self._locks = KeyedLock[int]()  # by group
         self._trash_number = itertools.count(1)
         self._may_lead = False
         self._has_room = has_room
@@ -128,7 +128,7 @@ class Registry:
 
         Errors: GroupDirectoryBusy, LogDamaged, OSError of opening; GroupStopped once the registry is closed.
         """
-        async with self._gate(group_id):
+        async with self._locks.hold(group_id):
             running = self._groups.get(group_id)
             if running is not None:
                 return running
@@ -188,13 +188,13 @@ class Registry:
 
     async def delete(self, group_id: int) -> bool:
         """Stops the group and removes its directory: renamed into the trash, then deleted (R3.4).  False if there was neither."""
-        async with self._gate(group_id):
+        async with self._locks.hold(group_id):
             stopped = await self._stop(group_id)
             return await asyncio.to_thread(self._discard, self.path(group_id)) or stopped
 
     async def stop_group(self, group_id: int) -> None:
         """Stops the group and closes its storage; its directory stays (quarantine moves it, R4.5)."""
-        async with self._gate(group_id):
+        async with self._locks.hold(group_id):
             await self._stop(group_id)
 
     async def _stop(self, group_id: int) -> bool:
@@ -236,20 +236,6 @@ class Registry:
             self._by_peer[peer].discard(group)
             group.disconnected(peer)
             self._links.release(peer)
-
-    @asynccontextmanager
-    async def _gate(self, group_id: int) -> AsyncIterator[None]:
-        lock, waiting = self._gates.get(group_id, (asyncio.Lock(), 0))
-        self._gates[group_id] = (lock, waiting + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, waiting = self._gates[group_id]
-            if waiting == 1:
-                del self._gates[group_id]
-            else:
-                self._gates[group_id] = (lock, waiting - 1)
 
     # --- readiness, draining ------------------------------------------------------------------------------------------
 

@@ -33,12 +33,12 @@ async def test_r3_1_concurrent_creates_give_one_instance_and_open_once(tmp_path:
     await holds_and_variant_fails(scenario, Registry, Ungated)
 
 
-async def test_r3_1_gates_of_different_groups_do_not_wait_for_one_another(tmp_path: Path) -> None:
+async def test_r3_1_locks_of_different_groups_do_not_wait_for_one_another(tmp_path: Path) -> None:
     groups = registry(Registry, tmp_path)
     try:
-        async with groups._gate(1):
+        async with groups._locks.hold(1):
             await asyncio.wait_for(groups.create(2, [1], Commands()), 5)
-        assert groups._gates == {}
+        assert len(groups._locks) == 0
     finally:
         await groups.close()
 
@@ -49,7 +49,7 @@ async def test_r3_2_stopping_one_instance_does_not_unregister_its_successor(tmp_
         try:
             await groups.create(1, [1], Commands())
             stopping = asyncio.create_task(groups.stop_group(1))
-            await eventually(lambda: groups.get(1) is None or 1 in groups._gates)
+            await eventually(lambda: groups.get(1) is None or 1 in groups._locks)
             successor = None
             while successor is None:
                 with contextlib.suppress(GroupDirectoryBusy):
