@@ -1,0 +1,51 @@
+"""One name, one meaning: no public class of the product has a name that another one has.
+
+Who reads ``Partition`` or ``Verdict`` knows which one is meant without looking at the import.  Only :mod:`stele.sync` repeats names, on
+purpose: its classes are the blocking mirrors of those in the client.  Parts that are wrong on purpose (lab/mutants) and generated
+code are not the product's.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.unit.layout.tree import PACKAGES, modules
+
+MIRROR = "stele.sync"
+WRONG_ON_PURPOSE = ("stele.lab.variants", "stele.lab.mutants")
+
+# Names that still mean two things.  The list only shrinks: a name that is no longer double is taken off.
+OPEN: set[str] = {"Decision", "ProduceStream", "Replica", "Seen"}
+
+
+def doubles(found: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
+    """The public classes that more than one module defines, with these modules."""
+    homes: dict[str, list[str]] = defaultdict(list)
+    for module, path in found:
+        if module == MIRROR or module.startswith(WRONG_ON_PURPOSE):
+            continue
+        for node in ast.parse(path.read_text(), str(path)).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].append(module)
+    return {name: where for name, where in sorted(homes.items()) if len(where) > 1}
+
+
+def test_every_public_class_has_a_name_of_its_own() -> None:
+    found = doubles(pair for package in PACKAGES for pair in modules(package))
+    assert {name: where for name, where in found.items() if name not in OPEN} == {}
+
+
+def test_the_list_of_names_that_mean_two_things_only_shrinks() -> None:
+    found = doubles(pair for package in PACKAGES for pair in modules(package))
+    assert sorted(OPEN - found.keys()) == []
+
+
+def test_a_double_name_is_seen(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.py", tmp_path / "b.py"
+    first.write_text("class Partition: ...\nclass _Partition: ...\n")
+    second.write_text("class Partition: ...\nclass _Partition: ...\nclass Replica: ...\n")
+    found = [("stele.broker.a", first), ("stele.datanode.b", second), (MIRROR, second)]
+    assert doubles(found) == {"Partition": ["stele.broker.a", "stele.datanode.b"]}
