@@ -18,7 +18,7 @@ MIRROR = "stele.sync"
 WRONG_ON_PURPOSE = ("stele.lab.variants", "stele.lab.mutants")
 
 # Names that still mean two things.  The list only shrinks: a name that is no longer double is taken off.
-OPEN: set[str] = {"ProduceStream", "Replica"}
+OPEN: set[str] = {"ProduceStream"}
 
 
 def doubles(found: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
