@@ -34,7 +34,7 @@ from stele.datanode.watch import watch
 from stele.services.errors import InvalidArgument, Timeout
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc
-from stele.services.topics import Retention, check_name, check_retention, parse_topic
+from stele.services.topics import FOR_EVER, check_name, check_retention, parse_topic
 
 PROPOSAL_TIMEOUT_S = 10.0
 ANSWER_MARGIN_S = 0.05  # of a caller's deadline: the answer has to arrive before it
@@ -141,20 +141,20 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
         parse_topic(request.topic)
         if request.group == 0:
             raise InvalidArgument("a group's id is not 0")
+        retention = check_retention(FOR_EVER.changed_by(request.retention))
         spec = GroupSpec(
             request.group,
             request.topic,
             request.partition,
             tuple(request.store_ids),
-            request.retention_bytes,
-            request.retention_ms,
+            retention.size_bytes,
+            retention.age_ms,
         )
-        check_retention(spec.retention)
         created = await asyncio.shield(self._store.create(spec, request.leader_epoch, request.to_store_id))
         return pb.CreateReplicaResponse(created=created)
 
     async def ConfigureReplica(self, request: pb.ConfigureReplicaRequest, context: Any) -> pb.ConfigureReplicaResponse:
-        retention = check_retention(Retention(request.retention_bytes, request.retention_ms))
+        retention = check_retention(FOR_EVER.changed_by(request.retention))
         change = self._store.configure(request.group, retention, request.leader_epoch, request.to_store_id)
         return pb.ConfigureReplicaResponse(changed=await asyncio.shield(change))
 

@@ -83,8 +83,7 @@ def _running_status(replica: Replica) -> pb.ReplicaStatus:
         high_watermark=replica.partition.high_watermark,
         problem=replica.problem,
         log_start_offset=replica.log_start,
-        retention_bytes=spec.retention_bytes,
-        retention_ms=spec.retention_ms,
+        retention=spec.retention.message(),
     )
     if group is not None:
         status.leader_store_id, status.term = group.leader_store_id, group.term

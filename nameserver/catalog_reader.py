@@ -35,7 +35,6 @@ from stele.services.coordination.records import (
 )
 from stele.services.coordination.znode import Node
 from stele.services.errors import RecordUnreadable
-from stele.services.topics import Retention
 
 Nodes = Mapping[str, Node]
 
@@ -141,9 +140,7 @@ def _group_counter(path: str, rest: list[str], node: Node) -> _GroupCounter | No
 
 def _namespace(path: str, rest: list[str], node: Node) -> NamespaceEntry:
     record = decode(node.value, NamespaceRecord, path)
-    return NamespaceEntry(
-        rest[0], record.bundles, record.replication, Retention(record.retention_bytes, record.retention_ms)
-    )
+    return NamespaceEntry(rest[0], record.bundles, record.replication, record.retention)
 
 
 def _topic(path: str, rest: list[str], node: Node) -> TopicEntry:
@@ -156,7 +153,7 @@ def _topic(path: str, rest: list[str], node: Node) -> TopicEntry:
         state=record.state,
         created_ms=record.created_ms,
         node_version=node.stat.version,
-        retention=Retention(record.retention_bytes, record.retention_ms),
+        retention=record.retention,
     )
 
 

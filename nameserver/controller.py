@@ -40,7 +40,7 @@ from stele.services.coordination.session import Session
 from stele.services.errors import LeadershipLost, RecordExists, SteleError, Timeout, TopicExists, TopicNotFound
 from stele.services.pb import nameserver_pb2
 from stele.services.rpc.channels import Channels
-from stele.services.topics import FOR_EVER, Retention, check_retention, parse_topic
+from stele.services.topics import FOR_EVER, check_retention, parse_topic
 
 ROUND_S = 1.0
 PAUSE_S = 0.01  # between rounds, however often something changes
@@ -113,13 +113,13 @@ class Controller:
         namespace, _ = parse_topic(name)
         check_namespace(namespace)
         check_shape(request.partitions, request.replication)
-        retention_of(request, FOR_EVER)
+        check_retention(FOR_EVER.changed_by(request.retention))
         created, topic_id = True, 0
         while not topic_id:
             async with self.topics.turn:
                 defaults = await self.topics.defaults(namespace)
                 replication = request.replication or defaults.replication
-                retention = retention_of(request, Retention(defaults.retention_bytes, defaults.retention_ms))
+                retention = check_retention(defaults.retention.changed_by(request.retention))
                 catalog = self._view.current.catalog
                 try:
                     record = await self.topics.begin_create(name, request.partitions, replication, catalog, retention)
@@ -129,8 +129,10 @@ class Controller:
                     known = await self.topics.read(name)
                     if known is not None and known.record.state != TopicState.DELETING:
                         shape = (known.record.partitions, known.record.replication)
-                        kept = Retention(known.record.retention_bytes, known.record.retention_ms)
-                        as_asked = shape == (request.partitions, replication) and kept == retention_of(request, kept)
+                        kept = known.record.retention
+                        as_asked = shape == (request.partitions, replication) and kept == kept.changed_by(
+                            request.retention
+                        )
                         if not request.if_absent or not as_asked:
                             raise _exists(name, *shape) from None
                         created, topic_id = False, known.record.id
@@ -164,10 +166,10 @@ class Controller:
         """Returns once it is recorded; reconciliation tells the replicas."""
         name = request.topic
         parse_topic(name)
-        retention_of(request, FOR_EVER)
+        check_retention(FOR_EVER.changed_by(request.retention))
         async with self.topics.turn:
-            record = await self.topics.set_retention(name, lambda retention: retention_of(request, retention))
-            retention = Retention(record.retention_bytes, record.retention_ms)
+            record = await self.topics.set_retention(name, lambda kept: kept.changed_by(request.retention))
+            retention = record.retention
             await self._mirrored(lambda c: (t := c.topics.get(name)) is not None and t.retention == retention)
         self._request_reconciliation()
         topic = TopicEntry(
@@ -194,7 +196,7 @@ class Controller:
                 request.namespace,
                 request.bundles,
                 request.replication,
-                Retention(request.retention_bytes, request.retention_ms),
+                FOR_EVER.changed_by(request.retention),
                 request.if_absent,
             )
             await self._mirrored(lambda c: request.namespace in c.namespaces)
@@ -312,18 +314,6 @@ class Controller:
         if suspects:
             recorded = await self.topics.is_recorded({s.group for s in suspects})
             self._orders.submit([s for s in suspects if not recorded[s.group]], view.catalog.live_stores)
-
-
-def retention_of(
-    request: nameserver_pb2.CreateTopicRequest | nameserver_pb2.AlterTopicRequest, otherwise: Retention
-) -> Retention:
-    """What is asked for, with ``otherwise`` where nothing is.  InvalidArgument."""
-    return check_retention(
-        Retention(
-            request.retention_bytes if request.HasField("retention_bytes") else otherwise.size_bytes,
-            request.retention_ms if request.HasField("retention_ms") else otherwise.age_ms,
-        )
-    )
 
 
 def _exists(name: str, partitions: int, replication: int) -> TopicExists:

@@ -109,8 +109,7 @@ class ReplicaOrders:
                 store_ids=order.replicas,
                 leader_epoch=self._epoch,
                 to_store_id=order.store_id,
-                retention_bytes=order.retention.size_bytes,
-                retention_ms=order.retention.age_ms,
+                retention=order.retention.message(),
             )
             await call(stub.CreateReplica, request, ORDER_TIMEOUT_S)
         elif isinstance(order, ConfigureReplica):
@@ -118,8 +117,7 @@ class ReplicaOrders:
                 group=order.group,
                 leader_epoch=self._epoch,
                 to_store_id=order.store_id,
-                retention_bytes=order.retention.size_bytes,
-                retention_ms=order.retention.age_ms,
+                retention=order.retention.message(),
             )
             await call(stub.ConfigureReplica, change, ORDER_TIMEOUT_S)
         else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from stele.services.pb.datanode_pb2 import ReplicaStatus, StoreStatus
-from stele.services.topics import Retention
+from stele.services.topics import FOR_EVER, Retention
 
 
 class ReplicaState(StrEnum):
@@ -83,7 +83,7 @@ def disconnected(known: StoreReport) -> StoreReport:
 
 def retention_of(replica: ReplicaStatus) -> Retention:
     """As the replica was last configured."""
-    return Retention(replica.retention_bytes, replica.retention_ms)
+    return FOR_EVER.changed_by(replica.retention)
 
 
 def decisive(report: StoreReport) -> object:

@@ -190,7 +190,7 @@ class TopicWriter:
             topic = await self.read(name)
             if topic is None or topic.record.state == TopicState.DELETING:
                 raise TopicNotFound(f"there is no topic {name}", topic=name)
-            before = Retention(topic.record.retention_bytes, topic.record.retention_ms)
+            before = topic.record.retention
             after = check_retention(changed(before))
             if after == before:
                 return topic.record

@@ -58,8 +58,7 @@ class View:
                 bundles=n.bundles,
                 replication=n.replication,
                 topics=topics.get(n.name, 0),
-                retention_bytes=n.retention.size_bytes,
-                retention_ms=n.retention.age_ms,
+                retention=n.retention.message(),
             )
             for _, n in sorted(self.catalog.namespaces.items())
         ]
@@ -226,8 +225,7 @@ def topic_info(topic: TopicEntry) -> nameserver_pb2.TopicInfo:
         replication=topic.replication,
         state=topic.state,
         created_ms=topic.created_ms,
-        retention_bytes=topic.retention.size_bytes,
-        retention_ms=topic.retention.age_ms,
+        retention=topic.retention.message(),
     )
 
 

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from stele.services.errors import InvalidArgument
+from stele.services.pb import common_pb2
 
 NAME_CHARS_MAX = 128
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}")
@@ -25,6 +26,17 @@ class Retention:
 
     def __bool__(self) -> bool:
         return bool(self.size_bytes or self.age_ms)
+
+    def changed_by(self, message: common_pb2.Retention) -> Retention:
+        """With the bounds that ``message`` names; what it leaves out stays."""
+        return Retention(
+            message.size_bytes if message.HasField("size_bytes") else self.size_bytes,
+            message.age_ms if message.HasField("age_ms") else self.age_ms,
+        )
+
+    def message(self) -> common_pb2.Retention:
+        """Both bounds; ``FOR_EVER.changed_by`` makes the same of it again."""
+        return common_pb2.Retention(size_bytes=self.size_bytes, age_ms=self.age_ms)
 
 
 FOR_EVER = Retention()

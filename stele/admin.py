@@ -32,11 +32,11 @@ from stele.partition_consumer import set_start
 from stele.routing import TopicRoutes
 from stele.services.errors import ConnectionBroken, InvalidArgument, PartitionNotFound, SteleError, SubscriptionNotFound
 from stele.services.library_log import LibraryLog
-from stele.services.pb import broker_pb2, datanode_pb2, nameserver_pb2, nameserver_pb2_grpc
+from stele.services.pb import broker_pb2, common_pb2, datanode_pb2, nameserver_pb2, nameserver_pb2_grpc
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient
 from stele.services.rpc.status import typed_errors
-from stele.services.topics import Retention, check_name, check_retention, parse_topic
+from stele.services.topics import FOR_EVER, Retention, check_name, check_retention, parse_topic
 
 READ_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 30.0
@@ -142,15 +142,14 @@ class Admin:
             bundles=bundles,
             replication=replication,
             if_absent=if_absent,
-            retention_bytes=retention.size_bytes,
-            retention_ms=retention.age_ms,
+            retention=retention.message(),
         )
         return bool((await self._write("CreateNamespace", request)).created)
 
     async def list_namespaces(self) -> list[NamespaceInfo]:
         answer = await self._read("ListNamespaces", nameserver_pb2.ListNamespacesRequest())
         return [
-            NamespaceInfo(n.namespace, n.bundles, n.replication, n.topics, n.retention_bytes, n.retention_ms)
+            NamespaceInfo(n.namespace, n.bundles, n.replication, n.topics, n.retention.size_bytes, n.retention.age_ms)
             for n in answer.namespaces
         ]
 
@@ -172,14 +171,14 @@ class Admin:
             raise InvalidArgument(
                 f"a topic has at least 1 partition and 1 replica, not {partitions} partitions with {replication} replicas"
             )
-        check_retention(Retention(retention_bytes or 0, retention_ms or 0))
+        retention = common_pb2.Retention(size_bytes=retention_bytes, age_ms=retention_ms)
+        check_retention(FOR_EVER.changed_by(retention))
         request = nameserver_pb2.CreateTopicRequest(
             topic=topic,
             partitions=partitions,
             replication=replication,
             if_absent=if_absent,
-            retention_bytes=retention_bytes,
-            retention_ms=retention_ms,
+            retention=retention,
         )
         return _topic((await self._write("CreateTopic", request)).topic)
 
@@ -189,10 +188,9 @@ class Admin:
         """Returns once the change is recorded; the replicas follow within moments.  None: stays as it is.  What has been
         removed does not come back.  Raises TopicNotFound."""
         parse_topic(topic)
-        check_retention(Retention(retention_bytes or 0, retention_ms or 0))
-        request = nameserver_pb2.AlterTopicRequest(
-            topic=topic, retention_bytes=retention_bytes, retention_ms=retention_ms
-        )
+        retention = common_pb2.Retention(size_bytes=retention_bytes, age_ms=retention_ms)
+        check_retention(FOR_EVER.changed_by(retention))
+        request = nameserver_pb2.AlterTopicRequest(topic=topic, retention=retention)
         return _topic((await self._write("AlterTopic", request)).topic)
 
     async def delete_topic(self, topic: str) -> None:
@@ -323,7 +321,7 @@ class Admin:
 
 def _topic(t: nameserver_pb2.TopicInfo) -> TopicInfo:
     return TopicInfo(
-        t.topic, t.id, t.partitions, t.replication, t.state, t.created_ms, t.retention_bytes, t.retention_ms
+        t.topic, t.id, t.partitions, t.replication, t.state, t.created_ms, t.retention.size_bytes, t.retention.age_ms
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from stele.services.coordination.znode import Stat
 from stele.services.errors import RecordUnreadable
+from stele.services.topics import Retention
 
 
 class ZnodeRecord(Protocol):
@@ -127,6 +128,10 @@ class NamespaceRecord:
     retention_bytes: int = 0  # of topics that ask for nothing else; 0: no bound
     retention_ms: int = 0
 
+    @property
+    def retention(self) -> Retention:
+        return Retention(self.retention_bytes, self.retention_ms)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicRecord:
@@ -139,6 +144,10 @@ class TopicRecord:
     created_ms: int
     retention_bytes: int = 0  # 0: no bound
     retention_ms: int = 0
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(self.retention_bytes, self.retention_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15stele/v1/common.proto\x12\x08stele.v1\"\x8a\x01\n\x05\x45rror\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12/\n\x08metadata\x18\x03 \x03(\x0b\x32\x1d.stele.v1.Error.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"/\n\x07\x41\x64\x64ress\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x12\n\nadvertised\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15stele/v1/common.proto\x12\x08stele.v1\"\x8a\x01\n\x05\x45rror\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12/\n\x08metadata\x18\x03 \x03(\x0b\x32\x1d.stele.v1.Error.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"S\n\tRetention\x12\x17\n\nsize_bytes\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x13\n\x06\x61ge_ms\x18\x02 \x01(\x04H\x01\x88\x01\x01\x42\r\n\x0b_size_bytesB\t\n\x07_age_ms\"/\n\x07\x41\x64\x64ress\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x12\n\nadvertised\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ERROR']._serialized_end=174
   _globals['_ERROR_METADATAENTRY']._serialized_start=127
   _globals['_ERROR_METADATAENTRY']._serialized_end=174
-  _globals['_ADDRESS']._serialized_start=176
-  _globals['_ADDRESS']._serialized_end=223
+  _globals['_RETENTION']._serialized_start=176
+  _globals['_RETENTION']._serialized_end=259
+  _globals['_ADDRESS']._serialized_start=261
+  _globals['_ADDRESS']._serialized_end=308
 # @@protoc_insertion_point(module_scope)

@@ -530,8 +530,7 @@ class CreateReplicaRequest(_message.Message):
     STORE_IDS_FIELD_NUMBER: _builtins.int
     LEADER_EPOCH_FIELD_NUMBER: _builtins.int
     TO_STORE_ID_FIELD_NUMBER: _builtins.int
-    RETENTION_BYTES_FIELD_NUMBER: _builtins.int
-    RETENTION_MS_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
@@ -539,13 +538,12 @@ class CreateReplicaRequest(_message.Message):
     """epoch of the leading nameserver; a lower one than seen is FENCED"""
     to_store_id: _builtins.int
     """refused with STORE_MISMATCH by any other store (R2.5)"""
-    retention_bytes: _builtins.int
-    """0: no bound"""
-    retention_ms: _builtins.int
     @_builtins.property
     def store_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """every replica, this store included"""
 
+    @_builtins.property
+    def retention(self) -> _common_pb2.Retention: ...
     def __init__(
         self,
         *,
@@ -555,12 +553,11 @@ class CreateReplicaRequest(_message.Message):
         store_ids: _abc.Iterable[_builtins.int] | None = ...,
         leader_epoch: _builtins.int = ...,
         to_store_id: _builtins.int = ...,
-        retention_bytes: _builtins.int = ...,
-        retention_ms: _builtins.int = ...,
+        retention: _common_pb2.Retention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "leader_epoch", b"leader_epoch", "partition", b"partition", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "store_ids", b"store_ids", "to_store_id", b"to_store_id", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "leader_epoch", b"leader_epoch", "partition", b"partition", "retention", b"retention", "store_ids", b"store_ids", "to_store_id", b"to_store_id", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -592,25 +589,23 @@ class ConfigureReplicaRequest(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     LEADER_EPOCH_FIELD_NUMBER: _builtins.int
     TO_STORE_ID_FIELD_NUMBER: _builtins.int
-    RETENTION_BYTES_FIELD_NUMBER: _builtins.int
-    RETENTION_MS_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     leader_epoch: _builtins.int
     to_store_id: _builtins.int
-    retention_bytes: _builtins.int
-    retention_ms: _builtins.int
+    @_builtins.property
+    def retention(self) -> _common_pb2.Retention: ...
     def __init__(
         self,
         *,
         group: _builtins.int = ...,
         leader_epoch: _builtins.int = ...,
         to_store_id: _builtins.int = ...,
-        retention_bytes: _builtins.int = ...,
-        retention_ms: _builtins.int = ...,
+        retention: _common_pb2.Retention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "leader_epoch", b"leader_epoch", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "to_store_id", b"to_store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "leader_epoch", b"leader_epoch", "retention", b"retention", "to_store_id", b"to_store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -750,8 +745,7 @@ class ReplicaStatus(_message.Message):
     LOG_BYTES_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     LOG_START_OFFSET_FIELD_NUMBER: _builtins.int
-    RETENTION_BYTES_FIELD_NUMBER: _builtins.int
-    RETENTION_MS_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
@@ -768,9 +762,10 @@ class ReplicaStatus(_message.Message):
     """one line when quarantined or failed"""
     log_start_offset: _builtins.int
     """first offset that this replica can be read from"""
-    retention_bytes: _builtins.int
-    """as it was last told"""
-    retention_ms: _builtins.int
+    @_builtins.property
+    def retention(self) -> _common_pb2.Retention:
+        """as it was last configured"""
+
     def __init__(
         self,
         *,
@@ -786,12 +781,11 @@ class ReplicaStatus(_message.Message):
         log_bytes: _builtins.int = ...,
         problem: _builtins.str = ...,
         log_start_offset: _builtins.int = ...,
-        retention_bytes: _builtins.int = ...,
-        retention_ms: _builtins.int = ...,
+        retention: _common_pb2.Retention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "group", b"group", "high_watermark", b"high_watermark", "last_index", b"last_index", "leader_store_id", b"leader_store_id", "log_bytes", b"log_bytes", "log_start_offset", b"log_start_offset", "partition", b"partition", "problem", b"problem", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "state", b"state", "term", b"term", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "group", b"group", "high_watermark", b"high_watermark", "last_index", b"last_index", "leader_store_id", b"leader_store_id", "log_bytes", b"log_bytes", "log_start_offset", b"log_start_offset", "partition", b"partition", "problem", b"problem", "retention", b"retention", "state", b"state", "term", b"term", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -131,15 +131,15 @@ class CreateNamespaceRequest(_message.Message):
     BUNDLES_FIELD_NUMBER: _builtins.int
     REPLICATION_FIELD_NUMBER: _builtins.int
     IF_ABSENT_FIELD_NUMBER: _builtins.int
-    RETENTION_BYTES_FIELD_NUMBER: _builtins.int
-    RETENTION_MS_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     bundles: _builtins.int
     replication: _builtins.int
     if_absent: _builtins.bool
-    retention_bytes: _builtins.int
-    """what topics are given that ask for nothing else; 0: kept for ever"""
-    retention_ms: _builtins.int
+    @_builtins.property
+    def retention(self) -> _common_pb2.Retention:
+        """what topics are given that ask for nothing else"""
+
     def __init__(
         self,
         *,
@@ -147,12 +147,11 @@ class CreateNamespaceRequest(_message.Message):
         bundles: _builtins.int = ...,
         replication: _builtins.int = ...,
         if_absent: _builtins.bool = ...,
-        retention_bytes: _builtins.int = ...,
-        retention_ms: _builtins.int = ...,
+        retention: _common_pb2.Retention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "if_absent", b"if_absent", "namespace", b"namespace", "replication", b"replication", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "if_absent", b"if_absent", "namespace", b"namespace", "replication", b"replication", "retention", b"retention"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,14 +219,13 @@ class NamespaceInfo(_message.Message):
     BUNDLES_FIELD_NUMBER: _builtins.int
     REPLICATION_FIELD_NUMBER: _builtins.int
     TOPICS_FIELD_NUMBER: _builtins.int
-    RETENTION_BYTES_FIELD_NUMBER: _builtins.int
-    RETENTION_MS_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     bundles: _builtins.int
     replication: _builtins.int
     topics: _builtins.int
-    retention_bytes: _builtins.int
-    retention_ms: _builtins.int
+    @_builtins.property
+    def retention(self) -> _common_pb2.Retention: ...
     def __init__(
         self,
         *,
@@ -235,12 +233,11 @@ class NamespaceInfo(_message.Message):
         bundles: _builtins.int = ...,
         replication: _builtins.int = ...,
         topics: _builtins.int = ...,
-        retention_bytes: _builtins.int = ...,
-        retention_ms: _builtins.int = ...,
+        retention: _common_pb2.Retention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "namespace", b"namespace", "replication", b"replication", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "namespace", b"namespace", "replication", b"replication", "retention", b"retention", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,8 +251,7 @@ class CreateTopicRequest(_message.Message):
     PARTITIONS_FIELD_NUMBER: _builtins.int
     REPLICATION_FIELD_NUMBER: _builtins.int
     IF_ABSENT_FIELD_NUMBER: _builtins.int
-    RETENTION_BYTES_FIELD_NUMBER: _builtins.int
-    RETENTION_MS_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """namespace/topic; the namespace is created with defaults if it does not exist"""
     partitions: _builtins.int
@@ -263,11 +259,8 @@ class CreateTopicRequest(_message.Message):
     """0: the namespace's default"""
     if_absent: _builtins.bool
     """an existing topic with the same shape is success"""
-    retention_bytes: _builtins.int
-    """How long messages are kept: one may go once either bound is passed.  Absent: the namespace's default; 0: no such bound.
-    of each partition's log
-    """
-    retention_ms: _builtins.int
+    @_builtins.property
+    def retention(self) -> _common_pb2.Retention: ...
     def __init__(
         self,
         *,
@@ -275,21 +268,13 @@ class CreateTopicRequest(_message.Message):
         partitions: _builtins.int = ...,
         replication: _builtins.int = ...,
         if_absent: _builtins.bool = ...,
-        retention_bytes: _builtins.int | None = ...,
-        retention_ms: _builtins.int | None = ...,
+        retention: _common_pb2.Retention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "if_absent", b"if_absent", "partitions", b"partitions", "replication", b"replication", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["if_absent", b"if_absent", "partitions", b"partitions", "replication", b"replication", "retention", b"retention", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__retention_bytes: _TypeAlias = _typing.Literal["retention_bytes"]  # noqa: Y015
-    _WhichOneofArgType__retention_bytes: _TypeAlias = _typing.Literal["_retention_bytes", b"_retention_bytes"]  # noqa: Y015
-    _WhichOneofReturnType__retention_ms: _TypeAlias = _typing.Literal["retention_ms"]  # noqa: Y015
-    _WhichOneofArgType__retention_ms: _TypeAlias = _typing.Literal["_retention_ms", b"_retention_ms"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_bytes) -> _WhichOneofReturnType__retention_bytes | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_ms) -> _WhichOneofReturnType__retention_ms | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateTopicRequest: _TypeAlias = CreateTopicRequest  # noqa: Y015
 
@@ -321,30 +306,21 @@ class AlterTopicRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOPIC_FIELD_NUMBER: _builtins.int
-    RETENTION_BYTES_FIELD_NUMBER: _builtins.int
-    RETENTION_MS_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
-    retention_bytes: _builtins.int
-    retention_ms: _builtins.int
+    @_builtins.property
+    def retention(self) -> _common_pb2.Retention: ...
     def __init__(
         self,
         *,
         topic: _builtins.str = ...,
-        retention_bytes: _builtins.int | None = ...,
-        retention_ms: _builtins.int | None = ...,
+        retention: _common_pb2.Retention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_bytes", b"_retention_bytes", "_retention_ms", b"_retention_ms", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__retention_bytes: _TypeAlias = _typing.Literal["retention_bytes"]  # noqa: Y015
-    _WhichOneofArgType__retention_bytes: _TypeAlias = _typing.Literal["_retention_bytes", b"_retention_bytes"]  # noqa: Y015
-    _WhichOneofReturnType__retention_ms: _TypeAlias = _typing.Literal["retention_ms"]  # noqa: Y015
-    _WhichOneofArgType__retention_ms: _TypeAlias = _typing.Literal["_retention_ms", b"_retention_ms"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_bytes) -> _WhichOneofReturnType__retention_bytes | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_ms) -> _WhichOneofReturnType__retention_ms | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AlterTopicRequest: _TypeAlias = AlterTopicRequest  # noqa: Y015
 
@@ -451,8 +427,7 @@ class TopicInfo(_message.Message):
     REPLICATION_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CREATED_MS_FIELD_NUMBER: _builtins.int
-    RETENTION_BYTES_FIELD_NUMBER: _builtins.int
-    RETENTION_MS_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     id: _builtins.int
     partitions: _builtins.int
@@ -460,9 +435,8 @@ class TopicInfo(_message.Message):
     state: _builtins.str
     """creating, ready, deleting"""
     created_ms: _builtins.int
-    retention_bytes: _builtins.int
-    """0: no bound"""
-    retention_ms: _builtins.int
+    @_builtins.property
+    def retention(self) -> _common_pb2.Retention: ...
     def __init__(
         self,
         *,
@@ -472,12 +446,11 @@ class TopicInfo(_message.Message):
         replication: _builtins.int = ...,
         state: _builtins.str = ...,
         created_ms: _builtins.int = ...,
-        retention_bytes: _builtins.int = ...,
-        retention_ms: _builtins.int = ...,
+        retention: _common_pb2.Retention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ms", b"created_ms", "id", b"id", "partitions", b"partitions", "replication", b"replication", "retention_bytes", b"retention_bytes", "retention_ms", b"retention_ms", "state", b"state", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ms", b"created_ms", "id", b"id", "partitions", b"partitions", "replication", b"replication", "retention", b"retention", "state", b"state", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

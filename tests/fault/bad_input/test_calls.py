@@ -41,6 +41,7 @@ from stele.services.pb import (
     raft_pb2,
     raft_pb2_grpc,
 )
+from stele.services.pb.common_pb2 import Retention
 from stele.services.rpc.channels import Channels, call
 from stele.services.rpc.limits import MESSAGE_BYTES_MAX
 from stele.services.rpc.status import from_pb, typed_errors
@@ -305,10 +306,18 @@ async def test_nonsense_to_a_datanode(client: stele.Client, ledger: Ledger, chan
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"store_ids": [other]})), InvalidArgument),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"store_ids": [leader, leader]})), InvalidArgument),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"leader_epoch": 0})), Fenced),
-        ("CreateReplica", pb.CreateReplicaRequest(**(create | {"retention_bytes": 1})), InvalidArgument),
+        (
+            "CreateReplica",
+            pb.CreateReplicaRequest(**(create | {"retention": Retention(size_bytes=1)})),
+            InvalidArgument,
+        ),
         ("ConfigureReplica", pb.ConfigureReplicaRequest(group=group, leader_epoch=0, to_store_id=leader), Fenced),
         ("ConfigureReplica", pb.ConfigureReplicaRequest(group=group, leader_epoch=9, to_store_id=99), StoreMismatch),
-        ("ConfigureReplica", pb.ConfigureReplicaRequest(group=group, retention_ms=U64_MAX), InvalidArgument),
+        (
+            "ConfigureReplica",
+            pb.ConfigureReplicaRequest(group=group, retention=Retention(age_ms=U64_MAX)),
+            InvalidArgument,
+        ),
         ("DeleteReplica", pb.DeleteReplicaRequest(group=group, leader_epoch=0, to_store_id=leader), Fenced),
         ("DeleteReplica", pb.DeleteReplicaRequest(group=group, leader_epoch=9, to_store_id=99), StoreMismatch),
     ):
@@ -361,13 +370,25 @@ async def test_nonsense_to_a_nameserver(
         ("CreateTopic", pb.CreateTopicRequest(topic="bad/y", partitions=U32_MAX), InvalidArgument),
         ("CreateTopic", pb.CreateTopicRequest(topic="bad/y", partitions=1, replication=U32_MAX), InvalidArgument),
         ("CreateTopic", pb.CreateTopicRequest(topic="alloc/y", partitions=1), InvalidArgument),
-        ("CreateTopic", pb.CreateTopicRequest(topic="bad/y", partitions=1, retention_ms=1), InvalidArgument),
-        ("CreateTopic", pb.CreateTopicRequest(topic="bad/y", partitions=1, retention_bytes=U64_MAX), InvalidArgument),
+        (
+            "CreateTopic",
+            pb.CreateTopicRequest(topic="bad/y", partitions=1, retention=Retention(age_ms=1)),
+            InvalidArgument,
+        ),
+        (
+            "CreateTopic",
+            pb.CreateTopicRequest(topic="bad/y", partitions=1, retention=Retention(size_bytes=U64_MAX)),
+            InvalidArgument,
+        ),
         ("AlterTopic", pb.AlterTopicRequest(), InvalidArgument),
-        ("AlterTopic", pb.AlterTopicRequest(topic="bad/absent", retention_ms=0), TopicNotFound),
-        ("AlterTopic", pb.AlterTopicRequest(topic=ledger.topic, retention_bytes=1), InvalidArgument),
+        ("AlterTopic", pb.AlterTopicRequest(topic="bad/absent", retention=Retention(age_ms=0)), TopicNotFound),
+        ("AlterTopic", pb.AlterTopicRequest(topic=ledger.topic, retention=Retention(size_bytes=1)), InvalidArgument),
         ("CreateNamespace", pb.CreateNamespaceRequest(), InvalidArgument),
-        ("CreateNamespace", pb.CreateNamespaceRequest(namespace="y", retention_ms=U64_MAX), InvalidArgument),
+        (
+            "CreateNamespace",
+            pb.CreateNamespaceRequest(namespace="y", retention=Retention(age_ms=U64_MAX)),
+            InvalidArgument,
+        ),
         ("CreateNamespace", pb.CreateNamespaceRequest(namespace="y", bundles=U32_MAX), InvalidArgument),
         ("CreateNamespace", pb.CreateNamespaceRequest(namespace="y", replication=U32_MAX), InvalidArgument),
         ("DeleteTopic", pb.DeleteTopicRequest(topic="/"), InvalidArgument),

@@ -10,6 +10,7 @@ import pytest
 from stele.datanode.watch import status_of
 from stele.services.errors import Fenced, GroupNotFound, InvalidArgument, StoreMismatch, StoreTombstone
 from stele.services.pb import datanode_pb2 as pb
+from stele.services.pb.common_pb2 import Retention
 from tests.integration.datanode.cluster import Cluster, Node
 from tests.support.eventually import eventually
 from tests.unit.datanode.entries import make_batch
@@ -121,13 +122,13 @@ async def test_a_replica_is_configured_for_good_and_says_so(datanodes: Cluster) 
     [node] = await datanodes.start(1)
     await datanodes.create(1)
     request = pb.ConfigureReplicaRequest(
-        group=1, leader_epoch=1, to_store_id=node.store_id, retention_bytes=1 << 20, retention_ms=60_000
+        group=1, leader_epoch=1, to_store_id=node.store_id, retention=Retention(size_bytes=1 << 20, age_ms=60_000)
     )
     assert (await node.call("ConfigureReplica", request)).changed
     assert not (await node.call("ConfigureReplica", request)).changed
     for _ in range(2):
         [status] = status_of(node.store, {1}).replicas
-        assert (status.retention_bytes, status.retention_ms) == (1 << 20, 60_000)
+        assert (status.retention.size_bytes, status.retention.age_ms) == (1 << 20, 60_000)
         await node.stop()
         await node.start()
     with pytest.raises(StoreMismatch):
@@ -138,4 +139,4 @@ async def test_a_replica_is_configured_for_good_and_says_so(datanodes: Cluster) 
     with pytest.raises(GroupNotFound):
         await node.call("ConfigureReplica", nobody)
     with pytest.raises(InvalidArgument):
-        await node.call("ConfigureReplica", pb.ConfigureReplicaRequest(group=1, retention_bytes=1))
+        await node.call("ConfigureReplica", pb.ConfigureReplicaRequest(group=1, retention=Retention(size_bytes=1)))

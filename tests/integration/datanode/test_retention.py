@@ -15,6 +15,7 @@ from stele.datanode.role import Parts
 from stele.services.batch import decode
 from stele.services.errors import OffsetOutOfRange, SteleError
 from stele.services.pb import datanode_pb2 as pb
+from stele.services.pb.common_pb2 import Retention
 from tests.integration.datanode.cluster import Cluster, Node
 from tests.integration.datanode.test_disk import MIB, Meter
 from tests.support.eventually import eventually
@@ -37,7 +38,7 @@ async def create(cluster: Cluster, group: int = 1, **retention: int) -> None:
     for node in nodes:
         request = cluster.create_request(group, nodes, node.store_id)
         for name, value in retention.items():
-            setattr(request, name, value)
+            setattr(request.retention, name, value)
         await node.call("CreateReplica", request)
 
 
@@ -109,7 +110,7 @@ def more_is_due(node: Node) -> bool:
 
 async def test_retention_by_bytes_frees_every_replica_and_keeps_what_it_should(datanodes: Cluster) -> None:
     nodes = await datanodes.start(3, **SMALL)
-    await create(datanodes, retention_bytes=RETENTION_BYTES)
+    await create(datanodes, size_bytes=RETENTION_BYTES)
     count = 0
     for _ in range(3):
         await fill(datanodes, count, 100)
@@ -128,7 +129,7 @@ async def test_retention_by_bytes_frees_every_replica_and_keeps_what_it_should(d
 
 async def test_retention_by_age_removes_everything_once_it_is_old(datanodes: Cluster) -> None:
     nodes = await datanodes.start(3, **SMALL)
-    await create(datanodes, retention_ms=1_500)
+    await create(datanodes, age_ms=1_500)
     await fill(datanodes, 0, 60)
     await datanodes.replicated(1, 60)
     assert partition_of(nodes[0]).log_start < 60
@@ -161,7 +162,7 @@ async def test_what_a_topic_keeps_can_be_changed_while_it_runs(datanodes: Cluste
     await datanodes.replicated(1, 150)
     for node in nodes:
         change = pb.ConfigureReplicaRequest(
-            group=1, leader_epoch=1, to_store_id=node.store_id, retention_bytes=RETENTION_BYTES
+            group=1, leader_epoch=1, to_store_id=node.store_id, retention=Retention(size_bytes=RETENTION_BYTES)
         )
         await node.call("ConfigureReplica", change)
     for count in range(
@@ -201,7 +202,7 @@ async def test_a_restart_applies_only_what_is_behind_the_newest_snapshot(
 
 async def test_a_node_that_was_away_while_the_log_moved_on_is_given_the_snapshot_and_leads(datanodes: Cluster) -> None:
     nodes = await datanodes.start(3, **SMALL)
-    await create(datanodes, retention_bytes=RETENTION_BYTES)
+    await create(datanodes, size_bytes=RETENTION_BYTES)
     await fill(datanodes, 0, 20)
     await datanodes.replicated(1, 20)
     away = nodes[2]
@@ -245,7 +246,7 @@ async def lead(cluster: Cluster, node: Node) -> None:
 
 async def test_trims_while_leaders_change_lose_nothing_above_the_start(datanodes: Cluster) -> None:
     nodes = await datanodes.start(3, **SMALL)
-    await create(datanodes, retention_bytes=RETENTION_BYTES)
+    await create(datanodes, size_bytes=RETENTION_BYTES)
     count = 0
     for round_ in range(6):
         await fill(datanodes, count, 40)
@@ -269,7 +270,7 @@ async def test_a_group_of_which_only_snapshot_and_tail_are_left_comes_back_after
     datanodes: Cluster,
 ) -> None:
     nodes = await datanodes.start(3, **SMALL)
-    await create(datanodes, retention_bytes=RETENTION_BYTES)
+    await create(datanodes, size_bytes=RETENTION_BYTES)
     await fill(datanodes, 0, 200)
     await datanodes.replicated(1, 200)
     await eventually(lambda: is_short(datanodes), describe=lambda: state_of(datanodes))
@@ -308,7 +309,7 @@ async def test_a_store_short_of_space_removes_at_once_what_may_go_and_nothing_el
     node = datanodes.node("dn1", **{**SMALL, "retention_check_s": 86_400.0})
     await node.start(Parts(free_bytes=meter))
     node.store.disk._reserve_bytes = 64 * MIB
-    await create(datanodes, group=1, retention_bytes=RETENTION_BYTES)
+    await create(datanodes, group=1, size_bytes=RETENTION_BYTES)
     await create(datanodes, group=2)
     await eventually(lambda: group_of(node).is_leader and group_of(node, 2).is_leader)
     count = 0

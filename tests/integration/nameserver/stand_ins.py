@@ -159,7 +159,7 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
         self.orders.append(request)
         await self.obeys.wait()
         known = self.replicas[request.group]
-        known.retention_bytes, known.retention_ms = request.retention_bytes, request.retention_ms
+        known.retention.CopyFrom(request.retention)
         self.groups.changed()
         return pb.ConfigureReplicaResponse(changed=True)
 
@@ -199,7 +199,6 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
                 state="leader" if leader == self.store_id else "follower",
                 leader_store_id=leader,
                 term=term,
-                retention_bytes=request.retention_bytes,
-                retention_ms=request.retention_ms,
+                retention=request.retention,
             )
         return status

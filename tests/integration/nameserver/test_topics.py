@@ -20,6 +20,7 @@ from stele.services.errors import (
     TopicNotFound,
 )
 from stele.services.pb import nameserver_pb2 as pb
+from stele.services.pb.common_pb2 import Retention
 from tests.integration.nameserver.cluster import Cluster
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.eventually import eventually
@@ -97,21 +98,26 @@ async def test_a_topic_that_waits_for_a_full_disk_says_so_and_comes_to_be(cluste
 
 
 async def told(cluster: Cluster) -> set[tuple[int, int]]:
-    return {(r.retention_bytes, r.retention_ms) for d in cluster.datanodes.values() for r in d.replicas.values()}
+    return {
+        (r.retention.size_bytes, r.retention.age_ms) for d in cluster.datanodes.values() for r in d.replicas.values()
+    }
 
 
 async def test_a_topics_retention_reaches_its_replicas_and_is_altered_there_too(cluster: Cluster) -> None:
     await cluster.start(nameservers=2, datanodes=3)
     made = await cluster.ask(
-        "CreateTopic", pb.CreateTopicRequest(topic="demo/t", partitions=2, retention_bytes=1 << 20, retention_ms=60_000)
+        "CreateTopic",
+        pb.CreateTopicRequest(topic="demo/t", partitions=2, retention=Retention(size_bytes=1 << 20, age_ms=60_000)),
     )
-    assert (made.topic.retention_bytes, made.topic.retention_ms) == (1 << 20, 60_000)
+    assert (made.topic.retention.size_bytes, made.topic.retention.age_ms) == (1 << 20, 60_000)
     assert await told(cluster) == {(1 << 20, 60_000)}
     for name in cluster.nameservers:  # one leads, one forwards
-        altered = await cluster.ask("AlterTopic", pb.AlterTopicRequest(topic="demo/t", retention_ms=0), of=name)
-        assert (altered.topic.retention_bytes, altered.topic.retention_ms) == (1 << 20, 0)
+        altered = await cluster.ask(
+            "AlterTopic", pb.AlterTopicRequest(topic="demo/t", retention=Retention(age_ms=0)), of=name
+        )
+        assert (altered.topic.retention.size_bytes, altered.topic.retention.age_ms) == (1 << 20, 0)
     await eventually(lambda: told_is(cluster, {(1 << 20, 0)}), describe=cluster.describe)
-    assert (await cluster.lookup("demo/t")).topic.retention_ms == 0
+    assert (await cluster.lookup("demo/t")).topic.retention.age_ms == 0
 
 
 async def told_is(cluster: Cluster, wanted: set[tuple[int, int]]) -> bool:
@@ -123,7 +129,7 @@ async def test_a_store_that_was_away_is_told_the_retention_of_now(cluster: Clust
     await cluster.create("demo/t", partitions=1)
     away = next(iter(cluster.datanodes.values()))
     await away.crash()
-    await cluster.ask("AlterTopic", pb.AlterTopicRequest(topic="demo/t", retention_bytes=1 << 20))
+    await cluster.ask("AlterTopic", pb.AlterTopicRequest(topic="demo/t", retention=Retention(size_bytes=1 << 20)))
     await eventually(lambda: told_is(cluster, {(1 << 20, 0), (0, 0)}), describe=cluster.describe)
     await away.come_back()
     await eventually(lambda: told_is(cluster, {(1 << 20, 0)}), describe=cluster.describe)
@@ -131,14 +137,14 @@ async def test_a_store_that_was_away_is_told_the_retention_of_now(cluster: Clust
 
 async def test_a_namespaces_retention_is_its_topics_default(cluster: Cluster) -> None:
     await cluster.start(nameservers=1, datanodes=3)
-    request = pb.CreateNamespaceRequest(namespace="short", retention_ms=3_600_000)
+    request = pb.CreateNamespaceRequest(namespace="short", retention=Retention(age_ms=3_600_000))
     await cluster.ask("CreateNamespace", request)
-    assert (await cluster.create("short/default")).topic.retention_ms == 3_600_000
-    own = pb.CreateTopicRequest(topic="short/own", partitions=1, retention_ms=0, retention_bytes=1 << 30)
+    assert (await cluster.create("short/default")).topic.retention.age_ms == 3_600_000
+    own = pb.CreateTopicRequest(topic="short/own", partitions=1, retention=Retention(size_bytes=1 << 30, age_ms=0))
     made = (await cluster.ask("CreateTopic", own)).topic
-    assert (made.retention_bytes, made.retention_ms) == (1 << 30, 0)
+    assert (made.retention.size_bytes, made.retention.age_ms) == (1 << 30, 0)
     found = {
-        n.namespace: n.retention_ms
+        n.namespace: n.retention.age_ms
         for n in (await cluster.ask("ListNamespaces", pb.ListNamespacesRequest())).namespaces
     }
     assert found == {"short": 3_600_000}
@@ -148,18 +154,24 @@ async def test_a_retention_that_makes_no_sense_changes_nothing(cluster: Cluster)
     await cluster.start(nameservers=1, datanodes=1)
     await cluster.create("demo/t", partitions=1, replication=1)
     for request in (
-        pb.AlterTopicRequest(topic="demo/t", retention_bytes=1),
-        pb.AlterTopicRequest(topic="demo/t", retention_ms=2**63),
+        pb.AlterTopicRequest(topic="demo/t", retention=Retention(size_bytes=1)),
+        pb.AlterTopicRequest(topic="demo/t", retention=Retention(age_ms=2**63)),
     ):
         with pytest.raises(InvalidArgument, match="or 0 to keep messages for ever"):
             await cluster.ask("AlterTopic", request)
     with pytest.raises(InvalidArgument):
-        await cluster.ask("CreateTopic", pb.CreateTopicRequest(topic="demo/x", partitions=1, retention_ms=5))
+        await cluster.ask(
+            "CreateTopic", pb.CreateTopicRequest(topic="demo/x", partitions=1, retention=Retention(age_ms=5))
+        )
     with pytest.raises(InvalidArgument):
-        await cluster.ask("CreateNamespace", pb.CreateNamespaceRequest(namespace="x", retention_bytes=5))
+        await cluster.ask(
+            "CreateNamespace", pb.CreateNamespaceRequest(namespace="x", retention=Retention(size_bytes=5))
+        )
     with pytest.raises(TopicNotFound):
-        await cluster.ask("AlterTopic", pb.AlterTopicRequest(topic="demo/none", retention_ms=0))
-    again = pb.CreateTopicRequest(topic="demo/t", partitions=1, replication=1, retention_ms=60_000, if_absent=True)
+        await cluster.ask("AlterTopic", pb.AlterTopicRequest(topic="demo/none", retention=Retention(age_ms=0)))
+    again = pb.CreateTopicRequest(
+        topic="demo/t", partitions=1, replication=1, if_absent=True, retention=Retention(age_ms=60_000)
+    )
     with pytest.raises(TopicExists):
         await cluster.ask("CreateTopic", again)
     assert await told(cluster) == {(0, 0)}

@@ -56,8 +56,7 @@ def replica(
         state=state,
         leader_store_id=leader_store_id,
         term=term,
-        retention_bytes=retention.size_bytes,
-        retention_ms=retention.age_ms,
+        retention=retention.message(),
     )
 
 
