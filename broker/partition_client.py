@@ -202,7 +202,7 @@ class PartitionClient:
         try:
             if not self.leader:
                 raise NotReady("the partition's leader is not known")
-            return self._datanodes.get(self.leader).appends.send(request)
+            return self._datanodes.get(self.leader).append(request)
         except SteleError as e:
             refused: asyncio.Future[datanode_pb2.AppendResponse] = asyncio.get_running_loop().create_future()
             refused.set_exception(e)
@@ -269,7 +269,7 @@ class PartitionClient:
             request = datanode_pb2.FetchRequest(group=self.group, offset=offset, bytes_max=bytes_max)
             try:
                 async with asyncio.timeout(ATTEMPT_S):
-                    response: datanode_pb2.FetchResponse = await self._datanodes.get(store_id).fetches.send(request)
+                    response: datanode_pb2.FetchResponse = await self._datanodes.get(store_id).fetch(request)
                 refused = from_pb(response.error)
                 if refused is None and (response.batches or not is_committed):
                     self._shunned.pop(store_id, None)

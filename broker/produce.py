@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +24,7 @@ from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import InternalError, Overloaded, SteleError, Timeout
 from stele.services.pb import broker_pb2, datanode_pb2
 from stele.services.rpc.status import from_pb, to_wire
+from stele.services.rpc.streams import AnswerPump
 from stele.services.tasks import Tasks
 
 RECOVER_AGAIN = Backoff(first_s=0.04, max_s=0.1)
@@ -190,38 +190,41 @@ class PartitionProducer:
 class Produced:
     """One request of a stream."""
 
-    stream: ProduceStream
+    session: ProduceSession
     request_id: int
     batch: bytes
     header: BatchHeader
 
     def answer(self, result: Result) -> None:
-        self.stream.answer(self.request_id, len(self.batch), result)
+        self.session.answer(self.request_id, len(self.batch), result)
 
 
-class ProduceStream:
-    """The answers of one client's stream, and its credit."""
+class ProduceSession:
+    """One client's stream: its answers, and its credit."""
 
     def __init__(self, credit_bytes: int, metrics: BrokerMetrics) -> None:
         self._credit_bytes = credit_bytes
         self._metrics = metrics
-        self._unanswered = 0
         self._unanswered_bytes = 0
-        self._answers: deque[broker_pb2.ProduceResponse] = deque()
-        self._wake = asyncio.Event()
-        self._ended = False
+        self._pump: AnswerPump[broker_pb2.ProduceRequest, broker_pb2.ProduceResponse] = AnswerPump()
 
-    def take(self, size: int) -> Overloaded | None:
-        """Counts a request of ``size`` bytes; the refusal if the client has overdrawn its credit."""
-        overdrawn = self._unanswered > 0 and self._unanswered_bytes + size > self._credit_bytes
-        self._unanswered += 1
+    def run(
+        self,
+        requests: AsyncIterator[broker_pb2.ProduceRequest],
+        take: Callable[[broker_pb2.ProduceRequest], Awaitable[None]],
+    ) -> AsyncGenerator[broker_pb2.ProduceResponse, None]:
+        """The answers, until the client has ended and everything is answered."""
+        return self._pump.run(requests, take)
+
+    def charge(self, size: int) -> Overloaded | None:
+        """Counts a request of ``size`` bytes that was just read; the refusal if the client has overdrawn its credit."""
+        overdrawn = self._pump.unanswered > 1 and self._unanswered_bytes + size > self._credit_bytes
         self._unanswered_bytes += size
         if overdrawn:
             return Overloaded(f"more than {self._credit_bytes} bytes are unanswered", limit=self._credit_bytes)
         return None
 
     def answer(self, request_id: int, size: int, result: Result) -> None:
-        self._unanswered -= 1
         self._unanswered_bytes -= size
         response = broker_pb2.ProduceResponse(request_id=request_id)
         if isinstance(result, StoredAt):
@@ -229,20 +232,4 @@ class ProduceStream:
         else:
             response.error.CopyFrom(to_wire(result))
         self._metrics.produced(result, size)
-        self._answers.append(response)
-        self._wake.set()
-
-    def end(self) -> None:
-        """The client sends nothing more."""
-        self._ended = True
-        self._wake.set()
-
-    async def answers(self) -> AsyncGenerator[broker_pb2.ProduceResponse, None]:
-        """Until the client has ended and everything is answered."""
-        while True:
-            while self._answers:
-                yield self._answers.popleft()
-            if self._ended and not self._unanswered:
-                return
-            self._wake.clear()
-            await self._wake.wait()
+        self._pump.answer(response)

@@ -14,7 +14,7 @@ from typing import Any
 from stele.broker.consumer import ConsumerStream
 from stele.broker.dispatch import Dispatch, start_of
 from stele.broker.owned_partitions import OwnedPartition, OwnedPartitions
-from stele.broker.produce import Produced, ProduceStream
+from stele.broker.produce import Produced, ProduceSession
 from stele.broker.subscription import Range, SubscriptionType
 from stele.services.batch import read_header
 from stele.services.errors import InvalidArgument, MessageTooLarge, SteleError
@@ -22,6 +22,7 @@ from stele.services.pb import broker_pb2 as pb
 from stele.services.pb import broker_pb2_grpc, datanode_pb2
 from stele.services.rpc.limits import MESSAGE_BYTES_MAX
 from stele.services.rpc.status import to_wire
+from stele.services.rpc.streams import while_reading
 from stele.services.topics import check_name, parse_topic
 
 BATCH_BYTES_MAX = MESSAGE_BYTES_MAX // 2
@@ -42,40 +43,27 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         self, request_iterator: AsyncIterator[pb.ProduceRequest], context: Any
     ) -> AsyncGenerator[pb.ProduceResponse, None]:
         yield pb.ProduceResponse(credit_bytes=self._produce_credit_bytes)
-        stream = ProduceStream(self._produce_credit_bytes, self._partitions.metrics)
-        reading = asyncio.create_task(self._read_produce(request_iterator, stream))
-        try:
-            async with aclosing(stream.answers()) as answers:
-                async for answer in answers:
-                    yield answer
-            _raise_if_failed(reading)
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+        session = ProduceSession(self._produce_credit_bytes, self._partitions.metrics)
+        async with aclosing(session.run(request_iterator, lambda r: self._produce(r, session))) as answers:
+            async for answer in answers:
+                yield answer
 
-    async def _read_produce(self, requests: AsyncIterator[pb.ProduceRequest], stream: ProduceStream) -> None:
-        try:
-            async for request in requests:
-                await self._produce(request, stream)
-        finally:
-            stream.end()
-
-    async def _produce(self, request: pb.ProduceRequest, stream: ProduceStream) -> None:
+    async def _produce(self, request: pb.ProduceRequest, session: ProduceSession) -> None:
         batch = request.batch
-        refusal: SteleError | None = stream.take(len(batch))
+        refusal: SteleError | None = session.charge(len(batch))
         try:
             header = read_header(batch)
             owned = self._partitions.get(request.topic, request.partition)
             if owned is None:
                 owned = await self._partitions.find(request.topic, request.partition)
         except SteleError as e:
-            stream.answer(request.request_id, len(batch), e)
+            session.answer(request.request_id, len(batch), e)
             return
         if len(batch) > BATCH_BYTES_MAX:
             refusal = MessageTooLarge(
                 f"a batch of {len(batch)} bytes; accepted: up to {BATCH_BYTES_MAX}", bytes_max=BATCH_BYTES_MAX
             )
-        produced = Produced(stream, request.request_id, batch, header)
+        produced = Produced(session, request.request_id, batch, header)
         if refusal is not None:
             owned.producer.refuse(produced, refusal)
         else:
@@ -98,16 +86,13 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         except SteleError as e:
             yield pb.SubscribeResponse(closed=pb.Closed(error=to_wire(e)))
             return
-        reading = asyncio.create_task(_read_subscribe(requests, owned.dispatch, subscription, stream))
+        reading = _read_subscribe(requests, owned.dispatch, subscription, stream)
         try:
-            async with aclosing(stream.responses()) as responses:
+            async with aclosing(while_reading(stream.responses(), reading)) as responses:
                 async for response in responses:
                     yield response
-            _raise_if_failed(reading)
         finally:
             owned.dispatch.leave(subscription, stream.id)
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
 
     async def _opened(self, topic: str, partition: int) -> OwnedPartition:
         owned = await self._partitions.find(topic, partition)
@@ -171,12 +156,6 @@ async def _read_subscribe(
                     stream.close(InvalidArgument("a subscription is opened once, by the first request of its stream"))
     finally:
         stream.finish()
-
-
-def _raise_if_failed(reading: asyncio.Task[None]) -> None:
-    """What ended the reader ends the stream."""
-    if reading.done() and not reading.cancelled():
-        reading.result()
 
 
 def _ranges(ranges: Any) -> list[Range]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 
 from stele.datanode.commands import Appended, AppendOutcome, Refused
 from stele.datanode.replica import Replica
 from stele.services.errors import InternalError, SteleError, Timeout
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.rpc.status import to_wire
+from stele.services.rpc.streams import AnswerPump
 
 INFLIGHT_REQUESTS_MAX = 1_024
 INFLIGHT_BYTES_MAX = 64 << 20
@@ -49,44 +51,28 @@ class AppendStream:
         self._find = find
         self._requests_max, self._bytes_max, self._timeout_s = requests_max, bytes_max, timeout_s
         self._lanes: dict[int, deque[_Slot]] = {}  # per group, oldest first
-        self._answers: deque[pb.AppendResponse] = deque()
-        self._requests = 0
-        self._bytes = 0
-        self._something = asyncio.Event()  # an answer can leave, or the requests have ended
+        self._pump: AnswerPump[pb.AppendRequest, pb.AppendResponse] = AnswerPump()
+        self._bytes = 0  # unanswered
         self._room = asyncio.Event()
-        self._ended = False
 
     async def run(self, requests: AsyncIterator[pb.AppendRequest]) -> AsyncGenerator[pb.AppendResponse, None]:
-        reading = asyncio.ensure_future(self._read(requests))
         expiring = asyncio.ensure_future(self._expire())
         try:
-            while True:
-                while self._answers:
-                    yield self._answers.popleft()
-                if self._ended and not self._requests:
-                    reading.result()
-                    return
-                self._something.clear()
-                await self._something.wait()
+            async with aclosing(self._pump.run(requests, self._take)) as answers:
+                async for answer in answers:
+                    yield answer
         finally:
-            reading.cancel()
             expiring.cancel()
-            await asyncio.gather(reading, expiring, return_exceptions=True)
+            await asyncio.gather(expiring, return_exceptions=True)
 
-    async def _read(self, requests: AsyncIterator[pb.AppendRequest]) -> None:
-        try:
-            async for request in requests:
-                self._start(request)
-                while self._requests >= self._requests_max or self._bytes >= self._bytes_max:
-                    self._room.clear()
-                    await self._room.wait()
-        finally:
-            self._ended = True
-            self._something.set()
+    async def _take(self, request: pb.AppendRequest) -> None:
+        self._start(request)
+        while self._pump.unanswered >= self._requests_max or self._bytes >= self._bytes_max:
+            self._room.clear()
+            await self._room.wait()
 
     def _start(self, request: pb.AppendRequest) -> None:
         slot = _Slot(request.request_id, sum(map(len, request.batches)), asyncio.get_running_loop().time())
-        self._requests += 1
         self._bytes += slot.size
         self._lanes.setdefault(request.group, deque()).append(slot)
         try:
@@ -107,13 +93,11 @@ class AppendStream:
         lane = self._lanes.get(group)
         while lane and (answer := lane[0].answer) is not None:
             slot = lane.popleft()
-            self._answers.append(answer)
-            self._requests -= 1
             self._bytes -= slot.size
+            self._pump.answer(answer)
         if lane is not None and not lane:
             del self._lanes[group]
         self._room.set()
-        self._something.set()
 
     async def _expire(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 
 import structlog
 
@@ -17,6 +18,8 @@ from stele.services.config import MIB
 from stele.services.errors import InternalError, SteleError
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.rpc.status import to_wire
+from stele.services.rpc.streams import AnswerPump
+from stele.services.tasks import Tasks
 
 REQUESTS_MAX = 1_024  # unanswered on one stream; beyond it the stream is not read
 ANSWERS_MAX = 8  # made and not sent yet
@@ -34,33 +37,21 @@ class FetchStream:
         self._find = find
         self._places = asyncio.Semaphore(requests_max)
         self._sending = asyncio.Semaphore(ANSWERS_MAX)  # held from reading the batches until they are handed to gRPC
-        self._answers: asyncio.Queue[pb.FetchResponse | None] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._pump: AnswerPump[pb.FetchRequest, pb.FetchResponse] = AnswerPump()
+        self._tasks = Tasks()
 
     async def run(self, requests: AsyncIterator[pb.FetchRequest]) -> AsyncGenerator[pb.FetchResponse, None]:
-        reading = asyncio.ensure_future(self._read(requests))
         try:
-            while (answer := await self._answers.get()) is not None:
-                yield answer
-                self._sending.release()
-            reading.result()
+            async with aclosing(self._pump.run(requests, self._take)) as answers:
+                async for answer in answers:
+                    yield answer
+                    self._sending.release()
         finally:
-            reading.cancel()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(reading, *self._tasks, return_exceptions=True)
+            await self._tasks.cancel()
 
-    async def _read(self, requests: AsyncIterator[pb.FetchRequest]) -> None:
-        try:
-            async for request in requests:
-                await self._places.acquire()
-                task = asyncio.get_running_loop().create_task(self._answer(request))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            while self._tasks:
-                await asyncio.wait(set(self._tasks))
-        finally:
-            self._answers.put_nowait(None)
+    async def _take(self, request: pb.FetchRequest) -> None:
+        await self._places.acquire()
+        self._tasks.start(self._answer(request))
 
     async def _answer(self, request: pb.FetchRequest) -> None:
         try:
@@ -71,8 +62,11 @@ class FetchStream:
                     await _wait_for_message(replica, request.offset, min(request.max_wait_ms, WAIT_MAX_MS) / 1000)
             except SteleError as e:
                 error = e
+            except Exception as e:
+                log.exception("fetch_failed", group=request.group, offset=request.offset)
+                error = InternalError(f"the fetch failed: {type(e).__name__}")
             await self._sending.acquire()
-            self._answers.put_nowait(_failed(request, error) if error is not None else self._fetch(request))
+            self._pump.answer(_failed(request, error) if error is not None else self._fetch(request))
         finally:
             self._places.release()
 
