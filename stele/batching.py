@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from crc32c import crc32c
 
@@ -32,8 +33,11 @@ INFLIGHT_BATCHES_MAX = 32  # half of the 64 batches that a datanode remembers of
 BATCH_BYTES_LIMIT = 1024 * 1024 - 1024  # a log entry has at most 1 MiB, its own framing included
 HEADERS_MAX = 0xFFFF
 PRODUCER_ID_BITS = 63
+MESSAGE_MEMORY_BYTES = 300  # what a waiting message costs besides its bytes
 _RECORD_BYTES = 14
 _KEY_SEED = 0
+
+PromiseT = TypeVar("PromiseT")
 
 
 def record_bytes(record: BatchRecord) -> int:
@@ -76,12 +80,12 @@ class StickyPartitioner:
 
 
 @dataclass(slots=True, eq=False)
-class ProducerBatch:
+class ProducerBatch(Generic[PromiseT]):
     """Messages that are stored together.  ``promises`` belong to the shell, one per record, in order."""
 
     deadline_s: float
     records: list[BatchRecord] = field(default_factory=list)
-    promises: list[object] = field(default_factory=list)
+    promises: list[PromiseT] = field(default_factory=list)
     size_bytes: int = HEADER_BYTES
     encoded: bytes = b""  # fixed at the first attempt
     base_sequence: int = -1
@@ -96,19 +100,20 @@ class ProducerBatch:
         return self.attempts > 0
 
     @property
-    def records_bytes(self) -> int:
-        return self.size_bytes - HEADER_BYTES
+    def memory_bytes(self) -> int:
+        """What its messages count for in the producer's buffer."""
+        return self.size_bytes - HEADER_BYTES + len(self.records) * MESSAGE_MEMORY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class GivenUp:
+class GivenUp(Generic[PromiseT]):
     """A batch that will not be sent again, and why."""
 
-    batch: ProducerBatch
+    batch: ProducerBatch[PromiseT]
     error: SteleError
 
 
-class PartitionBatches:
+class PartitionBatches(Generic[PromiseT]):
     """The batches of one partition; see the module's docstring.  ``new_identity`` makes producer ids; 0 ids mean: not idempotent."""
 
     def __init__(
@@ -119,14 +124,15 @@ class PartitionBatches:
         self._inflight_max = inflight_max
         self.producer_id = new_identity()
         self.next_sequence = 0
+        self.sealed_batches = 0  # complete so far
         self._next_attempt = 1
-        self._open: ProducerBatch | None = None
-        self._queued: deque[ProducerBatch] = deque()  # not in flight; those that were sent before come first
-        self._inflight: dict[int, ProducerBatch] = {}  # by attempt, in order of sequence
+        self._open: ProducerBatch[PromiseT] | None = None
+        self._queued: deque[ProducerBatch[PromiseT]] = deque()  # not in flight; those that were sent before come first
+        self._inflight: dict[int, ProducerBatch[PromiseT]] = {}  # by attempt, in order of sequence
 
     # --- filling --------------------------------------------------------------------------------------------------
 
-    def add(self, record: BatchRecord, size: int, promise: object, deadline_s: float) -> tuple[bool, bool]:
+    def add(self, record: BatchRecord, size: int, promise: PromiseT, deadline_s: float) -> tuple[bool, bool]:
         """Adds a message; (a batch was begun with it, some batch was sealed)."""
         sealed = False
         if self._open is not None and self._open.size_bytes + size > self._batch_bytes_max:
@@ -148,10 +154,11 @@ class PartitionBatches:
         if self._open is not None:
             self._queued.append(self._open)
             self._open = None
+            self.sealed_batches += 1
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    def next_to_send(self, now_s: float) -> ProducerBatch | None:
+    def next_to_send(self, now_s: float) -> ProducerBatch[PromiseT] | None:
         """The next batch, with its bytes fixed and an attempt number that its answer must carry; None: nothing now."""
         if not self._queued or len(self._inflight) >= self._inflight_max:
             return None
@@ -166,14 +173,14 @@ class PartitionBatches:
         self._inflight[batch.attempt] = batch
         return batch
 
-    def stored(self, attempt: int) -> ProducerBatch | None:
+    def stored(self, attempt: int) -> ProducerBatch[PromiseT] | None:
         """An attempt was answered with success.  A batch that waits to be repeated is done as well: its old attempt came through."""
         batch = self._inflight.pop(attempt, None)
         if batch is not None:
             batch.attempt = 0
         return batch
 
-    def stored_late(self, batch: ProducerBatch) -> bool:
+    def stored_late(self, batch: ProducerBatch[PromiseT]) -> bool:
         """An attempt that was already written off was answered with success after all; False: the batch was settled before."""
         if batch.attempt in self._inflight and self._inflight[batch.attempt] is batch:
             del self._inflight[batch.attempt]
@@ -183,7 +190,7 @@ class PartitionBatches:
             return True
         return False
 
-    def refused(self, attempt: int, error: SteleError) -> tuple[bool, list[GivenUp]]:
+    def refused(self, attempt: int, error: SteleError) -> tuple[bool, list[GivenUp[PromiseT]]]:
         """An attempt failed: (try again from the front, what is given up).  An attempt that was written off before changes nothing."""
         batch = self._inflight.get(attempt)
         if batch is None:
@@ -208,9 +215,9 @@ class PartitionBatches:
             batch.last_error = error or batch.last_error
         self._rewind(answered=0)
 
-    def expire(self, now_s: float) -> list[GivenUp]:
+    def expire(self, now_s: float) -> list[GivenUp[PromiseT]]:
         """Gives up what is past its deadline."""
-        given_up: list[GivenUp] = []
+        given_up: list[GivenUp[PromiseT]] = []
         while (head := self._head()) is not None and head.deadline_s <= now_s:
             if head is self._open:
                 self.seal()
@@ -219,7 +226,7 @@ class PartitionBatches:
             given_up += self._give_up(head, _timed_out(head))
         return given_up
 
-    def fail_all(self, error: SteleError) -> list[GivenUp]:
+    def fail_all(self, error: SteleError) -> list[GivenUp[PromiseT]]:
         """Gives up everything: the topic is gone, or the producer was closed."""
         self.seal()
         self.rewind(error)
@@ -268,7 +275,7 @@ class PartitionBatches:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _head(self) -> ProducerBatch | None:
+    def _head(self) -> ProducerBatch[PromiseT] | None:
         return next(iter(self._inflight.values()), None) or (self._queued[0] if self._queued else self._open)
 
     def _rewind(self, answered: int) -> None:
@@ -279,7 +286,7 @@ class PartitionBatches:
         self._queued.extendleft(reversed(self._inflight.values()))
         self._inflight.clear()
 
-    def _give_up(self, batch: ProducerBatch, error: SteleError) -> list[GivenUp]:
+    def _give_up(self, batch: ProducerBatch[PromiseT], error: SteleError) -> list[GivenUp[PromiseT]]:
         """The head (nothing is in flight) will not be sent again.  Sequences are checked by the partition, so a batch after it can be
         stored only if the head was."""
         assert not self._inflight
@@ -308,7 +315,7 @@ def new_producer_id(rng: Rng) -> int:
     return rng.getrandbits(PRODUCER_ID_BITS) or 1
 
 
-def _timed_out(batch: ProducerBatch) -> SteleError:
+def _timed_out(batch: ProducerBatch[PromiseT]) -> SteleError:
     why = f": {batch.last_error}" if batch.last_error is not None else ""
     last = batch.last_error.reason if batch.last_error is not None else None
     if batch.maybe_stored:
@@ -316,7 +323,7 @@ def _timed_out(batch: ProducerBatch) -> SteleError:
     return SendTimedOut(f"not stored before the send timeout{why}", last=last)
 
 
-def _explained(batch: ProducerBatch, error: SteleError) -> SteleError:
+def _explained(batch: ProducerBatch[PromiseT], error: SteleError) -> SteleError:
     """``error`` as it is true for this batch: a definite refusal says nothing of an earlier attempt that was never answered."""
     if batch.maybe_stored and error.definite:
         return Timeout(

@@ -16,11 +16,13 @@ class BufferLimit:
         self.bytes_max = bytes_max
         self.used_bytes = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._unused = asyncio.Event()
+        self._unused.set()
 
     def try_acquire(self, size: int) -> bool:
         if self._waiting or not self._fits(size):
             return False
-        self.used_bytes += size
+        self._use(size)
         return True
 
     async def acquire(self, size: int) -> None:
@@ -40,8 +42,14 @@ class BufferLimit:
         while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
             wanted, waiter = self._waiting.popleft()
             if not waiter.done():
-                self.used_bytes += wanted
+                self._use(wanted)
                 waiter.set_result(None)
+        if not self.used_bytes:
+            self._unused.set()
+
+    async def unused(self) -> None:
+        """Returns when everything that was acquired is released."""
+        await self._unused.wait()
 
     def refuse_all(self, error: Exception) -> None:
         """Nobody who waits gets in any more."""
@@ -49,6 +57,10 @@ class BufferLimit:
             _, waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_exception(error)
+
+    def _use(self, size: int) -> None:
+        self.used_bytes += size
+        self._unused.clear()
 
     def _fits(self, size: int) -> bool:
         return not self.used_bytes or self.used_bytes + size <= self.bytes_max

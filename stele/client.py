@@ -23,7 +23,7 @@ from stele.admin import Admin
 from stele.broker_calls import BrokerCalls
 from stele.consumer import Consumer
 from stele.errors import ClientClosed
-from stele.produce_stream import ProduceStreams
+from stele.produce_streams import ProduceStreams
 from stele.producer import Producer, ProducerSettings
 from stele.routing import LOOKUP_TIMEOUT_S, Router, TopicRoutes, choose_address, is_inside, parse_bootstrap, read_routes
 from stele.services.errors import InvalidArgument, SteleError, Unimplemented, Unreachable

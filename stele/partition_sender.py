@@ -1,50 +1,64 @@
-"""Carries the batches of one partition to its broker: the thin shell around stele/batching.py.
+"""Carries the messages of one partition to its broker: the shell around stele/batching.py.
 
-Guarantee: after every event the partition is either idle, waiting for answers with a bound, or waiting to look its route up again.
+Guarantee: every message that is added gets its result, or an error that says whether it may be stored, not much later than its deadline.
+After every event the partition is either idle, waiting for answers with a bound, or waiting to look its route up again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any
 
 from stele.batching import GivenUp, PartitionBatches, ProducerBatch
-from stele.produce_stream import ProduceStream
+from stele.buffer_limit import BufferLimit
+from stele.model import SendResult
+from stele.produce_streams import ProduceStream, ProduceStreams
 from stele.retry import backoff_s
+from stele.routing import Router
 from stele.services.batch import BatchRecord
-from stele.services.errors import NotOwner, SteleError, TopicNotFound, Unreachable
+from stele.services.errors import NotOwner, PartitionNotFound, SteleError, TopicNotFound, Unreachable
 from stele.services.library_log import LibraryLog
+from stele.services.pb import broker_pb2
+from stele.services.rpc.status import from_pb
+from stele.services.tasks import Tasks
 
 ATTEMPT_TIMEOUT_S = 8.0  # an attempt unanswered for so long is written off together with its stream
 NOT_FOUND_MAX = 3  # lookups in a row that know no such topic
 
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a sender is given by its producer."""
-
-    topic: str
-    linger_s: float
-    rng: random.Random
-    stream_to: Callable[[int, bool], Coroutine[Any, Any, ProduceStream | None]]  # (partition, look up anew)
-    spawn: Callable[[Coroutine[Any, Any, None]], None]
-    stored: Callable[[int, ProducerBatch, int], None]  # (partition, batch, base offset)
-    given_up: Callable[[list[GivenUp]], None]
-    sealed: Callable[[int], None]  # the open batch of this partition is complete
+Promise = asyncio.Future[SendResult]
 
 
 class PartitionSender:
-    def __init__(self, partition: int, batches: PartitionBatches, around: Surroundings) -> None:
-        self.partition = partition
-        self.batches = batches
-        self._around = around
+    """The way of one partition's messages.
+
+    ``add`` takes a message whose memory was acquired from ``limit``; it is released there when the message has its result.  A batch
+    leaves when it is full or ``linger_s`` old.  Where to, ``router`` says; what carries it there are the client's ``streams``.  The
+    results are the promises' own: SendResult; SendTimedOut or Timeout past the deadline; a definite, terminal refusal of the broker or of
+    the nameserver (TopicNotFound, PartitionNotFound, …); what ``fail_all`` is given.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        batches: PartitionBatches[Promise],
+        router: Router,
+        streams: ProduceStreams,
+        limit: BufferLimit,
+        *,
+        linger_s: float,
+        rng: random.Random,
+    ) -> None:
+        self.topic, self.partition = topic, partition
+        self._batches = batches
+        self._router, self._streams, self._limit = router, streams, limit
+        self._linger_s, self._rng = linger_s, rng
         self._stream: ProduceStream | None = None
         self._routing = False
-        self._failures = 0
+        self._failures = 0  # in a row, of attempts and of lookups
         self._linger: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._tasks = Tasks()
         self._log = LibraryLog("producer")
 
     @property
@@ -52,95 +66,107 @@ class PartitionSender:
         """Its broker does not take messages at the moment."""
         return self._failures > 0
 
-    def add(self, record: BatchRecord, size: int, promise: object, deadline_s: float) -> None:
-        begun, sealed = self.batches.add(record, size, promise, deadline_s)
+    @property
+    def sealed_batches(self) -> int:
+        """How many batches were complete so far."""
+        return self._batches.sealed_batches
+
+    def oldest_sent_s(self) -> float:
+        """When the oldest unanswered attempt was sent, on the loop's clock; infinity: none is unanswered."""
+        return self._batches.oldest_sent_s()
+
+    def add(self, record: BatchRecord, size: int, promise: Promise, deadline_s: float) -> None:
+        """Takes one message of ``size`` bytes in a batch; ``deadline_s`` is on the loop's clock."""
+        begun, sealed = self._batches.add(record, size, promise, deadline_s)
         if sealed:
             self._stop_lingering()
-            self._around.sealed(self.partition)
-            self.pump()
-        if begun and self.batches.has_open:
+            self._send()
+        if begun and self._batches.has_open:
             self._begin_lingering()
 
-    def seal(self) -> None:
+    def flush(self) -> None:
         """What was added so far goes out now."""
         self._stop_lingering()
-        if self.batches.has_open:
-            self.batches.seal()
-            self._around.sealed(self.partition)
-        self.pump()
+        self._batches.seal()
+        self._send()
 
-    def pump(self) -> None:
+    def move(self, endpoint: str) -> None:
+        """The partition's broker is at ``endpoint`` now ("": nowhere)."""
+        if self._stream is None or self._routing or not endpoint or endpoint == self._stream.endpoint:
+            return
+        self._stream = None
+        self._batches.rewind(NotOwner("the partition moved to another broker"))
+        self._send()
+
+    def sweep(self, now_s: float) -> None:
+        """Deadlines and silence; to be called a few times a second."""
+        if self._batches.oldest_sent_s() < now_s - ATTEMPT_TIMEOUT_S and self._stream is not None:
+            self._log.warning("broker_silent", topic=self.topic, partition=self.partition, broker=self._stream.endpoint)
+            silent, self._stream = self._stream, None
+            # Written off BEFORE its stream is closed: what the closing then fails is nobody's attempt any more.
+            self._batches.rewind(Unreachable(f"{silent.endpoint} did not answer within {ATTEMPT_TIMEOUT_S:g} s"))
+            self._tasks.start(silent.close())
+        self._fail(self._batches.expire(now_s))
+        if not self._batches.has_open:
+            self._stop_lingering()
+        self._send()
+
+    def fail_all(self, error: SteleError) -> None:
+        """Every message that has no result yet fails with what ``error`` is for it."""
+        self._stop_lingering()
+        self._fail(self._batches.fail_all(error))
+
+    async def close(self) -> None:
+        """Ends what runs for it; what has no result is for ``fail_all``."""
+        await self._tasks.cancel()
+
+    # --- sending --------------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
         """Sends what may be sent."""
-        if self._routing or not self.batches.has_work:
+        if self._routing or not self._batches.has_work:
             return
         stream = self._stream
         if stream is None or stream.closed:
             self._find_route()
             return
         now_s = asyncio.get_running_loop().time()
-        while (batch := self.batches.next_to_send(now_s)) is not None:
-            stream.submit(self._around.topic, self.partition, batch.encoded, self._answer_to(batch, batch.attempt))
+        while (batch := self._batches.next_to_send(now_s)) is not None:
+            request = broker_pb2.ProduceRequest(topic=self.topic, partition=self.partition, batch=batch.encoded)
+            stream.send(request).add_done_callback(functools.partial(self._answered, batch, batch.attempt))
 
-    def moved(self, endpoint: str) -> None:
-        """The partition's broker is at ``endpoint`` now ("": nowhere)."""
-        if self._stream is None or self._routing or not endpoint or endpoint == self._stream.endpoint:
+    def _answered(
+        self, batch: ProducerBatch[Promise], attempt: int, answer: asyncio.Future[broker_pb2.ProduceResponse]
+    ) -> None:
+        failure = answer.exception()
+        if failure is not None and not isinstance(failure, SteleError):
+            raise failure
+        error = failure if failure is not None else from_pb(answer.result().error)
+        if error is None:
+            self._failures = 0
+            if self._batches.stored(attempt) is batch or self._batches.stored_late(batch):
+                self._succeed(batch, answer.result().base_offset)
+            self._send()
             return
-        self._stream = None
-        self.batches.rewind(NotOwner("the partition moved to another broker"))
-        self.pump()
-
-    def sweep(self, now_s: float) -> None:
-        """Deadlines and silence."""
-        if self.batches.oldest_sent_s() < now_s - ATTEMPT_TIMEOUT_S and self._stream is not None:
-            self._log.warning(
-                "broker_silent", topic=self._around.topic, partition=self.partition, broker=self._stream.endpoint
-            )
-            silent, self._stream = self._stream, None
-            self.batches.rewind(Unreachable(f"{silent.endpoint} did not answer within {ATTEMPT_TIMEOUT_S:g} s"))
-            self._around.spawn(silent.close())
-        given_up = self.batches.expire(now_s)
-        if not self.batches.has_open:
-            self._stop_lingering()
-        if given_up:
-            self._around.given_up(given_up)
-        self.pump()
-
-    def fail_all(self, error: SteleError) -> None:
-        self._stop_lingering()
-        self._around.given_up(self.batches.fail_all(error))
-
-    # --- inside ---------------------------------------------------------------------------------------------------
-
-    def _answer_to(self, batch: ProducerBatch, attempt: int) -> Callable[[int, SteleError | None], None]:
-        def answered(base_offset: int, error: SteleError | None) -> None:
-            if error is None:
-                self._failures = 0
-                if self.batches.stored(attempt) is batch or self.batches.stored_late(batch):
-                    self._around.stored(self.partition, batch, base_offset)
-                self.pump()
-                return
-            again, given_up = self.batches.refused(attempt, error)
-            if given_up:
-                self._around.given_up(given_up)
-            if again:
-                self._failures += 1
-                self._find_route()
-
-        return answered
+        again, given_up = self._batches.refused(attempt, error)
+        self._fail(given_up)
+        if again:
+            self._failures += 1
+            self._find_route()
 
     def _find_route(self) -> None:
-        if not self._routing and self.batches.has_work:
+        if not self._routing and self._batches.has_work:
             self._routing = True
-            self._around.spawn(self._route())
+            self._tasks.start(self._route(), f"route {self.topic}-{self.partition}")
 
     async def _route(self) -> None:
         """Looks the partition up until it has a broker, then sends."""
         not_found = 0
         try:
-            while self.batches.has_work:
-                await asyncio.sleep(backoff_s(self._failures, self._around.rng))
+            while self._batches.has_work:
+                await asyncio.sleep(backoff_s(self._failures, self._rng))
                 try:
-                    stream = await self._around.stream_to(self.partition, self._failures > 0)
+                    stream = await self._look_up(anew=self._failures > 0)
                 except SteleError as e:
                     not_found = not_found + 1 if isinstance(e, TopicNotFound) else 0
                     if e.definite and not e.retryable and not 0 < not_found < NOT_FOUND_MAX:
@@ -153,12 +179,37 @@ class PartitionSender:
                 self._failures += 1
         finally:
             self._routing = False
-            self.pump()
+            self._send()
+
+    async def _look_up(self, anew: bool) -> ProduceStream | None:
+        routes = await (self._router.refresh(self.topic) if anew else self._router.routes(self.topic))
+        if self.partition >= len(routes.partitions):
+            has = f"{self.topic} has {len(routes.partitions)} partitions now"
+            raise PartitionNotFound(has, partition=self.partition)
+        endpoint = routes.partitions[self.partition].endpoint
+        return self._streams.get(endpoint) if endpoint else None
+
+    # --- results --------------------------------------------------------------------------------------------------
+
+    def _succeed(self, batch: ProducerBatch[Promise], base_offset: int) -> None:
+        for i, promise in enumerate(batch.promises):
+            if not promise.done():
+                promise.set_result(SendResult(self.partition, base_offset + i))
+        self._limit.release(batch.memory_bytes)
+
+    def _fail(self, given_up: list[GivenUp[Promise]]) -> None:
+        for g in given_up:
+            self._log.debug("batch_failed", topic=self.topic, messages=len(g.batch.records), reason=g.error.reason)
+            for promise in g.batch.promises:
+                if not promise.done():
+                    promise.set_exception(g.error)
+            self._limit.release(g.batch.memory_bytes)
+
+    # --- lingering ------------------------------------------------------------------------------------------------
 
     def _begin_lingering(self) -> None:
         loop = asyncio.get_running_loop()
-        linger_s = self._around.linger_s
-        self._linger = loop.call_later(linger_s, self.seal) if linger_s > 0 else loop.call_soon(self.seal)
+        self._linger = loop.call_later(self._linger_s, self.flush) if self._linger_s > 0 else loop.call_soon(self.flush)
 
     def _stop_lingering(self) -> None:
         if self._linger is not None:

@@ -21,16 +21,14 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, cast
 
 from stele.batching import (
     INFLIGHT_BATCHES_MAX,
-    GivenUp,
+    MESSAGE_MEMORY_BYTES,
     PartitionBatches,
-    ProducerBatch,
     StickyPartitioner,
     check_record,
     new_producer_id,
@@ -39,20 +37,18 @@ from stele.batching import (
 from stele.buffer_limit import BufferLimit
 from stele.errors import ClientClosed, SendTimedOut
 from stele.model import SendResult
-from stele.partition_sender import NOT_FOUND_MAX, PartitionSender, Surroundings
-from stele.produce_stream import ProduceStream, ProduceStreams
+from stele.partition_sender import NOT_FOUND_MAX, PartitionSender, Promise
+from stele.produce_streams import ProduceStreams
 from stele.routing import Router, TopicRoutes
 from stele.services.batch import BatchRecord
 from stele.services.errors import InvalidArgument, Overloaded, PartitionNotFound, SteleError, TopicNotFound
 from stele.services.library_log import LibraryLog
+from stele.services.tasks import Tasks
 from stele.services.topics import parse_topic
 
 SWEEP_INTERVAL_S = 0.1
 STALL_S = 1.0  # an unanswered attempt this old makes the producer look the topic up again
 LOOKUP_PAUSE_S = 0.2
-_MESSAGE_MEMORY_BYTES = 300  # what a waiting message costs besides its bytes
-
-Promise = asyncio.Future[SendResult]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +75,8 @@ class ProducerSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """A message that has its room, not yet in a batch."""
+class _Accepted:
+    """A message whose memory is acquired, not yet in a batch."""
 
     record: BatchRecord
     size: int
@@ -109,13 +105,11 @@ class Producer:
         self._rng = rng or random.Random()
         self._on_closed = on_closed
         self._limit = BufferLimit(settings.buffer_bytes_max)
-        self._unanswered = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._staged: deque[_Taken] = deque()  # until the topic's partitions are known
+        self._staged: deque[_Accepted] = deque()  # until the topic's partitions are known
         self._senders: list[PartitionSender] = []
         self._sticky: StickyPartitioner | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._sticky_sealed = 0  # batches of the sticky partition that were complete when it was chosen
+        self._tasks = Tasks()
         self._end_watch: Callable[[], None] = lambda: None
         self._closed = False
         self._log = LibraryLog("producer")
@@ -141,7 +135,7 @@ class Producer:
     ) -> Promise:
         """Takes the message as soon as there is room for it; the future it returns holds the result."""
         record, size = self._record(value, key, headers)
-        await self._limit.acquire(size + _MESSAGE_MEMORY_BYTES)
+        await self._limit.acquire(size + MESSAGE_MEMORY_BYTES)
         return self._accept(record, size, partition)
 
     def send_nowait(
@@ -153,7 +147,7 @@ class Producer:
     ) -> Promise:
         """Takes the message at once; the future it returns holds the result.  Raises Overloaded when the buffer is full."""
         record, size = self._record(value, key, headers)
-        if not self._limit.try_acquire(size + _MESSAGE_MEMORY_BYTES):
+        if not self._limit.try_acquire(size + MESSAGE_MEMORY_BYTES):
             limit = self._limit.bytes_max
             raise Overloaded(
                 f"the producer's buffer of {limit} bytes is full: await send or enqueue instead", limit=limit
@@ -163,8 +157,8 @@ class Producer:
     async def flush(self) -> None:
         """Returns when every message taken so far is answered; failures stay with their futures."""
         for sender in self._senders:
-            sender.seal()
-        await self._idle.wait()
+            sender.flush()
+        await self._limit.unused()  # all that is unanswered has its bytes there
 
     async def close(self) -> None:
         """Flushes, then takes nothing more."""
@@ -183,9 +177,7 @@ class Producer:
         error = ClientClosed(f"the producer of {self.topic} was closed")
         self._limit.refuse_all(error)
         self._fail_everything(error)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(self._tasks.cancel(), *(sender.close() for sender in self._senders))
 
     async def __aenter__(self) -> Producer:
         return self
@@ -204,39 +196,41 @@ class Producer:
         return record, check_record(record)
 
     def _accept(self, record: BatchRecord, size: int, partition: int | None) -> Promise:
-        """Its room is taken already."""
+        """Its memory is acquired already."""
         loop = asyncio.get_running_loop()
         promise: Promise = loop.create_future()
-        taken = _Taken(record, size, partition, promise, loop.time() + self.settings.send_timeout_s)
-        self._unanswered += 1
-        self._idle.clear()
+        accepted = _Accepted(record, size, partition, promise, loop.time() + self.settings.send_timeout_s)
         if self._closed:
-            self._fail(taken, ClientClosed(f"the producer of {self.topic} was closed"))
+            self._fail(accepted, ClientClosed(f"the producer of {self.topic} was closed"))
         elif self._senders:
-            self._assign(taken)
+            self._assign(accepted)
         else:
             if not self._staged:
-                self._spawn(self._begin())
-            self._staged.append(taken)
+                self._tasks.start(self._begin())
+            self._staged.append(accepted)
         return promise
 
-    def _assign(self, taken: _Taken) -> None:
-        if taken.partition is not None:
-            chosen = taken.partition
+    def _assign(self, accepted: _Accepted) -> None:
+        if accepted.partition is not None:
+            chosen = accepted.partition
             if not 0 <= chosen < len(self._senders):
                 has = f"{self.topic} has partitions 0 to {len(self._senders) - 1}"
-                self._fail(taken, PartitionNotFound(f"{has}, not {chosen}", partition=chosen))
+                self._fail(accepted, PartitionNotFound(f"{has}, not {chosen}", partition=chosen))
                 return
-        elif taken.record.key is not None:
-            chosen = partition_of_key(taken.record.key, len(self._senders))
+        elif accepted.record.key is not None:
+            chosen = partition_of_key(accepted.record.key, len(self._senders))
         else:
-            assert self._sticky is not None
-            chosen = self._sticky.current
-        self._senders[chosen].add(taken.record, taken.size, taken.promise, taken.deadline_s)
+            chosen = self._sticky_partition()
+        self._senders[chosen].add(accepted.record, accepted.size, accepted.promise, accepted.deadline_s)
 
-    def _sealed(self, partition: int) -> None:
-        if self._sticky is not None and self._sticky.current == partition:
-            self._sticky.advance(lambda p: self._senders[p].is_stalled)
+    def _sticky_partition(self) -> int:
+        """The same until a batch of it is complete, then the next that is not stalled."""
+        sticky = self._sticky
+        assert sticky is not None
+        if self._senders[sticky.current].sealed_batches != self._sticky_sealed:
+            sticky.advance(lambda p: self._senders[p].is_stalled)
+            self._sticky_sealed = self._senders[sticky.current].sealed_batches
+        return sticky.current
 
     # --- the topic ------------------------------------------------------------------------------------------------
 
@@ -260,24 +254,23 @@ class Producer:
             await asyncio.sleep(LOOKUP_PAUSE_S)
 
     def _open(self, routes: TopicRoutes) -> None:
-        around = Surroundings(
-            topic=self.topic,
-            linger_s=self.settings.linger_ms / 1000,
-            rng=self._rng,
-            stream_to=self._stream_to,
-            spawn=self._spawn,
-            stored=self._stored,
-            given_up=self._given_up,
-            sealed=self._sealed,
-        )
+        settings = self.settings
         for route in routes.partitions:
-            batches = PartitionBatches(
-                self._identity, self.settings.batch_bytes_max, self.settings.inflight_batches_max
+            batches = PartitionBatches[Promise](self._identity, settings.batch_bytes_max, settings.inflight_batches_max)
+            sender = PartitionSender(
+                self.topic,
+                route.partition,
+                batches,
+                self._router,
+                self._streams,
+                self._limit,
+                linger_s=settings.linger_ms / 1000,
+                rng=self._rng,
             )
-            self._senders.append(PartitionSender(route.partition, batches, around))
+            self._senders.append(sender)
         self._sticky = StickyPartitioner(len(self._senders), self._rng)
         self._end_watch = self._router.watch(self.topic, self._moved)
-        self._spawn(self._sweep())
+        self._tasks.start(self._sweep())
         while self._staged:
             self._assign(self._staged.popleft())
 
@@ -286,14 +279,7 @@ class Producer:
 
     def _moved(self, routes: TopicRoutes) -> None:
         for sender, route in zip(self._senders, routes.partitions, strict=False):
-            sender.moved(route.endpoint)
-
-    async def _stream_to(self, partition: int, anew: bool) -> ProduceStream | None:
-        routes = await (self._router.refresh(self.topic) if anew else self._router.routes(self.topic))
-        if partition >= len(routes.partitions):
-            raise PartitionNotFound(f"{self.topic} has {len(routes.partitions)} partitions now", partition=partition)
-        endpoint = routes.partitions[partition].endpoint
-        return self._streams.get(endpoint) if endpoint else None
+            sender.move(route.endpoint)
 
     async def _sweep(self) -> None:
         """Deadlines and silence of every partition, on one timer."""
@@ -302,12 +288,12 @@ class Producer:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             now_s = loop.time()
-            oldest_s = min(sender.batches.oldest_sent_s() for sender in self._senders)
+            oldest_s = min(sender.oldest_sent_s() for sender in self._senders)
             for sender in self._senders:
                 sender.sweep(now_s)
             if now_s - oldest_s > STALL_S and now_s - looked_up_s > STALL_S:
                 looked_up_s = now_s
-                self._spawn(self._look_up())
+                self._tasks.start(self._look_up())
 
     async def _look_up(self) -> None:
         try:
@@ -315,40 +301,15 @@ class Producer:
         except SteleError as e:
             self._log.debug("refresh_failed", topic=self.topic, reason=e.reason)
 
-    # --- results --------------------------------------------------------------------------------------------------
+    # --- failing --------------------------------------------------------------------------------------------------
 
-    def _stored(self, partition: int, batch: ProducerBatch, base_offset: int) -> None:
-        for i, promise in enumerate(cast("list[Promise]", batch.promises)):
-            if not promise.done():
-                promise.set_result(SendResult(partition, base_offset + i))
-        self._release(len(batch.promises), batch.records_bytes)
-
-    def _given_up(self, given_up: Iterable[GivenUp]) -> None:
-        for g in given_up:
-            self._log.debug("batch_failed", topic=self.topic, messages=len(g.batch.records), reason=g.error.reason)
-            for promise in cast("list[Promise]", g.batch.promises):
-                if not promise.done():
-                    promise.set_exception(g.error)
-            self._release(len(g.batch.promises), g.batch.records_bytes)
-
-    def _fail(self, taken: _Taken, error: SteleError) -> None:
-        if not taken.promise.done():
-            taken.promise.set_exception(error)
-        self._release(1, taken.size)
+    def _fail(self, accepted: _Accepted, error: SteleError) -> None:
+        if not accepted.promise.done():
+            accepted.promise.set_exception(error)
+        self._limit.release(accepted.size + MESSAGE_MEMORY_BYTES)
 
     def _fail_everything(self, error: SteleError) -> None:
         for sender in self._senders:
             sender.fail_all(error)
         while self._staged:
             self._fail(self._staged.popleft(), error)
-
-    def _release(self, messages: int, size: int) -> None:
-        self._unanswered -= messages
-        self._limit.release(size + messages * _MESSAGE_MEMORY_BYTES)
-        if not self._unanswered:
-            self._idle.set()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=f"producer {self.topic}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

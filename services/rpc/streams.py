@@ -17,15 +17,12 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import grpc
-import structlog
 
 from stele.services.errors import ConnectionBroken, Overloaded, SteleError, Unreachable
 from stele.services.rpc.channels import Channel, Channels
 from stele.services.rpc.status import typed_errors
 
 REQUESTS_MAX = 100_000  # of one stream, unanswered
-
-_log = structlog.get_logger()
 
 
 class Numbered(Protocol):
@@ -137,7 +134,9 @@ class RequestStream(Generic[RequestT, AnswerT]):
         except SteleError as e:
             error = e
         except Exception as e:
-            _log.exception("stream_failed", endpoint=self.endpoint)
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"the stream to {self.endpoint} failed", "exception": e, "task": self._task}
+            )
             error = ConnectionBroken(f"the stream to {self.endpoint} failed: {e!r}")
         finally:
             if writing is not None:
