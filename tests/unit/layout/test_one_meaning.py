@@ -17,9 +17,6 @@ from tests.unit.layout.tree import PACKAGES, modules
 MIRROR = "stele.sync"
 WRONG_ON_PURPOSE = ("stele.lab.variants", "stele.lab.mutants")
 
-# Names that still mean two things.  The list only shrinks: a name that is no longer double is taken off.
-OPEN: set[str] = {"ProduceStream"}
-
 
 def doubles(found: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
     """The public classes that more than one module defines, with these modules."""
@@ -34,13 +31,7 @@ def doubles(found: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
 
 
 def test_every_public_class_has_a_name_of_its_own() -> None:
-    found = doubles(pair for package in PACKAGES for pair in modules(package))
-    assert {name: where for name, where in found.items() if name not in OPEN} == {}
-
-
-def test_the_list_of_names_that_mean_two_things_only_shrinks() -> None:
-    found = doubles(pair for package in PACKAGES for pair in modules(package))
-    assert sorted(OPEN - found.keys()) == []
+    assert doubles(pair for package in PACKAGES for pair in modules(package)) == {}
 
 
 def test_a_double_name_is_seen(tmp_path: Path) -> None:
