@@ -105,6 +105,13 @@ def test_a_lost_path_is_seen() -> None:
     ]
 
 
+def test_the_index_leads_to_every_document() -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / target).resolve() for target in LINK.findall(index.read_text())}
+    pages = {ROOT / path for path in files() if path.parts[0] == "docs" and path.suffix == ".md"} - {index}
+    assert sorted(str(page.relative_to(ROOT)) for page in pages - linked) == []
+
+
 def test_a_word_of_the_glossary_is_where_it_says() -> None:
     rows = re.findall(
         r"^\| (?P<words>[^|]+) \|.*\| \[[\w./]+\]\(\.\./(?P<file>[\w./]+)\) \|$", GLOSSARY.read_text(), re.MULTILINE
