@@ -1,4 +1,4 @@
-"""Settings of a process: one frozen dataclass per role.
+"""Settings of a process: one frozen config per role.
 
 Guarantee: a config object that exists is consistent; anything else raises InvalidConfig with one line that names the setting,
 its value and what is accepted.  Sources, strongest first: flag (``--session-timeout-s 4``), environment
@@ -8,16 +8,16 @@ settings of every role at its top level, and settings of one role in a table of 
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Self, TypeVar
+
+from pydantic import Field, model_validator
 
 from stele.services.errors import InvalidConfig
 from stele.services.logs import FORMATS, LEVELS
 from stele.services.rpc.limits import MESSAGE_BYTES_MAX
-from stele.services.settings import fields_of, read_settings
+from stele.services.settings import Bytes, Number, Seconds, Settings, Text, read
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -28,63 +28,49 @@ _HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 _EVERYWHERE = ("0.0.0.0", "::", "[::]")
 
 
-def setting(
-    help: str,
-    *,
-    example: str = "",
-    low: float | None = None,
-    high: float | None = None,
-    default: Any = dataclasses.MISSING,
-) -> Any:
-    """A field with what ``--help`` says about it and the bounds (both included) that its value must keep."""
-    metadata = {"help": help, "example": example, "low": low, "high": high}
-    if default is dataclasses.MISSING:
-        return dataclasses.field(metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeConfig:
+class NodeConfig(Settings):
     """What every role is told."""
 
-    name: str = setting("name of this process, unique in the cluster", example="dn1")
-    cluster: str = setting("cluster this process belongs to", default="stele")
-    zookeeper: str = setting(
-        "ZooKeeper servers, host:port separated by commas", example="zk1:2181,zk2:2181", default="127.0.0.1:2181"
+    name: Text = Field(examples=["dn1"], description="name of this process, unique in the cluster")
+    cluster: Text = Field("stele", description="cluster this process belongs to")
+    zookeeper: Text = Field(
+        "127.0.0.1:2181", examples=["zk1:2181,zk2:2181"], description="ZooKeeper servers, host:port separated by commas"
     )
-    session_timeout_s: float = setting(
-        "seconds without a heartbeat after which ZooKeeper declares this process dead", low=0.5, high=120, default=4.0
+    session_timeout_s: Seconds = Field(
+        4.0, ge=0.5, le=120, description="seconds without a heartbeat after which ZooKeeper declares this process dead"
     )
-    zookeeper_tick_s: float = setting(
-        "ZooKeeper's tickTime in seconds, if you know it (0: not known): the session timeout is then checked against the "
-        "2 to 20 ticks that the server grants",
-        example="2",
-        low=0,
-        high=60,
-        default=0.0,
+    zookeeper_tick_s: Seconds = Field(
+        0.0,
+        ge=0,
+        le=60,
+        examples=["2"],
+        description=(
+            "ZooKeeper's tickTime in seconds, if you know it (0: not known): the session timeout is then checked against the "
+            "2 to 20 ticks that the server grants"
+        ),
     )
-    host: str = setting("address to listen on", default="127.0.0.1")
-    port: int = setting("port to listen on (0: chosen by the system)", low=0, high=PORT_MAX, default=0)
-    advertised_host: str = setting("host that other processes of the cluster dial (empty: the host)", default="")
-    external_address: str = setting(
-        "host:port for clients outside the cluster's network (empty: the same as inside)",
-        example="localhost:6650",
-        default="",
+    host: Text = Field("127.0.0.1", description="address to listen on")
+    port: Number = Field(0, ge=0, le=PORT_MAX, description="port to listen on (0: chosen by the system)")
+    advertised_host: Text = Field("", description="host that other processes of the cluster dial (empty: the host)")
+    external_address: Text = Field(
+        "",
+        examples=["localhost:6650"],
+        description="host:port for clients outside the cluster's network (empty: the same as inside)",
     )
-    admin_port: int = setting(
-        "port of /livez, /readyz?verbose and /metrics (0: chosen by the system, -1: none)",
-        low=-1,
-        high=PORT_MAX,
-        default=0,
+    admin_port: Number = Field(
+        0,
+        ge=-1,
+        le=PORT_MAX,
+        description="port of /livez, /readyz?verbose and /metrics (0: chosen by the system, -1: none)",
     )
-    log_format: str = setting("auto (console on a terminal, else json), json or console", default="auto")
-    log_level: str = setting("debug, info, warning or error", default="info")
-    drain_timeout_s: float = setting(
-        "seconds that a stopping process may take to hand over its work", low=0, high=600, default=10.0
+    log_format: Text = Field("auto", description="auto (console on a terminal, else json), json or console")
+    log_level: Text = Field("info", description="debug, info, warning or error")
+    drain_timeout_s: Seconds = Field(
+        10.0, ge=0, le=600, description="seconds that a stopping process may take to hand over its work"
     )
 
-    def __post_init__(self) -> None:
-        check_bounds(self)
+    @model_validator(mode="after")
+    def _node_is_consistent(self) -> Self:
         for key in ("name", "cluster"):
             value = getattr(self, key)
             _require(is_process_name(value), key, value, PROCESS_NAMES)
@@ -108,6 +94,7 @@ class NodeConfig:
         _distinct(self, "port", "admin_port")
         if self.zookeeper_tick_s:
             check_session_timeout(self.session_timeout_s, 2 * self.zookeeper_tick_s, 20 * self.zookeeper_tick_s)
+        return self
 
     def endpoint(self, port: int) -> str:
         """``host:port`` under which other processes of the cluster dial ``port`` of this one."""
@@ -118,59 +105,57 @@ class NodeConfig:
         return self.external_address or self.endpoint(port)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NameserverConfig(NodeConfig):
     """Settings of a nameserver."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DatanodeConfig(NodeConfig):
     """Settings of a datanode."""
 
-    data_dir: str = setting("folder that holds this store's partitions", example="/var/lib/stele/dn1")
-    raft_port: int = setting(
-        "port that other datanodes dial (0: chosen by the system)", low=0, high=PORT_MAX, default=0
+    data_dir: Text = Field(examples=["/var/lib/stele/dn1"], description="folder that holds this store's partitions")
+    raft_port: Number = Field(
+        0, ge=0, le=PORT_MAX, description="port that other datanodes dial (0: chosen by the system)"
     )
-    election_timeout_min_s: float = setting(
-        "shortest time without a leader before a replica stands for election, in seconds",
-        low=0.05,
-        high=60,
-        default=1.0,
+    election_timeout_min_s: Seconds = Field(
+        1.0,
+        ge=0.05,
+        le=60,
+        description="shortest time without a leader before a replica stands for election, in seconds",
     )
-    election_timeout_max_s: float = setting(
-        "longest time without a leader before a replica stands for election, in seconds",
-        low=0.05,
-        high=120,
-        default=2.0,
+    election_timeout_max_s: Seconds = Field(
+        2.0,
+        ge=0.05,
+        le=120,
+        description="longest time without a leader before a replica stands for election, in seconds",
     )
-    load_parallelism: int = setting("partitions loaded at the same time at start", low=1, high=256, default=4)
-    segment_bytes: int = setting(
-        "size at which a new segment file is begun", low=4 * KIB, high=4096 * MIB, default=64 * MIB
+    load_parallelism: Number = Field(4, ge=1, le=256, description="partitions loaded at the same time at start")
+    segment_bytes: Bytes = Field(
+        64 * MIB, ge=4 * KIB, le=4096 * MIB, description="size at which a new segment file is begun"
     )
-    entry_bytes_max: int = setting(
-        "largest log entry; a batch is never larger", low=KIB, high=MESSAGE_BYTES_MAX // 2, default=MIB
+    entry_bytes_max: Bytes = Field(
+        MIB, ge=KIB, le=MESSAGE_BYTES_MAX // 2, description="largest log entry; a batch is never larger"
     )
-    disk_reserve_bytes: int = setting(
-        "free space below which the store takes no writes", low=0, high=1 << 50, default=64 * MIB
+    disk_reserve_bytes: Bytes = Field(
+        64 * MIB, ge=0, le=1 << 50, description="free space below which the store takes no writes"
     )
-    snapshot_bytes: int = setting(
-        "bytes of log after which a partition's state is written as a snapshot, which bounds how much is read at a start",
-        low=64 * KIB,
-        high=1 << 40,
-        default=64 * MIB,
+    snapshot_bytes: Bytes = Field(
+        64 * MIB,
+        ge=64 * KIB,
+        le=1 << 40,
+        description="bytes of log after which a partition's state is written as a snapshot, which bounds how much is read at a start",
     )
-    snapshot_interval_s: float = setting(
-        "seconds after which a snapshot is taken if anything was applied since the last one",
-        low=0.5,
-        high=7 * 86_400,
-        default=600.0,
+    snapshot_interval_s: Seconds = Field(
+        600.0,
+        ge=0.5,
+        le=7 * 86_400,
+        description="seconds after which a snapshot is taken if anything was applied since the last one",
     )
-    retention_check_s: float = setting(
-        "seconds between two decisions about what retention removes", low=0.1, high=86_400, default=30.0
+    retention_check_s: Seconds = Field(
+        30.0, ge=0.1, le=86_400, description="seconds between two decisions about what retention removes"
     )
 
-    def __post_init__(self) -> None:
-        NodeConfig.__post_init__(self)
+    @model_validator(mode="after")
+    def _datanode_is_consistent(self) -> Self:
         _require(bool(self.data_dir.strip()), "data_dir", self.data_dir, "a folder")
         if self.election_timeout_min_s >= self.election_timeout_max_s:
             raise InvalidConfig(
@@ -183,23 +168,23 @@ class DatanodeConfig(NodeConfig):
             )
         _distinct(self, "port", "raft_port")
         _distinct(self, "raft_port", "admin_port")
+        return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerConfig(NodeConfig):
     """Settings of a broker."""
 
-    produce_credit_bytes: int = setting(
-        "unanswered bytes that one producer stream may have", low=64 * KIB, high=1024 * MIB, default=16 * MIB
+    produce_credit_bytes: Bytes = Field(
+        16 * MIB, ge=64 * KIB, le=1024 * MIB, description="unanswered bytes that one producer stream may have"
     )
-    inflight_appends_max: int = setting(
-        "append requests that may be unanswered per partition", low=1, high=1024, default=8
+    inflight_appends_max: Number = Field(
+        8, ge=1, le=1024, description="append requests that may be unanswered per partition"
     )
-    ack_flush_interval_s: float = setting(
-        "seconds over which acknowledgements of a subscription are joined into one write",
-        low=0.001,
-        high=5,
-        default=0.03,
+    ack_flush_interval_s: Seconds = Field(
+        0.03,
+        ge=0.001,
+        le=5,
+        description="seconds over which acknowledgements of a subscription are joined into one write",
     )
 
 
@@ -229,20 +214,6 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
-def check_bounds(config: Any) -> None:
-    """Every numeric setting lies within its bounds and has its type.  Raises InvalidConfig."""
-    for f, kind in fields_of(type(config)):
-        value = getattr(config, f.name)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            object.__setattr__(config, f.name, float(value))
-        elif type(value) is not kind:
-            raise InvalidConfig(f"{f.name} {value!r} is not accepted: {_KINDS[kind]}")
-        low, high = f.metadata.get("low"), f.metadata.get("high")
-        if low is not None and not low <= value <= high:
-            shown = [f"{v:g}" if kind is float else str(v) for v in (value, low, high)]
-            raise InvalidConfig(f"{f.name} {shown[0]} is not accepted: {shown[1]} to {shown[2]}")
-
-
 ConfigT = TypeVar("ConfigT", bound=NodeConfig)
 
 
@@ -252,10 +223,7 @@ def load(
     env: Mapping[str, str],
 ) -> ConfigT:
     """The configuration that flags, environment and file make together.  Raises InvalidConfig; ``--help`` exits with 0."""
-    return config_type(**read_settings(config_type, ROLES, argv, env))
-
-
-_KINDS: dict[type[Any], str] = {str: "text", int: "a whole number", float: "a number"}
+    return read(config_type, ROLES, argv, env)
 
 
 def _require(holds: bool, key: str, value: object, accepted: str) -> None:
@@ -269,6 +237,6 @@ def _check_address(key: str, address: str) -> None:
     _require(good, key, address, f"host:port with a port from 1 to {PORT_MAX}")
 
 
-def _distinct(config: Any, first: str, second: str) -> None:
+def _distinct(config: NodeConfig, first: str, second: str) -> None:
     if getattr(config, first) > 0 and getattr(config, first) == getattr(config, second):
         raise InvalidConfig(f"{first} and {second} are both {getattr(config, first)}: each needs a port of its own")

@@ -18,11 +18,12 @@ from stele.cli.options import (
     with_client,
 )
 from stele.cli.output import OutputFormat, moment, say, show, show_facts, show_json, show_rows, size
-from stele.cli.units import bytes_of, ms_of, span
+from stele.cli.units import bytes_of, ms_of
 from stele.client import Client
 from stele.model import PartitionInfo, TopicInfo
 from stele.services.errors import InvalidArgument
 from stele.services.topics import Retention, check_retention
+from stele.services.units import shown_span
 
 app = group("Topics: create, list, look at, alter, remove.")
 RetentionBytes = Annotated[
@@ -111,7 +112,7 @@ def _bounds(retention_bytes: str, retention: str) -> tuple[int | None, int | Non
 
 
 def _kept(topic: TopicInfo) -> str:
-    bounds = [f"for {span(topic.retention_ms)}"] if topic.retention_ms else []
+    bounds = [f"for {shown_span(topic.retention_ms)}"] if topic.retention_ms else []
     if topic.retention_bytes:
         bounds.append(f"up to {size(topic.retention_bytes)} per partition")
     return f"messages are kept {', '.join(bounds) or 'for ever'}"
@@ -135,7 +136,7 @@ def ls(
             t.topic,
             t.partitions,
             t.replication,
-            span(t.retention_ms) if t.retention_ms else "",
+            shown_span(t.retention_ms) if t.retention_ms else "",
             size(t.retention_bytes) if t.retention_bytes else "",
             t.state,
             moment(t.created_ms),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -199,7 +198,7 @@ class Cluster:
             disk_reserve_bytes=0,
             admin_port=-1,
         )
-        node = self.nodes[name] = Node(dataclasses.replace(config, **settings), self.channels)
+        node = self.nodes[name] = Node(DatanodeConfig(**config.model_dump() | settings), self.channels)
         return node
 
     async def start(self, count: int = 3, **settings: Any) -> list[Node]:

@@ -46,6 +46,7 @@ PURE = (
     "stele.services.rng",
     "stele.services.rpc.resolution",
     "stele.services.topics",
+    "stele.services.units",
 )
 
 # Libraries that compute and do nothing else; of some only a part.

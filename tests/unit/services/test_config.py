@@ -31,6 +31,42 @@ def test_sizes_take_units(tmp_path: Path) -> None:
     assert load(DatanodeConfig, [*DN, "--config", str(file)], {}).disk_reserve_bytes == 1 << 30
 
 
+def test_times_take_units_wherever_they_are_given(tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text('drain_timeout_s = "1m30s"\n[datanode]\nretention_check_s = "1h30m"\n')
+    flags = ["--config", str(file), "--election-timeout-min-s", "250ms"]
+    config = load(DatanodeConfig, [*DN, *flags], {"STELE_SESSION_TIMEOUT_S": "10s"})
+    assert (config.drain_timeout_s, config.retention_check_s) == (90.0, 5400.0)
+    assert (config.election_timeout_min_s, config.session_timeout_s) == (0.25, 10.0)
+    assert (
+        DatanodeConfig(name="dn1", data_dir="d", segment_bytes="4MiB", snapshot_interval_s="1d").segment_bytes
+        == 4 << 20
+    )  # type: ignore[arg-type]
+
+
+def test_a_config_does_not_change() -> None:
+    config = BrokerConfig(name="br1")
+    with pytest.raises(ValueError, match="frozen"):
+        config.port = 7000
+
+
+def test_made_directly_it_looks_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STELE_PORT", "7000")
+    assert BrokerConfig(name="br1").port == 0
+    with pytest.raises(InvalidConfig, match="there is no setting colour: known are"):
+        BrokerConfig(name="br1", colour="red")  # type: ignore[call-arg]
+
+
+def test_what_cannot_be_read_is_named_as_it_was_given() -> None:
+    for argv, env, origin in (
+        (["--port", "x"], {}, "--port"),
+        ([], {"STELE_PORT": "x"}, "STELE_PORT"),
+    ):
+        with pytest.raises(InvalidConfig) as refused:
+            load(BrokerConfig, ["--name", "br1", *argv], env)
+        assert refused.value.message == f"{origin} 'x' is not accepted: a whole number"
+
+
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
@@ -57,6 +93,8 @@ def test_sizes_take_units(tmp_path: Path) -> None:
         ([*DN, "--session-timeout-s", "3", "--zookeeper-tick-s", "2"], "outside the 4 to 40 s"),
         ([*DN, "--election-timeout-min-s", "2", "--election-timeout-max-s", "2"], "must be below"),
         ([*DN, "--segment-bytes", "1MiB", "--entry-bytes-max", "2MiB"], "must be at least entry_bytes_max"),
+        ([*DN, "--session-timeout-s", "4 apples"], "a number of seconds, or e.g. 10s or 1h30m"),
+        ([*DN, "--session-timeout-s", "3m"], "session_timeout_s 180 is not accepted: 0.5 to 120"),
         ([*DN, "--segment-bytes", "1TB"], "a number of bytes, or e.g. 64MiB"),
         ([*DN, "--entry-bytes-max", "16MiB"], "entry_bytes_max"),
         ([*DN, "--host", "0.0.0.0"], "set advertised_host"),
@@ -87,6 +125,9 @@ def test_bad_settings_are_refused_with_one_line(argv: list[str], line: str) -> N
         ("port = true", "port in "),
         ("port = 1.5", "a whole number"),
         ("name = 3", "text"),
+        ("drain_timeout_s = true", "drain_timeout_s in "),
+        ('drain_timeout_s = "soon"', "'soon' is not accepted: a number of seconds"),
+        ('[datanode]\nsegment_bytes = "much"', "[datanode] segment_bytes in "),
         ("port = [1]", "a whole number"),
         ("port = ", "is not TOML"),
         ("port = 99999", "port 99999 is not accepted"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stele.cli.units import bytes_of, ms_of, span
+from stele.cli.units import bytes_of, ms_of
 from stele.services.errors import InvalidArgument
+from stele.services.units import shown_span
 
 
 @pytest.mark.parametrize(
@@ -51,4 +52,4 @@ def test_what_is_no_size_is_refused_in_one_line(text: str) -> None:
 def test_a_span_is_shown_as_it_was_given(text: str) -> None:
     ms = ms_of("", text)
     assert ms is not None
-    assert ms_of("", span(ms)) == ms
+    assert ms_of("", shown_span(ms)) == ms
