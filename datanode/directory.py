@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stele.datanode.log import DirectoryLock, TermFile, newest_members
-from stele.datanode.log.lock import LOCK_NAME
+from stele.datanode.log import TermFile, newest_members
 from stele.datanode.storage import RECOVERING_NAME
+from stele.services.directory_lock import LOCK_NAME, DirectoryLock
 from stele.services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
 from stele.services.files import ASIDE_SUFFIX, OS_FILES
 from stele.services.json_files import write_json

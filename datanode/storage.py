@@ -14,8 +14,9 @@ from typing import Protocol
 
 import structlog
 
-from stele.datanode.log import DirectoryLock, SegmentLog, SnapshotFiles, TermFile, check_term
+from stele.datanode.log import SegmentLog, SnapshotFiles, TermFile, check_term
 from stele.datanode.log.start_point import StartPoint, decide
+from stele.services.directory_lock import DirectoryLock
 from stele.services.errors import GroupDirectoryBusy, LogDamaged, StorageFailed
 from stele.services.files import OS_FILES, FileSystem
 from stele.services.raft.storage import LogStorage, SnapshotStorage, TermStorage

@@ -3,13 +3,11 @@
 ``SegmentLog``, ``SnapshotFiles`` and ``TermFile`` implement the Protocols of services/raft/storage.py.
 """
 
-from stele.datanode.log.lock import DirectoryLock
 from stele.datanode.log.log import SegmentLog
 from stele.datanode.log.snapshots import SnapshotFiles, newest_members
 from stele.datanode.log.terms import TermFile, check_term
 
 __all__ = [
-    "DirectoryLock",
     "SegmentLog",
     "SnapshotFiles",
     "TermFile",

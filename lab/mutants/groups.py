@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from stele.datanode.log.lock import LOCK_NAME
+from stele.services.directory_lock import LOCK_NAME
 from stele.services.errors import DirectoryBusy
 from stele.services.keyed_lock import KeyedLock
 from stele.services.raft.registry import Registry

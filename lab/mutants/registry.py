@@ -117,7 +117,7 @@ MUTANTS = _table(
     Mutant("groups.Ungated", ("R3.1", "R3.3"), "callers that create one group get one replica"),
     Mutant("groups.UnregistersByName", ("R3.2",), "a late stop does not take its successor out"),
     Mutant("groups.RemovesFirst", ("R3.4", "R3.9"), "nothing of a group runs once its directory is gone"),
-    Mutant("groups.PidFile", ("R3.5",), "a directory is opened once", "stele.datanode.log.lock:DirectoryLock"),
+    Mutant("groups.PidFile", ("R3.5",), "a directory is opened once", "stele.services.directory_lock:DirectoryLock"),
     Mutant("groups.NeverLooks", ("R3.7",), "a group whose directory vanished stops itself"),
 
     # --- the gate (F4)

@@ -24,11 +24,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stele.local.errors import NoCluster, NoSuchProcess, ProcessFailed
+from stele.local.errors import ClusterBusy, NoCluster, NoSuchProcess, ProcessFailed
 from stele.local.processes import POLL_S, ProcessIdentity, ProcessState, last_words, launch
 from stele.local.state import ROLES, ZOOKEEPER, ClusterSpec, ClusterState, ProcessRecord, StateDirectory
 from stele.local.zookeeper import ZooKeeperServer
-from stele.services.errors import InvalidArgument
+from stele.services.directory_lock import DirectoryLock
+from stele.services.errors import DirectoryBusy, InvalidArgument
 from stele.services.json_files import read_json
 from stele.services.ports import free_port
 
@@ -103,7 +104,7 @@ class LocalCluster:
     def up(self, spec: ClusterSpec | None = None, progress: Progress | None = None) -> list[str]:
         """Starts everything that does not run and returns, when all of it is ready, what that was: nothing if it was up.  ``spec``
         shapes a new cluster or adds to an existing one; taking processes away needs ``destroy``.  Raises ProcessFailed."""
-        with self.files.lock(LOCK_TIMEOUT_S):
+        with lock_cluster(self.files.path):
             state = self.files.load() if self.exists else ClusterState(f"stele-{secrets.token_hex(3)}")
             if not state.processes:
                 state.zookeeper = self._env.get("STELE_ZOOKEEPER", "")
@@ -114,7 +115,7 @@ class LocalCluster:
 
     def start(self, name: str, wait: bool = True, progress: Progress | None = None) -> None:
         """Starts one process unless it runs.  Raises NoSuchProcess, ProcessFailed."""
-        with self.files.lock(LOCK_TIMEOUT_S):
+        with lock_cluster(self.files.path):
             state = self.files.load()
             self._known(state, name)
             if name == ZOOKEEPER:
@@ -252,7 +253,7 @@ class LocalCluster:
 
     def down(self, progress: Progress | None = None, now: bool = False) -> None:
         """Ends every process: brokers, datanodes, nameservers, ZooKeeper; those of one role together, kindly first unless ``now``."""
-        with self.files.lock(LOCK_TIMEOUT_S):
+        with lock_cluster(self.files.path):
             state = self.files.load()
             for prefix in STOP_ORDER:
                 ending = [r for r in state.processes.values() if r.name.startswith(prefix)]
@@ -351,6 +352,18 @@ class LocalCluster:
             known = ", ".join(([] if state.zookeeper else [ZOOKEEPER]) + list(state.processes))
             raise NoSuchProcess(f"the cluster in {self.directory} has no process {name!r}; it has {known}")
         return record
+
+
+def lock_cluster(directory: Path, within_s: float = LOCK_TIMEOUT_S) -> DirectoryLock:
+    """One command at a time changes what runs; the next waits, up to a deadline (ClusterBusy)."""
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        return DirectoryLock(directory, within_s=within_s)
+    except DirectoryBusy as e:
+        raise ClusterBusy(
+            f"another command (pid {e.facts.get('owner') or 'unknown'}) is starting or stopping the cluster in "
+            f"{directory}: wait until it is done"
+        ) from None
 
 
 def _identity_of(record: ProcessRecord) -> ProcessIdentity | None:

@@ -6,22 +6,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import re
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stele.local.errors import ClusterBusy, NoCluster
+from stele.local.errors import NoCluster
 from stele.services.errors import InvalidArgument
 from stele.services.json_files import read_json, write_json
 
 FORMAT = 2
-LOCK_POLL_S = 0.02
 ROLES: dict[str, str] = {"ns": "nameserver", "dn": "datanode", "br": "broker"}  # prefix of the name → package
 PER_ROLE_MAX = 99
 ZOOKEEPER = "zk1"
@@ -143,26 +138,3 @@ class StateDirectory:
             "processes": [asdict(r) for r in state.processes.values()],
         }
         write_json(self.state_path, content)
-
-    @contextlib.contextmanager
-    def lock(self, within_s: float) -> Iterator[None]:
-        """One command at a time changes what runs; the next waits, up to a deadline (ClusterBusy)."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + within_s
-        with (self.path / "lock").open("a+", encoding="ascii") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    if time.monotonic() > deadline:
-                        file.seek(0)
-                        raise ClusterBusy(
-                            f"another command (pid {file.read().strip() or 'unknown'}) is starting or stopping the cluster in "
-                            f"{self.path}: wait until it is done"
-                        ) from None
-                    time.sleep(LOCK_POLL_S)
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield

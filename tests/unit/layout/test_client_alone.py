@@ -20,6 +20,7 @@ from tests.unit.layout.tree import PACKAGES, imports, modules, pyproject
 
 SERVER_LIBRARIES = {
     "aiohttp",
+    "filelock",
     "grpc_health",
     "grpc_reflection",
     "kazoo",

@@ -22,6 +22,7 @@ MAY_IMPORT = {
 
 # A library that has one door: everything else goes through the package named here.
 DOORS = {
+    "filelock": ("stele.services.directory_lock",),
     "kazoo": ("stele.services.coordination",),
     "pysyncobj": ("stele.services.raft", "stele.lab.mutants"),
     "uvloop": ("stele.services", "stele.local", "stele.cli", "stele.lab"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stele.local.cluster import LocalCluster
+from stele.local.cluster import LocalCluster, lock_cluster
 from stele.local.errors import ClusterBusy, NoCluster, NoSuchProcess
 from stele.local.processes import ProcessIdentity, ProcessState, last_words, launch
 from stele.local.state import ClusterSpec, ClusterState, ProcessRecord, StateDirectory, role_of
@@ -140,10 +140,9 @@ def test_the_state_survives_and_a_foreign_format_is_refused(tmp_path: Path) -> N
 
 
 def test_two_commands_do_not_change_a_cluster_at_once(tmp_path: Path) -> None:
-    files = StateDirectory(tmp_path)
-    with files.lock(1.0), pytest.raises(ClusterBusy, match=str(os.getpid())), files.lock(0.1):
-        pass
-    with files.lock(0.1):
+    with lock_cluster(tmp_path, 1.0), pytest.raises(ClusterBusy, match=str(os.getpid())):
+        lock_cluster(tmp_path, 0.1)
+    with lock_cluster(tmp_path, 0.1):
         pass
 
 

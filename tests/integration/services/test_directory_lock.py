@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from stele.datanode.log import DirectoryLock
 from stele.lab.mutants.groups import PidFile
+from stele.services.directory_lock import DirectoryLock
 from stele.services.errors import DirectoryBusy, GroupDirectoryBusy
 from tests.support.both_ways import holds_and_variant_fails
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from stele.datanode.log import DirectoryLock
+from stele.services.directory_lock import DirectoryLock
 lock = DirectoryLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
