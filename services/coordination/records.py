@@ -8,12 +8,11 @@ defaults, a higher format is refused.
 from __future__ import annotations
 
 import dataclasses
-import json
-import types
-import typing
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import msgspec
 
 from stele.services.coordination.znode import Stat
 from stele.services.errors import RecordUnreadable
@@ -176,56 +175,32 @@ class CounterRecord:
 
 
 def encode(record: ZnodeRecord) -> bytes:
-    body = {"format": _format(type(record)), **dataclasses.asdict(record)}
-    return json.dumps(body, separators=(", ", ": "), ensure_ascii=False).encode()
+    body = {"format": _format(type(record))} | {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    return msgspec.json.format(msgspec.json.encode(body), indent=0)  # one line, with spaces: people read it
 
 
 def decode(value: bytes, record_type: type[R], path: str = "") -> R:
     """RecordUnreadable where the value is not such a record, or is of a later format."""
     try:
-        body = json.loads(value)
-        if not isinstance(body, dict):
-            raise TypeError("not an object")
-        written = body.get("format", 1)
-        if not isinstance(written, int) or written > _format(record_type):
-            raise TypeError(f"format {written} is not known to this version")
-        return typing.cast(R, _build(record_type, body))
-    except (ValueError, TypeError) as error:
+        text = value.decode()  # whole: msgspec looks at no string that it skips
+        # The form first: of a later format nothing else may be believed.
+        written = msgspec.json.decode(text, type=_Form).format
+        if written > _format(record_type):
+            raise ValueError(f"format {written} is not known to this version")
+        record: R = _decoder(record_type).decode(text)
+        return record
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise RecordUnreadable(f"{path or 'value'} is no {record_type.__name__}: {error}", path=path) from None
+
+
+class _Form(msgspec.Struct):
+    format: int = 1
+
+
+@cache
+def _decoder(record_type: type[R]) -> msgspec.json.Decoder[R]:
+    return msgspec.json.Decoder(record_type)
 
 
 def _format(record_type: type[Any]) -> int:
     return int(getattr(record_type, "FORMAT", 1))
-
-
-@cache
-def _fields(record_type: typing.Hashable) -> dict[str, Any]:
-    return typing.get_type_hints(record_type)
-
-
-def _build(record_type: type[Any], body: dict[str, Any]) -> Any:
-    hints = _fields(typing.cast(typing.Hashable, record_type))
-    known = {f.name for f in dataclasses.fields(record_type)}
-    return record_type(**{name: _convert(value, hints[name], name) for name, value in body.items() if name in known})
-
-
-def _convert(value: Any, hint: Any, name: str) -> Any:
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        arms = [arm for arm in typing.get_args(hint) if arm is not type(None)]
-        return None if value is None else _convert(value, arms[0], name)
-    if typing.get_origin(hint) in (tuple, list) and isinstance(value, list):
-        args = typing.get_args(hint)
-        inner = [args[0]] * len(value) if len(args) < 2 or args[1] is Ellipsis else list(args)
-        items = [_convert(item, arm, name) for item, arm in zip(value, inner, strict=True)]
-        return tuple(items) if typing.get_origin(hint) is tuple else items
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return _build(typing.cast(type[Any], hint), value)
-    if typing.get_origin(hint) is dict and isinstance(value, dict):
-        return value
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    if hint is float and isinstance(value, int):
-        return float(value)
-    if hint is Any:
-        return value
-    raise TypeError(f"{name} is {value!r}")

@@ -51,6 +51,15 @@ def test_a_record_reads_back_as_it_was_written(record: records.ZnodeRecord) -> N
     assert json.loads(encode(record))["format"] == 1
 
 
+def test_a_record_is_one_line_that_a_person_can_read() -> None:
+    record = NameRecord(endpoint="ä:1", session=-7, owner=Incarnation(instance="i", pid=2))
+    assert encode(record).decode() == (
+        '{"format": 1, "endpoint": "ä:1", "session": -7, "session_timeout_ms": 0, '
+        '"owner": {"instance": "i", "machine": "", "pid": 2, "pid_started": 0, "identity": ""}}'
+    )
+    assert encode(BuriedRecord(intervals=((1, 4), (9, 9)))) == b'{"format": 1, "intervals": [[1, 4], [9, 9]]}'
+
+
 def test_fields_of_other_versions_are_ignored_or_take_their_defaults() -> None:
     assert decode(b'{"format": 1, "next": 3, "colour": "red"}', CounterRecord) == CounterRecord(next=3)
     assert decode(b'{"endpoint": "a:1"}', MemberRecord) == MemberRecord(endpoint="a:1")
@@ -67,6 +76,11 @@ def test_fields_of_other_versions_are_ignored_or_take_their_defaults() -> None:
         b'{"next": "3"}',
         b'{"next": true}',
         b'{"next": null}',
+        b'{"next": 3.5}',
+        b'{"next": 3} {}',
+        b'{"format": "1", "next": 3}',
+        b'{"next": 3, "note": "\xff"}',
+        b'{"next": 3, "deep": ' + b"[" * 100_000,
         b'{"format": 2, "next": 3}',
     ],
 )

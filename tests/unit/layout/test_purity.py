@@ -67,6 +67,7 @@ VALUES = {
     "itertools",
     "json",
     "math",
+    "msgspec",
     "operator",
     "pathlib.PurePath",
     "re",
