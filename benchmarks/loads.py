@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.samples import percentile
+from benchmarks.samples import percentiles
 
 WARM_UP_S = 0.5
 Figures = dict[str, Any]
@@ -47,14 +47,14 @@ class Run:
         self._seconds = seconds
         self._begin = now + min(WARM_UP_S, seconds / 4)
         self.end = self._begin + seconds
-        self._times: list[float] = []
+        self._times_ms: list[float] = []
         self._count = 0
 
     def answered(self, asked: float, now: float) -> None:
         if self._begin <= now < self.end:
             self._count += 1
             if asked >= self._begin:
-                self._times.append(now - asked)
+                self._times_ms.append((now - asked) * 1e3)
 
     def result(self) -> Figures:
         if not self._count:
@@ -65,7 +65,6 @@ class Run:
             "per_s": round(per_s, 1),
             "mb_per_s": round(per_s * self._size / 1e6, 3),
         }
-        if self._times:  # not where a single answer takes longer than the load
-            figures["p50_ms"] = round(percentile(self._times, 0.5) * 1e3, 3)
-            figures["p99_ms"] = round(percentile(self._times, 0.99) * 1e3, 3)
+        if self._times_ms:  # not where a single answer takes longer than the load
+            figures["p50_ms"], figures["p99_ms"] = percentiles(self._times_ms, 0.5, 0.99)
         return figures

@@ -20,7 +20,7 @@ from benchmarks import report as reporting
 from benchmarks.children import ChildFailed, ChildGone, Children, ended
 from benchmarks.loads import LOADS, MIB_1, ONE_AT_A_TIME, SMALL_5000, Load, Run
 from benchmarks.report import Report, row
-from benchmarks.samples import cpu_s, median, percentile, resident_bytes
+from benchmarks.samples import cpu_s, median, percentiles, resident_bytes
 from stele.services.ports import free_ports
 
 TINY = Load("tiny", 100, 4)
@@ -37,13 +37,13 @@ def quiet(_: str) -> None: ...
     [([1.0], 0.5, 1.0), ([1.0, 2.0, 3.0, 4.0], 0.5, 2.0), ([float(n) for n in range(1, 101)], 0.99, 99.0)],
 )
 def test_a_percentile_is_a_sample(values: list[float], share: float, wanted: float) -> None:
-    assert percentile(values, share) == wanted
-    assert percentile(list(reversed(values)), share) == wanted
+    assert percentiles(values, share) == (wanted,)
+    assert percentiles(list(reversed(values)), share) == (wanted,)
 
 
 def test_the_99th_of_fifty_is_the_largest() -> None:
     times = [float(n) for n in range(50)]
-    assert percentile(times, 0.99) == 49.0
+    assert percentiles(times, 0.5, 0.99) == (24.0, 49.0)
     assert median(times) == 24.5
 
 
