@@ -76,7 +76,7 @@ test-fault: $(VENV_READY) $(ZOOKEEPER_READY) ## whole clusters, killed and pause
 	@$(PYTEST) tests/fault $(ARGS)
 
 .PHONY: test-e2e
-test-e2e: $(VENV_READY) ## the cluster in containers, where a Docker engine answers
+test-e2e: $(VENV_READY) $(ZOOKEEPER_READY) ## the wheel in empty environments; the cluster in containers, where a Docker engine answers
 	@$(PYTEST) tests/e2e $(ARGS)
 
 .PHONY: sim

@@ -4,12 +4,14 @@ Guarantee: every message is delivered until it is acknowledged; ``await ack(mess
 Within a partition messages come in order (*exclusive*, *failover*); *shared* spreads them over the consumers.  A broker that goes is
 replaced without the user noticing; what may then come twice is a message that was delivered and not acknowledged.
 
-Usage::
+Usage, with a ``client`` of ``stele.connect``; the loop goes on for ever, unless it is left::
 
     async with client.consumer("shop/orders", "billing") as consumer:
         async for message in consumer:
-            handle(message)
+            print(message.value)
             await consumer.ack(message)
+            if message.offset == 0:
+                break
 
 ``async with`` returns once the subscription exists on every partition; without it, the first ``receive`` opens it.
 """

@@ -7,10 +7,11 @@ An error says whether the message is *definitely* not stored (``error.definite``
 sequence cannot be continued: messages that were on their way behind it fail as indefinite too, and later ones go out under a new
 producer id.  Sending a message again after an indefinite error may store it twice.
 
-Usage::
+Usage, with a ``client`` of ``stele.connect``::
 
     async with client.producer("shop/orders") as producer:
-        result = await producer.send(b"...", key=b"customer-7")
+        result = await producer.send(b"two of the red ones", key=b"customer-7")
+        print(result.partition, result.offset)
 
 Memory is bounded by ``buffer_bytes_max``: ``send`` and ``enqueue`` wait for room, ``send_nowait`` raises Overloaded.
 """

@@ -1,6 +1,8 @@
 """Stele without asyncio: the same names, each call blocking until it is done.
 
-Usage::
+Usage; the loop goes on for ever, unless it is left::
+
+    import stele
 
     with stele.sync.connect("127.0.0.1:6600") as client:
         client.admin.create_topic("shop/orders", partitions=4)
@@ -8,7 +10,9 @@ Usage::
             producer.send(b"hello")
         with client.consumer("shop/orders", "billing") as consumer:
             for message in consumer:
+                print(message.value)
                 consumer.ack(message)
+                break
 
 A client runs its own event loop in a thread; it may be used from any number of threads.  Guarantees are those of the asynchronous calls.
 """
