@@ -2,5 +2,6 @@
 
 ``compose.py`` drives Compose under a project name, images and ports of its own; ``load.py`` is a client that keeps
 its own record; ``test_compose.py`` kills containers under load and brings them back.  Where no Docker engine answers
-the container tests are left out, and the summary says so (``conftest.py``).
+the container tests are left out, and the summary says so (``conftest.py``).  ``outsider`` needs none: the wheel, installed into empty
+environments.
 """
