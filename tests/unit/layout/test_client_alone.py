@@ -18,16 +18,19 @@ import stele.services.errors
 from tests.unit.layout.test_pins import pins
 from tests.unit.layout.tree import PACKAGES, imports, modules, pyproject
 
-SERVER_LIBRARIES = {
+CLIENT_LIBRARIES = {"crc32c", "google", "grpc", "grpc_status"}  # google: protobuf
+COMMAND_LIBRARIES = CLIENT_LIBRARIES | {"rich", "typer"}
+NOT_THE_CLIENTS = {
     "aiohttp",
     "filelock",
-    "grpc_health",
-    "grpc_reflection",
     "kazoo",
     "prometheus_client",
     "psutil",
+    "pydantic",
     "pysyncobj",
+    "rich",
     "structlog",
+    "typer",
     "uvloop",
 }
 # Of the folder stele, what needs the extra: processes on this machine.
@@ -86,14 +89,16 @@ def test_the_client_is_found_whole() -> None:
 
 @pytest.mark.parametrize("module", CLIENT)
 def test_no_part_of_the_client_imports_what_only_a_server_needs(module: str) -> None:
-    wrong = {name: sorted(found) for name, used in closure(module).items() if (found := libraries(used) & forbidden())}
+    wrong = {
+        name: sorted(found) for name, used in closure(module).items() if (found := libraries(used) - CLIENT_LIBRARIES)
+    }
     assert wrong == {}
 
 
 @pytest.mark.parametrize("module", COMMAND)
 def test_the_command_starts_without_the_libraries_of_a_server(module: str) -> None:
     wrong = {
-        name: sorted(found) for name, used in closure(module).items() if (found := libraries(used) & SERVER_LIBRARIES)
+        name: sorted(found) for name, used in closure(module).items() if (found := libraries(used) - COMMAND_LIBRARIES)
     }
     assert wrong == {}
 
@@ -103,18 +108,14 @@ def test_a_server_library_behind_a_server_module_is_seen() -> None:
 
 
 def libraries(imported: set[str]) -> set[str]:
-    return {name.partition(".")[0] for name in imported}
-
-
-def forbidden() -> set[str]:
-    return SERVER_LIBRARIES | {"typer", "rich"}
+    """What is neither Python's own nor this project's."""
+    return {name.partition(".")[0] for name in imported} - sys.stdlib_module_names - {"stele"}
 
 
 def test_importing_it_loads_no_server_library() -> None:
     code = "import json, sys, stele, stele.sync, stele.errors; json.dump(sorted(sys.modules), sys.stdout)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
-    by_grpc = {"grpc_health", "grpc_reflection"}  # grpc itself loads them where they are installed
-    assert (libraries(set(json.loads(done.stdout))) & forbidden()) - by_grpc == set()
+    assert libraries(set(json.loads(done.stdout))) & NOT_THE_CLIENTS == set()
 
 
 def test_it_says_nothing_in_a_program_that_did_not_ask() -> None:
