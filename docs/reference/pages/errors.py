@@ -19,7 +19,8 @@ reason of a `google.rpc.ErrorInfo` of the domain `{domain}`, inside streams as t
 metadata. Switch on the class or the reason, never on the text.
 
 - *definite*: the operation had no effect. *indefinite*: its outcome is not known; it may have happened.
-- *retryable*: the same call may succeed later, unchanged. *terminal*: it never will.
+- *retryable*: the same call may succeed later, unchanged. *terminal*: it never will; where the text says *for this replica*, another one
+  may still serve it.
 """
 SECTION = re.compile(r"^# --- (?P<title>.+?) -+$")
 FACTS = re.compile(r"\bfacts? (?P<names>`\w+`(?:, `\w+`)*)")

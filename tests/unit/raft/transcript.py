@@ -37,10 +37,13 @@ Commands (``1`` is a store, times are seconds):
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+import structlog
 
 from stele.services.errors import GroupStopped, SteleError
 from stele.services.pb import raft_pb2 as pb
@@ -350,17 +353,21 @@ def played(text: str) -> str:
 
 
 def main() -> int:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    rewrite = "--rewrite" in sys.argv[1:]
+    paths = sorted(FOLDER.glob("*.txt"))
     changed = 0
-    for path in sorted(FOLDER.glob("*.txt")):
+    for path in paths:
         text = path.read_text()
         now = played(text)
         if now == text:
             continue
         changed += 1
-        if "--rewrite" in sys.argv[1:]:
+        if rewrite:
             path.write_text(now)
-        print(f"{path.name} {'is rewritten' if '--rewrite' in sys.argv[1:] else 'differs'}")
-    return 1 if changed and "--rewrite" not in sys.argv[1:] else 0
+        print(f"{path.name} {'is rewritten' if rewrite else 'differs'}")
+    print(f"{len(paths) - changed} of {len(paths)} transcripts are as they were")
+    return 1 if changed and not rewrite else 0
 
 
 if __name__ == "__main__":
