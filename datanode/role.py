@@ -45,8 +45,8 @@ from stele.services.files import FileSystem
 from stele.services.pb import datanode_pb2_grpc, raft_pb2_grpc
 from stele.services.ports import bind
 from stele.services.process import Runtime
-from stele.services.raft.library import Timing
 from stele.services.raft.registry import Registry
+from stele.services.raft.timing import Timing
 from stele.services.raft.transport import RaftTransport
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient

@@ -6,15 +6,23 @@ from typing import Any
 
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.engine import Engine
+from stele.services.raft.state import RaftState
 from stele.services.raft.ticker import Ticker
 
 
 class CountsVotesTwice(Engine):
     """Votes are counted, not attributed."""
 
+    _votes = (0, 0)  # term, votes in it
+
     def _on_vote_answer(self, voter: int, m: pb.VoteAnswer) -> None:
-        super()._on_vote_answer(voter, m)
-        self._voters.discard(voter)
+        if m.pre_vote or not m.granted:
+            super()._on_vote_answer(voter, m)
+        elif self.raft.state is RaftState.CANDIDATE and m.voted_term == self.term:
+            term, votes = self._votes
+            self._votes = (self.term, votes + 1 if term == self.term else 2)
+            if self._votes[1] * 2 > len(self.members.voters):
+                self._begin_leading()
 
 
 class TurnsFirst(Ticker):

@@ -152,6 +152,7 @@ MUTANTS = _table(
     Mutant("replication.CountsItself", ("H7",), "a leader counts what it has synced"),
     Mutant("replication.PromisesFirst", ("H7", "R3.8"), "nothing is promised before it is synced"),
     Mutant("replication.BelievesItsCommitIndex", ("H9",), "nothing is committed that the log does not hold"),
+    Mutant("replication.KeepsItsCommitIndex", ("H9",), "nothing is committed that the log does not hold"),
     Mutant("replication.ReadsWithoutARound", ("H15",), "a read sees every write that was acknowledged before it"),
     Mutant("replication.ReadsBeforeItsOwnEntry", ("H15",), "a read sees every write that was acknowledged before it"),
 

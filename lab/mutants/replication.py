@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pysyncobj.node import Node
-
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
 from stele.services.raft.engine import Done, Engine
 from stele.services.raft.journal import Journal
-from stele.services.raft.library import Outgoing
-from stele.services.raft.membership import MemberHistory, is_majority
+from stele.services.raft.membership import MemberHistory
+from stele.services.raft.outbox import Outbox, Outgoing
+from stele.services.raft.quorum import is_majority
 from stele.services.raft.reads import ReadDone
 from stele.services.raft.storage import MEMBERSHIP, Members, Snapshot
 
@@ -34,7 +33,7 @@ class TruncatesWhatMatches(Engine):
     def _on_append_answer(self, follower: int, m: pb.AppendAnswer) -> None:
         super()._on_append_answer(follower, m)
         if m.success and m.match_index and follower in self._peers and m.request_term == self.term:
-            self._SyncObj__raftNextIndex[Node(follower)] = m.match_index + 1
+            self._peers[follower].next_index = m.match_index + 1
 
 
 class TrustsTheCommitIndex(Engine):
@@ -43,12 +42,12 @@ class TrustsTheCommitIndex(Engine):
     def _on_append_entries(self, leader: int, term: int, m: pb.AppendEntries) -> None:
         super()._on_append_entries(leader, term, m)
         if term == self.term and not self.is_leader:
-            self._contact(leader, term, m.commit_index)
+            self._contact(leader, min(m.commit_index, self.journal.last_index))
 
     def _on_snapshot_offer(self, leader: int, term: int, m: pb.SnapshotOffer) -> None:
         super()._on_snapshot_offer(leader, term, m)
         if term == self.term and not self.is_leader:
-            self._contact(leader, term, m.snapshot.index)
+            self._contact(leader, min(m.snapshot.index, self.journal.last_index))
 
 
 class InstallsWhatIsOld(Engine):
@@ -58,7 +57,7 @@ class InstallsWhatIsOld(Engine):
         self.machine.restore(state)
         self.journal.install(snapshot)
         self._applied = snapshot.index
-        self._SyncObj__raftCommitIndex = self._SyncObj__raftLastApplied = snapshot.index
+        self.commit_index = snapshot.index
         return True
 
 
@@ -76,7 +75,6 @@ class ChangesTwoAtOnce(Engine):
     """A membership change does not wait for the one before it, nor for the leader's first own entry."""
 
     def change_members(self, members: Members, done: Done) -> None:
-        self._enter()
         self._check_leads()
         membership.check_change(self.members, members)
         self._append(MEMBERSHIP, membership.encode(members), done)
@@ -103,11 +101,11 @@ class CountsItself(Engine):
             journal.synced_index = synced
 
 
-class PromisesFirst(Engine):
+class PromisesFirst(Outbox):
     """Votes and acknowledgements leave before what they stand for is on the disk."""
 
     def take_ready(self) -> list[Outgoing]:
-        ready, self._outbox = self._outbox, []
+        ready, self._waiting = self._waiting, []
         return ready
 
 
@@ -127,13 +125,23 @@ class BelievesItsCommitIndex(Journal):
             self._commit_file = log._fs.create(self._commit_path)
             log._fs.fsync_dir(log._directory)
 
-    def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
-        self._commit_file.pwrite([b"%020d" % raftCommitIndex], 0)
+    def keep_commit_index(self, index: int) -> None:
+        self._commit_file.pwrite([b"%020d" % index], 0)
         self._commit_file.fdatasync()
 
-    def getRaftCommitIndex(self) -> int:
+    @property
+    def committed_at_start(self) -> int:
         stored = self._commit_file.pread(20, 0)
-        return max(int(stored) if len(stored) == 20 else 1, super().getRaftCommitIndex())
+        return max(int(stored) if len(stored) == 20 else 1, super().committed_at_start)
+
+
+class KeepsItsCommitIndex(Engine):
+    """Every commit index is written down: what a journal that believes it reads."""
+
+    def tick(self) -> None:
+        super().tick()
+        assert isinstance(self.journal, BelievesItsCommitIndex)
+        self.journal.keep_commit_index(self.commit_index)
 
 
 class ReadsWithoutARound(Engine):
@@ -152,6 +160,6 @@ class ReadsBeforeItsOwnEntry(Engine):
         if after is None:
             return
         answered = {m for m, peer in self._peers.items() if peer.answered > after}
-        if is_majority({self.store_id, *answered}, self.members):
+        if is_majority({self.store_id, *answered}, self.members.voters):
             self._confirmed += [(self.commit_index, done) for done in self._in_round]
             self._in_round, self._round_after = [], None

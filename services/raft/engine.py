@@ -4,7 +4,7 @@ Guarantee: with the corrections below an entry that was acknowledged is in the l
 ``tick``, ``propose``, ``connected`` …); what is to be sent comes out of ``take_ready``, promises only after the changes they stand for are
 synced (services/raft/journal.py).  The caller holds the one thread that touches a replica.
 
-One replica in seven rooms, each standing on the one before: library.py (the seam to PySyncObj), elections.py, replication.py,
+One replica in seven rooms, each standing on the one before: pysyncobj_adapter.py (the seam to the library), elections.py, replication.py,
 snapshots.py, reads.py, sleeping.py, and here: events, time, proposals, applying.  What stays the library's: the voting rule, appending
 to the log, becoming leader, terms and states.  The corrections, by their names in the design's list:
 
@@ -57,11 +57,13 @@ from stele.services.errors import (
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
 from stele.services.raft.journal import Journal
-from stele.services.raft.library import LEADER, STATE_NAMES, Timing, node_of
+from stele.services.raft.quorum import is_majority
 from stele.services.raft.replication import BATCH_BYTES_MAX
 from stele.services.raft.sleeping import Sleeping
 from stele.services.raft.snapshots import StateMachine
+from stele.services.raft.state import RaftState
 from stele.services.raft.storage import MEMBERSHIP, NO_OP, REGULAR, Entry, Members
+from stele.services.raft.timing import Timing
 
 log = structlog.get_logger()
 
@@ -133,11 +135,10 @@ class Engine(Sleeping):
 
     def connected(self, store_id: int) -> None:
         """The link to a peer is up; both sides start from nothing in flight."""
-        self._enter()
         if self.failed:
             return
         self._wake_by_node(store_id)
-        self._SyncObj__onNodeConnected(node_of(store_id))
+        self._connected.add(store_id)
         self._rewind_lost(store_id)
         self._greet(store_id)
         if self._quorum_connected_at is None and self._majority_reachable():
@@ -145,14 +146,12 @@ class Engine(Sleeping):
 
     def disconnected(self, store_id: int) -> None:
         """The link to a peer is down; what was in flight may be lost."""
-        self._enter()
         self._wake_by_node(store_id)
-        self._SyncObj__onNodeDisconnected(node_of(store_id))
+        self._connected.discard(store_id)
         self._rewind_lost(store_id)
 
     def synced(self) -> None:
         """The journal's synced position has moved."""
-        self._enter()
         if self.is_leader:
             self._advance_commit()
 
@@ -166,7 +165,7 @@ class Engine(Sleeping):
         if self.failed:
             return
         self.failed = error
-        self._outbox.clear()
+        self.outbox.clear()
         self._say_awake()
         self._end_proposals(error)
         self._end_reads(error)
@@ -192,7 +191,6 @@ class Engine(Sleeping):
         NotReady while another change is under way, this leader is not current yet, the new voter has not caught up, or too few of the
         new voters are alive and whole.  All definite.
         """
-        self._enter()
         self._check_leads()
         now = self.members
         membership.check_change(now, members)
@@ -215,7 +213,7 @@ class Engine(Sleeping):
     def _check_alive(self, members: Members) -> None:
         """Without a majority that answers and can vote the new set could commit nothing, not even the next change."""
         whole = {m for m in self._heard(self._now()) if not self._peers[m].recovered_at}
-        if not membership.is_majority({self.store_id, *whole}, members):
+        if not is_majority({self.store_id, *whole}, members.voters):
             raise NotReady(
                 f"too few of the stores {list(members.voters)} answer and hold group {self.group_id}",
                 retry_after_ms=RETRY_AFTER_MS,
@@ -245,12 +243,11 @@ class Engine(Sleeping):
 
     def transfer_leadership(self, to: int | None = None) -> bool:
         """Asks the most caught-up connected follower (or ``to``) to campaign at once.  True if one was asked."""
-        self._enter()
         if not self.is_leader:
             return False
         self._wake()
         wanted = [
-            (self._SyncObj__raftMatchIndex.get(node_of(m), 0), m)
+            (self._peers[m].match_index, m)
             for m in self._peers
             if m in self.members.voters and self._is_connected(m) and not self._peers[m].recovered_at
             if to is None or m == to
@@ -266,7 +263,6 @@ class Engine(Sleeping):
         Whoever asks is heard: a replica that lags behind does not know its newest members (Ongaro's dissertation, section 4.1).
         Answers count from members only.
         """
-        self._enter()
         if self.failed:
             return
         body = message.WhichOneof("body")
@@ -294,34 +290,30 @@ class Engine(Sleeping):
 
     def tick(self) -> None:
         """Lets time pass: elections, check-quorum, commit, apply, replication.  Call after every event and at ``next_deadline``."""
-        self._onTick()
-
-    def _onTick(self, timeToWait: float = 0.0) -> None:
-        self._enter()
         if self.failed:
             return
         now = self._now()
         if self.asleep:
             self._apply()
             return
-        if self._SyncObj__raftState != LEADER:
-            if self._SyncObj__raftElectionDeadline <= now:
+        if self.raft.state is not RaftState.LEADER:
+            if self._election_deadline <= now:
                 self._election_due()
         elif not self._was_stalled(now) and not self._has_quorum(now):
             self._follow(None)
         elif self.journal.disk_full and now >= self._hand_over_at:  # one of the others may have room
             self._hand_over_at = now + self.timing.election_max_s
             self.transfer_leadership()
-        if self._SyncObj__raftState == LEADER:
+        if self.raft.state is RaftState.LEADER:
             self._advance_commit()
             self._confirm_round()
         self._apply()
-        if self._SyncObj__raftState == LEADER:
+        if self.raft.state is RaftState.LEADER:
             self._end_confirmed()
             self._start_round()
             self._rest(now)
             if not self.asleep:
-                self._SyncObj__sendAppendEntries()
+                self._send_append_entries()
 
     def _was_stalled(self, now: float) -> bool:
         """A leader that had no turn for some heartbeats has asked nobody meanwhile: silence tells nothing until it has, and until the
@@ -339,15 +331,25 @@ class Engine(Sleeping):
             return self._now()
         if self.asleep:
             return float("inf")
-        if self._SyncObj__raftState != LEADER:
-            return float(self._SyncObj__raftElectionDeadline)
+        if self.raft.state is not RaftState.LEADER:
+            return self._election_deadline
         if not self._peers:
             return float("inf")
         due = min(p.sent_at for p in self._peers.values()) + self.timing.heartbeat_s
         return min(due, self._notice_at) if self._notice_at is not None else due
 
-    def _state_changed(self, old: int, new: int) -> None:
-        if old == LEADER:
+    def _begin_leading(self) -> None:
+        """A majority has voted for this replica in this term."""
+        old, first = self.raft.state, self.journal.last_index + 1
+        self.raft.lead()
+        self.leader = self.store_id
+        self._moved(old)
+        for peer in self._peers.values():
+            peer.next_index = first
+        self._send_append_entries()
+
+    def _state_changed(self, old: RaftState, new: RaftState) -> None:
+        if old is RaftState.LEADER:
             self._say_awake()
             self._peers.clear()
             self._end_proposals(
@@ -356,10 +358,10 @@ class Engine(Sleeping):
                 )
             )
             self._end_reads(NotLeader(f"store {self.store_id} lost the leadership of group {self.group_id}"))
-        if new == LEADER:
+        if new is RaftState.LEADER:
             self._request = 0
             self._keep_peers()
-        log.info("raft_state", group=self.group_id, term=self.term, old=STATE_NAMES[old], new=STATE_NAMES[new])
+        log.info("raft_state", group=self.group_id, term=self.term, old=old.value, new=new.value)
         self.on_change()
 
     # --- applying -----------------------------------------------------------------------------------------------------
@@ -377,7 +379,6 @@ class Engine(Sleeping):
 
     def _apply_one(self, entry: Entry) -> None:
         self._applied = entry.index  # H11: whatever happens below, this entry is not applied again
-        self._SyncObj__raftLastApplied = entry.index
         result: object = None
         if entry.kind == REGULAR:
             try:
@@ -429,9 +430,8 @@ class Engine(Sleeping):
         assert self.term >= journal.last_term
         if self.is_leader:
             assert self._peers.keys() == {*self.members.voters, *self.members.learners} - {self.store_id}
-            for m in self._peers:
-                match, next_index = self._SyncObj__raftMatchIndex[node_of(m)], self._SyncObj__raftNextIndex[node_of(m)]
-                assert match < next_index <= journal.last_index + 1, (match, next_index, journal.last_index)
+            for peer in self._peers.values():
+                assert peer.match_index < peer.next_index <= journal.last_index + 1, (peer.match_index, peer.next_index)
         if self.asleep:
             assert self.commit_index == journal.last_index == journal.synced_index
             assert not self.failed

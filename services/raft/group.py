@@ -28,11 +28,11 @@ from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
 from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Flush, Journal
-from stele.services.raft.library import Timing
 from stele.services.raft.snapshots import StateMachine
 from stele.services.raft.snapshotting import Fetch, Snapshotting
 from stele.services.raft.storage import REGULAR, Members, OpenStorage, Snapshot
 from stele.services.raft.ticker import Ticker
+from stele.services.raft.timing import Timing
 
 log = structlog.get_logger()
 

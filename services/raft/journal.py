@@ -1,6 +1,6 @@
 """The engine's view of its log: a tail in memory over the segment files, and the order in which changes become durable (H7).
 
-Guarantee: everything that ``add``, ``deleteEntriesFrom``, ``setCurrentTerm`` and ``install`` change is visible at once and becomes durable
+Guarantee: everything that ``append``, ``truncate_from``, ``store_term`` and ``install`` change is visible at once and becomes durable
 in exactly that order.  Each change has a *position*; a message that promises something carries the position it stands for and leaves
 only when :attr:`synced_position` has reached it (PERSIST BEFORE PROMISE).
 
@@ -16,9 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-from pysyncobj.journal import Journal as EngineJournal
+from typing import Final
 
 from stele.services.errors import DiskFull
 from stele.services.raft.membership import MemberHistory
@@ -108,8 +106,8 @@ class Flush:
                 self.log.drop_before(index + 1)
 
 
-class Journal(EngineJournal):  # type: ignore[misc]
-    """The log of one replica, as the engine and our corrections use it."""
+class Journal:
+    """The log of one replica, with its term and its vote."""
 
     def __init__(
         self,
@@ -307,62 +305,27 @@ class Journal(EngineJournal):  # type: ignore[misc]
             gone += 1
         del self._tail[:gone]
 
-    # --- the engine's interface: positions count from the first entry, entries are (command, index, term) ----------
-
-    def add(self, command: Any, idx: int, term: int) -> None:
-        """``command`` is the library's own, or a list of entries of which the last has ``idx`` and ``term``."""
-        for entry in command if isinstance(command, list) else [Entry(idx, term, command[0], bytes(command[1:]))]:
-            self.append(entry)
+    # --- term and vote ---------------------------------------------------------------------------------------------
 
     @property
-    def _base(self) -> int:
-        """The entry at the engine's position 0: where the start was dropped, one that is not kept and whose term is known."""
-        return self._first_index - 1 if self._first_index > 1 else 1
+    def term(self) -> int:
+        return self._term
 
-    def deleteEntriesFrom(self, entryFrom: int) -> None:
-        self.truncate_from(self._base + entryFrom)
+    @property
+    def voted_for(self) -> int:
+        """Whom this replica voted for in ``term``; 0: nobody."""
+        return self._voted_for
 
-    def deleteEntriesTo(self, entryTo: int) -> None:
-        raise AssertionError("the log is shortened by its segments, not by the engine (H8)")
-
-    def clear(self) -> None:
-        raise AssertionError("a log is never cleared (H8)")
-
-    def __len__(self) -> int:
-        return self._last_index - self._base + 1
-
-    def __getitem__(self, item: Any) -> Any:
-        if isinstance(item, slice):
-            start, stop, step = item.indices(len(self))
-            assert step == 1
-            return [self._tuple(e) for e in range(self._base + start, self._base + stop)]
-        return self._tuple(self._base + (item if item >= 0 else len(self) + item))
-
-    def _tuple(self, index: int) -> tuple[None, int, int]:
-        """What the engine asks of an entry; its command it gets from nobody but us."""
-        return (None, index, self.term_at(index))
-
-    def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
-        """Nothing: a commit index on disk is no promise (H9)."""
-
-    def getRaftCommitIndex(self) -> int:
-        return self.snapshot.index if self.snapshot is not None else 1
-
-    def setCurrentTerm(self, term: int, votedForNodeId: int | None) -> None:
-        voted_for = votedForNodeId or 0
+    def store_term(self, term: int, voted_for: int) -> None:
         if (term, voted_for) != (self._term, self._voted_for):
             self._term, self._voted_for = term, voted_for
             self._change(_StoreTerm(term, voted_for))
             self._term_position = self._position
 
-    def getCurrentTerm(self) -> int:
-        return self._term
+    # --- the start ---------------------------------------------------------------------------------------------------
 
-    def getVotedForNodeId(self) -> int | None:
-        return self._voted_for or None
-
-    def onOneSecondTimer(self) -> None:
-        """Nothing: durability does not wait for a timer."""
-
-    def _destroy(self) -> None:
-        """Nothing: the storage is closed by whoever opened it (R3.4)."""
+    @property
+    def committed_at_start(self) -> int:
+        """What is known to be committed without asking anybody: what the machine starts from, and the first entry of all.  A commit index
+        on disk would be a claim about entries that the disk may not have any more: it is learnt again from a majority (H9)."""
+        return self.snapshot.index if self.snapshot is not None else 1

@@ -10,7 +10,7 @@ the one before is committed *and* it has committed an entry of its own term.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -42,10 +42,6 @@ def to_pb(members: Members) -> pb.Members:
 
 def from_pb(message: pb.Members) -> Members:
     return Members(tuple(message.voters), tuple(message.learners))
-
-
-def is_majority(stores: Collection[int], members: Members) -> bool:
-    return 2 * sum(store in stores for store in members.voters) > len(members.voters)
 
 
 def with_learner(members: Members, store_id: int) -> Members:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from stele.services.errors import NotLeader, Overloaded, SteleError
-from stele.services.raft.membership import is_majority
+from stele.services.raft.quorum import is_majority
 from stele.services.raft.snapshots import Snapshots
 
 READS_MAX: Final = 20_000
@@ -63,7 +63,7 @@ class Reads(Snapshots):
         if after is None or self.journal.term_at(self.commit_index) != self.term:
             return
         answered = {m for m, peer in self._peers.items() if peer.answered > after}
-        if is_majority({self.store_id, *answered}, self.members):
+        if is_majority({self.store_id, *answered}, self.members.voters):
             self._confirmed += [(self.commit_index, done) for done in self._in_round]
             self._in_round, self._round_after = [], None
 

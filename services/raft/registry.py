@@ -28,11 +28,11 @@ from stele.services.errors import GroupNotFound, GroupStopped, LogDamaged
 from stele.services.keyed_lock import KeyedLock
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.group import Group
-from stele.services.raft.library import Timing
 from stele.services.raft.membership import first_members
 from stele.services.raft.snapshots import StateMachine
 from stele.services.raft.storage import Members, OpenStorage, SnapshotSource
 from stele.services.raft.ticker import Ticker
+from stele.services.raft.timing import Timing
 
 log = structlog.get_logger()
 

@@ -13,13 +13,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
-from pysyncobj.node import Node
 
 from stele.services.pb import raft_pb2 as pb
+from stele.services.raft import quorum
 from stele.services.raft.elections import Elections
 from stele.services.raft.entries import Batch, entries_of
-from stele.services.raft.library import LEADER, node_of
-from stele.services.raft.membership import is_majority
+from stele.services.raft.state import RaftState
 from stele.services.raft.storage import Entry
 
 log = structlog.get_logger()
@@ -30,7 +29,7 @@ BATCH_BYTES_MAX: Final = 1 << 20
 
 
 class Peer:
-    """What a leader knows of one follower beyond the library's next and match index."""
+    """What a leader knows of one follower."""
 
     __slots__ = (
         "answered",
@@ -39,13 +38,17 @@ class Peer:
         "inflight",
         "inflight_bytes",
         "lulled",
+        "match_index",
+        "next_index",
         "offered",
         "recovered_at",
         "rewound_at",
         "sent_at",
     )
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, next_index: int) -> None:
+        self.next_index = next_index
+        self.match_index = 0
         self.inflight: deque[tuple[int, int]] = deque()  # (request, bytes)
         self.inflight_bytes = 0
         self.rewound_at = 0  # requests up to this number were sent before the last rewind
@@ -85,26 +88,20 @@ class Replication(Elections):
         if members == self._members_seen:
             return
         self._members_seen = members
-        self._follow_members()
-        if self._SyncObj__raftState == LEADER:
+        if self.raft.state is RaftState.LEADER:
             self._keep_peers()
         log.info("raft_members", group=self.group_id, voters=members.voters, learners=members.learners)
         self.on_members()
 
     def _keep_peers(self) -> None:
-        """One Peer for each other member, with the library's indexes for it."""
+        """One Peer for each other member."""
         others = {*self.members.voters, *self.members.learners} - {self.store_id}
-        now, next_index, match_index = self._now(), self._SyncObj__raftNextIndex, self._SyncObj__raftMatchIndex
         for gone in self._peers.keys() - others:
             del self._peers[gone]
-            next_index.pop(node_of(gone), None)
-            match_index.pop(node_of(gone), None)
+        # Anew, whatever an earlier leadership knew of one: a store that was out may have lost, or be about to lose, what it held then,
+        # and an acknowledgement remembered for it would count towards a commit that it does not hold.
         for new in sorted(others - self._peers.keys()):
-            self._peers[new] = Peer(now)
-            # Not what an earlier leadership knew: a store that was out may have lost, or be about to lose, what it held then,
-            # and an acknowledgement remembered for it would count towards a commit that it does not hold.
-            next_index[node_of(new)] = self.journal.last_index + 1
-            match_index[node_of(new)] = 0
+            self._peers[new] = Peer(self._now(), self.journal.last_index + 1)
 
     # --- the follower's end -------------------------------------------------------------------------------------------
 
@@ -120,7 +117,7 @@ class Replication(Elections):
             self._leader_commit_at_start = m.commit_index
         journal = self.journal
         if m.prev_log_index > journal.last_index:
-            self._contact(leader, term, 0)
+            self._contact(leader, 0)
             self._refuse(leader, conflict_index=journal.last_index + 1, conflict_term=0)
             return
         if m.prev_log_index >= journal.first_index and journal.term_at(m.prev_log_index) != m.prev_log_term:
@@ -130,7 +127,7 @@ class Replication(Elections):
                 first > max(self.commit_index + 1, journal.first_index) and journal.term_at(first - 1) == conflict_term
             ):
                 first -= 1
-            self._contact(leader, term, 0)
+            self._contact(leader, 0)
             self._refuse(leader, conflict_index=first, conflict_term=conflict_term)
             return
         if self.recovering and m.recovered_at and min(m.prev_log_index, journal.synced_index) >= m.recovered_at:
@@ -141,7 +138,7 @@ class Replication(Elections):
         verified = entries[-1].index if entries else m.prev_log_index
         commit = min(m.commit_index, verified)  # H2
         if skip == len(entries):  # H1: nothing new and nothing in conflict leaves the log alone
-            self._contact(leader, term, commit)
+            self._contact(leader, commit)
             if (
                 verified > journal.synced_index
             ):  # a slow or full disk is no silence: say what is synced now, the rest later
@@ -151,18 +148,12 @@ class Replication(Elections):
         new = entries[skip:]
         if new[0].index <= self.commit_index:
             raise AssertionError(f"term {term} would replace committed entry {new[0].index} of group {self.group_id}")
-        prev_index, prev_term = new[0].index - 1, journal.term_at(new[0].index - 1)
-        self._SyncObj__onMessageReceived(
-            node_of(leader),
-            {
-                "type": "append_entries",
-                "term": term,
-                "commit_index": commit,
-                "prevLogIdx": prev_index,
-                "prevLogTerm": prev_term,
-                "entries": [(new, new[-1].index, new[-1].term)],  # one to the library: Journal.add
-            },
-        )
+        if new[0].index <= journal.last_index:
+            journal.truncate_from(new[0].index)
+        for entry in new:
+            journal.append(entry)
+        self._contact(leader, commit)
+        self._accept(leader, verified)
         self._members_may_have_changed()
 
     def _obey(self, leader: int, term: int, request: int) -> bool:
@@ -171,7 +162,7 @@ class Replication(Elections):
         if term < self.term:  # H15: it must learn that it was deposed
             self._refuse(leader, conflict_index=0, conflict_term=0)
             return False
-        if self._SyncObj__raftState == LEADER:
+        if self.raft.state is RaftState.LEADER:
             raise AssertionError(f"two leaders in term {term}: {self.store_id} and {leader}")
         self._leader_heard_at = self._now()
         self._pre_voters = None
@@ -198,23 +189,16 @@ class Replication(Elections):
         )
         self._emit(leader, pb.RaftMessage(append_answer=answer))
 
-    def _SyncObj__sendNextNodeIdx(
-        self, node: Node, reset: bool = False, nextNodeIdx: int | None = None, success: bool = False
-    ) -> None:
-        if not success or nextNodeIdx is None:
-            raise AssertionError("the library refused a request that was checked before")
-        self._accept(node.id, nextNodeIdx - 1)
-
     # --- the leader's end ---------------------------------------------------------------------------------------------
 
     def _has_quorum(self, now: float) -> bool:
         """Check-quorum: a majority, ourselves included, was heard within one election timeout (H15)."""
-        return is_majority({self.store_id, *self._heard(now)}, self.members)
+        return quorum.is_majority({self.store_id, *self._heard(now)}, self.members.voters)
 
     def _heard(self, now: float) -> set[int]:
         return {m for m, peer in self._peers.items() if now - peer.heard_at < self.timing.election_max_s}
 
-    def _SyncObj__sendAppendEntries(self) -> None:
+    def _send_append_entries(self) -> None:
         now = self._now()
         notice = self._notice_at is not None and self._notice_at <= now
         batches: dict[tuple[int, int], Batch] = {}
@@ -230,17 +214,17 @@ class Replication(Elections):
         self, follower: int, peer: Peer, now: float, notice: bool, batches: dict[tuple[int, int], Batch]
     ) -> None:
         """``batches`` are those made in this round, by first index and room: what goes to one follower mostly goes to the next."""
-        next_index, node, journal = self._SyncObj__raftNextIndex, node_of(follower), self.journal
-        if next_index[node] < journal.first_index:
+        journal = self.journal
+        if peer.next_index < journal.first_index:
             self._offer_snapshot(follower, peer, now)
             return
         due = now - peer.sent_at >= self.timing.heartbeat_s or (notice and peer.commit_sent < self.commit_index)
-        while due or next_index[node] <= journal.last_index:
+        while due or peer.next_index <= journal.last_index:
             room = INFLIGHT_BYTES_MAX - peer.inflight_bytes
             full = room <= 0 or len(peer.inflight) >= INFLIGHT_REQUESTS_MAX
             if full and not due:
                 return
-            first, room = next_index[node], 0 if full else min(BATCH_BYTES_MAX, room)
+            first, room = peer.next_index, 0 if full else min(BATCH_BYTES_MAX, room)
             batch = batches.get((first, room))
             if batch is None:
                 entries = journal.read(first, journal.last_index, room) if room else []
@@ -259,7 +243,7 @@ class Replication(Elections):
             if batch.payloads:
                 peer.inflight.append((self._request, batch.size))
                 peer.inflight_bytes += batch.size
-                next_index[node] = first + len(batch.payloads)
+                peer.next_index = first + len(batch.payloads)
             peer.sent_at, peer.commit_sent = now, self.commit_index
             peer.lulled = (peer.lulled or self._request) if self._lulling else 0
             self._emit(follower, pb.RaftMessage(append_entries=append))  # may leave before our own sync
@@ -270,32 +254,31 @@ class Replication(Elections):
         raise NotImplementedError
 
     def _on_append_answer(self, follower: int, m: pb.AppendAnswer) -> None:
-        if self._SyncObj__raftState != LEADER or m.request_term != self.term:  # H4
+        if self.raft.state is not RaftState.LEADER or m.request_term != self.term:  # H4
             return
-        peer, node = self._peers.get(follower), node_of(follower)
+        peer = self._peers.get(follower)
         if peer is None:  # it is no member any more
             return
         peer.heard_at = self._now()
         peer.answered = max(peer.answered, m.request)
         while peer.inflight and peer.inflight[0][0] <= m.request:
             peer.inflight_bytes -= peer.inflight.popleft()[1]
-        next_index, match_index = self._SyncObj__raftNextIndex, self._SyncObj__raftMatchIndex
         if m.recovering and not peer.recovered_at:  # what it acknowledged before it lost its log is void
             peer.recovered_at = self.journal.last_index
-            match_index[node] = 0
+            peer.match_index = 0
             log.info("raft_peer_recovering", group=self.group_id, peer=follower, until_index=peer.recovered_at)
         elif not m.recovering:
             peer.recovered_at = 0
         if m.success:
-            before = next_index[node]
-            if m.match_index > match_index[node]:
-                match_index[node] = m.match_index
+            before = peer.next_index
+            if m.match_index > peer.match_index:
+                peer.match_index = m.match_index
                 if m.match_index >= peer.offered:
                     peer.offered = 0
-            next_index[node] = max(before, match_index[node] + 1)  # H1
+            peer.next_index = max(before, peer.match_index + 1)  # H1
             return
         if m.recovering:  # it may have lost its log once more since it was last known to recover
-            match_index[node] = min(match_index[node], m.conflict_index - 1)
+            peer.match_index = min(peer.match_index, m.conflict_index - 1)
         if m.request <= peer.rewound_at:  # answers what was sent before the last rewind
             return
         wanted = m.conflict_index
@@ -307,29 +290,26 @@ class Replication(Elections):
         lowest = (
             2 if self.journal.first_index == 1 else 1
         )  # entry 1 is the same everywhere; below the start: a snapshot
-        next_index[node] = max(match_index[node] + 1, lowest, min(wanted, self.journal.last_index + 1))
+        peer.next_index = max(peer.match_index + 1, lowest, min(wanted, self.journal.last_index + 1))
         peer.rewound_at = self._request
         peer.forget_inflight()
 
     def _rewind_lost(self, store_id: int) -> None:
         peer = self._peers.get(store_id)
         if peer is not None:
-            node = node_of(store_id)
-            match = self._SyncObj__raftMatchIndex[node]
-            self._SyncObj__raftNextIndex[node] = match + 1 if match else self.journal.last_index + 1
+            peer.next_index = peer.match_index + 1 if peer.match_index else self.journal.last_index + 1
             peer.rewound_at = self._request
             peer.forget_inflight()
             peer.sent_at = float("-inf")
 
     def _advance_commit(self) -> None:
         """Commits what a majority has synced, ourselves counted only up to our own sync, and only in our own term."""
-        match = self._SyncObj__raftMatchIndex
-        peers, voters = self._peers, self.members.voters
-        synced = [0 if peers[m].recovered_at else match[node_of(m)] for m in self._other_voters()]
-        if self.store_id in voters:
+        peers = self._peers
+        synced = [0 if peers[m].recovered_at else peers[m].match_index for m in self._other_voters()]
+        if self.store_id in self.members.voters:
             synced.append(self.journal.synced_index)
-        index = sorted(synced, reverse=True)[len(voters) // 2]
+        index = quorum.committed(synced)
         if index > self.commit_index and self.journal.term_at(index) == self.term:
-            self._SyncObj__raftCommitIndex = index
+            self.commit_index = index
             if self._notice_at is None:
                 self._notice_at = self._now() + self.timing.notice_s

@@ -33,8 +33,8 @@ from collections.abc import Callable
 from typing import Any
 
 from stele.services.pb import raft_pb2 as pb
-from stele.services.raft.library import FOLLOWER, node_of
 from stele.services.raft.reads import Reads
+from stele.services.raft.state import RaftState
 
 
 class Sleeping(Reads):
@@ -67,9 +67,9 @@ class Sleeping(Reads):
             return False
         if journal.last_term != self.term or journal.disk_full:
             return False
-        match, heard_from = self._SyncObj__raftMatchIndex, now - self.timing.election_min_s
+        heard_from = now - self.timing.election_min_s
         return all(
-            match[node_of(store)] == last == peer.commit_sent
+            peer.match_index == last == peer.commit_sent
             and not (peer.inflight or peer.offered or peer.recovered_at)
             and self._is_connected(store)
             and self.node_heard(store) > heard_from
@@ -85,7 +85,7 @@ class Sleeping(Reads):
             m.sleep
             and word == self._newest_word
             and self.node_heard is not None
-            and self._SyncObj__raftState == FOLLOWER
+            and self.raft.state is RaftState.FOLLOWER
             and self.leader == leader
             and self._is_connected(leader)
             and m.prev_log_index == last == self.commit_index == journal.synced_index
@@ -111,7 +111,7 @@ class Sleeping(Reads):
                 peer.sent_at = float("-inf")
         else:
             self._leader_heard_at = max(self._leader_heard_at, self._last_heard(self.leader))
-            self._SyncObj__raftElectionDeadline = self._leader_heard_at + self._SyncObj__generateRaftTimeout()
+            self._election_deadline = self._leader_heard_at + self._election_timeout()
 
     def _wake_by_word(self, sender: int, message: pb.RaftMessage) -> None:
         """Before ``message`` is handled."""
@@ -166,19 +166,16 @@ class Sleeping(Reads):
 
     def peer_silent(self, store_id: int) -> None:
         """Nothing was heard of that store for ``election_min_s``, although its link stands."""
-        self._enter()
         if not self.failed:
             self._wake_by_node(store_id)
 
     def peer_heard(self, store_id: int) -> None:
         """The store speaks again.  Its replica may lead asleep and not know that it was missed."""
-        self._enter()
         if not self.failed and not self.is_leader and self.leader == store_id:
             self._emit(store_id, pb.RaftMessage(awake=pb.Awake()))
 
     def peer_gone(self, store_id: int) -> None:
         """A leader has been told of the break, and learns nothing new."""
-        self._enter()
         if not self.failed and not self.is_leader and self.leader == store_id:
             self._wake()
         super().peer_gone(store_id)

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
-from stele.services.raft.library import node_of
 from stele.services.raft.replication import Peer, Replication
 from stele.services.raft.storage import Snapshot
 
@@ -69,7 +68,6 @@ class Snapshots(Replication):
         self._applied = 0
         super().__init__(*library, **elections)
         self._applied = self.commit_index  # of the snapshot that the machine was restored from
-        self._SyncObj__raftLastApplied = self._applied
 
     @property
     def applied_index(self) -> int:
@@ -99,7 +97,7 @@ class Snapshots(Replication):
         snapshot = from_pb(m.snapshot)
         if self._leader_commit_at_start is None:
             self._leader_commit_at_start = snapshot.index
-        self._contact(leader, term, snapshot.index if self._has(snapshot) else 0)
+        self._contact(leader, snapshot.index if self._has(snapshot) else 0)
         if snapshot.index <= self.commit_index:
             self.offer = None
             self._accept(leader, snapshot.index)
@@ -113,14 +111,13 @@ class Snapshots(Replication):
 
         Raises ValueError if the machine cannot read ``state``; nothing has changed then.
         """
-        self._enter()
         self.offer = None
         if self.failed or snapshot.index <= self.commit_index or self._has(snapshot):  # H3
             return False
         self.machine.restore(state)
         self.journal.install(snapshot)
         self._applied = snapshot.index
-        self._SyncObj__raftCommitIndex = self._SyncObj__raftLastApplied = snapshot.index
+        self.commit_index = snapshot.index
         self._members_may_have_changed()
         if self._answering[0] == self.term and self.leader and not self.is_leader:
             self._accept(self.leader, snapshot.index)
@@ -139,4 +136,4 @@ class Snapshots(Replication):
         """On the leader: up to where that member is known to hold the log; 0 for others."""
         if store_id == self.store_id:
             return self.journal.synced_index
-        return int(self._SyncObj__raftMatchIndex.get(node_of(store_id), 0)) if store_id in self._peers else 0
+        return self._peers[store_id].match_index if store_id in self._peers else 0

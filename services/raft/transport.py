@@ -39,10 +39,10 @@ from stele.services.errors import (
 from stele.services.pb import raft_pb2 as pb
 from stele.services.pb import raft_pb2_grpc
 from stele.services.raft.fetch import Fetches, Served
-from stele.services.raft.library import Timing
 from stele.services.raft.links import Link, Stream, takes_over
 from stele.services.raft.liveness import Liveness
 from stele.services.raft.storage import SnapshotSource
+from stele.services.raft.timing import Timing
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.resolver import Resolver
 from stele.services.rpc.status import from_rpc_error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stele.datanode.commands import Outcome
 from stele.services.errors import SteleError
 from stele.services.pb import raft_pb2 as pb
-from stele.services.raft.library import CANDIDATE, LEADER
+from stele.services.raft.state import RaftState
 from stele.services.raft.storage import Entry
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ class Checks:
         if engine.failed:
             self._failed(process, engine)
             return
-        commit = engine._SyncObj__raftCommitIndex
+        commit = engine.commit_index
         journal = engine.journal
-        state = engine._SyncObj__raftState
-        if state == LEADER:
+        state = engine.raft.state
+        if state is RaftState.LEADER:
             if process.led_term != engine.term:
                 self._became_leader(process, engine)
-        elif state == CANDIDATE and process.campaign_term != engine.term:
+        elif state is RaftState.CANDIDATE and process.campaign_term != engine.term:
             self._campaigned(process, engine)
         process.links.read_in_handle = False
         if engine.asleep != process.asleep_seen:

@@ -48,7 +48,7 @@ PROOFS = (
     Proof(("replication.PromisesFirst",), 100),
     Proof(("replication.CountsItself",), 100),
     Proof(("snapshots.ResetsFirst",), 0, ("power-loss in disk operation", "isolate", "snapshot", "trim", "compact")),
-    Proof(("replication.BelievesItsCommitIndex",), 100),
+    Proof(("replication.BelievesItsCommitIndex", "replication.KeepsItsCommitIndex"), 100),
     Proof(("elections.TurnsFirst", "elections.CampaignsByTheClock"), 100, ("pause",)),
     Proof(("replication.ReadsWithoutARound",), 0),
     Proof(("replication.ReadsBeforeItsOwnEntry",), 0),

@@ -32,7 +32,7 @@ from multiprocessing import get_context
 import pysyncobj.syncobj as library
 from pysyncobj import FAIL_REASON, SyncObjConf
 
-from stele.services.raft.library import Timing
+from stele.services.raft.timing import Timing
 from tests.simulation.checks import Violation
 from tests.simulation.faults import Strike
 from tests.simulation.network import Network

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from stele.services.raft.library import Timing
+from stele.services.raft.timing import Timing
 from tests.simulation.checks import Checks, Violation
 from tests.simulation.faults import Strike
 from tests.simulation.network import Network

@@ -10,8 +10,8 @@ from stele.datanode.storage import opener
 from stele.services.errors import NotLeader, ProposalLost
 from stele.services.pb import raft_pb2_grpc
 from stele.services.raft.group import Group
-from stele.services.raft.library import Timing
 from stele.services.raft.registry import Registry
+from stele.services.raft.timing import Timing
 from stele.services.raft.transport import RaftTransport
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.resolution import StoreAddress

@@ -19,8 +19,8 @@ from contextlib import asynccontextmanager
 from stele.services.errors import StoreUnknown
 from stele.services.pb import raft_pb2 as pb
 from stele.services.pb import raft_pb2_grpc
-from stele.services.raft.library import Timing
 from stele.services.raft.storage import Members, Snapshot
+from stele.services.raft.timing import Timing
 from stele.services.raft.transport import RaftTransport
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.resolution import StoreAddress

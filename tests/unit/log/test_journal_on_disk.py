@@ -34,7 +34,7 @@ def replica(last: int = 40) -> tuple[SimulatedDisk, GroupStorage, Journal]:
     disk = SimulatedDisk()
     storage = open_group(disk)
     journal = journal_on(storage)
-    journal.setCurrentTerm(1, 1)
+    journal.store_term(1, 1)
     for index in range(1, last + 1):
         journal.append(entry(index))
     flush(journal)
@@ -70,7 +70,7 @@ def test_h8_an_install_is_flushed_whole_or_not_at_all(term: int) -> None:
             stage_all(storage, snapshot)
             storage.snapshots.check_staged(snapshot)
             journal.append(entry(41))
-            journal.setCurrentTerm(term + 1, 0)
+            journal.store_term(term + 1, 0)
             journal.install(snapshot)
             journal.append(entry(101, term + 1))
             _until(disk, step, lambda journal=journal: flush(journal))
@@ -78,7 +78,7 @@ def test_h8_an_install_is_flushed_whole_or_not_at_all(term: int) -> None:
             again = journal_on(open_group(disk))
             if again.snapshots == (snapshot,):
                 assert (again.first_index, again.term_at(100)) == (101, term)
-                assert again.getCurrentTerm() == term + 1
+                assert again.term == term + 1
             else:
                 assert [s.index for s in again.snapshots] == [25]
                 assert (again.first_index, again.last_index >= 40) == (1, True)
@@ -91,7 +91,7 @@ def test_a_full_disk_holds_an_install_up_and_no_more(operation: str, skip: int) 
     snapshot = snapshot_of(100, 2)
     stage_all(storage, snapshot)
     storage.snapshots.check_staged(snapshot)
-    journal.setCurrentTerm(3, 0)
+    journal.store_term(3, 0)
     journal.install(snapshot)
     journal.append(entry(101, 3))
     position = journal.position
@@ -116,7 +116,7 @@ def test_h7_a_failed_flush_stays_failed(operation: str) -> None:
     """What was not synced is never synced later: neither by this process nor by one that is restarted on the same cache."""
     disk, storage, journal = replica()
     journal.append(entry(41))
-    journal.setCurrentTerm(2, 0)
+    journal.store_term(2, 0)
     disk.fail(operation)  # type: ignore[arg-type]
     for _ in range(2):
         begun = Flush(storage.log, storage.terms, storage.snapshots, journal._changes, 0, 0, False)

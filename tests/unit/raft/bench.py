@@ -12,8 +12,8 @@ from stele.services.errors import SteleError
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Journal
-from stele.services.raft.library import Timing
 from stele.services.raft.storage import Members, Snapshot
+from stele.services.raft.timing import Timing
 from tests.unit.raft.platter import Platter, SimulatedLog, SimulatedSnapshots, SimulatedTerms
 
 
@@ -160,7 +160,7 @@ class Bench:
         engine = self.engines[i]
         for other in self.ids:
             self.engines[other]._leader_heard_at = float("-inf")
-        engine._SyncObj__raftElectionDeadline = self.now
+        engine._election_deadline = self.now
         self.turn(i)
         for _ in range(2):  # pre-vote, vote
             for other in self.ids:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from stele.datanode.storage import opener
 from stele.services.pb import raft_pb2 as pb
-from stele.services.raft.library import Timing
 from stele.services.raft.registry import Links, Registry
 from stele.services.raft.storage import OpenStorage
+from stele.services.raft.timing import Timing
 
 FAST = Timing(heartbeat_s=0.02, election_min_s=0.1, election_max_s=0.2)
 

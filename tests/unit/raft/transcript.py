@@ -117,7 +117,7 @@ class Recorder(Bench):
         self.lines += [
             f"{i}: {self.seen[i]}",
             f"   voters {list(engine.members.voters)} learners {list(engine.members.learners)}"
-            f" vote {journal.getVotedForNodeId() or '-'}{' recovering' if engine.recovering else ''}"
+            f" vote {journal.voted_for or '-'}{' recovering' if engine.recovering else ''}"
             f"{' holds again' if engine.holds_again else ''}{' caught up' if engine.caught_up else ''}",
             f"   log {journal.first_index}..{journal.last_index} synced {journal.synced_index} [{log}]"
             f" snapshots {[s.index for s in journal.snapshots]}",
