@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from stele.services.pb import raft_pb2 as pb
-from stele.services.raft.engine import Engine
+from stele.services.raft.election import Election, Step
+from stele.services.raft.progress import Progress
+from stele.services.raft.quiescence import Quiescence
+from stele.services.raft.recovery import Recovery
 from stele.services.raft.state import RaftState
 from stele.services.raft.ticker import Ticker
 
 
-class CountsVotesTwice(Engine):
+class CountsVotesTwice(Election):
     """Votes are counted, not attributed."""
 
-    _votes = (0, 0)  # term, votes in it
+    _count = 0
 
-    def _on_vote_answer(self, voter: int, m: pb.VoteAnswer) -> None:
+    def campaign(self, now: float) -> Step:
+        self._count = 1
+        return super().campaign(now)
+
+    def on_vote(self, voter: int, m: pb.VoteAnswer) -> Step:
         if m.pre_vote or not m.granted:
-            super()._on_vote_answer(voter, m)
-        elif self.raft.state is RaftState.CANDIDATE and m.voted_term == self.term:
-            term, votes = self._votes
-            self._votes = (self.term, votes + 1 if term == self.term else 2)
-            if self._votes[1] * 2 > len(self.members.voters):
-                self._begin_leading()
+            return super().on_vote(voter, m)
+        if self._core.state is not RaftState.CANDIDATE or m.voted_term != self._core.term:
+            return Step.WAIT
+        self._count += 1
+        return Step.LEAD if self._count * 2 > len(self._voters) else Step.WAIT
 
 
 class TurnsFirst(Ticker):
@@ -34,40 +40,39 @@ class TurnsFirst(Ticker):
             self._round()
 
 
-class CampaignsByTheClock(Engine):
+class CampaignsByTheClock(Election):
     """Whoever finds an election due campaigns, and does not ask first whether others see a leader."""
 
-    def _election_due(self) -> None:
-        if self._may_campaign() and self._majority_reachable():
-            self._campaign()
-        else:
-            super()._election_due()
+    def on_deadline(self, now: float, connected: Collection[int], recovering: bool) -> Step:
+        step = super().on_deadline(now, connected, recovering)
+        reachable = self.may_campaign(recovering) and self._majority_reachable(connected)
+        return Step.CAMPAIGN if reachable else step
 
 
-class OvertakesItsVotes(Engine):
+class OvertakesItsVotes(Election):
     """A new election begins although votes of the last one are still on their way to the disk."""
 
-    def _vote_on_its_way(self) -> bool:
+    def _vote_in_flight(self) -> bool:
         return False
 
 
-class VotesWithoutItsLog(Engine):
+class VotesWithoutItsLog(Recovery):
     """A replica whose log was lost starts empty and votes and counts as if it had never promised anything."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.recovering = False
+    def __init__(self, recovering: bool) -> None:
+        super().__init__(recovering=False)
 
 
-class DeafToSilence(Engine):
+class DeafToSilence(Quiescence):
     """A follower that sleeps on although its leader's node has fallen silent."""
 
-    def peer_silent(self, store_id: int) -> None:
-        return None
+    def on_silence(self, store_id: int, leader: int, leads: bool) -> bool:
+        return False
 
 
-class SaysNothingAtItsEnd(Engine):
+class SaysNothingAtItsEnd(Quiescence):
     """A sleeping leader's replica ends, or is deposed, without a word to those who sleep under it."""
 
-    def _say_awake(self) -> None:
+    def end(self, followers: Mapping[int, Progress]) -> list[int]:
         self.asleep = False
+        return []

@@ -144,10 +144,13 @@ MUTANTS = _table(
 
     # --- replication, commitment and reads (H1 to H4, H6, H7, H9, H15)
     Mutant("replication.TruncatesWhatMatches", ("H1",), "what was acknowledged is not cut off"),
+    Mutant("replication.MovesBack", ("H1",), "what was acknowledged is not cut off"),
     Mutant("replication.TrustsTheCommitIndex", ("H2",), "only what a message verified is committed"),
+    Mutant("replication.TrustsTheOffer", ("H2",), "an offer commits nothing that it did not verify"),
     Mutant("replication.InstallsWhatIsOld", ("H3",), "a state machine never goes back"),
     Mutant("replication.CountsLateAnswers", ("H4",), "an answer counts in the term that asked for it"),
-    Mutant("replication.ChangesTwoAtOnce", ("H6",), "membership changes one at a time"),
+    Mutant("replication.changes_two_at_once", ("H6",), "membership changes one at a time",
+           "stele.services.raft.membership:check_ready"),
     Mutant("replication.ForgetsTheLog", ("H6",), "a restarted replica has the members that its log says"),
     Mutant("replication.CountsItself", ("H7",), "a leader counts what it has synced"),
     Mutant("replication.PromisesFirst", ("H7", "R3.8"), "nothing is promised before it is synced"),

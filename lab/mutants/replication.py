@@ -2,83 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from stele.services.pb import raft_pb2 as pb
-from stele.services.raft import membership
-from stele.services.raft.engine import Done, Engine
+from stele.services.raft.engine import Engine
+from stele.services.raft.follower import Conflict, Follower, Match
 from stele.services.raft.journal import Journal
 from stele.services.raft.membership import MemberHistory
 from stele.services.raft.outbox import Outbox, Outgoing
-from stele.services.raft.quorum import is_majority
-from stele.services.raft.reads import ReadDone
-from stele.services.raft.storage import MEMBERSHIP, Members, Snapshot
+from stele.services.raft.progress import Progress
+from stele.services.raft.read_index import ReadDone, ReadIndex
+from stele.services.raft.replication import Replication
+from stele.services.raft.snapshot_offer import SnapshotOffer
+from stele.services.raft.storage import Entry, Snapshot
 
 
-class TruncatesWhatMatches(Engine):
-    """What follows the entry before a message is cut off although it matches, and success answers move back what is
-    sent next."""
+class TruncatesWhatMatches(Follower):
+    """What follows the entry before a message is cut off although it matches."""
 
-    def _on_append_entries(self, leader: int, term: int, m: pb.AppendEntries) -> None:
-        journal = self.journal
+    def match(self, m: pb.AppendEntries, entries: Sequence[Entry], commit_index: int) -> Conflict | Match:
+        journal = self._journal
         matches = (
             journal.first_index - 1 <= m.prev_log_index <= journal.last_index
             and journal.term_at(m.prev_log_index) == m.prev_log_term
         )
-        keep = max(m.prev_log_index, self.commit_index)
-        if m.payloads and term >= self.term and not self.is_leader and matches and keep < journal.last_index:
+        keep = max(m.prev_log_index, commit_index)
+        if entries and matches and keep < journal.last_index:
             journal.truncate_from(keep + 1)
-        super()._on_append_entries(leader, term, m)
-
-    def _on_append_answer(self, follower: int, m: pb.AppendAnswer) -> None:
-        super()._on_append_answer(follower, m)
-        if m.success and m.match_index and follower in self._peers and m.request_term == self.term:
-            self._peers[follower].next_index = m.match_index + 1
+        return super().match(m, entries, commit_index)
 
 
-class TrustsTheCommitIndex(Engine):
+class MovesBack(Progress):
+    """A success answer moves back what is sent next, whatever has been sent since."""
+
+    def on_answer(self, m: pb.AppendAnswer, newest_request: int, journal: Journal, now: float) -> bool:
+        lost = super().on_answer(m, newest_request, journal, now)
+        if m.success and m.match_index:
+            self.next_index = m.match_index + 1
+        return lost
+
+
+class TrustsTheCommitIndex(Follower):
     """The leader's commit index counts up to the end of the log, whatever its message verified of it."""
 
-    def _on_append_entries(self, leader: int, term: int, m: pb.AppendEntries) -> None:
-        super()._on_append_entries(leader, term, m)
-        if term == self.term and not self.is_leader:
-            self._contact(leader, min(m.commit_index, self.journal.last_index))
-
-    def _on_snapshot_offer(self, leader: int, term: int, m: pb.SnapshotOffer) -> None:
-        super()._on_snapshot_offer(leader, term, m)
-        if term == self.term and not self.is_leader:
-            self._contact(leader, min(m.snapshot.index, self.journal.last_index))
+    def match(self, m: pb.AppendEntries, entries: Sequence[Entry], commit_index: int) -> Conflict | Match:
+        match = super().match(m, entries, commit_index)
+        if isinstance(match, Conflict):
+            return match
+        last = match.new[-1].index if match.new else self._journal.last_index
+        return replace(match, commit_index=min(m.commit_index, last))
 
 
-class InstallsWhatIsOld(Engine):
+class TrustsTheOffer(SnapshotOffer):
+    """What a snapshot stands for counts as committed here, whatever this log holds in its place."""
+
+    def verified_commit(self, snapshot: Snapshot) -> int:
+        return min(snapshot.index, self._journal.last_index)
+
+
+class InstallsWhatIsOld(SnapshotOffer):
     """A snapshot is installed whatever was applied since it was taken."""
 
-    def install(self, snapshot: Snapshot, state: bytes) -> bool:
-        self.machine.restore(state)
-        self.journal.install(snapshot)
-        self._applied = snapshot.index
-        self.commit_index = snapshot.index
+    def is_of_use(self, snapshot: Snapshot, commit_index: int) -> bool:
         return True
 
 
-class CountsLateAnswers(Engine):
+class CountsLateAnswers(Replication):
     """An answer counts whatever term asked for it."""
 
-    def _on_append_answer(self, follower: int, m: pb.AppendAnswer) -> None:
+    def on_answer(self, follower: int, m: pb.AppendAnswer, term: int, now: float) -> None:
         answer = pb.AppendAnswer()
         answer.CopyFrom(m)
-        answer.request_term = self.term
-        super()._on_append_answer(follower, answer)
+        answer.request_term = term
+        super().on_answer(follower, answer, term, now)
 
 
-class ChangesTwoAtOnce(Engine):
+def changes_two_at_once(*leader: object, **followers: object) -> None:
     """A membership change does not wait for the one before it, nor for the leader's first own entry."""
-
-    def change_members(self, members: Members, done: Done) -> None:
-        self._check_leads()
-        membership.check_change(self.members, members)
-        self._append(MEMBERSHIP, membership.encode(members), done)
-        self._members_may_have_changed()
 
 
 class ForgetsTheLog(Journal):
@@ -89,14 +91,14 @@ class ForgetsTheLog(Journal):
         self.members = MemberHistory(0, first_members, [])
 
 
-class CountsItself(Engine):
+class CountsItself(Replication):
     """The leader counts its own entries towards a majority before it has synced them."""
 
-    def _advance_commit(self) -> None:
-        journal = self.journal
+    def committed(self, commit_index: int, term: int, now: float) -> int:
+        journal = self._journal
         synced, journal.synced_index = journal.synced_index, journal.last_index
         try:
-            super()._advance_commit()
+            return super().committed(commit_index, term, now)
         finally:
             journal.synced_index = synced
 
@@ -144,22 +146,15 @@ class KeepsItsCommitIndex(Engine):
         self.journal.keep_commit_index(self.commit_index)
 
 
-class ReadsWithoutARound(Engine):
+class ReadsWithoutARound(ReadIndex):
     """A leader answers reads from what it has applied, without asking whether it still leads."""
 
-    def read_index(self, done: ReadDone) -> None:
-        self._check_leads()
-        done(self.applied_index, None)
+    def add(self, done: ReadDone) -> None:
+        self._confirmed.append((0, done))
 
 
-class ReadsBeforeItsOwnEntry(Engine):
+class ReadsBeforeItsOwnEntry(ReadIndex):
     """A new leader takes the commit index it happens to know for all that was acknowledged."""
 
-    def _confirm_round(self) -> None:
-        after = self._round_after
-        if after is None:
-            return
-        answered = {m for m, peer in self._peers.items() if peer.answered > after}
-        if is_majority({self.store_id, *answered}, self.members.voters):
-            self._confirmed += [(self.commit_index, done) for done in self._in_round]
-            self._in_round, self._round_after = [], None
+    def _may_confirm(self, committed_in_term: bool) -> bool:
+        return True

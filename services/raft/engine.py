@@ -1,45 +1,50 @@
-"""PySyncObj's Raft, corrected: one replica of one group, without clock, socket, thread or disk of its own.
+"""One replica of one group: Raft, corrected, without clock, socket, thread or disk of its own.
 
 Guarantee: with the corrections below an entry that was acknowledged is in the log of every later leader.  Events go in (``receive``,
 ``tick``, ``propose``, ``connected`` …); what is to be sent comes out of ``take_ready``, promises only after the changes they stand for are
 synced (services/raft/journal.py).  The caller holds the one thread that touches a replica.
 
-One replica in seven rooms, each standing on the one before: pysyncobj_adapter.py (the seam to the library), elections.py, replication.py,
-snapshots.py, reads.py, sleeping.py, and here: events, time, proposals, applying.  What stays the library's: the voting rule, appending
-to the log, becoming leader, terms and states.  The corrections, by their names in the design's list:
+The engine owns parts that know nothing of it or of one another's owners: each is given events and answers with decisions, which
+the engine carries out.  ``Election`` (over ``RaftCore``, the library's terms, states and voting rule), ``Replication`` with a
+``Progress`` for each follower, ``Follower``, ``SnapshotOffer``, ``ReadIndex``, ``Quiescence``, ``Proposals``, ``Recovery``,
+``CatchUp``, ``Outbox``.  Here: in what order they are asked.  The corrections, by their names in the design's list:
 
-=======  ==================================  ======================================================================================
-H1       replication.py _on_append_entries   matching entries are skipped, only a conflict truncates
-..       replication.py _on_append_answer    ``next_index`` never moves below ``match_index + 1``
-H2       replication.py _on_append_entries   commit moves at most to the last entry that this very message verified
-H3       snapshots.py install                never over what is committed, nor over a log that holds the snapshot's entry
-H4       replication.py _on_append_answer    answers name the term and request they answer; others are dropped
-H5       elections.py _on_vote_answer        votes are attributed: a set of voters per term
-H6       engine.py change_members            one change at a time, after an entry of the leader's own term is committed
-..       membership.py MemberHistory         in force once appended, out of force once cut; from snapshot and log at the start
-H7       journal.py Flush                    promises leave after the sync; an unreadable term file is refused (datanode/log/terms.py)
-H8       journal.py Flush._carry_out         segments go after the snapshot that stands for them is durable
-H9       journal.py setRaftCommitIndex       commit is never read from disk
-H10      datanode/storage.py                 a log without its start needs a snapshot that reaches it
-H11      engine.py _apply_one                an exception in a callback or in apply neither repeats nor skips an entry
-H12      engine.py propose                   on the leader only; what is pending ends *indefinite* when leadership is lost
-H13      engine.py propose                   an entry travels whole, below a limit
-H14      ticker.py                           what waits is delivered before any replica looks at the clock
-H15      elections.py, replication.py        pre-vote; answers with the higher term; check-quorum
-..       reads.py                            reads by ReadIndex
-H16      snapshots.py                        snapshots travel beside the heartbeats, resumable, checked before they replace anything
-H17      engine.py receive, _apply_one       typed messages only; the library's VERSION and MEMBERSHIP commands are refused
-H18      replication.py _on_append_entries   a refusal names the conflicting term and its first index
-R4.5     elections.py, replication.py        a replica that lost its log neither votes, campaigns nor counts until it holds it again
-=======  ==================================  ======================================================================================
+=======  ======================================  ==================================================================================
+H1       follower.py match                       matching entries are skipped, only a conflict truncates
+..       progress.py on_answer                   ``next_index`` never moves below ``match_index + 1``
+H2       follower.py _commit                     commit moves at most to the last entry that this very message verified
+..       snapshot_offer.py verified_commit       an offer commits only what this log holds
+H3       snapshot_offer.py is_of_use             never over what is committed, nor over a log that holds the snapshot's entry
+H4       replication.py on_answer                answers name the term and request they answer; others are dropped
+H5       election.py on_vote                     votes are attributed: a set of voters per term
+H6       membership.py check_ready               one change at a time, after an entry of the leader's own term is committed
+..       membership.py MemberHistory             in force once appended, out of force once cut; from snapshot and log at the start
+..       replication.py on_members               a member that comes back is known nothing of
+H7       outbox.py, journal.py Flush             promises leave after the sync; an unreadable term file is refused (datanode/log/terms.py)
+..       replication.py committed                the leader counts itself up to its own sync
+H8       journal.py Flush._carry_out             segments go after the snapshot that stands for them is durable
+H9       journal.py committed_at_start           commit is never read from disk
+H10      datanode/storage.py                     a log without its start needs a snapshot that reaches it
+H11      engine.py _apply_one, proposals.py      an exception in a callback or in apply neither repeats nor skips an entry
+H12      engine.py propose, proposals.py         on the leader only; what is pending ends *indefinite* when leadership is lost
+H13      engine.py propose                       an entry travels whole, below a limit
+H14      ticker.py                               what waits is delivered before any replica looks at the clock
+..       election.py keeps_leading               a leader that had no turn asks before it judges
+H15      election.py                             pre-vote; check-quorum
+..       engine.py _obey                         a leader of an older term is answered with the higher one
+..       read_index.py                           reads by ReadIndex
+H16      replication.py _offer                   snapshots travel beside the heartbeats, resumable, checked before they replace anything
+H17      engine.py receive, _apply_one           typed messages only; the library's VERSION and MEMBERSHIP commands are refused
+H18      follower.py match                       a refusal names the conflicting term and its first index
+R4.5     recovery.py                             a replica that lost its log neither votes, campaigns nor counts until it holds it again
+=======  ======================================  ==================================================================================
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -48,7 +53,6 @@ from stele.services.errors import (
     InvalidArgument,
     MessageTooLarge,
     NotLeader,
-    NotReady,
     Overloaded,
     ProposalLost,
     SteleError,
@@ -56,39 +60,35 @@ from stele.services.errors import (
 )
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
+from stele.services.raft.catch_up import CatchUp
+from stele.services.raft.election import Election, Step
+from stele.services.raft.entries import entries_of
+from stele.services.raft.follower import STALE, Conflict, Follower
 from stele.services.raft.journal import Journal
+from stele.services.raft.membership import check_ready
+from stele.services.raft.outbox import Outbox, Outgoing
+from stele.services.raft.proposals import Done, Proposals, isolated
+from stele.services.raft.pysyncobj_adapter import RaftCore
+from stele.services.raft.quiescence import Quiescence
 from stele.services.raft.quorum import is_majority
-from stele.services.raft.replication import BATCH_BYTES_MAX
-from stele.services.raft.sleeping import Sleeping
-from stele.services.raft.snapshots import StateMachine
+from stele.services.raft.read_index import READS_MAX, ReadDone, ReadIndex
+from stele.services.raft.recovery import Recovery
+from stele.services.raft.replication import BATCH_BYTES_MAX, Replication
+from stele.services.raft.snapshot_offer import Offer, SnapshotOffer, from_pb
 from stele.services.raft.state import RaftState
-from stele.services.raft.storage import MEMBERSHIP, NO_OP, REGULAR, Entry, Members
+from stele.services.raft.state_machine import StateMachine
+from stele.services.raft.storage import MEMBERSHIP, NO_OP, REGULAR, Entry, Members, Snapshot
 from stele.services.raft.timing import Timing
 
 log = structlog.get_logger()
 
 APPLY_BYTES_MAX: Final = 4 << 20  # per tick, so that one group does not hold the loop
 APPLY_ENTRIES_MAX: Final = 512  # likewise; what the first bring about is under way while the rest is applied
-PENDING_MAX: Final = 20_000
-PENDING_BYTES_MAX: Final = 64 << 20
-RETRY_AFTER_MS: Final = 200
-STALLED_HEARTBEATS: Final = 4  # without a turn
-ANSWER_HEARTBEATS: Final = 2  # then given to the followers
 
 
-Done = Callable[[object, SteleError | None], None]
-
-
-@dataclass(slots=True)
-class _Proposal:
-    term: int
-    size: int
-    done: Done
-
-
-class Engine(Sleeping):
-    """One replica.  Its members are those that ``journal`` names; ``machine`` is as the journal's newest snapshot has it, or new;
-    ``now`` is monotonic seconds."""
+class Engine:
+    """Its members are those that ``journal`` names; ``machine`` is as the journal's newest snapshot has it, or new; ``now`` is monotonic
+    seconds; ``may_lead`` is the node's gate; ``recovering`` says that the log was lost and the term file was not."""
 
     def __init__(
         self,
@@ -103,52 +103,136 @@ class Engine(Sleeping):
         entry_bytes_max: int,
         recovering: bool = False,
     ) -> None:
+        self.group_id = group_id
+        self.store_id = store_id
+        self.journal = journal
+        self.machine = machine
         self.entry_bytes_max = entry_bytes_max
-        self._pending: dict[int, _Proposal] = {}
-        self._pending_bytes = 0
-        self._started_at = now()
-        self._quorum_connected_at: float | None = None
+        self.failed: SteleError | None = None
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_members: Callable[[], None] = lambda: None
+        self.on_offer: Callable[[], None] = lambda: None
+        self._now = now
+        self._timing = timing
+        self.core = RaftCore(store_id, journal)
+        self.election = Election(store_id, self.core, journal, rng, timing, may_lead, now())
+        self.recovery = Recovery(recovering)
+        self.replication = Replication(group_id, store_id, journal, timing)
+        self.follower = Follower(journal)
+        self.snapshot_offer = SnapshotOffer(journal)
+        self.reads = ReadIndex(store_id)
+        self.quiescence = Quiescence(timing)
+        self.proposals = Proposals(group_id)
+        self.outbox = Outbox(group_id, journal)
+        self.commit_index = journal.committed_at_start
+        self.applied_index = self.commit_index  # of the snapshot that the machine was restored from
+        self._connected: set[int] = set()
+        self._members_seen = self.members
+        self._catch_up = CatchUp(now(), timing)
         self._hand_over_at = 0.0
-        self._turned_at = float("-inf")
-        self._judges_from = float("-inf")
-        super().__init__(
-            group_id, store_id, journal, now, rng, timing, machine=machine, may_lead=may_lead, recovering=recovering
-        )
+
+    # --- what it is -----------------------------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> Members:
+        """Those in force: of the newest membership entry in the log (H6)."""
+        return self.journal.members.current
+
+    @property
+    def term(self) -> int:
+        return self.core.term
+
+    @property
+    def state(self) -> str:
+        return "failed" if self.failed else self.core.state.value
+
+    @property
+    def is_leader(self) -> bool:
+        return self.core.state is RaftState.LEADER and not self.failed
+
+    @property
+    def leader(self) -> int:
+        """Store id of the leader this replica follows, or is; 0 when none is known."""
+        return self.election.leader
+
+    @property
+    def recovering(self) -> bool:
+        return self.recovery.recovering
+
+    @property
+    def asleep(self) -> bool:
+        return self.quiescence.asleep
+
+    @property
+    def offer(self) -> Offer | None:
+        """What the leader has for this replica to fetch."""
+        return self.snapshot_offer.current
+
+    @property
+    def offered_index(self) -> int | None:
+        """The oldest snapshot that a living follower was offered and may be fetching: it and the log behind it must stay."""
+        return self.replication.offered_index(self._now())
 
     @property
     def caught_up(self) -> bool:
-        """Applied up to the commit index that a leader reported first (R4.1), or no leader anywhere (R4.3): a majority has been
-        connected for three heartbeats, or none could be reached for an election timeout, without a word of a leader."""
-        now = self._now()
-        if self.recovering:
-            return True  # one bad replica does not hold its node (R4.5)
-        if self._leader_commit_at_start is not None:
-            silent = now - self._leader_heard_at >= self.timing.election_max_s
-            return self._applied >= self._leader_commit_at_start or silent
-        if self._alone() or self.is_leader:
-            return self._applied >= self.commit_index
-        if self._quorum_connected_at is not None:
-            return now - self._quorum_connected_at >= 3 * self.timing.heartbeat_s
-        return now - self._started_at >= self.timing.election_max_s
+        """Whether it does not hold its node's ready gate any more (R4.1, R4.3, R4.5)."""
+        if self.recovery.recovering:
+            return True  # one bad replica does not hold its node
+        alone = self.members.voters == (self.store_id,)
+        if self._catch_up.leader_commit is None and (alone or self.is_leader):
+            return self.applied_index >= self.commit_index
+        return self._catch_up.is_done(self._now(), self.applied_index, self.election.leader_active_at)
 
-    # --- events -----------------------------------------------------------------------------------------------------
+    def match_index(self, store_id: int) -> int:
+        """On the leader: up to where that member is known to hold the log; 0 for others."""
+        return self.journal.synced_index if store_id == self.store_id else self.replication.match_index(store_id)
+
+    def is_caught_up(self, store_id: int) -> bool:
+        """On the leader: whether that member holds everything committed, so that it does not hold commits up once it is counted."""
+        return self.replication.is_caught_up(store_id, self.commit_index)
+
+    def take_ready(self) -> list[Outgoing]:
+        """Messages that may leave now.  PERSIST BEFORE PROMISE: the others wait for the journal."""
+        return self.outbox.take_ready()
+
+    # --- links, nodes, disk -----------------------------------------------------------------------------------------------
 
     def connected(self, store_id: int) -> None:
         """The link to a peer is up; both sides start from nothing in flight."""
         if self.failed:
             return
-        self._wake_by_node(store_id)
+        self._on_node_changed(store_id)
         self._connected.add(store_id)
-        self._rewind_lost(store_id)
-        self._greet(store_id)
-        if self._quorum_connected_at is None and self._majority_reachable():
-            self._quorum_connected_at = self._now()
+        self.replication.on_link_changed(store_id)
+        if self._catch_up.leader_commit is None and not self.is_leader and self.quiescence.node_active_at is not None:
+            # It knows of no leader: it may have been started on a link that stands, under a leader that sleeps (R4.1).
+            self._send(store_id, pb.RaftMessage(awake=pb.Awake()))
+        if self._catch_up.awaits_majority and is_majority({self.store_id, *self._connected}, self.members.voters):
+            self._catch_up.on_majority_connected(self._now())
 
     def disconnected(self, store_id: int) -> None:
         """The link to a peer is down; what was in flight may be lost."""
-        self._wake_by_node(store_id)
+        self._on_node_changed(store_id)
         self._connected.discard(store_id)
-        self._rewind_lost(store_id)
+        self.replication.on_link_changed(store_id)
+
+    def peer_gone(self, store_id: int) -> None:
+        """The peer's process is gone: its link broke and a new one was refused.  If it led, campaign soon (a hint: safe if
+        wrong).  A leader has been told of the break, and learns nothing new."""
+        if not self.failed and not self.is_leader and self.leader == store_id:
+            self._wake()
+            self.election.on_leader_gone(self._now())
+            self.on_change()
+
+    def peer_silent(self, store_id: int) -> None:
+        """Nothing was heard of that store for ``election_min_s``, although its link stands."""
+        if not self.failed and self.quiescence.on_silence(store_id, self.leader, self.is_leader):
+            self._wake()
+
+    def peer_heard(self, store_id: int) -> None:
+        """The store speaks again.  Its replica may lead asleep and not know that it was missed."""
+        if not self.failed and not self.is_leader and self.leader == store_id:
+            self._send(store_id, pb.RaftMessage(awake=pb.Awake()))
 
     def synced(self) -> None:
         """The journal's synced position has moved."""
@@ -157,7 +241,7 @@ class Engine(Sleeping):
 
     def recovered(self) -> None:
         """What was lost is back, and the caller has made durable that it is: this replica votes and is counted again."""
-        self.recovering = self.holds_again = False
+        self.recovery.end()
         self.on_change()
 
     def fail(self, error: SteleError) -> None:
@@ -166,10 +250,12 @@ class Engine(Sleeping):
             return
         self.failed = error
         self.outbox.clear()
-        self._say_awake()
-        self._end_proposals(error)
+        self._owe_awake()
+        self.proposals.end(error)
         self._end_reads(error)
         self.on_change()
+
+    # --- what can be asked of it ------------------------------------------------------------------------------------------
 
     def propose(self, payload: bytes, done: Done) -> None:
         """Appends ``payload`` on the leader; ``done(result, None)`` follows once it is committed and applied here, or
@@ -180,8 +266,7 @@ class Engine(Sleeping):
                 f"an entry of {len(payload)} bytes; accepted: up to {self.entry_bytes_max}",
                 bytes_max=self.entry_bytes_max,
             )
-        if len(self._pending) >= PENDING_MAX or self._pending_bytes >= PENDING_BYTES_MAX:
-            raise Overloaded(f"group {self.group_id} has {len(self._pending)} proposals in flight", limit=PENDING_MAX)
+        self.proposals.check_room()
         self._append(REGULAR, payload, done)
 
     def change_members(self, members: Members, done: Done) -> None:
@@ -192,43 +277,74 @@ class Engine(Sleeping):
         new voters are alive and whole.  All definite.
         """
         self._check_leads()
-        now = self.members
-        membership.check_change(now, members)
+        membership.check_change(self.members, members)
         if self.store_id not in members.voters:
             raise InvalidArgument(f"store {self.store_id} leads group {self.group_id}: transfer its leadership first")
-        if self.journal.members.index > self.commit_index:
-            raise NotReady(f"group {self.group_id} changes its members already", retry_after_ms=RETRY_AFTER_MS)
-        if self.journal.term_at(self.commit_index) != self.term:
-            raise NotReady(f"group {self.group_id} has a leader that is not current yet", retry_after_ms=RETRY_AFTER_MS)
-        for store in set(members.voters) - set(now.voters):
-            if not self.is_caught_up(store):
-                raise NotReady(
-                    f"store {store} holds group {self.group_id} up to entry {self.match_index(store)} of {self.commit_index}",
-                    retry_after_ms=RETRY_AFTER_MS,
-                )
-        self._check_alive(members)
+        followers = self.replication.followers
+        active = self.replication.active(self._now())
+        check_ready(
+            self.group_id,
+            self.journal.members,
+            members,
+            self.commit_index,
+            current=self._has_committed_own(),
+            held={store: progress.counted_index for store, progress in followers.items()},
+            whole={self.store_id, *(store for store in active if not followers[store].recovering_until)},
+        )
         self._append(MEMBERSHIP, membership.encode(members), done)
         self._members_may_have_changed()
 
-    def _check_alive(self, members: Members) -> None:
-        """Without a majority that answers and can vote the new set could commit nothing, not even the next change."""
-        whole = {m for m in self._heard(self._now()) if not self._peers[m].recovered_at}
-        if not is_majority({self.store_id, *whole}, members.voters):
-            raise NotReady(
-                f"too few of the stores {list(members.voters)} answer and hold group {self.group_id}",
-                retry_after_ms=RETRY_AFTER_MS,
-            )
+    def read_index(self, done: ReadDone) -> None:
+        """``done(applied_index, None)`` follows once the machine may be read, or ``done(0, error)``: NotLeader when leadership is lost.
 
-    def is_caught_up(self, store_id: int) -> bool:
-        """On the leader: whether that member holds everything committed, so that it does not hold commits up once it is counted."""
-        peer = self._peers.get(store_id)
-        return peer is not None and not peer.recovered_at and self.match_index(store_id) >= self.commit_index
+        Raises NotLeader, Overloaded, or what made the replica fail.  A read has no effect, so every error is definite.
+        """
+        self._check_is_leader()
+        if len(self.reads) >= READS_MAX:
+            raise Overloaded(f"group {self.group_id} has {READS_MAX} reads in flight", limit=READS_MAX)
+        self.reads.add(done)
+        self._wake()
 
-    def _check_leads(self) -> None:
+    def transfer_leadership(self, to: int | None = None) -> bool:
+        """Asks the most caught-up connected follower (or ``to``) to campaign at once.  True if one was asked."""
+        if not self.is_leader:
+            return False
+        self._wake()
+        successor = self.replication.successor(self._connected, to)
+        if successor is None:
+            return False
+        self._send(successor, pb.RaftMessage(timeout_now=pb.TimeoutNow()))
+        return True
+
+    def install(self, snapshot: Snapshot, state: bytes) -> bool:
+        """``snapshot`` is staged and checked: it becomes the state and the start of the log.  False if it is of no use any more.
+
+        Raises ValueError if the machine cannot read ``state``; nothing has changed then.
+        """
+        self.snapshot_offer.current = None
+        if self.failed or not self.snapshot_offer.is_of_use(snapshot, self.commit_index):  # H3
+            return False
+        self.machine.restore(state)
+        self.journal.install(snapshot)
+        self.applied_index = self.commit_index = snapshot.index
+        self._members_may_have_changed()
+        if self.follower.term == self.term and self.leader and not self.is_leader:
+            self._accept(self.leader, snapshot.index)
+        self.on_change()
+        return True
+
+    def refuse_offer(self) -> None:
+        """What was offered could not be had: the leader offers again with its next heartbeat."""
+        self.snapshot_offer.current = None
+
+    def _check_is_leader(self) -> None:
         if self.failed:
             raise self.failed
         if not self.is_leader:
             raise NotLeader(f"group {self.group_id} is not led by store {self.store_id}", leader=self.leader or None)
+
+    def _check_leads(self) -> None:
+        self._check_is_leader()
         if self.journal.disk_full:
             raise DiskFull(
                 f"store {self.store_id} has no room for writes to group {self.group_id}", store_id=self.store_id
@@ -237,25 +353,10 @@ class Engine(Sleeping):
     def _append(self, kind: int, payload: bytes, done: Done) -> None:
         self._wake()
         index = self.journal.last_index + 1
-        self.journal.append(Entry(index, self.term, kind, payload))
-        self._pending[index] = _Proposal(self.term, len(payload), done)
-        self._pending_bytes += len(payload)
+        self.journal.append(Entry(index, self.core.term, kind, payload))
+        self.proposals.add(index, self.core.term, len(payload), done)
 
-    def transfer_leadership(self, to: int | None = None) -> bool:
-        """Asks the most caught-up connected follower (or ``to``) to campaign at once.  True if one was asked."""
-        if not self.is_leader:
-            return False
-        self._wake()
-        wanted = [
-            (self._peers[m].match_index, m)
-            for m in self._peers
-            if m in self.members.voters and self._is_connected(m) and not self._peers[m].recovered_at
-            if to is None or m == to
-        ]
-        if not wanted or max(wanted)[0] < self.journal.last_index:
-            return False
-        self._emit(max(wanted)[1], pb.RaftMessage(timeout_now=pb.TimeoutNow()))
-        return True
+    # --- messages ---------------------------------------------------------------------------------------------------------
 
     def receive(self, sender: int, message: pb.RaftMessage) -> None:
         """One message of ``sender``, in the order in which it was sent.
@@ -265,120 +366,307 @@ class Engine(Sleeping):
         """
         if self.failed:
             return
-        body = message.WhichOneof("body")
-        self._wake_by_word(sender, message)
-        if message.term > self.term:
-            self._follow(message.term)
+        body, term = message.WhichOneof("body"), message.term
+        self._wake_by(sender, message)
+        if term > self.core.term:
+            self._step_down(term)
         if body == "append_entries":
-            self._on_append_entries(sender, message.term, message.append_entries)
-            if message.term == self.term:
-                self._heed_sleep(sender, message.append_entries)
+            self._on_append_entries(sender, term, message.append_entries)
         elif body == "append_answer":
-            self._on_append_answer(sender, message.append_answer)
+            if self.core.state is RaftState.LEADER:
+                self.replication.on_answer(sender, message.append_answer, self.core.term, self._now())
         elif body == "snapshot_offer":
-            self._on_snapshot_offer(sender, message.term, message.snapshot_offer)
+            self._on_snapshot_offer(sender, term, message.snapshot_offer)
         elif body == "request_vote":
-            self._on_request_vote(sender, message.term, message.request_vote)
+            self._on_request_vote(sender, term, message.request_vote)
         elif body == "vote_answer":
-            self._on_vote_answer(sender, message.vote_answer)
+            self._take(self.election.on_vote(sender, message.vote_answer))
         elif body == "awake":
             self._on_awake(sender)
-        elif body == "timeout_now" and message.term == self.term and sender == self.leader and self._may_campaign():
+        elif body == "timeout_now" and term == self.core.term and sender == self.leader and self._may_campaign():
             self._campaign(transfer=True)
 
-    # --- time -------------------------------------------------------------------------------------------------------
+    def _send(self, to: int, message: pb.RaftMessage, promise: bool = False) -> None:
+        self.outbox.put(to, self.core.term, message, promise)
+
+    # --- elections --------------------------------------------------------------------------------------------------------
+
+    def _may_campaign(self) -> bool:
+        return self.election.may_campaign(self.recovery.recovering)
+
+    def _take(self, step: Step) -> None:
+        if step is Step.ASK:
+            self._ask_for_votes(pre_vote=True)
+        elif step is Step.CAMPAIGN:
+            self._campaign()
+        elif step is Step.LEAD:
+            self._begin_leading()
+
+    def _campaign(self, transfer: bool = False) -> None:
+        old = self.core.state
+        step = self.election.campaign(self._now())
+        self._on_state(old)
+        self._ask_for_votes(transfer=transfer)
+        self._take(step)
+
+    def _ask_for_votes(self, pre_vote: bool = False, transfer: bool = False) -> None:
+        """A pre-vote promises nothing.  A vote asked for says that this replica has voted for itself, which must be durable
+        BEFORE: one that forgot it could give the vote of the same term to another (R3.8)."""
+        ask = pb.RequestVote(
+            pre_vote=pre_vote,
+            last_log_index=self.journal.last_index,
+            last_log_term=self.journal.last_term,
+            transfer=transfer,
+        )
+        for voter in self.members.voters:
+            if voter != self.store_id:
+                self._send(voter, pb.RaftMessage(request_vote=ask), promise=not pre_vote)
+
+    def _on_request_vote(self, candidate: int, term: int, m: pb.RequestVote) -> None:
+        now = self._now()
+        if self.recovery.recovering:  # R4.5: it cannot know which entries it stood for
+            return
+        if m.pre_vote:
+            granted = self.election.grants_pre_vote(candidate, term, m, now, self._connected)
+            answer = pb.VoteAnswer(pre_vote=True, granted=granted, voted_term=term + 1)
+            self._send(candidate, pb.RaftMessage(vote_answer=answer))
+        elif term < self.core.term:
+            self._send(candidate, pb.RaftMessage(vote_answer=pb.VoteAnswer(voted_term=term)))
+        elif self.election.grants_vote(candidate, m, now):
+            answer = pb.VoteAnswer(granted=True, voted_term=term)
+            self._send(candidate, pb.RaftMessage(vote_answer=answer), promise=True)
+
+    def _begin_leading(self) -> None:
+        old, first = self.core.state, self.journal.last_index + 1
+        self.election.lead()
+        self.quiescence.mark_active()
+        self.replication.begin(first, self._now())
+        self._on_state(old)
+        self._replicate()
+
+    def _step_down(self, term: int) -> None:
+        old = self.core.state
+        self.election.step_down(self._now(), term)
+        self._on_state(old)
+
+    def _on_state(self, old: RaftState) -> None:
+        """After whatever may have changed it from ``old``."""
+        new = self.core.state
+        if new is old:
+            return
+        if old is RaftState.LEADER:
+            self._owe_awake()
+            self.replication.end()
+            lost = f"store {self.store_id} lost the leadership of group {self.group_id}"
+            self.proposals.end(ProposalLost(f"{lost} before a majority answered"))
+            self._end_reads(NotLeader(lost))
+        log.info("raft_state", group=self.group_id, term=self.core.term, old=old.value, new=new.value)
+        self.on_change()
+
+    # --- the follower -----------------------------------------------------------------------------------------------------
+
+    def _on_append_entries(self, leader: int, term: int, m: pb.AppendEntries) -> None:
+        try:
+            entries = entries_of(m)
+        except ValueError as e:
+            log.error("raft_message_refused", group=self.group_id, peer=leader, error=str(e))
+        else:
+            self._replicate_from(leader, term, m, entries)
+        if term == self.core.term:
+            self.quiescence.on_append(term, m, self._is_at_rest(leader, m))
+
+    def _replicate_from(self, leader: int, term: int, m: pb.AppendEntries, entries: list[Entry]) -> None:
+        if not self._obey(leader, term, m.request):
+            return
+        self._catch_up.on_leader_commit(m.commit_index)
+        match = self.follower.match(m, entries, self.commit_index)
+        if isinstance(match, Conflict):
+            self._send(leader, self.follower.refused(match, self.recovery.recovering))
+            return
+        synced, verified = self.journal.synced_index, match.verified_index
+        self.recovery.on_verified(m.recovered_at, min(m.prev_log_index, synced))
+        if match.new:
+            self.follower.append(match.new)
+        self.commit_index = max(self.commit_index, match.commit_index)
+        if match.new:
+            self._accept(leader, verified)
+            self._members_may_have_changed()
+            return
+        if verified > synced:  # a slow or full disk is no silence: say what is synced now, the rest later
+            self._accept(leader, synced, promise=False)
+        self._accept(leader, verified)
+
+    def _on_snapshot_offer(self, leader: int, term: int, m: pb.SnapshotOffer) -> None:
+        if not self._obey(leader, term, m.request):
+            return
+        snapshot = from_pb(m.snapshot)
+        self._catch_up.on_leader_commit(snapshot.index)
+        self.commit_index = max(self.commit_index, self.snapshot_offer.verified_commit(snapshot))
+        if self.snapshot_offer.on_offer(leader, snapshot, self.commit_index):
+            self._accept(leader, 0, promise=False)  # alive, and no further than before
+            self.on_offer()
+        else:
+            self._accept(leader, snapshot.index)
+
+    def _obey(self, leader: int, term: int, request: int) -> bool:
+        """Takes ``leader``'s word, from here on the one that is answered.  False if its term is over: it must learn that it was
+        deposed, or it would believe that it leads for as long as nobody answers (H15)."""
+        self.follower.term, self.follower.request = term, request
+        if term < self.core.term:
+            self._send(leader, self.follower.refused(STALE, self.recovery.recovering))
+            return False
+        old = self.core.state
+        if old is RaftState.LEADER:
+            raise AssertionError(f"two leaders in term {term}: {self.store_id} and {leader}")
+        self.election.on_leader(leader, self._now())
+        self._on_state(old)
+        return True
+
+    def _accept(self, leader: int, match_index: int, promise: bool = True) -> None:
+        self._send(leader, self.follower.accepted(match_index, self.recovery.recovering), promise)
+
+    def _members_may_have_changed(self) -> None:
+        """After the log has grown, was cut or replaced: in force is what it says now (H6)."""
+        members = self.members
+        if members == self._members_seen:
+            return
+        self._members_seen = members
+        if self.core.state is RaftState.LEADER:
+            self.replication.on_members(self._now())
+        log.info("raft_members", group=self.group_id, voters=members.voters, learners=members.learners)
+        self.on_members()
+
+    # --- sleep ------------------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if not self.quiescence.wake():
+            return
+        if self.is_leader:
+            self.replication.on_woken(self.quiescence.last_active)
+        else:
+            self.election.on_woken(self.quiescence.last_active(self.leader))
+
+    def _wake_by(self, sender: int, message: pb.RaftMessage) -> None:
+        """Before ``message`` is handled."""
+        quiescence, leads = self.quiescence, self.core.state is RaftState.LEADER
+        if not quiescence.asleep:
+            if leads and message.WhichOneof("body") != "append_answer":
+                quiescence.mark_active()
+            return
+        leader = self.leader
+        if quiescence.sleeps_on(sender, message, self.core.term, leader, leads):
+            return
+        self._wake()
+        if not leads and sender != leader and message.term <= self.core.term:
+            self._send(leader, pb.RaftMessage(awake=pb.Awake()))
+
+    def _on_node_changed(self, store_id: int) -> None:
+        """A follower relies on its leader's node alone."""
+        if self.is_leader or store_id == self.leader:
+            self._wake()
+
+    def _on_awake(self, sender: int) -> None:
+        """Whom this replica follows leads no more, nor ever again in this term; to a leader it was a word like any other."""
+        if sender == self.leader and not self.is_leader:
+            self.quiescence.on_leader_ended(self.core.term)
+            self.peer_gone(sender)
+
+    def _owe_awake(self) -> None:
+        for store in self.quiescence.end(self.replication.followers):
+            self._send(store, pb.RaftMessage(awake=pb.Awake()))
+
+    def _is_idle(self, now: float) -> bool:
+        """On the leader: nothing is left to do, and nobody has anything left to hear."""
+        journal, last = self.journal, self.journal.last_index
+        if self.proposals or self.reads or not last == self.commit_index == self.applied_index == journal.synced_index:
+            return False
+        if journal.last_term != self.core.term or journal.disk_full:
+            return False
+        return self.quiescence.is_quiet(now, last, self.replication.followers, self._connected)
+
+    def _is_at_rest(self, leader: int, m: pb.AppendEntries) -> bool:
+        """On the follower: it holds what its leader says is everything, and the leader can be heard."""
+        journal = self.journal
+        return (
+            m.prev_log_index == journal.last_index == self.commit_index == journal.synced_index
+            and not m.payloads
+            and self.core.state is RaftState.FOLLOWER
+            and self.leader == leader
+            and leader in self._connected
+            and not self.recovery.recovering
+        )
+
+    # --- time -------------------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """Lets time pass: elections, check-quorum, commit, apply, replication.  Call after every event and at ``next_deadline``."""
         if self.failed:
             return
-        now = self._now()
-        if self.asleep:
+        if self.quiescence.asleep:
             self._apply()
             return
-        if self.raft.state is not RaftState.LEADER:
-            if self._election_deadline <= now:
-                self._election_due()
-        elif not self._was_stalled(now) and not self._has_quorum(now):
-            self._follow(None)
+        now = self._now()
+        if self.core.state is not RaftState.LEADER:
+            if self.election.deadline <= now:
+                self._take(self.election.on_deadline(now, self._connected, self.recovery.recovering))
+        elif not self.election.keeps_leading(now, self.replication.active(now)):
+            self._step_down(self.core.term)
         elif self.journal.disk_full and now >= self._hand_over_at:  # one of the others may have room
-            self._hand_over_at = now + self.timing.election_max_s
+            self._hand_over_at = now + self._timing.election_max_s
             self.transfer_leadership()
-        if self.raft.state is RaftState.LEADER:
-            self._advance_commit()
-            self._confirm_round()
+        if self.core.state is not RaftState.LEADER:
+            self._apply()
+            return
+        self._advance_commit()
+        self.reads.confirm(
+            self.commit_index, self._has_committed_own(), self.replication.followers, self.members.voters
+        )
         self._apply()
-        if self.raft.state is RaftState.LEADER:
-            self._end_confirmed()
-            self._start_round()
-            self._rest(now)
-            if not self.asleep:
-                self._send_append_entries()
-
-    def _was_stalled(self, now: float) -> bool:
-        """A leader that had no turn for some heartbeats has asked nobody meanwhile: silence tells nothing until it has, and until the
-        answers that wait were read (H14)."""
-        if now - self._turned_at >= STALLED_HEARTBEATS * self.timing.heartbeat_s:
-            self._judges_from = now + ANSWER_HEARTBEATS * self.timing.heartbeat_s
-        self._turned_at = now
-        return now < self._judges_from
+        if self.core.state is RaftState.LEADER:
+            for read in self.reads.take_done(self.applied_index):
+                isolated(self.group_id, read, self.applied_index, None)
+            if self.reads.start_round(self.replication.newest_request):
+                self.replication.ask_everybody()
+            self.quiescence.on_turn(now, self._is_idle(now), self.replication.followers)
+            if not self.quiescence.asleep:
+                self._replicate()
 
     def next_deadline(self) -> float:
         """When ``tick`` is next needed if nothing happens, in monotonic seconds."""
         if self.failed:
             return float("inf")
-        if self._applied < self.commit_index:
+        if self.applied_index < self.commit_index:
             return self._now()
-        if self.asleep:
+        if self.quiescence.asleep:
             return float("inf")
-        if self.raft.state is not RaftState.LEADER:
-            return self._election_deadline
-        if not self._peers:
-            return float("inf")
-        due = min(p.sent_at for p in self._peers.values()) + self.timing.heartbeat_s
-        return min(due, self._notice_at) if self._notice_at is not None else due
+        return self.replication.next_due() if self.core.state is RaftState.LEADER else self.election.deadline
 
-    def _begin_leading(self) -> None:
-        """A majority has voted for this replica in this term."""
-        old, first = self.raft.state, self.journal.last_index + 1
-        self.raft.lead()
-        self.leader = self.store_id
-        self._moved(old)
-        for peer in self._peers.values():
-            peer.next_index = first
-        self._send_append_entries()
+    def _replicate(self) -> None:
+        sleep = self.quiescence.offers_sleep
+        for to, message in self.replication.round(self.commit_index, self._connected, sleep, self._now()):
+            self._send(to, message)
 
-    def _state_changed(self, old: RaftState, new: RaftState) -> None:
-        if old is RaftState.LEADER:
-            self._say_awake()
-            self._peers.clear()
-            self._end_proposals(
-                ProposalLost(
-                    f"store {self.store_id} lost the leadership of group {self.group_id} before a majority answered"
-                )
-            )
-            self._end_reads(NotLeader(f"store {self.store_id} lost the leadership of group {self.group_id}"))
-        if new is RaftState.LEADER:
-            self._request = 0
-            self._keep_peers()
-        log.info("raft_state", group=self.group_id, term=self.term, old=old.value, new=new.value)
-        self.on_change()
+    def _advance_commit(self) -> None:
+        self.commit_index = self.replication.committed(self.commit_index, self.core.term, self._now())
 
-    # --- applying -----------------------------------------------------------------------------------------------------
+    def _has_committed_own(self) -> bool:
+        """Whether an entry of the current term is committed: a leader then knows everything that its predecessors acknowledged."""
+        return self.journal.term_at(self.commit_index) == self.core.term
+
+    # --- applying ---------------------------------------------------------------------------------------------------------
 
     def _apply(self) -> None:
         budget = APPLY_BYTES_MAX
-        last = min(self.commit_index, self._applied + APPLY_ENTRIES_MAX)
-        while self._applied < last and budget > 0 and not self.failed:
-            entries = self.journal.read(self._applied + 1, last, min(budget, BATCH_BYTES_MAX))
-            for entry in entries:
+        last = min(self.commit_index, self.applied_index + APPLY_ENTRIES_MAX)
+        while self.applied_index < last and budget > 0 and not self.failed:
+            for entry in self.journal.read(self.applied_index + 1, last, min(budget, BATCH_BYTES_MAX)):
                 budget -= len(entry.payload) + 64
                 self._apply_one(entry)
                 if self.failed:
                     return
 
     def _apply_one(self, entry: Entry) -> None:
-        self._applied = entry.index  # H11: whatever happens below, this entry is not applied again
+        self.applied_index = entry.index  # H11: whatever happens below, this entry is not applied again
         result: object = None
         if entry.kind == REGULAR:
             try:
@@ -389,52 +677,39 @@ class Engine(Sleeping):
                 return
         elif entry.kind not in (NO_OP, MEMBERSHIP):  # H17
             log.error("raft_entry_refused", group=self.group_id, index=entry.index, kind=entry.kind)
-        proposal = self._pending.pop(entry.index, None)
-        if proposal is None:
-            return
-        self._pending_bytes -= proposal.size
-        if proposal.term == entry.term:
-            self._isolated(proposal.done, result, None)
-        else:
-            self._isolated(
-                proposal.done,
-                None,
-                NotLeader(f"another leader's entry took the place of this proposal in group {self.group_id}"),
-            )
+        self.proposals.on_applied(entry, result)
 
-    def _pending_count(self) -> int:
-        return len(self._pending)
-
-    def _end_proposals(self, error: SteleError) -> None:
-        pending, self._pending, self._pending_bytes = self._pending, {}, 0
-        for proposal in pending.values():
-            self._isolated(proposal.done, None, error)
-
-    def _isolated(self, done: Callable[..., None], *outcome: Any) -> None:
-        try:
-            done(*outcome)
-        except Exception:  # H11
-            log.exception("callback_failed", group=self.group_id)
+    def _end_reads(self, error: SteleError) -> None:
+        for read in self.reads.take_all():
+            isolated(self.group_id, read, 0, error)
 
     def validate(self) -> None:
         """Cheap invariants, checked after each event in tests and simulation."""
         journal = self.journal
-        assert self._applied <= self.commit_index <= journal.last_index, (
-            self._applied,
+        assert self.applied_index <= self.commit_index <= journal.last_index, (
+            self.applied_index,
             self.commit_index,
             journal.last_index,
         )
         assert journal.first_index - 1 <= journal.last_index
         assert journal.synced_index <= journal.last_index
         assert journal.synced_position <= journal.position
-        assert self.term >= journal.last_term
-        if self.is_leader:
-            assert self._peers.keys() == {*self.members.voters, *self.members.learners} - {self.store_id}
-            for peer in self._peers.values():
-                assert peer.match_index < peer.next_index <= journal.last_index + 1, (peer.match_index, peer.next_index)
-        if self.asleep:
+        leads = self.core.state is RaftState.LEADER
+        others = {*self.members.voters, *self.members.learners} - {self.store_id}
+        assert self.replication.followers.keys() == (others if leads else set())
+        assert leads or not (self.proposals or self.reads)
+        if self.quiescence.asleep:
             assert self.commit_index == journal.last_index == journal.synced_index
             assert not self.failed
-            assert not self._pending
-            assert self.is_leader or self.leader
-        assert self._pending_bytes == sum(p.size for p in self._pending.values())
+            assert not self.proposals
+            assert self.leader
+        for part in (
+            self.election,
+            self.replication,
+            self.reads,
+            self.quiescence,
+            self.proposals,
+            self.recovery,
+            self.outbox,
+        ):
+            part.validate()

@@ -28,8 +28,8 @@ from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
 from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Flush, Journal
-from stele.services.raft.snapshots import StateMachine
 from stele.services.raft.snapshotting import Fetch, Snapshotting
+from stele.services.raft.state_machine import StateMachine
 from stele.services.raft.storage import REGULAR, Members, OpenStorage, Snapshot
 from stele.services.raft.ticker import Ticker
 from stele.services.raft.timing import Timing
@@ -301,7 +301,7 @@ class Group:
             self._broken(e)
         self._send_ready()
         self._start_flush()
-        if self.engine.holds_again and self._ending_recovery is None:
+        if self.engine.recovery.holds_again and self._ending_recovery is None:
             self._ending_recovery = asyncio.get_running_loop().create_task(self._end_recovery())
         return self.engine.next_deadline()
 

@@ -1,24 +1,28 @@
 """Who a group consists of, entry by entry (H6).  Pure.
 
-Guarantee: what is in force is what the newest membership entry of the log says, committed or not, and what it was before as soon as
-that entry is cut off; two sets that follow one another have majorities that meet, because one voter at most comes or goes.
+Guarantee: what is in force is what the newest membership entry of the log says, committed or not, and what it was
+before as soon as that entry is cut off; two sets that follow one another have majorities that meet, because one voter
+at most comes or goes.
 
-The rule that makes single changes safe (Ongaro's dissertation, section 4.1, with the correction of 2015): a leader starts one only when
-the one before is committed *and* it has committed an entry of its own term.
+The rule that makes single changes safe (Ongaro's dissertation, section 4.1, with the correction of 2015): a leader
+starts one only when the one before is committed *and* it has committed an entry of its own term.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from stele.services.errors import InvalidArgument
+from stele.services.errors import InvalidArgument, NotReady
 from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.quorum import is_majority
 from stele.services.raft.storage import MEMBERSHIP, Entry, Members, Snapshot
 
-MEMBERS_MAX = 32
+MEMBERS_MAX: Final = 32
+RETRY_AFTER_MS: Final = 200
 
 
 def encode(members: Members) -> bytes:
@@ -61,7 +65,8 @@ def without(members: Members, store_id: int) -> Members:
 
 
 def check_change(now: Members, wanted: Members) -> None:
-    """Raises InvalidArgument unless ``wanted`` may follow ``now``: one store comes, goes or is promoted; a voter was a learner before."""
+    """Raises InvalidArgument unless ``wanted`` may follow ``now``: one store comes, goes or is promoted; a voter was a
+    learner before."""
     voters, learners = set(wanted.voters), set(wanted.learners)
     if (
         len(voters) < len(wanted.voters)
@@ -84,6 +89,42 @@ def check_change(now: Members, wanted: Members) -> None:
         raise InvalidArgument(f"store {changed.pop()} must be a learner before it is a voter")
 
 
+def check_ready(
+    group_id: int,
+    history: MemberHistory,
+    wanted: Members,
+    commit_index: int,
+    *,
+    current: bool,
+    held: Mapping[int, int],
+    whole: Collection[int],
+) -> None:
+    """Raises NotReady unless a leader may begin the change to ``wanted`` now (H6).
+
+    ``current``: it has committed an entry of its own term.  ``held``: up to where each follower holds the log, as far
+    as it counts. ``whole``: the stores that were heard of late and lost no log, the leader's own among them.
+    """
+
+    def refuse(why: str) -> None:
+        raise NotReady(why, retry_after_ms=RETRY_AFTER_MS)
+
+    # Two changes at once may leave two majorities that have nobody in common.
+    if history.index > commit_index:
+        refuse(f"group {group_id} changes its members already")
+    # One that a predecessor began and did not commit may still come into force behind this leader's back (the
+    # correction of 2015).
+    if not current:
+        refuse(f"group {group_id} has a leader that is not current yet")
+    # A voter that lacks entries holds up every commit that needs it, for as long as they take to arrive.
+    for store in sorted(set(wanted.voters) - set(history.current.voters)):
+        if (holds := held.get(store, 0)) < commit_index:
+            refuse(f"store {store} holds group {group_id} up to entry {holds} of {commit_index}")
+    # The new set is in force at once: without a majority that answers and can vote it commits nothing, not even the
+    # next change.
+    if not is_majority(whole, wanted.voters):
+        refuse(f"too few of the stores {list(wanted.voters)} answer and hold group {group_id}")
+
+
 def _role(members: Members, store_id: int) -> str:
     return "voter" if store_id in members.voters else "learner" if store_id in members.learners else ""
 
@@ -94,7 +135,8 @@ def _said(members: Members) -> str:
 
 
 class MemberHistory:
-    """The sets that were in force in the part of the log that is kept, oldest first, each with the index of the entry that brought it."""
+    """The sets that were in force in the part of the log that is kept, oldest first, each with the index of the entry
+    that brought it."""
 
     def __init__(self, index: int, members: Members, entries: Iterable[Entry]) -> None:
         """``members`` are in force from ``index`` on; ``entries``: the membership entries behind it."""

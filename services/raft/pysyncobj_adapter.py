@@ -1,12 +1,13 @@
 """The seam to PySyncObj 0.3.17: the only file that knows its names.
 
-What stays the library's: whom a replica may vote for, its terms, its states, and how a leader begins (its first own entry).  It gets
-our journal for its log and an outlet for its messages; it opens no socket, starts no thread and writes no file.  Nothing of it is
-overridden or replaced: what we do not want of it we do not call.
+What stays the library's: whom a replica may vote for, its terms, its states, and how a leader begins (its first own
+entry).  It gets our journal for its log and an outlet for its messages; it opens no socket, starts no thread and writes
+no file.  Nothing of it is overridden or replaced: what we do not want of it we do not call.
 
-Time is no part of the seam.  The library reads the process's clock, and only ``_onTick``, which is not called here, looks at what it
-noted (its election deadline, who answered when).  Ours is in services/raft/elections.py and replication.py, passed in with every event, so
-that replicas of one process may live in different times, as they do in the simulator.
+Time is no part of the seam.  The library reads the process's clock, and only ``_onTick``, which is not called here,
+looks at what it noted (its election deadline, who answered when).  Ours is in services/raft/election.py and
+progress.py, passed in with every event, so that replicas of one process may live in different times, as they do in the
+simulator.
 
 ``RELIED_UPON`` is pinned by a test to the source that we read.
 """
@@ -101,8 +102,8 @@ class RaftCore:
         self._library._SyncObj__setCurrentTerm(max(journal.term, journal.last_term), journal.voted_for or None)
 
     def grants_vote(self, candidate: int, last_log_index: int, last_log_term: int) -> bool:
-        """Whether ``candidate`` gets this replica's vote in the current term: nobody else has it, and the candidate's log is not
-        behind.  The vote is in the journal then, not yet on the disk."""
+        """Whether ``candidate`` gets this replica's vote in the current term: nobody else has it, and the candidate's
+        log is not behind.  The vote is in the journal then, not yet on the disk."""
         ask = {
             "type": "request_vote",
             "term": self.term,
@@ -142,7 +143,8 @@ class RaftCore:
 
 
 class _LibraryLog:
-    """The journal as the library asks for it: the newest entry, a first entry to begin a term with, the term and the vote."""
+    """The journal as the library asks for it: the newest entry, a first entry to begin a term with, the term and the
+    vote."""
 
     __slots__ = ("_core", "_journal")
 

@@ -29,7 +29,7 @@ from stele.services.keyed_lock import KeyedLock
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.group import Group
 from stele.services.raft.membership import first_members
-from stele.services.raft.snapshots import StateMachine
+from stele.services.raft.state_machine import StateMachine
 from stele.services.raft.storage import Members, OpenStorage, SnapshotSource
 from stele.services.raft.ticker import Ticker
 from stele.services.raft.timing import Timing
@@ -59,7 +59,7 @@ class Links(Protocol):
 
 @runtime_checkable
 class HearingLinks(Protocol):
-    """Links that also say ``peer_silent`` and ``peer_heard``.  Over others groups never sleep (services/raft/sleeping.py)."""
+    """Links that also say ``peer_silent`` and ``peer_heard``.  Over others groups never sleep (services/raft/quiescence.py)."""
 
     def last_heard(self, store_id: int) -> float:
         """When anything came from that store last, on the registry's clock; minus infinity if never."""
@@ -178,7 +178,7 @@ class Registry:
             self._link,
         )
         if isinstance(self._links, HearingLinks):
-            group.engine.node_heard = self._links.last_heard
+            group.engine.quiescence.node_active_at = self._links.last_heard
         self._linked[group] = set()
         self._link(group)
         self._ticker.wake(group)

@@ -17,7 +17,7 @@ from crc32c import crc32c
 
 from stele.services.errors import DiskFull, GroupStopped, LogDamaged, SteleError, StorageFailed
 from stele.services.raft.engine import Engine
-from stele.services.raft.snapshots import Offer
+from stele.services.raft.snapshot_offer import Offer
 from stele.services.raft.storage import Snapshot, SnapshotStorage
 
 log = structlog.get_logger()
@@ -140,7 +140,7 @@ class Snapshotting:
                 ValueError,
             ) as e:  # the leader is gone or has another one by now; or what it has is no state
                 log.warning("snapshot_not_fetched", group=engine.group_id, index=offer.snapshot.index, problem=str(e))
-                engine.offer = None  # the leader says it again with its next heartbeat
+                engine.refuse_offer()
                 await asyncio.sleep(FETCH_AGAIN_AFTER_S)
 
     async def _fetch_whole(self, offer: Offer) -> bytes:

@@ -10,7 +10,7 @@ When a stream breaks, the peer's Raft port is dialled again at once: if that is 
 port that merely does not answer says nothing (a pause, a partition): there the election timeout decides.  A link on which nothing is
 said carries empty frames, so that silence means something: services/raft/liveness.py.
 
-Snapshots travel apart from all this: services/raft/fetch.py.
+Snapshots travel apart from all this: services/raft/snapshot_transfer.py.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from stele.services.errors import (
 )
 from stele.services.pb import raft_pb2 as pb
 from stele.services.pb import raft_pb2_grpc
-from stele.services.raft.fetch import Fetches, Served
 from stele.services.raft.links import Link, Stream, takes_over
 from stele.services.raft.liveness import Liveness
+from stele.services.raft.snapshot_transfer import Fetches, Served
 from stele.services.raft.storage import SnapshotSource
 from stele.services.raft.timing import Timing
 from stele.services.rpc.channels import Channels

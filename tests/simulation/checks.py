@@ -64,7 +64,7 @@ class Checks:
             return
         commit = engine.commit_index
         journal = engine.journal
-        state = engine.raft.state
+        state = engine.core.state
         if state is RaftState.LEADER:
             if process.led_term != engine.term:
                 self._became_leader(process, engine)
@@ -74,12 +74,12 @@ class Checks:
         if engine.asleep != process.asleep_seen:
             process.asleep_seen = engine.asleep
             self._world.counts["falls asleep"] += engine.asleep
-        if engine._applied < process.applied_seen:
+        if engine.applied_index < process.applied_seen:
             raise Violation(
                 "state went back",
-                f"store {process.store.id} had applied {process.applied_seen} entries and stands at {engine._applied}",
+                f"store {process.store.id} had applied {process.applied_seen} entries and stands at {engine.applied_index}",
             )
-        process.applied_seen = engine._applied
+        process.applied_seen = engine.applied_index
         if commit != process.commit_seen:
             self._committed(process, engine, process.commit_seen, commit)
             process.commit_seen = commit

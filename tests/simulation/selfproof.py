@@ -38,12 +38,12 @@ class Proof:
 
 
 PROOFS = (
-    Proof(("replication.TruncatesWhatMatches",), 100),
-    Proof(("replication.TrustsTheCommitIndex",), 100),
+    Proof(("replication.TruncatesWhatMatches", "replication.MovesBack"), 100),
+    Proof(("replication.TrustsTheCommitIndex", "replication.TrustsTheOffer"), 100),
     Proof(("replication.InstallsWhatIsOld",), 150),
     Proof(("replication.CountsLateAnswers",), 100, ("comeback",), 5),
     Proof(("elections.CountsVotesTwice",), 150, ("contested election", "duplicate", "leadership transfer"), 5),
-    Proof(("replication.ChangesTwoAtOnce",), 150),
+    Proof(("replication.changes_two_at_once",), 150),
     Proof(("replication.ForgetsTheLog",), 0),
     Proof(("replication.PromisesFirst",), 100),
     Proof(("replication.CountsItself",), 100),

@@ -10,18 +10,28 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-import stele.services.raft.elections as elections_module
+import stele.services.raft.engine as engine_module
 import stele.services.raft.group as group_module
 import stele.services.raft.registry as registry_module
+import stele.services.raft.replication as replication_module
 from stele.lab.mutants import MUTANTS
 
 PLACES: dict[str, ModuleType] = {
+    "Election": engine_module,
     "Engine": group_module,
+    "Follower": engine_module,
     "Group": registry_module,
     "Journal": group_module,
-    "Outbox": elections_module,
+    "Outbox": engine_module,
+    "Progress": replication_module,
+    "Quiescence": engine_module,
+    "ReadIndex": engine_module,
+    "Recovery": engine_module,
+    "Replication": engine_module,
+    "SnapshotOffer": engine_module,
     "Snapshotting": group_module,
     "Ticker": registry_module,
+    "check_ready": engine_module,
 }
 """Where the product names the class or the function that a mutant is derived from."""
 

@@ -22,8 +22,8 @@ from stele.services.errors import (
     StoreMismatch,
     Timeout,
 )
-from stele.services.raft import fetch
-from stele.services.raft.fetch import CHUNK_BYTES_MAX
+from stele.services.raft import snapshot_transfer
+from stele.services.raft.snapshot_transfer import CHUNK_BYTES_MAX
 from tests.integration.raft.transport_peer import Child, Peer, Source, content, peers
 from tests.support.eventually import eventually
 
@@ -139,7 +139,7 @@ async def test_a_peer_killed_in_the_middle_is_an_error_of_the_tree() -> None:
 
 
 async def test_a_peer_that_stalls_in_the_middle_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "STALL_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(snapshot_transfer, "STALL_TIMEOUT_S", 0.5)
     async with peers(2) as (two,):
         child = Child(1)
         await child.start(two.addresses, snapshot_bytes=64 * MIB)
@@ -169,7 +169,7 @@ async def test_a_slow_reader_holds_the_sender_back_and_gets_everything() -> None
 
 
 async def test_a_reader_that_takes_nothing_is_given_up_and_the_source_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "READER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(snapshot_transfer, "READER_TIMEOUT_S", 0.3)
     async with peers(1, 2) as (one, two):
         source = one.listener.snapshots[1, 10] = Source(content(24 * MIB))
         chunks = two.transport.fetch_snapshot(1, 1, 10, 0)
@@ -191,7 +191,7 @@ async def test_a_cancelled_transfer_closes_its_source_behind_the_read_under_way(
 
 
 async def test_transfers_from_a_store_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "SERVED_MAX", 2)
+    monkeypatch.setattr(snapshot_transfer, "SERVED_MAX", 2)
     async with peers(1, 2) as (one, two):
         for index in (10, 11, 12):
             one.listener.snapshots[1, index] = Source(content(MIB), slow_s=0.2)
@@ -218,7 +218,7 @@ async def test_transfers_to_a_store_take_turns(monkeypatch: pytest.MonkeyPatch) 
         counting = asyncio.create_task(count())
         assert await asyncio.gather(*(received(two, 1, i) for i in range(12))) == [content(MIB)] * 12
         counting.cancel()
-        assert 1 < most <= fetch.FETCHED_MAX + 1, most
+        assert 1 < most <= snapshot_transfer.FETCHED_MAX + 1, most
 
 
 async def test_h16_heartbeats_flow_during_a_large_transfer() -> None:

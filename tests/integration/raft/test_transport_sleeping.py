@@ -115,7 +115,7 @@ async def test_r4_1_a_replica_that_starts_under_a_sleeping_leader_catches_up_bef
         follower = next(s for i, s in stores.stores.items() if i != leader.store_id)
         await follower.registry.stop_group(5)
         await leader.propose(b"second")
-        await eventually(lambda: not leader.engine._has_reads() and leader.last_index == leader.applied_index)
+        await eventually(lambda: not leader.engine.reads and leader.last_index == leader.applied_index)
         follower.machines.pop(5)
         group = await follower.create(5, [1, 2, 3])
         await eventually(lambda: group.settled)

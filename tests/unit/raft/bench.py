@@ -42,9 +42,8 @@ class Bench:
     ``sync`` runs flushes at once while True.
     """
 
-    def __init__(self, count: int = 3, kind: type[Engine] = Engine, spare: int = 0) -> None:
+    def __init__(self, count: int = 3, spare: int = 0) -> None:
         self.now = 100.0
-        self.kind = kind
         self.first_members = Members(tuple(range(1, count + 1)))
         self.ids = list(range(1, count + spare + 1))
         self.platters = {i: Platter() for i in self.ids}
@@ -72,7 +71,7 @@ class Bench:
         if platter.snapshots:
             self.machines[i].restore(platter.snapshots[-1][1])
         first = self.first_members if i in self.first_members.voters else Members(())
-        self.engines[i] = self.kind(
+        self.engines[i] = Engine(
             7,
             i,
             Journal(self.logs[i], SimulatedTerms(platter), self.snapshots[i], first),
@@ -159,8 +158,8 @@ class Bench:
         """Makes ``i`` the leader through a real election."""
         engine = self.engines[i]
         for other in self.ids:
-            self.engines[other]._leader_heard_at = float("-inf")
-        engine._election_deadline = self.now
+            self.engines[other].election.leader_active_at = float("-inf")
+        engine.election.deadline = self.now
         self.turn(i)
         for _ in range(2):  # pre-vote, vote
             for other in self.ids:

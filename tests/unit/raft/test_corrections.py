@@ -13,10 +13,11 @@ from stele.lab.mutants.elections import CountsVotesTwice
 from stele.lab.mutants.replication import CountsItself, CountsLateAnswers, PromisesFirst
 from stele.services.errors import MessageTooLarge, NotLeader, ProposalLost
 from stele.services.pb import raft_pb2 as pb
-from stele.services.raft.engine import Engine
+from stele.services.raft.election import Election
 from stele.services.raft.journal import Journal
 from stele.services.raft.outbox import Outbox
 from stele.services.raft.pysyncobj_adapter import OVERRIDDEN, RELIED_UPON
+from stele.services.raft.replication import Replication
 from stele.services.raft.storage import MEMBERSHIP, Entry, Members
 from tests.support.both_ways import holds_and_variant_fails
 from tests.support.in_place import with_part
@@ -53,10 +54,10 @@ def test_h1_an_early_answer_does_not_move_next_index_back() -> None:
     bench.settle()
     for command in (b"a", b"b", b"c"):
         bench.propose(1, command)
-    ahead = leader._peers[2].next_index
+    ahead = leader.replication.followers[2].next_index
     bench.deliver(1, 2, count=1)
     bench.deliver(2, 1)
-    assert leader._peers[2].next_index == ahead
+    assert leader.replication.followers[2].next_index == ahead
 
 
 def test_h1_only_a_conflict_truncates() -> None:
@@ -94,8 +95,9 @@ def test_h2_commit_moves_only_to_what_the_message_verified() -> None:
 
 
 async def test_h4_an_answer_of_another_term_does_not_count() -> None:
-    async def scenario(kind: type[Engine]) -> None:
-        bench = Bench(5, kind=kind)
+    @with_part
+    async def scenario() -> None:
+        bench = Bench(5)
         leader = bench.elect(1)
         bench.settle()
         for i in (2, 3, 4, 5):
@@ -109,12 +111,13 @@ async def test_h4_an_answer_of_another_term_does_not_count() -> None:
         assert leader.commit_index < index
         assert b"a" not in bench.outcomes
 
-    await holds_and_variant_fails(scenario, Engine, CountsLateAnswers)
+    await holds_and_variant_fails(scenario, Replication, CountsLateAnswers)
 
 
 async def test_h5_one_voter_is_one_vote() -> None:
-    async def scenario(kind: type[Engine]) -> None:
-        bench = Bench(5, kind=kind)
+    @with_part
+    async def scenario() -> None:
+        bench = Bench(5)
         engine = bench.engines[1]
         engine._campaign()
         bench.turn(1)
@@ -127,7 +130,7 @@ async def test_h5_one_voter_is_one_vote() -> None:
         engine.receive(3, vote)
         assert engine.is_leader
 
-    await holds_and_variant_fails(scenario, Engine, CountsVotesTwice)
+    await holds_and_variant_fails(scenario, Election, CountsVotesTwice)
 
 
 def test_h17_pickles_from_the_wire_change_nothing() -> None:
@@ -152,8 +155,9 @@ def test_h17_pickles_from_the_wire_change_nothing() -> None:
 
 
 async def test_h7_a_replica_counts_itself_only_after_its_own_sync() -> None:
-    async def scenario(kind: type[Engine]) -> None:
-        bench = Bench(kind=kind)
+    @with_part
+    async def scenario() -> None:
+        bench = Bench()
         leader = bench.elect(1)
         bench.settle()
         bench.sync[1] = bench.sync[3] = False
@@ -166,7 +170,7 @@ async def test_h7_a_replica_counts_itself_only_after_its_own_sync() -> None:
         assert bench.outcomes[b"a"] == 1
         assert leader.commit_index == leader.journal.last_index
 
-    await holds_and_variant_fails(scenario, Engine, CountsItself)
+    await holds_and_variant_fails(scenario, Replication, CountsItself)
 
 
 async def test_r3_8_a_vote_that_could_not_be_written_is_neither_granted_nor_asked_for() -> None:
@@ -311,7 +315,7 @@ def test_h15_a_pre_vote_does_not_disturb_a_living_leader() -> None:
     leader = bench.elect(1)
     bench.settle()
     term = leader.term
-    bench.engines[3]._election_deadline = bench.now
+    bench.engines[3].election.deadline = bench.now
     bench.turn(3)
     bench.settle()
     assert leader.is_leader

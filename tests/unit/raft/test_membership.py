@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from stele.lab.mutants.replication import ChangesTwoAtOnce, ForgetsTheLog
+from stele.lab.mutants.replication import ForgetsTheLog, changes_two_at_once
 from stele.services.errors import InvalidArgument, NotReady, SteleError
 from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Journal
-from stele.services.raft.membership import MemberHistory, check_change, decode, encode
+from stele.services.raft.membership import MemberHistory, check_change, check_ready, decode, encode
 from stele.services.raft.quorum import is_majority
 from stele.services.raft.storage import MEMBERSHIP, Entry, Members, Snapshot
 from tests.support.both_ways import holds_and_variant_fails
+from tests.support.in_place import with_part
 from tests.unit.raft.bench import Bench
 
 THREE = Members((1, 2, 3))
@@ -79,9 +80,9 @@ def test_history_goes_back_when_the_log_is_cut() -> None:
     assert (history.index, history.current) == (20, Members((7,)))
 
 
-def grown(kind: type[Engine] = Engine) -> Bench:
+def grown() -> Bench:
     """Three voters, and store 4 as a learner that has everything."""
-    bench = Bench(3, kind=kind, spare=1)
+    bench = Bench(3, spare=1)
     bench.elect(1, without=(4,))
     bench.settle()
     bench.propose(1, b"a")
@@ -157,24 +158,26 @@ def test_a_removed_member_is_not_counted_and_does_not_disturb() -> None:
 async def test_h6_a_second_change_waits_for_the_first() -> None:
     """Both at once make majorities that do not meet: {1,2} of {1,2,3} and {3,4,5} of {1,2,3,4,5} (repro r9)."""
 
-    async def scenario(kind: type[Engine]) -> None:
-        bench = grown(kind)
+    @with_part
+    async def scenario() -> None:
+        bench = grown()
         for i in (2, 3, 4):
             bench.sync[i] = False
         leader = bench.engines[1]
         bench.change(1, Members((1, 2, 3, 4)))
         assert "already" in refused(leader, Members((1, 2, 4)))
 
-    await holds_and_variant_fails(scenario, Engine, ChangesTwoAtOnce)
+    await holds_and_variant_fails(scenario, check_ready, changes_two_at_once)
 
 
 async def test_h6_a_new_leader_commits_an_entry_of_its_own_before_it_changes_members() -> None:
-    async def scenario(kind: type[Engine]) -> None:
-        bench = Bench(3, kind=kind, spare=1)
+    @with_part
+    async def scenario() -> None:
+        bench = Bench(3, spare=1)
         leader = bench.elect(1, without=(3,))
         assert "not current" in refused(leader, Members((1, 2, 3), (4,)))
 
-    await holds_and_variant_fails(scenario, Engine, ChangesTwoAtOnce)
+    await holds_and_variant_fails(scenario, check_ready, changes_two_at_once)
 
 
 def test_h6_a_change_that_is_cut_off_is_out_of_force() -> None:

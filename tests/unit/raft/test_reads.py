@@ -6,8 +6,9 @@ import pytest
 
 from stele.lab.mutants.replication import ReadsBeforeItsOwnEntry, ReadsWithoutARound
 from stele.services.errors import NotLeader, SteleError
-from stele.services.raft.engine import Engine
+from stele.services.raft.read_index import ReadIndex
 from tests.support.both_ways import holds_and_variant_fails
+from tests.support.in_place import with_part
 from tests.unit.raft.bench import Bench
 
 
@@ -43,8 +44,9 @@ def test_a_read_takes_one_round_and_no_entry() -> None:
 
 
 async def test_a_deposed_leader_answers_no_read() -> None:
-    async def scenario(kind: type[Engine]) -> None:
-        bench = Bench(kind=kind)
+    @with_part
+    async def scenario() -> None:
+        bench = Bench()
         bench.elect(1)
         bench.settle()
         bench.propose(1, b"a")
@@ -58,12 +60,13 @@ async def test_a_deposed_leader_answers_no_read() -> None:
         assert read.seen is None or b"b" in read.seen, "a read missed what was acknowledged before it"
         assert isinstance(read.error, NotLeader)
 
-    await holds_and_variant_fails(scenario, Engine, ReadsWithoutARound)
+    await holds_and_variant_fails(scenario, ReadIndex, ReadsWithoutARound)
 
 
 async def test_a_new_leader_reads_only_after_an_entry_of_its_own() -> None:
-    async def scenario(kind: type[Engine]) -> None:
-        bench = Bench(kind=kind)
+    @with_part
+    async def scenario() -> None:
+        bench = Bench()
         bench.elect(1)
         bench.settle()
         bench.propose(1, b"a")
@@ -87,7 +90,7 @@ async def test_a_new_leader_reads_only_after_an_entry_of_its_own() -> None:
         bench.settle(3, without=(1,))
         assert read.seen == [b"a"]
 
-    await holds_and_variant_fails(scenario, Engine, ReadsBeforeItsOwnEntry)
+    await holds_and_variant_fails(scenario, ReadIndex, ReadsBeforeItsOwnEntry)
 
 
 def test_answers_to_earlier_heartbeats_do_not_confirm() -> None:
@@ -115,9 +118,9 @@ def test_reads_that_arrive_during_a_round_share_the_next() -> None:
     leader = bench.elect(1)
     bench.settle()
     first = Read(bench, 1)
-    requests = leader._request
+    requests = leader.replication.newest_request
     later = [Read(bench, 1) for _ in range(100)]
-    assert leader._request == requests, "no round of their own while one is under way"
+    assert leader.replication.newest_request == requests, "no round of their own while one is under way"
     bench.deliver(1, 2)
     bench.deliver(2, 1)
     assert first.seen == []

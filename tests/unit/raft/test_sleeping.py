@@ -8,8 +8,10 @@ from stele.lab.mutants.elections import DeafToSilence, SaysNothingAtItsEnd
 from stele.services.errors import GroupStopped, NotLeader, SteleError
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.engine import Engine
+from stele.services.raft.quiescence import Quiescence
 from stele.services.raft.storage import Members
 from tests.support.both_ways import holds_and_variant_fails
+from tests.support.in_place import with_part
 from tests.unit.raft.bench import Bench
 
 STEP_S = 0.05
@@ -20,17 +22,17 @@ class SleepBench(Bench):
     """Stores whose nodes hear each other all the time, except those in ``silent`` and over what is in ``cut``.  As the transport does,
     it tells of silence after ``election_min_s``, once, and of the first word after it."""
 
-    def __init__(self, count: int = 3, kind: type[Engine] = Engine, spare: int = 0) -> None:
+    def __init__(self, count: int = 3, spare: int = 0) -> None:
         self.heard: dict[tuple[int, int], float] = {}
         self.silent: set[int] = set()
         self.cut: set[tuple[int, int]] = set()  # (from, to)
         self.told_silent: set[tuple[int, int]] = set()
         self.messages = 0
-        super().__init__(count, kind, spare)
+        super().__init__(count, spare)
 
     def start(self, i: int) -> Engine:
         engine = super().start(i)
-        engine.node_heard = lambda store: self.heard.get((i, store), float("-inf"))
+        engine.quiescence.node_active_at = lambda store: self.heard.get((i, store), float("-inf"))
         for j in self.ids:
             self.heard[i, j] = self.heard[j, i] = self.now
             self.told_silent -= {(i, j), (j, i)}
@@ -76,9 +78,9 @@ class SleepBench(Bench):
         return [i for i in self.ids if self.engines[i].is_leader and i not in self.silent]
 
 
-def asleep(kind: type[Engine] = Engine, count: int = 3) -> SleepBench:
+def asleep(count: int = 3) -> SleepBench:
     """A group led by store 1, with one entry, fast asleep."""
-    bench = SleepBench(count, kind)
+    bench = SleepBench(count)
     bench.elect(1)
     bench.propose(1, b"first")
     bench.let(3.0)
@@ -155,7 +157,7 @@ def test_a_group_with_a_member_missing_stays_awake(missing: str) -> None:
 def test_without_word_of_its_nodes_a_group_never_sleeps() -> None:
     bench = SleepBench()
     for engine in bench.engines.values():
-        engine.node_heard = None
+        engine.quiescence.node_active_at = None
     bench.elect(1)
     bench.let(5.0)
     assert bench.sleeping() == []
@@ -174,8 +176,9 @@ def test_a_learner_sleeps_too() -> None:
 
 
 async def test_followers_of_a_silent_leader_elect_another() -> None:
-    async def scenario(kind: type[Engine]) -> None:
-        bench = asleep(kind)
+    @with_part
+    async def scenario() -> None:
+        bench = asleep()
         bench.silent.add(1)
         since = bench.now
         while not bench.leaders() and bench.now - since < 10.0:
@@ -183,15 +186,16 @@ async def test_followers_of_a_silent_leader_elect_another() -> None:
         assert bench.leaders(), "nobody leads"
         assert SILENCE_S <= bench.now - since <= 3.0  # as if a heartbeat had come when the node was last heard
 
-    await holds_and_variant_fails(scenario, Engine, DeafToSilence)
+    await holds_and_variant_fails(scenario, Quiescence, DeafToSilence)
 
 
 @pytest.mark.parametrize("how", ["failed", "deposed"])
 async def test_followers_are_woken_when_the_leading_replica_ends(how: str) -> None:
     """Its node lives on and is heard: nothing but a word can tell them."""
 
-    async def scenario(kind: type[Engine]) -> None:
-        bench = asleep(kind)
+    @with_part
+    async def scenario() -> None:
+        bench = asleep()
         if how == "failed":
             bench.engines[1].fail(GroupStopped("the replica ends", group=7))
         else:  # by a candidate that reached nobody else
@@ -201,7 +205,7 @@ async def test_followers_are_woken_when_the_leading_replica_ends(how: str) -> No
         bench.let(5.0)
         assert [i for i in bench.leaders() if i != 1], "nobody leads"
 
-    await holds_and_variant_fails(scenario, Engine, SaysNothingAtItsEnd)
+    await holds_and_variant_fails(scenario, Quiescence, SaysNothingAtItsEnd)
 
 
 def test_an_old_word_lulls_nobody() -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import pytest
 
 from stele.lab.mutants.elections import OvertakesItsVotes
-from stele.services.raft.engine import Engine
+from stele.services.raft.election import Election
 from stele.services.raft.journal import Flush
 from tests.support.both_ways import holds_and_variant_fails
+from tests.support.in_place import with_part
 from tests.unit.raft.bench import Bench
 
 STEP_S = 0.02
 WITHIN_S = 60.0
 
 
-def seconds_until_led(kind: type[Engine], flush_s: float) -> float:
+def seconds_until_led(flush_s: float) -> float:
     """Each flush of each store takes ``flush_s``; messages take no time."""
-    bench = Bench(3, kind)
+    bench = Bench(3)
     under_way: dict[int, tuple[Flush, float]] = {}
     bench.sync = dict.fromkeys(bench.ids, False)
     begin = bench.now
@@ -42,12 +43,13 @@ def seconds_until_led(kind: type[Engine], flush_s: float) -> float:
 
 @pytest.mark.parametrize("flush_s", [0.0, 0.1, 0.5, 1.0, 2.0])
 def test_h15_elections_end_on_slow_disks(flush_s: float) -> None:
-    assert seconds_until_led(Engine, flush_s) <= 5.0 + 6 * flush_s
+    assert seconds_until_led(flush_s) <= 5.0 + 6 * flush_s
 
 
 async def test_h15_an_election_does_not_overtake_the_votes_of_the_last_one() -> None:
-    async def scenario(kind: type[Engine]) -> None:
+    @with_part
+    async def scenario() -> None:
         for flush_s in (0.5, 1.0, 2.0):
-            seconds_until_led(kind, flush_s)
+            seconds_until_led(flush_s)
 
-    await holds_and_variant_fails(scenario, Engine, OvertakesItsVotes)
+    await holds_and_variant_fails(scenario, Election, OvertakesItsVotes)

@@ -6,20 +6,20 @@ import random
 
 import pytest
 
-from stele.lab.mutants.replication import InstallsWhatIsOld, TrustsTheCommitIndex
+from stele.lab.mutants.replication import InstallsWhatIsOld, TrustsTheOffer
 from stele.lab.mutants.snapshots import ResetsFirst
 from stele.services.pb import raft_pb2 as pb
-from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Journal
-from stele.services.raft.snapshots import to_pb
+from stele.services.raft.snapshot_offer import SnapshotOffer, to_pb
 from stele.services.raft.storage import Members
 from tests.support.both_ways import holds_and_variant_fails
+from tests.support.in_place import with_part
 from tests.unit.raft.bench import Bench
 
 
-def behind(kind: type[Engine] = Engine, cut_off: int = 3) -> Bench:
+def behind(cut_off: int = 3) -> Bench:
     """A leader whose log begins behind what ``cut_off`` has."""
-    bench = Bench(kind=kind)
+    bench = Bench()
     bench.elect(1)
     bench.settle()
     bench.propose(1, b"a")
@@ -101,8 +101,9 @@ def test_h16_a_state_that_the_machine_cannot_read_replaces_nothing() -> None:
 
 
 async def test_h3_an_old_snapshot_does_not_roll_the_state_back() -> None:
-    async def scenario(kind: type[Engine]) -> None:
-        bench = behind(kind)
+    @with_part
+    async def scenario() -> None:
+        bench = behind()
         reconnect(bench, 3)
         bench.settle(2)
         late = bench.engines[3].offer
@@ -120,12 +121,13 @@ async def test_h3_an_old_snapshot_does_not_roll_the_state_back() -> None:
         assert bench.machines[3].applied == applied
         assert bench.engines[3].applied_index >= late.snapshot.index
 
-    await holds_and_variant_fails(scenario, Engine, InstallsWhatIsOld)
+    await holds_and_variant_fails(scenario, SnapshotOffer, InstallsWhatIsOld)
 
 
 async def test_h2_a_snapshot_offer_commits_nothing_that_it_did_not_verify() -> None:
-    async def scenario(kind: type[Engine]) -> None:
-        bench = behind(kind)
+    @with_part
+    async def scenario() -> None:
+        bench = behind()
         leader = bench.engines[1]
         follower = bench.engines[3]
         last = follower.journal.last_index
@@ -140,7 +142,7 @@ async def test_h2_a_snapshot_offer_commits_nothing_that_it_did_not_verify() -> N
         assert leader.match_index(3) <= last
         assert b"never committed" not in bench.machines[3].applied
 
-    await holds_and_variant_fails(scenario, Engine, TrustsTheCommitIndex)
+    await holds_and_variant_fails(scenario, SnapshotOffer, TrustsTheOffer)
 
 
 def test_a_log_that_holds_the_entry_keeps_what_stands_behind_it() -> None:
@@ -207,7 +209,7 @@ def test_compaction_is_held_back_for_whoever_fetches() -> None:
     bench.engines[1].disconnected(3)
     bench.now += 3.0  # it has died: nothing is held back for ever
     for i in (1, 2):
-        bench.engines[i]._leader_heard_at = bench.now
+        bench.engines[i].election.leader_active_at = bench.now
     assert bench.engines[1].offered_index is None
 
 
@@ -261,10 +263,10 @@ def test_r4_5_a_log_that_is_lost_twice_comes_back() -> None:
 
     lose()
     bench.settle(5)
-    assert bench.engines[3].holds_again
+    assert bench.engines[3].recovery.holds_again
     lose()  # before it counted again
     bench.settle(5)
-    assert bench.engines[3].holds_again
+    assert bench.engines[3].recovery.holds_again
     assert bench.terms(3) == bench.terms(1)
 
 
@@ -281,7 +283,7 @@ def test_r4_5_a_replica_that_lost_its_log_comes_back_by_snapshot_and_counts_only
     assert bench.fetch(3)
     bench.settle(3)
     assert bench.engines[3].recovering
-    assert bench.engines[3].holds_again
+    assert bench.engines[3].recovery.holds_again
     bench.engines[3].recovered()
     bench.propose(1, b"z")
     bench.settle(3)

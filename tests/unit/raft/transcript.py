@@ -77,7 +77,7 @@ class Recorder(Bench):
             for j in self.ids:
                 self.active[i, j] = self.active[j, i] = self.now
                 self.reported -= {(i, j), (j, i)}
-            engine.node_heard = lambda store: self.active.get((i, store), float("-inf"))
+            engine.quiescence.node_active_at = lambda store: self.active.get((i, store), float("-inf"))
         return engine
 
     def deliver(self, a: int, b: int, count: int | None = None) -> list[pb.RaftMessage]:
@@ -118,7 +118,7 @@ class Recorder(Bench):
             f"{i}: {self.seen[i]}",
             f"   voters {list(engine.members.voters)} learners {list(engine.members.learners)}"
             f" vote {journal.voted_for or '-'}{' recovering' if engine.recovering else ''}"
-            f"{' holds again' if engine.holds_again else ''}{' caught up' if engine.caught_up else ''}",
+            f"{' holds again' if engine.recovery.holds_again else ''}{' caught up' if engine.caught_up else ''}",
             f"   log {journal.first_index}..{journal.last_index} synced {journal.synced_index} [{log}]"
             f" snapshots {[s.index for s in journal.snapshots]}",
             f"   machine {b' '.join(self.machines[i].applied).decode()!r}"
