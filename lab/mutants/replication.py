@@ -15,7 +15,7 @@ from stele.services.raft.outbox import Outbox, Outgoing
 from stele.services.raft.progress import Progress
 from stele.services.raft.read_index import ReadDone, ReadIndex
 from stele.services.raft.replication import Replication
-from stele.services.raft.snapshot_offer import SnapshotOffer
+from stele.services.raft.snapshot_offer import Offer, SnapshotOffer
 from stele.services.raft.storage import Entry, Snapshot
 
 
@@ -63,7 +63,11 @@ class TrustsTheOffer(SnapshotOffer):
 
 
 class InstallsWhatIsOld(SnapshotOffer):
-    """A snapshot is installed whatever was applied since it was taken."""
+    """A snapshot is taken and installed whatever was applied since it was made."""
+
+    def on_offer(self, leader: int, snapshot: Snapshot, commit_index: int) -> bool:
+        self.current = Offer(leader, snapshot)
+        return True
 
     def is_of_use(self, snapshot: Snapshot, commit_index: int) -> bool:
         return True

@@ -6,7 +6,7 @@ synced (services/raft/journal.py).  The caller holds the one thread that touches
 
 The engine owns parts that know nothing of it or of one another's owners: each is given events and answers with decisions, which
 the engine carries out.  ``Election`` (over ``RaftCore``, the library's terms, states and voting rule), ``Replication`` with a
-``Progress`` for each follower, ``Follower``, ``SnapshotOffer``, ``ReadIndex``, ``Quiescence``, ``Proposals``, ``Recovery``,
+``Progress`` for each follower, ``Follower``, ``SnapshotOffer``, ``ReadIndex``, ``Quiescence``, ``Proposals``, ``Applier``, ``Recovery``,
 ``CatchUp``, ``Outbox``.  Here: in what order they are asked.  The corrections, by their names in the design's list:
 
 =======  ======================================  ==================================================================================
@@ -25,7 +25,7 @@ H7       outbox.py, journal.py Flush             promises leave after the sync; 
 H8       journal.py Flush._carry_out             segments go after the snapshot that stands for them is durable
 H9       journal.py committed_at_start           commit is never read from disk
 H10      datanode/storage.py                     a log without its start needs a snapshot that reaches it
-H11      engine.py _apply_one, proposals.py      an exception in a callback or in apply neither repeats nor skips an entry
+H11      applier.py _apply_one, proposals.py     an exception in a callback or in apply neither repeats nor skips an entry
 H12      engine.py propose, proposals.py         on the leader only; what is pending ends *indefinite* when leadership is lost
 H13      engine.py propose                       an entry travels whole, below a limit
 H14      ticker.py                               what waits is delivered before any replica looks at the clock
@@ -34,7 +34,7 @@ H15      election.py                             pre-vote; check-quorum
 ..       engine.py _obey                         a leader of an older term is answered with the higher one
 ..       read_index.py                           reads by ReadIndex
 H16      replication.py _offer                   snapshots travel beside the heartbeats, resumable, checked before they replace anything
-H17      engine.py receive, _apply_one           typed messages only; the library's VERSION and MEMBERSHIP commands are refused
+H17      engine.py receive, applier.py           typed messages only; the library's VERSION and MEMBERSHIP commands are refused
 H18      follower.py match                       a refusal names the conflicting term and its first index
 R4.5     recovery.py                             a replica that lost its log neither votes, campaigns nor counts until it holds it again
 =======  ======================================  ==================================================================================
@@ -44,7 +44,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Final
 
 import structlog
 
@@ -56,10 +55,10 @@ from stele.services.errors import (
     Overloaded,
     ProposalLost,
     SteleError,
-    StorageFailed,
 )
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
+from stele.services.raft.applier import Applier
 from stele.services.raft.catch_up import CatchUp
 from stele.services.raft.election import Election, Step
 from stele.services.raft.entries import entries_of
@@ -73,17 +72,14 @@ from stele.services.raft.quiescence import Quiescence
 from stele.services.raft.quorum import is_majority
 from stele.services.raft.read_index import READS_MAX, ReadDone, ReadIndex
 from stele.services.raft.recovery import Recovery
-from stele.services.raft.replication import BATCH_BYTES_MAX, Replication
+from stele.services.raft.replication import Replication
 from stele.services.raft.snapshot_offer import Offer, SnapshotOffer, from_pb
 from stele.services.raft.state import RaftState
 from stele.services.raft.state_machine import StateMachine
-from stele.services.raft.storage import MEMBERSHIP, NO_OP, REGULAR, Entry, Members, Snapshot
+from stele.services.raft.storage import MEMBERSHIP, REGULAR, Entry, Members, Snapshot
 from stele.services.raft.timing import Timing
 
 log = structlog.get_logger()
-
-APPLY_BYTES_MAX: Final = 4 << 20  # per tick, so that one group does not hold the loop
-APPLY_ENTRIES_MAX: Final = 512  # likewise; what the first bring about is under way while the rest is applied
 
 
 class Engine:
@@ -106,7 +102,6 @@ class Engine:
         self.group_id = group_id
         self.store_id = store_id
         self.journal = journal
-        self.machine = machine
         self.entry_bytes_max = entry_bytes_max
         self.failed: SteleError | None = None
         self.on_change: Callable[[], None] = lambda: None
@@ -123,9 +118,9 @@ class Engine:
         self.reads = ReadIndex(store_id)
         self.quiescence = Quiescence(timing)
         self.proposals = Proposals(group_id)
+        self.applier = Applier(group_id, journal, machine, self.proposals)
         self.outbox = Outbox(group_id, journal)
         self.commit_index = journal.committed_at_start
-        self.applied_index = self.commit_index  # of the snapshot that the machine was restored from
         self._connected: set[int] = set()
         self._members_seen = self.members
         self._catch_up = CatchUp(now(), timing)
@@ -167,6 +162,10 @@ class Engine:
     def offer(self) -> Offer | None:
         """What the leader has for this replica to fetch."""
         return self.snapshot_offer.current
+
+    @property
+    def applied_index(self) -> int:
+        return self.applier.applied_index
 
     @property
     def offered_index(self) -> int | None:
@@ -324,9 +323,9 @@ class Engine:
         self.snapshot_offer.current = None
         if self.failed or not self.snapshot_offer.is_of_use(snapshot, self.commit_index):  # H3
             return False
-        self.machine.restore(state)
+        self.applier.restore(snapshot, state)
         self.journal.install(snapshot)
-        self.applied_index = self.commit_index = snapshot.index
+        self.commit_index = snapshot.index
         self._members_may_have_changed()
         if self.follower.term == self.term and self.leader and not self.is_leader:
             self._accept(self.leader, snapshot.index)
@@ -653,31 +652,10 @@ class Engine:
         """Whether an entry of the current term is committed: a leader then knows everything that its predecessors acknowledged."""
         return self.journal.term_at(self.commit_index) == self.core.term
 
-    # --- applying ---------------------------------------------------------------------------------------------------------
-
     def _apply(self) -> None:
-        budget = APPLY_BYTES_MAX
-        last = min(self.commit_index, self.applied_index + APPLY_ENTRIES_MAX)
-        while self.applied_index < last and budget > 0 and not self.failed:
-            for entry in self.journal.read(self.applied_index + 1, last, min(budget, BATCH_BYTES_MAX)):
-                budget -= len(entry.payload) + 64
-                self._apply_one(entry)
-                if self.failed:
-                    return
-
-    def _apply_one(self, entry: Entry) -> None:
-        self.applied_index = entry.index  # H11: whatever happens below, this entry is not applied again
-        result: object = None
-        if entry.kind == REGULAR:
-            try:
-                result = self.machine.apply(entry.index, entry.term, entry.payload)
-            except Exception as e:  # its state is in doubt: this replica must not go on with it
-                log.exception("apply_failed", group=self.group_id, index=entry.index)
-                self.fail(StorageFailed(f"group {self.group_id} could not apply entry {entry.index}: {e!r}"))
-                return
-        elif entry.kind not in (NO_OP, MEMBERSHIP):  # H17
-            log.error("raft_entry_refused", group=self.group_id, index=entry.index, kind=entry.kind)
-        self.proposals.on_applied(entry, result)
+        error = self.applier.apply(self.commit_index)
+        if error is not None:
+            self.fail(error)
 
     def _end_reads(self, error: SteleError) -> None:
         for read in self.reads.take_all():

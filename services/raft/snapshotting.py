@@ -72,7 +72,7 @@ class Snapshotting:
             index = engine.applied_index
             if index <= (self._storage.snapshots[-1].index if self._storage.snapshots else 1):
                 return None
-            state, mark = engine.machine.snapshot()
+            state, mark = engine.applier.machine.snapshot()
             journal = engine.journal
             members = journal.members.at(index)
             snapshot = Snapshot(
