@@ -24,7 +24,7 @@ MAY_IMPORT = {
 DOORS = {
     "filelock": ("stele.services.directory_lock",),
     "kazoo": ("stele.services.coordination",),
-    "pysyncobj": ("stele.services.raft", "stele.lab.mutants"),
+    "pysyncobj": ("stele.services.raft.pysyncobj_adapter",),
     "uvloop": ("stele.services", "stele.local", "stele.cli", "stele.lab"),
 }
 
