@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from stele.services.pb import raft_pb2 as pb
-from stele.services.raft.election import Election, Step
+from stele.services.raft.election import ElectionStep, RaftElection
 from stele.services.raft.progress import Progress
 from stele.services.raft.quiescence import Quiescence
 from stele.services.raft.recovery import Recovery
@@ -13,22 +13,22 @@ from stele.services.raft.state import RaftState
 from stele.services.raft.ticker import Ticker
 
 
-class CountsVotesTwice(Election):
+class CountsVotesTwice(RaftElection):
     """Votes are counted, not attributed."""
 
     _count = 0
 
-    def campaign(self, now: float) -> Step:
+    def campaign(self, now: float) -> ElectionStep:
         self._count = 1
         return super().campaign(now)
 
-    def on_vote(self, voter: int, m: pb.VoteAnswer) -> Step:
+    def on_vote(self, voter: int, m: pb.VoteAnswer) -> ElectionStep:
         if m.pre_vote or not m.granted:
             return super().on_vote(voter, m)
         if self._core.state is not RaftState.CANDIDATE or m.voted_term != self._core.term:
-            return Step.WAIT
+            return ElectionStep.WAIT
         self._count += 1
-        return Step.LEAD if self._count * 2 > len(self._voters) else Step.WAIT
+        return ElectionStep.LEAD if self._count * 2 > len(self._voters) else ElectionStep.WAIT
 
 
 class TurnsFirst(Ticker):
@@ -40,16 +40,16 @@ class TurnsFirst(Ticker):
             self._round()
 
 
-class CampaignsByTheClock(Election):
+class CampaignsByTheClock(RaftElection):
     """Whoever finds an election due campaigns, and does not ask first whether others see a leader."""
 
-    def on_deadline(self, now: float, connected: Collection[int], recovering: bool) -> Step:
+    def on_deadline(self, now: float, connected: Collection[int], recovering: bool) -> ElectionStep:
         step = super().on_deadline(now, connected, recovering)
         reachable = self.may_campaign(recovering) and self._majority_reachable(connected)
-        return Step.CAMPAIGN if reachable else step
+        return ElectionStep.CAMPAIGN if reachable else step
 
 
-class OvertakesItsVotes(Election):
+class OvertakesItsVotes(RaftElection):
     """A new election begins although votes of the last one are still on their way to the disk."""
 
     def _vote_in_flight(self) -> bool:

@@ -3,7 +3,7 @@
 Guarantee: at most one leader in a term.  A replica whose gate is closed, whose disk is full or whose log is lost does not
 campaign.  A replica that was cut off does not disturb a living leader when it comes back.
 
-Events go in with the time at which they happen; what is to be done about them comes out as a Step.  Whom a replica may vote for, its
+Events go in with the time at which they happen; what is to be done about them comes out as a step.  Whom a replica may vote for, its
 terms and its states are the library's (services/raft/pysyncobj_adapter.py).
 """
 
@@ -26,7 +26,7 @@ ANSWER_HEARTBEATS: Final = 2  # then given to the followers
 NEVER: Final = float("-inf")
 
 
-class Step(Enum):
+class ElectionStep(Enum):
     """What an election does next."""
 
     WAIT = auto()
@@ -35,7 +35,7 @@ class Step(Enum):
     LEAD = auto()
 
 
-class Election:
+class RaftElection:
     """``may_lead`` is the node's gate (R4.2).  Times are monotonic seconds."""
 
     __slots__ = (
@@ -90,19 +90,21 @@ class Election:
 
     # --- campaigning ----------------------------------------------------------------------------------------------------
 
-    def on_deadline(self, now: float, connected: Collection[int], recovering: bool) -> Step:
+    def on_deadline(self, now: float, connected: Collection[int], recovering: bool) -> ElectionStep:
         """The leader was not heard for an election timeout, or a campaign got no majority."""
         self.deadline = now + self._timeout_s()
         self.leader = 0
         if not self.may_campaign(recovering) or not self._majority_reachable(connected):
-            return Step.WAIT  # it follows and votes as before; without a majority it would only raise its term (H15)
+            return (
+                ElectionStep.WAIT
+            )  # it follows and votes as before; without a majority it would only raise its term (H15)
         if self._vote_in_flight():
-            return Step.WAIT
+            return ElectionStep.WAIT
         if self._is_alone():
-            return Step.CAMPAIGN
+            return ElectionStep.CAMPAIGN
         self._pre_votes = {self._store_id}
         self._pre_vote_at = now
-        return Step.ASK
+        return ElectionStep.ASK
 
     def may_campaign(self, recovering: bool) -> bool:
         """R4.2: behind a closed gate nobody is served, so leading there takes the group away from its clients.  A leader
@@ -122,7 +124,7 @@ class Election:
     def _is_alone(self) -> bool:
         return self._voters == (self._store_id,)
 
-    def campaign(self, now: float) -> Step:
+    def campaign(self, now: float) -> ElectionStep:
         """A new term, with a vote for itself; the others are to be asked for theirs.  LEAD if there are no others."""
         self._pre_votes = None
         self._votes = {self._store_id}
@@ -130,22 +132,22 @@ class Election:
         self.deadline = now + self._rng.uniform(self._timing.retry_min_s, self._timing.retry_max_s)
         self.leader = 0
         self._core.campaign()
-        return Step.LEAD if self._is_alone() else Step.WAIT
+        return ElectionStep.LEAD if self._is_alone() else ElectionStep.WAIT
 
-    def on_vote(self, voter: int, m: pb.VoteAnswer) -> Step:
+    def on_vote(self, voter: int, m: pb.VoteAnswer) -> ElectionStep:
         """An answer counts for the term that was asked in and for the store that gave it, once (H5): counted without a name,
         one that arrives twice makes a second leader of the same term."""
         if not m.granted or voter not in self._voters:
-            return Step.WAIT
+            return ElectionStep.WAIT
         if m.pre_vote:
             if self._pre_votes is None or m.voted_term != self._core.term + 1:
-                return Step.WAIT
+                return ElectionStep.WAIT
             self._pre_votes.add(voter)
-            return Step.CAMPAIGN if is_majority(self._pre_votes, self._voters) else Step.WAIT
+            return ElectionStep.CAMPAIGN if is_majority(self._pre_votes, self._voters) else ElectionStep.WAIT
         if self._core.state is not RaftState.CANDIDATE or m.voted_term != self._core.term:
-            return Step.WAIT
+            return ElectionStep.WAIT
         self._votes.add(voter)
-        return Step.LEAD if is_majority(self._votes, self._voters) else Step.WAIT
+        return ElectionStep.LEAD if is_majority(self._votes, self._voters) else ElectionStep.WAIT
 
     def lead(self) -> None:
         """A majority has voted for this replica in this term."""

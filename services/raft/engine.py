@@ -5,7 +5,7 @@ Guarantee: with the corrections below an entry that was acknowledged is in the l
 synced (services/raft/journal.py).  The caller holds the one thread that touches a replica.
 
 The engine owns parts that know nothing of it or of one another's owners: each is given events and answers with decisions, which
-the engine carries out.  ``Election`` (over ``RaftCore``, the library's terms, states and voting rule), ``Replication`` with a
+the engine carries out.  ``RaftElection`` (over ``RaftCore``, the library's terms, states and voting rule), ``Replication`` with a
 ``Progress`` for each follower, ``Follower``, ``SnapshotOffer``, ``ReadIndex``, ``Quiescence``, ``Proposals``, ``Applier``, ``Recovery``,
 ``CatchUp``, ``Outbox``.  Here: in what order they are asked.  The corrections, by their names in the design's list:
 
@@ -60,7 +60,7 @@ from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
 from stele.services.raft.applier import Applier
 from stele.services.raft.catch_up import CatchUp
-from stele.services.raft.election import Election, Step
+from stele.services.raft.election import ElectionStep, RaftElection
 from stele.services.raft.entries import entries_of
 from stele.services.raft.follower import STALE, Conflict, Follower
 from stele.services.raft.journal import Journal
@@ -110,7 +110,7 @@ class Engine:
         self._now = now
         self._timing = timing
         self.core = RaftCore(store_id, journal)
-        self.election = Election(store_id, self.core, journal, rng, timing, may_lead, now())
+        self.election = RaftElection(store_id, self.core, journal, rng, timing, may_lead, now())
         self.recovery = Recovery(recovering)
         self.replication = Replication(group_id, store_id, journal, timing)
         self.follower = Follower(journal)
@@ -393,12 +393,12 @@ class Engine:
     def _may_campaign(self) -> bool:
         return self.election.may_campaign(self.recovery.recovering)
 
-    def _take(self, step: Step) -> None:
-        if step is Step.ASK:
+    def _take(self, step: ElectionStep) -> None:
+        if step is ElectionStep.ASK:
             self._ask_for_votes(pre_vote=True)
-        elif step is Step.CAMPAIGN:
+        elif step is ElectionStep.CAMPAIGN:
             self._campaign()
-        elif step is Step.LEAD:
+        elif step is ElectionStep.LEAD:
             self._begin_leading()
 
     def _campaign(self, transfer: bool = False) -> None:

@@ -17,7 +17,7 @@ import stele.services.raft.replication as replication_module
 from stele.lab.mutants import MUTANTS
 
 PLACES: dict[str, ModuleType] = {
-    "Election": engine_module,
+    "RaftElection": engine_module,
     "Engine": group_module,
     "Follower": engine_module,
     "Group": registry_module,

@@ -13,7 +13,7 @@ from stele.lab.mutants.elections import CountsVotesTwice
 from stele.lab.mutants.replication import CountsItself, CountsLateAnswers, PromisesFirst
 from stele.services.errors import MessageTooLarge, NotLeader, ProposalLost
 from stele.services.pb import raft_pb2 as pb
-from stele.services.raft.election import Election
+from stele.services.raft.election import RaftElection
 from stele.services.raft.journal import Journal
 from stele.services.raft.outbox import Outbox
 from stele.services.raft.pysyncobj_adapter import OVERRIDDEN, RELIED_UPON
@@ -130,7 +130,7 @@ async def test_h5_one_voter_is_one_vote() -> None:
         engine.receive(3, vote)
         assert engine.is_leader
 
-    await holds_and_variant_fails(scenario, Election, CountsVotesTwice)
+    await holds_and_variant_fails(scenario, RaftElection, CountsVotesTwice)
 
 
 def test_h17_pickles_from_the_wire_change_nothing() -> None:
