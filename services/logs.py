@@ -88,8 +88,8 @@ def _name_logger(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
 
 def _spread(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """An event of our own that came through the standard library keeps its facts apart."""
-    said = event["_record"].msg
-    return {**event, "event": said.event, **said.facts} if isinstance(said, LibraryEvent) else event
+    original = event["_record"].msg
+    return {**event, "event": original.event, **original.facts} if isinstance(original, LibraryEvent) else event
 
 
 def _lead(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

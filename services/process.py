@@ -111,7 +111,7 @@ def main(
     try:
         config = load(config_type, sys.argv[1:] if argv is None else argv, os.environ)
     except InvalidConfig as e:
-        _say(role_name, e)
+        _report(role_name, e)
         return 1
     logs.configure(config.log_format, config.log_level, role=role_name, node=config.name, cluster=config.cluster)
     malloc.tune()
@@ -160,7 +160,7 @@ class _Process:
             self._log.info("process_stopped")
             return 0
         self._log.error("process_failed", reason=failure.reason, error=failure.message, **_facts(failure))
-        _say(self._role_name, failure)
+        _report(self._role_name, failure)
         return 1
 
     async def _open_admin(self) -> None:
@@ -261,7 +261,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return factory
 
 
-def _say(role_name: str, error: SteleError) -> None:
+def _report(role_name: str, error: SteleError) -> None:
     way_out = next((text for kind, text in _WAY_OUT.items() if isinstance(error, kind)), _DEFAULT_WAY_OUT)
     what = " ".join(error.message.split()).rstrip(".;")
     with contextlib.suppress(OSError, ValueError):

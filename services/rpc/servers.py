@@ -64,7 +64,7 @@ class Server:
         self._server: grpc.aio.Server | None = None
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._serving = True
-        self._telling: set[asyncio.Task[None]] = set()
+        self._publishing: set[asyncio.Task[None]] = set()
         self.port = 0
 
     def add(self, adder: Callable[[Any, Any], None], servicer: Any, full_service_name: str) -> None:
@@ -83,7 +83,7 @@ class Server:
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         self.port = self._bind(server)
         self._server = server
-        await self._tell_health()
+        await self._publish_health()
         await server.start()
         return self.port
 
@@ -100,11 +100,11 @@ class Server:
         """What the health service answers, for the whole process and for each service."""
         self._serving = serving
         if self._server is not None:
-            task = asyncio.get_running_loop().create_task(self._tell_health())
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+            task = asyncio.get_running_loop().create_task(self._publish_health())
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
 
-    async def _tell_health(self) -> None:
+    async def _publish_health(self) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if self._serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *(name for _, _, name in self._services)):
             await self._health.set(name, status)

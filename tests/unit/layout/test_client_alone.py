@@ -27,6 +27,7 @@ NOT_THE_CLIENTS = {
     "prometheus_client",
     "psutil",
     "pydantic",
+    "pydantic_settings",
     "pysyncobj",
     "rich",
     "structlog",
