@@ -12,7 +12,6 @@ is owned until the broker is registered again and its bundles are assigned anew.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 
 import structlog
@@ -21,8 +20,8 @@ from stele.broker.metrics import BrokerMetrics
 from stele.broker.owned_partitions import OwnedPartitions
 from stele.broker.server import BrokerServicer
 from stele.services.config import BrokerConfig
-from stele.services.coordination.enrolment import Enrolment, Presence
-from stele.services.coordination.members import live
+from stele.services.coordination.enrolment import Enrolment, Presence, open_session
+from stele.services.coordination.members import known_nameservers
 from stele.services.coordination.session import Session, SessionEvent, SessionState
 from stele.services.errors import CoordinationUnknown
 from stele.services.pb import broker_pb2_grpc
@@ -32,7 +31,6 @@ from stele.services.rpc.nameservers import NameserverClient
 from stele.services.rpc.servers import Server
 from stele.services.tasks import Tasks
 
-SESSION_START_S = 10.0
 HANDOVER_SHARE = 0.5  # of the drain's time
 GRACE_S = 1.0
 
@@ -64,9 +62,7 @@ class Broker:
         config, runtime = self._config, self._runtime
         runtime.ready.add("registered")
         runtime.ready.add("routing", detail="no nameserver has answered yet")
-        self.session = Session(config.zookeeper, config.cluster, config.session_timeout_s)
-        await self.session.start(SESSION_START_S)
-        self._opened.push_async_callback(self.session.close)
+        self.session = await open_session(config, self._opened)
         self._opened.callback(self.session.subscribe(self._session_changed))
         channels = Channels()
         self._opened.push_async_callback(channels.close)
@@ -83,9 +79,9 @@ class Broker:
         self._server.add(broker_pb2_grpc.add_BrokerServicer_to_server, servicer, "stele.v1.Broker")
         self._server.set_serving(False)
         self._opened.push_async_callback(self._server.stop)
-        presence = self._presence = Presence("brokers", config, runtime, self.session, self._server)
+        presence = self._presence = Presence("brokers", config, runtime, self.session)
         enrolment = Enrolment(
-            port=presence.port(_nothing),
+            port=presence.port(self._server, _nothing),
             name=presence.name,
             member=presence.member,
         )
@@ -115,9 +111,9 @@ class Broker:
         if self._enrolment is None:
             return
         self._server.set_serving(False)
-        if self._presence is not None and self._presence.membership is not None:
+        if self._presence is not None:
             with suppress(CoordinationUnknown):
-                await self._presence.membership.update(state="draining")
+                await self._presence.update(state="draining")
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_timeout_s * HANDOVER_SHARE):
                 await self._bundles_moved()
@@ -135,19 +131,6 @@ class Broker:
     async def stop(self) -> None:
         await self._tasks.cancel()
         await self._opened.aclose()
-
-
-def known_nameservers(session: Session) -> Callable[[], Awaitable[list[str]]]:
-    """Endpoints of the live nameservers; the last known ones while ZooKeeper gives no answer, or says that there are none."""
-    known: list[str] = []
-
-    async def endpoints() -> list[str]:
-        nonlocal known
-        with suppress(CoordinationUnknown):
-            known = [record.endpoint for record in (await live(session, "nameservers")).values()] or known
-        return known
-
-    return endpoints
 
 
 async def _nothing() -> None:

@@ -7,14 +7,13 @@ not come back (R2.6).  A store that has its id starts without any nameserver: it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import structlog
 
 from stele.datanode.directory import DataDirectory
 from stele.services.coordination.members import live
 from stele.services.coordination.session import Session
-from stele.services.errors import ClusterMismatch, CoordinationUnknown, DirectoryBusy, SteleError, StoreMismatch
+from stele.services.errors import ClusterMismatch, DirectoryBusy, SteleError, StoreMismatch
 from stele.services.pb import nameserver_pb2 as pb
 from stele.services.rpc.nameservers import NameserverClient
 
@@ -22,21 +21,6 @@ ATTEMPT_S = 5.0
 CONFIRM_FIRST_S = 1.0  # how long a start waits for the confirmation of an id it has
 LOG_INTERVAL_S = 30.0
 FORMER_RUN_MARGIN_S = 2.0  # ZooKeeper expires sessions in steps of its tick
-
-
-def known_nameservers(session: Session) -> Callable[[], Awaitable[list[str]]]:
-    """Endpoints of the live nameservers; the last known ones while ZooKeeper gives no answer."""
-    known: list[str] = []
-
-    async def endpoints() -> list[str]:
-        nonlocal known
-        try:
-            known = [record.endpoint for record in (await live(session, "nameservers")).values()] or known
-        except CoordinationUnknown:
-            pass
-        return known
-
-    return endpoints
 
 
 async def wait_until_alone(session: Session, directory: DataDirectory, name: str) -> None:

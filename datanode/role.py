@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import structlog
@@ -29,17 +27,14 @@ from stele.datanode.disk import Disk
 from stele.datanode.gate import Gate
 from stele.datanode.log_cleaner import LogCleaner
 from stele.datanode.metrics import DatanodeMetrics
-from stele.datanode.registration import Registration, known_nameservers, wait_until_alone
+from stele.datanode.registration import Registration, wait_until_alone
 from stele.datanode.retention import SnapshotSpacing
 from stele.datanode.server import DatanodeServicer
 from stele.datanode.storage import opener
 from stele.datanode.store import Store
 from stele.services.config import DatanodeConfig
-from stele.services.coordination import incarnation
-from stele.services.coordination.members import Membership
-from stele.services.coordination.names import NameHold, register_name
-from stele.services.coordination.records import MemberRecord
-from stele.services.coordination.session import Session
+from stele.services.coordination.enrolment import Presence, open_session
+from stele.services.coordination.members import known_nameservers
 from stele.services.errors import CoordinationUnknown
 from stele.services.files import FileSystem
 from stele.services.pb import datanode_pb2_grpc, raft_pb2_grpc
@@ -54,7 +49,6 @@ from stele.services.rpc.resolver import Resolver
 from stele.services.rpc.servers import Server
 from stele.services.tasks import Tasks
 
-SESSION_START_S = 10.0
 HEARTBEAT_S = 0.15  # of leaders, unless the election timeout is so short that it must be less
 PROGRESS_INTERVAL_S = 1.0  # between two writes of the load progress to ZooKeeper
 HANDOVER_SHARE = 0.6  # of the drain's time
@@ -86,8 +80,7 @@ class Datanode:
         self.endpoint = ""
         self.store: Store
         self._server: Server | None = None
-        self._membership: Membership | None = None
-        self._name: NameHold | None = None
+        self._presence: Presence | None = None
 
     # --- start ------------------------------------------------------------------------------------------------------
 
@@ -99,31 +92,25 @@ class Datanode:
         self._opened.callback(self._reserved.close)
         raft_reserved = bind(config.host, config.raft_port, setting="raft_port")
         self._opened.callback(raft_reserved.close)
-        session = Session(
-            config.zookeeper,
-            config.cluster,
-            config.session_timeout_s,
-            incarnation=incarnation.current(directory.identity.uuid),
-        )
-        await session.start(SESSION_START_S)
-        self._opened.push_async_callback(session.close)
+        session = await open_session(config, self._opened, directory.identity.uuid)
         directory.check_cluster(session.cluster_id)
         channels = Channels()
         self._opened.push_async_callback(channels.close)
         nameservers = NameserverClient(channels, known_nameservers(session), rng=self._parts.rng)
         registration = Registration(directory, config.name, session.cluster_id, nameservers)
-        self.endpoint = config.endpoint(self._reserved.getsockname()[1])
+        presence = self._presence = Presence("datanodes", config, runtime, session)
+        presence.endpoint = self.endpoint = config.endpoint(self._reserved.getsockname()[1])
         # What may be refused comes first: a start that fails leaves no store behind and no other one renamed.
         if directory.identity.store_id:
             await wait_until_alone(session, directory, config.name)
-        self._name = await register_name(session, config.name, self.endpoint, on_taken=runtime.fail)
+        await presence.take_name()
         confirmed = await registration.obtain()
         await wait_until_alone(session, directory, config.name)
         raft_port = raft_reserved.getsockname()[1]
         raft_endpoint = await self._open_raft(directory, session.cluster_id, nameservers, raft_port)
         raft_reserved.close()
         runtime.announce(self.endpoint, raft_endpoint, config.advertised(self._reserved.getsockname()[1]))
-        await self._register(session, raft_endpoint)
+        await self._register(raft_endpoint)
         if not confirmed:
             self._tasks.start(registration.confirm(), "confirm-registration")
         self._tasks.start(self.store.disk.watch(lambda: self._disk_changed()), "disk")
@@ -169,20 +156,9 @@ class Datanode:
         self._opened.push_async_callback(self.store.close)
         return config.endpoint(await server.start())
 
-    async def _register(self, session: Session, raft_endpoint: str) -> None:
-        config, runtime = self._config, self._runtime
-        record = MemberRecord(
-            endpoint=self.endpoint,
-            advertised=runtime.advertised,
-            raft_endpoint=raft_endpoint,
-            store_id=self.store.store_id,
-            state="loading",
-            version=version("stele"),
-            started_ms=time.time_ns() // 1_000_000,
-            admin_endpoint=runtime.admin.endpoint if runtime.admin is not None else "",
-        )
-        self._membership = Membership(session, "datanodes", config.name, record, on_taken=runtime.fail)
-        await self._membership.register()
+    async def _register(self, raft_endpoint: str) -> None:
+        assert self._presence is not None
+        await self._presence.become_member("loading", store_id=self.store.store_id, raft_endpoint=raft_endpoint)
 
     # --- the gate ---------------------------------------------------------------------------------------------------
 
@@ -207,10 +183,9 @@ class Datanode:
 
     async def _report(self, state: str, loaded: int, total: int) -> None:
         """The member record follows; without ZooKeeper it follows later."""
-        if self._membership is None:
-            return
+        assert self._presence is not None
         try:
-            await self._membership.update(state=state, loaded=loaded, total=total)
+            await self._presence.update(state=state, loaded=loaded, total=total)
         except CoordinationUnknown as e:
             log.warning("member_state_unsettled", state=state, error=e.message)
 
@@ -260,10 +235,9 @@ class Datanode:
         log.info("leadership_handed_over", still_led=left)
 
     async def leave(self) -> None:
-        if self._membership is not None:
-            await self._membership.unregister()
-        if self._name is not None:
-            await self._name.release()
+        if self._presence is not None:
+            await self._presence.leave_members()
+            await self._presence.release_name()
 
     async def close_port(self) -> None:
         if self._server is not None:

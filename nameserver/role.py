@@ -19,7 +19,7 @@ from stele.nameserver.metrics import NameserverMetrics
 from stele.nameserver.server import NameserverServicer
 from stele.services.config import NameserverConfig
 from stele.services.coordination.election import Election, Leadership
-from stele.services.coordination.enrolment import Enrolment, Presence, Step
+from stele.services.coordination.enrolment import Enrolment, Presence, Step, open_session
 from stele.services.coordination.session import Session, SessionEvent
 from stele.services.pb import nameserver_pb2_grpc
 from stele.services.process import Runtime
@@ -27,7 +27,6 @@ from stele.services.rpc.channels import Channels
 from stele.services.rpc.servers import Server
 from stele.services.tasks import Tasks
 
-SESSION_START_S = 10.0
 GRACE_S = 0.5
 
 log = structlog.get_logger()
@@ -66,9 +65,7 @@ class Nameserver:
         config, runtime = self._config, self._runtime
         for condition in ("coordination", "view", "registered"):
             runtime.ready.add(condition)
-        self.session = Session(config.zookeeper, config.cluster, config.session_timeout_s)
-        await self.session.start(SESSION_START_S)
-        self._opened.push_async_callback(self.session.close)
+        self.session = await open_session(config, self._opened)
         runtime.ready.set("coordination", True, detail=f"cluster {self.session.cluster_id}")
         self._channels = Channels()
         self._opened.push_async_callback(self._channels.close)
@@ -78,9 +75,9 @@ class Nameserver:
         runtime.ready.set("view", True)
         self._metrics = NameserverMetrics(runtime.registry, self.view)
         self._open_server()
-        presence = self._presence = Presence("nameservers", config, runtime, self.session, self._server)
+        presence = self._presence = Presence("nameservers", config, runtime, self.session)
         enrolment = Enrolment(
-            port=presence.port(self._close_port),
+            port=presence.port(self._server, self._close_port),
             name=presence.name,
             member=presence.member,
             campaign=Step(self._campaign, self._resign),

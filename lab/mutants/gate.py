@@ -12,7 +12,6 @@ from stele.datanode.gate import Gate
 from stele.datanode.replica import Replica
 from stele.datanode.role import Datanode
 from stele.datanode.store import Store
-from stele.services.coordination.session import Session
 from stele.services.errors import LogDamaged
 
 
@@ -86,10 +85,10 @@ class DeletesDamage(StopsAtDamage):
 class RegistersWhenReady(Datanode):
     """The node registers once it is ready, so that a node which loads looks dead."""
 
-    async def _register(self, session: Session, raft_endpoint: str) -> None:
+    async def _register(self, raft_endpoint: str) -> None:
         async def later() -> None:
             await self._runtime.ready.wait("port")
-            await super(RegistersWhenReady, self)._register(session, raft_endpoint)
+            await super(RegistersWhenReady, self)._register(raft_endpoint)
             await self._report("ready", self.store.loaded, self.store.total)
 
         self._tasks.start(later(), "register")

@@ -4,8 +4,9 @@ Guarantee: whoever finds the process in ZooKeeper can dial it: its port is open 
 before its member node appears, and it campaigns only as a member.  A step that fails undoes those before it, in reverse; leaving is
 the same way back.
 
-Usage: ``enrolment = Enrolment(open_port, name, member, campaign); await enrolment.join(); ...; await enrolment.leave()``; the first three
-steps of a process with one port are those of its :class:`Presence`.
+Usage: ``session = await open_session(config, opened)``, then for a process with one port ``presence = Presence("brokers", config, runtime,
+session)``, ``enrolment = Enrolment(presence.port(server, close), presence.name, presence.member)``, ``await enrolment.join()``, ...,
+``await enrolment.leave()``.  A datanode, whose port opens long after it registered (R4.1), takes the steps of its presence one by one.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 from stele.services.config import NodeConfig
+from stele.services.coordination import incarnation
 from stele.services.coordination.members import Membership
 from stele.services.coordination.names import NameHold, register_name
 from stele.services.coordination.records import MemberRecord
 from stele.services.coordination.session import Session
 from stele.services.process import Runtime
 from stele.services.rpc.servers import Server
+
+SESSION_START_S = 10.0
 
 Action = Callable[[], Awaitable[object]]
 
@@ -56,53 +61,79 @@ class Enrolment:
         await self._done.aclose()
 
 
+async def open_session(config: NodeConfig, opened: AsyncExitStack, identity: str = "") -> Session:
+    """A session that stands; it is closed with ``opened``.  ``identity`` is what only one process can hold (the uuid of a locked data
+    directory).  CoordinationUnreachable."""
+    session = Session(
+        config.zookeeper, config.cluster, config.session_timeout_s, incarnation=incarnation.current(identity)
+    )
+    await session.start(SESSION_START_S)
+    opened.push_async_callback(session.close)
+    return session
+
+
 class Presence:
-    """The port, the name and the member node of a process that serves one port.  ``kind`` is the folder of its members."""
+    """Where a process is, its name and its member node.  ``kind`` is the folder of its members.
 
-    def __init__(self, kind: str, config: NodeConfig, runtime: Runtime, session: Session, server: Server) -> None:
-        self._kind, self._config, self._runtime = kind, config, runtime
-        self._session, self._server = session, server
+    The process fails (``Runtime.fail``) if another one takes its name or its node while it was cut off."""
+
+    def __init__(self, kind: str, config: NodeConfig, runtime: Runtime, session: Session) -> None:
+        self.endpoint = ""  # host:port that others dial; to be known before the name is taken
+        self._kind, self._config, self._runtime, self._session = kind, config, runtime, session
         self._name: NameHold | None = None
-        self.membership: Membership | None = None
-        self.endpoint = ""  # known once the port is open
+        self._membership: Membership | None = None
 
-    def port(self, close: Action) -> Step:
+    # --- the steps of a process that serves one port -----------------------------------------------------------------
+
+    def port(self, server: Server, close: Action) -> Step:
         """``close`` is called when it leaves."""
-        return Step(self._open_port, close)
+
+        async def start() -> None:
+            port = await server.start()
+            self.endpoint = self._config.endpoint(port)
+            self._runtime.announce(self.endpoint, advertised=self._config.advertised(port))
+
+        return Step(start, close)
 
     @property
     def name(self) -> Step:
-        return Step(self._take_name, self._leave_name)
+        return Step(self.take_name, self.release_name)
 
     @property
     def member(self) -> Step:
-        return Step(self._become_member, self._leave_members)
+        return Step(self.become_member, self.leave_members)
 
-    async def _open_port(self) -> None:
-        port = await self._server.start()
-        self.endpoint = self._config.endpoint(port)
-        self._runtime.announce(self.endpoint, advertised=self._config.advertised(port))
+    # --- one by one --------------------------------------------------------------------------------------------------
 
-    async def _take_name(self) -> None:
+    async def take_name(self) -> None:
+        """NameTaken, CoordinationUnknown."""
         self._name = await register_name(self._session, self._config.name, self.endpoint, on_taken=self._runtime.fail)
 
-    async def _leave_name(self) -> None:
+    async def release_name(self) -> None:
         if self._name is not None:
             await self._name.release()
 
-    async def _become_member(self) -> None:
+    async def become_member(self, state: str = "ready", *, store_id: int = 0, raft_endpoint: str = "") -> None:
+        """NameTaken, CoordinationUnknown."""
         runtime = self._runtime
         record = MemberRecord(
             endpoint=self.endpoint,
             advertised=runtime.advertised,
-            state="ready",
+            raft_endpoint=raft_endpoint,
+            store_id=store_id,
+            state=state,
             version=version("stele"),
             started_ms=time.time_ns() // 1_000_000,
             admin_endpoint=runtime.admin.endpoint if runtime.admin is not None else "",
         )
-        self.membership = Membership(self._session, self._kind, self._config.name, record, on_taken=runtime.fail)
-        await self.membership.register()
+        self._membership = Membership(self._session, self._kind, self._config.name, record, on_taken=runtime.fail)
+        await self._membership.register()
 
-    async def _leave_members(self) -> None:
-        if self.membership is not None:
-            await self.membership.unregister()
+    async def update(self, **changes: Any) -> None:
+        """Changes fields of the member node, if there is one; without an answer from ZooKeeper (CoordinationUnknown) later."""
+        if self._membership is not None:
+            await self._membership.update(**changes)
+
+    async def leave_members(self) -> None:
+        if self._membership is not None:
+            await self._membership.unregister()

@@ -14,7 +14,8 @@ its name cannot touch its successor's node.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import Enum
 from typing import Any
 
@@ -210,3 +211,16 @@ def live_in(mirror: Mirror, kind: str) -> dict[str, MemberRecord]:
         for name, record in records.items()
         if (stat := mirror.stat(member_path(kind, name))) is not None and stat.is_ephemeral
     }
+
+
+def known_nameservers(session: Session) -> Callable[[], Awaitable[list[str]]]:
+    """Endpoints of the live nameservers; the last known ones while ZooKeeper gives no answer, or says that there are none."""
+    known: list[str] = []
+
+    async def endpoints() -> list[str]:
+        nonlocal known
+        with suppress(CoordinationUnknown):
+            known = [record.endpoint for record in (await live(session, "nameservers")).values()] or known
+        return known
+
+    return endpoints
