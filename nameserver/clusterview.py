@@ -28,6 +28,7 @@ from stele.services.coordination.znode import Node
 from stele.services.errors import ClusterMismatch, RecordUnreadable, SteleError
 from stele.services.pb import nameserver_pb2
 from stele.services.rpc.channels import Channels
+from stele.services.tasks import Tasks
 
 JOIN_S = 0.005  # changes that come together are looked at together
 
@@ -68,7 +69,7 @@ class ClusterView:
         self._routing = (self.current, b"", nameserver_pb2.Routing(answered_by=name))
         self._running = False
         self._channels = channels
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing = Tasks()
 
     async def start(self) -> None:
         """Returns with a whole view.  CoordinationUnknown if ZooKeeper does not give one in time."""
@@ -175,9 +176,7 @@ class ClusterView:
     def _close_channels(self, endpoints: set[str]) -> None:
         """Nobody is there any more: what still waits for an answer need not, and the connections are given back."""
         for endpoint in endpoints:
-            task = asyncio.get_running_loop().create_task(self._channels.close(endpoint))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._closing.start(self._channels.close(endpoint), "close-channels")
 
     def _check_cluster(self, node: Node | None) -> None:
         """Another cluster under our path means that ZooKeeper lost its data: nothing that we know holds there."""
