@@ -165,6 +165,7 @@ class ClusterView:
     def _replace(self, catalog: Catalog) -> None:
         self._close_channels(_endpoints(self.current.catalog) - _endpoints(catalog))
         self._watch.follow(catalog.live_stores)
+        # Events BEFORE the view and the view BEFORE the callbacks: who is called, and asks, finds both.
         led = leaders(self._watch.reports)
         self.events.record(self._leader_events.derive(catalog, led), self._clock.wall_ms())
         self.current = View(catalog, self._watch.reports, led)

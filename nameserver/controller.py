@@ -199,6 +199,7 @@ class Controller:
                 FOR_EVER.changed_by(request.retention),
                 request.if_absent,
             )
+            # Within the turn: the next one decides by the mirror, and has to find what this one wrote.
             await self._mirrored(lambda c: request.namespace in c.namespaces)
             return created
 

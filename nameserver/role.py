@@ -109,6 +109,7 @@ class Nameserver:
         await self.election.campaign()
 
     async def _resign(self) -> None:
+        # The controller is closed BEFORE the leadership is given up: no order of ours is sent after a successor's.
         self._on_leadership(None)
         await self._closing.finished()
         await self.election.resign()

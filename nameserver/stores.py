@@ -94,7 +94,8 @@ class StoreRegister:
     async def _register_new(self, request: nameserver_pb2.RegisterStoreRequest) -> int:
         for _ in range(ROUNDS_MAX):
             counter = IdCounter(STORES, await self._metadata.get(STORES, CounterRecord))
-            # Read here and not from the mirror: the same store may ask again before the mirror has seen its first record.
+            # Read here and not from the mirror: the same store may ask again before the mirror has seen its first record.  And read
+            # AFTER the counter: whoever registers this uuid in between takes an id, and the transaction below fails by the counter.
             known = await self._by_uuid(request.uuid)
             if known is not None:
                 await self._readmit(*known, request.name)

@@ -135,6 +135,7 @@ class Election:
         await self._keeper.stop()
         self._unsubscribe()
         async with self._turn:
+            # Ended here BEFORE the candidacy goes: nothing is begun under it once a successor may lead.
             ended = self.leadership
             self._end_leadership()
             try:

@@ -143,6 +143,7 @@ class Mirror:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            # Taken BEFORE the reading: what changes during it is marked anew, and read once more.
             whole, self._all_dirty = self._all_dirty, False
             dirty, self._dirty = self._dirty, set()
             try:
@@ -174,6 +175,7 @@ class Mirror:
         return readings
 
     async def _read_one(self, path: str) -> _Reading | None:
+        # Reading leaves the watch, in one request: nothing can change between the two unseen.
         node = await self._session.get(path, watch=self._relay)
         if node is None:
             # Nobody's child watch would tell of the top's return.

@@ -125,6 +125,7 @@ class Session:
         """Ends the session: ZooKeeper removes its ephemeral nodes at once.  Idempotent."""
         if self.state is SessionState.CLOSED or self._loop is None:
             return
+        # BEFORE kazoo stops: its last events, and requests that still wait, find the session closed and conclude nothing.
         self._enter(SessionState.CLOSED)
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
