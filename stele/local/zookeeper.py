@@ -28,6 +28,7 @@ from pathlib import Path
 
 import psutil
 
+from stele.local import apt
 from stele.services.errors import PortTaken, StorageFailed, Timeout, ToolMissing
 from stele.services.json_files import write_json
 from stele.services.ports import free_port
@@ -41,8 +42,8 @@ HOME_CANDIDATES = (
     "/usr/share/zookeeper",
 )
 MAIN_CLASS = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-MISSING = (
-    "no ZooKeeper found. Debian/Ubuntu: sudo apt-get install zookeeper default-jre-headless | "
+WAYS = (
+    "By hand: Debian/Ubuntu: sudo apt-get install zookeeper default-jre-headless | "
     "Fedora: sudo dnf install zookeeper (or java-21-openjdk-headless and ZOOKEEPER_HOME=<unpacked Apache ZooKeeper>) | "
     "macOS: brew install zookeeper | or start Docker, or set STELE_ZOOKEEPER=host:port"
 )
@@ -141,36 +142,42 @@ def _runs(command: Sequence[str], timeout_s: float = 20) -> bool:
         return False
 
 
-def install() -> bool:
-    """Installs ZooKeeper with the system's package manager; False where there is none or it may not be used."""
-    if shutil.which("apt-get"):
-        steps = [["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "zookeeper", "default-jre-headless"]]
-    elif shutil.which("dnf"):
-        steps = [["dnf", "install", "-y", "-q", "zookeeper"]]
-    elif brew := shutil.which("brew"):
-        return _shown([brew, "install", "zookeeper"])
-    else:
-        return False
+def install() -> str:
+    """Installs ZooKeeper with the system's package manager; "" when that went well, else why not."""
+    manager = next((name for name in ("apt-get", "dnf", "brew") if shutil.which(name)), None)
+    if manager is None:
+        return "this system has none of apt-get, dnf and brew"
+    if manager == "brew":
+        return _shown(["brew", "install", "zookeeper"])
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     if as_root and not (shutil.which("sudo") and _runs(["sudo", "-n", "true"])):
-        return False
-    # A list that cannot be refreshed may still name the package: only the last step decides.
-    return [_shown([*as_root, "env", "DEBIAN_FRONTEND=noninteractive", *step]) for step in steps][-1]
+        return "that takes root, or a sudo that asks for no password"
+    if manager == "apt-get":
+        return apt.install(["zookeeper", "default-jre-headless"], as_root=as_root)
+    return _shown([*as_root, "dnf", "install", "-y", "-q", "zookeeper"])
 
 
-def _shown(command: Sequence[str]) -> bool:
+def _shown(command: Sequence[str]) -> str:
+    """Runs a command before the user's eyes; "" when it went well, else its last line."""
     print("+ " + " ".join(command), file=sys.stderr, flush=True)
-    return subprocess.run(command, stdout=sys.stderr, check=False).returncode == 0
+    last = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        for line in running.stdout or ():
+            sys.stderr.write(line)
+            last = line.strip() or last
+    return (last or f"{command[0]} ended with status {running.returncode}") if running.returncode else ""
 
 
 def ensure_local(env: Mapping[str, str] = os.environ) -> Local:
     """Something that can be started here; installs it if need be; ToolMissing in one line otherwise."""
     found: Local | None = find_jvm(env)
-    if found is None and install():
+    why = ""
+    if found is None and not (why := install()):
         found = find_jvm(env)
+        why = "the packages were installed, and there is no ZooKeeper in them"
     found = found or find_container()
     if found is None:
-        raise ToolMissing(MISSING)
+        raise ToolMissing(f"ZooKeeper could not be installed: {why}. {WAYS}")
     return found
 
 
