@@ -1,4 +1,5 @@
-"""Stored batches kept in memory, for consumers that follow the end of the log and for several that read the same.
+"""Stored batches kept in memory, for consumers that follow the end of the log and for several that read the same.  Pure: no clock,
+socket or task here.
 
 Guarantee: never more than ``bytes_max`` bytes of batches; what was used longest ago goes first. A batch never changes
 once it is stored, so nothing here is ever stale.

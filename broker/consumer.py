@@ -40,17 +40,17 @@ class ConsumerStream:
         id: int,
         source: Source,
         held: Callable[[int, int, int], list[Range]],
-        give_back: Callable[[int], None],
+        return_credit: Callable[[int], None],
         metrics: BrokerMetrics,
     ) -> None:
         self.id = id
         self._source, self._held, self._metrics = source, held, metrics
-        self._give_back = give_back  # credit for messages that were handed out and are not sent
+        self._return_credit = return_credit  # credit for messages that were handed out and are not sent
         self._notices: deque[broker_pb2.SubscribeResponse] = deque()
         self._deliveries: deque[Deliver] = deque()
         self._unconfirmed = 0
         self._wake = asyncio.Event()
-        self._room = asyncio.Event()
+        self._unconfirmed_falls = asyncio.Event()
         self._closed: SteleError | None = None
         self._finishing = False
 
@@ -64,19 +64,19 @@ class ConsumerStream:
         self._deliveries.append(delivery)
         self._wake.set()
 
-    def ack_done(self, request_id: int, error: SteleError | None = None) -> None:
+    def finish_ack(self, request_id: int, error: SteleError | None = None) -> None:
         done = broker_pb2.AckDone(request_id=request_id, error=to_wire(error) if error is not None else None)
         self._unconfirmed -= 1
-        self._room.set()
+        self._unconfirmed_falls.set()
         self._notify(broker_pb2.SubscribeResponse(ack_done=done))
 
-    def activity(self, active: bool) -> None:
+    def set_active(self, active: bool) -> None:
         self._notify(broker_pb2.SubscribeResponse(activity=broker_pb2.Activity(active=active)))
 
     def close(self, error: SteleError) -> None:
         self._closed = self._closed or error
         self._deliveries.clear()
-        self._room.set()
+        self._unconfirmed_falls.set()
         self._wake.set()
 
     def finish(self) -> None:
@@ -84,11 +84,11 @@ class ConsumerStream:
         self._finishing = True
         self._wake.set()
 
-    async def ack_begins(self) -> None:
+    async def begin_ack(self) -> None:
         """Counts an acknowledgement request; waits while too many are unconfirmed."""
         while self._unconfirmed >= UNCONFIRMED_MAX and self._closed is None:
-            self._room.clear()
-            await self._room.wait()
+            self._unconfirmed_falls.clear()
+            await self._unconfirmed_falls.wait()
         self._unconfirmed += 1
 
     def _notify(self, response: broker_pb2.SubscribeResponse) -> None:
@@ -139,14 +139,14 @@ class ConsumerStream:
                 return True
             self._deliveries.popleft()
             self._deliveries.extendleft(Deliver(self.id, a, b, head.redelivery_count) for a, b in reversed(held))
-            self._not_sent(head.first, head.last, held)
+            self._return_credit_of_unsent(head.first, head.last, held)
         return False
 
-    def _not_sent(self, first: int, last: int, held: list[Range]) -> None:
+    def _return_credit_of_unsent(self, first: int, last: int, held: list[Range]) -> None:
         """The consumer cannot return credit for what it never sees: without this its window would shrink for good."""
         messages = last - first + 1 - sum(b - a + 1 for a, b in held)
         if messages:
-            self._give_back(messages)
+            self._return_credit(messages)
 
     def _delivery(self, batch: StoredBatch) -> broker_pb2.SubscribeResponse:
         """All that is next in line and lies in ``batch``."""
@@ -162,7 +162,7 @@ class ConsumerStream:
             if last < head.last:
                 self._deliveries.appendleft(Deliver(self.id, last + 1, head.last, count))
             held = self._held(self.id, head.first, last)
-            self._not_sent(head.first, last, held)
+            self._return_credit_of_unsent(head.first, last, held)
             for a, b in held:
                 delivery.offsets.append(datanode_pb2.OffsetRange(first=a, last=b))
                 messages += b - a + 1

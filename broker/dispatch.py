@@ -104,7 +104,7 @@ class Dispatch:
         self._on_deposed = on_deposed
         self._metrics, self._clock, self._rng = metrics, clock, rng or random.Random()
         self._live: dict[str, _LiveSubscription] = {}
-        self._reader = LogReader(partition, cache, metrics, self._grown, rng)
+        self._reader = LogReader(partition, cache, metrics, self._log_grew, rng)
         self._polling: asyncio.Task[None] | None = None
         self._tasks = Tasks(on_failed)
         self._writes = Tasks(on_failed)
@@ -116,25 +116,25 @@ class Dispatch:
         """The partition's state after every former owner was fenced."""
         self._reader.grow(state.high_watermark, state.log_start_offset)
         for cursor in state.cursors:
-            self._live[cursor.subscription] = self._made(cursor)
+            self._live[cursor.subscription] = self._live_from(cursor)
 
     def stored(self, base_offset: int, header: BatchHeader, batch: bytes | None) -> None:
         """This broker appended a batch; its bytes where they are at hand."""
         self._reader.stored(base_offset, header, batch, wanted=self._has_consumers())
 
-    def _grown(self) -> None:
+    def _log_grew(self) -> None:
         now_s = self._clock.monotonic()
         for live in list(self._live.values()):
             if live.connected:
-                self._carry_out(live, self._grow(live.core, now_s))
+                self._carry_out(live, self._advance(live.core, now_s))
 
-    def _grow(self, core: Subscription, now_s: float) -> list[SubscriptionEffect]:
+    def _advance(self, core: Subscription, now_s: float) -> list[SubscriptionEffect]:
         """Consumers go on from the first message that is kept: what retention removed is delivered to nobody, and is told."""
         skipped = core.backlog(self._reader.log_start)
         if skipped:
             self._metrics.trimmed.inc(skipped)
             _log.warning(
-                "messages_trimmed", **self._names(core), unacknowledged=skipped, position=self._reader.log_start
+                "messages_trimmed", **self._log_context(core), unacknowledged=skipped, position=self._reader.log_start
             )
         return [*core.trim(self._reader.log_start, now_s), *core.available(self._reader.end, now_s)]
 
@@ -145,14 +145,14 @@ class Dispatch:
         while self._has_consumers():
             await asyncio.sleep(END_POLL_S * self._rng.uniform(0.75, 1.25))
             with contextlib.suppress(SteleError):
-                await self._reader.look_for_end()
+                await self._reader.poll_end()
 
     # --- consumers ------------------------------------------------------------------------------------------------
 
     async def subscribe(self, request: broker_pb2.OpenSubscription) -> ConsumerStream:
         """Raises SteleError: ConsumerBusy, Overloaded, what ended this partition here."""
         type = SubscriptionType(request.type)
-        live, created = await self._found_or_created(request.subscription, start_of(request))
+        live, created = await self._find_or_create(request.subscription, start_of(request))
         if self._closed is not None:
             raise self._closed
         core = live.core
@@ -160,7 +160,7 @@ class Dispatch:
             raise Overloaded(f"subscription {core.name!r} has {CONSUMERS_MAX} consumers", limit=CONSUMERS_MAX)
         id = next(_ids)
         name = request.consumer or f"consumer-{id}"
-        self._carry_out(live, self._grow(core, self._clock.monotonic()))
+        self._carry_out(live, self._advance(core, self._clock.monotonic()))
         effects = core.add_consumer(
             id, name, type, request.credit, request.ack_timeout_ms / 1000, self._clock.monotonic()
         )
@@ -173,7 +173,7 @@ class Dispatch:
         self._carry_out(live, effects)
         if self._polling is None or self._polling.done():
             self._polling = self._tasks.start(self._poll_end())
-        _log.info("consumer_joined", **self._names(core), consumer=name, type=type.name, position=core.floor)
+        _log.info("consumer_joined", **self._log_context(core), consumer=name, type=type.name, position=core.floor)
         return stream
 
     def leave(self, subscription: str, id: int) -> None:
@@ -183,7 +183,7 @@ class Dispatch:
             return
         name = self._disconnect(live, id).name
         self._carry_out(live, live.core.remove_consumer(id, self._clock.monotonic()))
-        _log.info("consumer_left", **self._names(live.core), consumer=name)
+        _log.info("consumer_left", **self._log_context(live.core), consumer=name)
 
     def credit(self, subscription: str, id: int, messages: int) -> None:
         """Small amounts are joined for a moment: each delivery carries a whole batch, however few of its messages are wanted."""
@@ -244,11 +244,11 @@ class Dispatch:
                 case ConfirmAcks(_, request_ids):
                     self._metrics.acked.inc(len(request_ids))
                     for request_id in request_ids:
-                        connected.stream.ack_done(request_id)
+                        connected.stream.finish_ack(request_id)
                 case RefuseAck(_, request_id, error):
-                    connected.stream.ack_done(request_id, error)
+                    connected.stream.finish_ack(request_id, error)
                 case SetActive(_, active):
-                    connected.stream.activity(active)
+                    connected.stream.set_active(active)
                 case Close(id, error):
                     connected.stream.close(error)
                     self._disconnect(live, id)
@@ -294,10 +294,11 @@ class Dispatch:
         except Fenced as e:
             self._on_deposed(e)
         except SteleError as e:
-            _log.warning("acks_refused", **self._names(live.core), reason=e.reason, error=e.message)
+            _log.warning("acks_refused", **self._log_context(live.core), reason=e.reason, error=e.message)
             live.core.persist_failed(acks.generation)
             self._carry_out(live, live.core.close(e))
         else:
+            # AFTER the group has committed it: a confirmation that came sooner could be lost with this broker, or with the leader.
             self._carry_out(live, live.core.persisted(acks.generation))
 
     async def _write_acks(self, request: datanode_pb2.AckCursorRequest) -> None:
@@ -314,7 +315,7 @@ class Dispatch:
 
     async def create(self, subscription: str, start: datanode_pb2.CreateCursorRequest) -> bool:
         """Whether it is new."""
-        _, created = await self._found_or_created(subscription, start)
+        _, created = await self._find_or_create(subscription, start)
         return created
 
     async def delete(self, subscription: str) -> bool:
@@ -353,7 +354,7 @@ class Dispatch:
         state = await self._call("ListCursors", datanode_pb2.ListCursorsRequest())
         self._reader.grow(state.high_watermark, state.log_start_offset)
         for live in self._live.values():
-            self._carry_out(live, self._grow(live.core, self._clock.monotonic()))
+            self._carry_out(live, self._advance(live.core, self._clock.monotonic()))
         route = self._partition.route
         return [
             broker_pb2.SubscriptionInfo(
@@ -369,7 +370,7 @@ class Dispatch:
             for name, live in sorted(self._live.items())
         ]
 
-    async def _found_or_created(
+    async def _find_or_create(
         self, name: str, request: datanode_pb2.CreateCursorRequest
     ) -> tuple[_LiveSubscription, bool]:
         if self._closed is not None:
@@ -379,7 +380,7 @@ class Dispatch:
         request.subscription = name
         response = await self._call("CreateCursor", request)
         if name not in self._live:
-            self._live[name] = self._made(response.cursor)
+            self._live[name] = self._live_from(response.cursor)
         return self._live[name], bool(response.created)
 
     async def _call(self, method: str, request: Any) -> Any:
@@ -389,7 +390,7 @@ class Dispatch:
             self._on_deposed(e)
             raise self._closed or e from None
 
-    def _made(self, cursor: datanode_pb2.Cursor) -> _LiveSubscription:
+    def _live_from(self, cursor: datanode_pb2.Cursor) -> _LiveSubscription:
         acked = [(r.first, r.last) for r in cursor.acked]
         self._reader.grow(cursor.ack_floor)
         reader = self._reader
@@ -414,7 +415,7 @@ class Dispatch:
         await self._tasks.cancel()
         await self._writes.cancel()
 
-    async def flushed(self) -> None:
+    async def flush_acks(self) -> None:
         """Writes what was acknowledged so far."""
         for _ in range(2):  # what came while a write was under way goes with the next
             for live in self._live.values():
@@ -427,7 +428,7 @@ class Dispatch:
                 handle.cancel()
         live.flush = live.timer = None
 
-    def _names(self, core: Subscription) -> dict[str, object]:
+    def _log_context(self, core: Subscription) -> dict[str, object]:
         route = self._partition.route
         return {"topic": route.topic, "partition": route.partition, "subscription": core.name}
 

@@ -56,14 +56,14 @@ class LogReader:
             self._cache.put(self._partition.group, StoredBatch(base_offset, last, batch))
         self.grow(last + 1)
 
-    async def look_for_end(self) -> None:
+    async def poll_end(self) -> None:
         """Asks a replica where the log ends now.  Raises SteleError."""
         try:
             response = await self._partition.fetch(self.end, 1)
         except OffsetOutOfRange as e:
             self._trimmed(e)
             return
-        self._keep(response)
+        self._cache_batches(response)
         self.grow(response.high_watermark, response.log_start_offset)
 
     def cached(self, offset: int) -> StoredBatch | None:
@@ -82,7 +82,7 @@ class LogReader:
                 try:
                     response = await self._partition.fetch(offset, READ_BYTES, is_committed=True)
                     self._metrics.fetched.inc()
-                    found = self._keep(response)
+                    found = self._cache_batches(response)
                     self.grow(response.high_watermark, response.log_start_offset)
                     batch = next((b for b in found if b.base_offset <= offset <= b.last_offset), None)
                     if batch is not None or offset < self.log_start:
@@ -104,7 +104,7 @@ class LogReader:
         if earliest.isdigit():
             self.grow(int(earliest), int(earliest))
 
-    def _keep(self, response: datanode_pb2.FetchResponse) -> list[StoredBatch]:
+    def _cache_batches(self, response: datanode_pb2.FetchResponse) -> list[StoredBatch]:
         found = []
         for stored in response.batches:
             count = read_header(stored.batch, verify=False).record_count

@@ -88,6 +88,8 @@ class OwnedPartition:
         except Fenced as e:
             self._deposed(e)
             return
+        # The cursors BEFORE anyone is let in: a consumer that came earlier would be handed what it had acknowledged at the former owner.
+        # Appends flow last, so that dispatch knows where the log ended before this owner's first batch.
         self.dispatch.opened(state)
         self._settled.set()
         self.producer.opened()
@@ -142,7 +144,7 @@ class OwnedPartitions:
     ) -> None:
         self.ownership = Ownership(broker)
         self.routes = RoutingTable()
-        self.others_ready = False  # whether another broker could take over
+        self.has_successor = False  # whether another broker could take over
         self._broker = broker
         self._datanodes = DatanodeClients(channels)
         self._inflight_appends_max, self._ack_flush_interval_s = inflight_appends_max, ack_flush_interval_s
@@ -162,7 +164,7 @@ class OwnedPartitions:
     def observe(self, routing: nameserver_pb2.Routing) -> None:
         gone = self.routes.observe(routing, self._clock.monotonic())
         self._datanodes.observe(self.routes.endpoints)
-        self.others_ready = any(m.name != self._broker and m.state == "ready" for m in routing.brokers)
+        self.has_successor = any(m.name != self._broker and m.state == "ready" for m in routing.brokers)
         for key in gone:
             self._close(key, TopicNotFound(f"topic {key[0]} was deleted", topic=key[0]))
         self._ownership_changed(self.ownership.observe(routing))
@@ -299,7 +301,8 @@ class OwnedPartitions:
 
     async def drain(self) -> None:
         """Writes the acknowledgements there are, then hands every partition back."""
-        await asyncio.gather(*(s.dispatch.flushed() for s in list(self._owned.values())))
+        # BEFORE anything is closed: an acknowledgement that is not confirmed when its consumer is closed means a second delivery.
+        await asyncio.gather(*(s.dispatch.flush_acks() for s in list(self._owned.values())))
         self._stopped = NotOwner(f"{self._broker} is shutting down")
         for key in list(self._owned):
             self._close(key, self._stopped)

@@ -47,7 +47,7 @@ PROBE_TIMEOUT_S = 0.5
 POLL = Backoff(first_s=0.02, max_s=0.1)
 SHUN_S = 2.0  # how long a replica that failed a read is read from last
 
-ELSEWHERE = (
+TRY_ANOTHER_STORE = (
     NotLeader,
     Unreachable,
     ConnectionBroken,
@@ -88,7 +88,7 @@ class PartitionClient:
         self._shunned: dict[int, float] = {}  # store → until when
 
     def moved(self, route: PartitionRoute) -> None:
-        """The routing facts changed: other replicas perhaps, or another leader is said to lead."""
+        """The routing facts changed: other replicas perhaps, or another leader is reported to lead."""
         if route.leader_hint != self.route.leader_hint:
             self._hint = route.leader_hint
         self.route = route
@@ -107,9 +107,9 @@ class PartitionClient:
         if store_id == self.leader:
             self.leader = 0
         self._hint = 0
-        said = error.facts.get("leader", "")
-        if isinstance(error, NotLeader) and said.isdigit() and int(said) != store_id:
-            self._hint = int(said)
+        reported = error.facts.get("leader", "")
+        if isinstance(error, NotLeader) and reported.isdigit() and int(reported) != store_id:
+            self._hint = int(reported)
 
     async def find_leader(self) -> int:
         """The store that leads.  Never gives up; the caller sets the bound.  Raises NotOwner once this is closed."""
@@ -141,9 +141,9 @@ class PartitionClient:
         probes: dict[int, asyncio.Task[int]] = {}  # a store that is silent is not asked again before it was given up
         try:
             while True:
-                # Whoever is said to lead is asked alone first: after a handover of many partitions that is most of the asking.
-                asked = [hint] if rounds == 0 and hint in self.route.replicas else self.route.replicas
-                found = await self._ask(asked, probes, POLL.after(rounds + 1, self._rng))
+                # Whoever is reported to lead is asked alone first: after a handover of many partitions that is most of the asking.
+                probed = [hint] if rounds == 0 and hint in self.route.replicas else self.route.replicas
+                found = await self._probe(probed, probes, POLL.after(rounds + 1, self._rng))
                 if found:
                     took_ms = round((self._clock.monotonic() - began_s) * 1000)
                     self.leader = found
@@ -157,7 +157,7 @@ class PartitionClient:
         """Whether another store than ``suspect`` says that it leads."""
         probes: dict[int, asyncio.Task[int]] = {}
         try:
-            found = await self._ask(
+            found = await self._probe(
                 [s for s in self.route.replicas if s != suspect], probes, POLL.max_s * self._rng.uniform(0.5, 1.0)
             )
         finally:
@@ -167,12 +167,12 @@ class PartitionClient:
             self.leader = found
         return bool(found)
 
-    async def _ask(self, stores: Sequence[int], probes: dict[int, asyncio.Task[int]], interval_s: float) -> int:
+    async def _probe(self, stores: Sequence[int], probes: dict[int, asyncio.Task[int]], interval_s: float) -> int:
         """The first of ``stores`` that says it leads, at once; 0 after ``interval_s`` if none does."""
         until_s = self._clock.monotonic() + interval_s
         for store_id in stores:
             if store_id not in probes:
-                probes[store_id] = asyncio.get_running_loop().create_task(self._leads(store_id))
+                probes[store_id] = asyncio.get_running_loop().create_task(self._probe_one(store_id))
         while (left_s := until_s - self._clock.monotonic()) > 0:
             if not probes:
                 await asyncio.sleep(left_s)
@@ -185,7 +185,7 @@ class PartitionClient:
                         return found
         return 0
 
-    async def _leads(self, store_id: int) -> int:
+    async def _probe_one(self, store_id: int) -> int:
         request = datanode_pb2.ListCursorsRequest(group=self.group)
         try:
             async with self._datanodes.probes(store_id):
@@ -228,7 +228,7 @@ class PartitionClient:
                 return await self._datanodes.get(store_id).call(method, request, min(ATTEMPT_S, left_s))
             except TimeoutError:
                 raise trouble from None
-            except ELSEWHERE as e:
+            except TRY_ANOTHER_STORE as e:
                 trouble = e if trouble.definite else trouble
                 self.failed(store_id, e)
             attempts += 1
@@ -251,7 +251,7 @@ class PartitionClient:
                 raise
             except SteleError as e:
                 self.failed(store_id, e)
-                if not isinstance(e, ELSEWHERE):
+                if not isinstance(e, TRY_ANOTHER_STORE):
                     _log.warning(
                         "partition_open_failed", group=self.group, store=store_id, reason=e.reason, error=e.message
                     )
@@ -265,7 +265,7 @@ class PartitionClient:
         ``offset``, so that a replica which does not know it lags.  Raises OffsetOutOfRange where retention has removed it, another
         SteleError when none answers."""
         trouble: SteleError = Unreachable("no replica of the partition is known")
-        for store_id in self._readers():
+        for store_id in self._stores_to_read():
             request = datanode_pb2.FetchRequest(group=self.group, offset=offset, bytes_max=bytes_max)
             try:
                 async with asyncio.timeout(ATTEMPT_S):
@@ -284,7 +284,7 @@ class PartitionClient:
             self._shunned[store_id] = self._clock.monotonic() + SHUN_S
         raise trouble
 
-    def _readers(self) -> list[int]:
+    def _stores_to_read(self) -> list[int]:
         now_s = self._clock.monotonic()
 
         def last(store_id: int) -> tuple[bool, bool]:

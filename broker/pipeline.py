@@ -150,7 +150,7 @@ class Pipeline:
             elif isinstance(result, OutOfOrderSequence) and self._waits_for_earlier(item):
                 self._interrupt(result)
             elif _is_mended(result):
-                self._again(item, result)
+                self._requeue(item, result)
             else:
                 self._give_up(item, result)
         return effects + self._settle(now_s)
@@ -171,7 +171,7 @@ class Pipeline:
             if item.result is not None:
                 continue
             if too_large or _is_mended(error):
-                self._again(item, error)
+                self._requeue(item, error)
             else:
                 self._give_up(item, error)
         return effects + self._settle(now_s)
@@ -279,7 +279,7 @@ class Pipeline:
                 return True
         return False
 
-    def _again(self, item: _Batch, error: SteleError) -> None:
+    def _requeue(self, item: _Batch, error: SteleError) -> None:
         """Leaves the batch to the next round, if it may be sent again at all."""
         if not error.definite:
             item.uncertain = True

@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from stele.broker.metrics import BrokerMetrics
-from stele.broker.partition_client import ATTEMPT_S, ELSEWHERE, POLL, PartitionClient
+from stele.broker.partition_client import ATTEMPT_S, POLL, TRY_ANOTHER_STORE, PartitionClient
 from stele.broker.pipeline import Deposed, Pipeline, PipelineEffect, Recover, Respond, Result, Send, StoredAt
 from stele.services.backoff import Backoff
 from stele.services.batch import BatchHeader
@@ -66,7 +66,7 @@ class PartitionProducer:
         self._metrics, self._clock, self._rng = metrics, clock, rng or random.Random()
         self._failures = 0  # recoveries since the last success
         self._tasks = Tasks(on_failed)
-        self._asked: dict[int, int] = {}  # append in flight → the store it was sent to, oldest first
+        self._sent_to: dict[int, int] = {}  # append in flight → the store it was sent to, oldest first
         self._suspecting = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -112,7 +112,7 @@ class PartitionProducer:
         for effect in effects:
             match effect:
                 case Send(request_id, batches):
-                    store_id = self._asked[request_id] = self._partition.leader
+                    store_id = self._sent_to[request_id] = self._partition.leader
                     self._metrics.append_batches.observe(len(batches))
                     answer = self._partition.append(batches)
                     answer.add_done_callback(
@@ -131,13 +131,14 @@ class PartitionProducer:
     def _answer(self, offered: Offered, result: Result) -> None:
         if isinstance(result, StoredAt):
             self._failures = 0
+            # Counted as stored BEFORE its sender is answered: who looks for it then finds it.
             # The stored form of a duplicate may be part of a larger batch: its bytes are read back where they are wanted.
             self._on_stored(result.base_offset, offered.header, None if result.duplicate else offered.batch)
         offered.answer(result)
 
     def _answered(self, request_id: int, store_id: int, done: asyncio.Future[datanode_pb2.AppendResponse]) -> None:
         now_s = self._clock.monotonic()
-        self._asked.pop(request_id, None)
+        self._sent_to.pop(request_id, None)
         error: SteleError | None
         if done.cancelled():
             error = Timeout("the append was given up")
@@ -146,7 +147,7 @@ class PartitionProducer:
         else:
             error = from_pb(done.result().error)
         if error is not None:
-            if store_id and isinstance(error, ELSEWHERE):
+            if store_id and isinstance(error, TRY_ANOTHER_STORE):
                 self._partition.failed(store_id, error)
             self._carry_out(self._pipeline.failed(request_id, error, now_s))
             return
@@ -169,7 +170,7 @@ class PartitionProducer:
                 if known not in (0, silent) or await self._partition.newer_leader(silent):
                     _log.warning("leader_silent", group=self._partition.group, store=silent, now=self._partition.leader)
                     error = Timeout(f"store {silent} gave no answer", timeout_s=ATTEMPT_S)
-                    self._asked.clear()
+                    self._sent_to.clear()
                     self._carry_out(self._pipeline.abandon(error, self._clock.monotonic()))
                     return
                 await asyncio.sleep(POLL.max_s)
@@ -179,7 +180,7 @@ class PartitionProducer:
     def _silent_store(self) -> int:
         """The store that owes the oldest answer for too long; less is enough once another one is known to lead."""
         oldest_s = self._pipeline.oldest_sent_s()
-        store_id = next(iter(self._asked.values()), 0)
+        store_id = next(iter(self._sent_to.values()), 0)
         if oldest_s is None or not store_id:
             return 0
         patience_s = ATTEMPT_S if self._partition.leader in (0, store_id) else PATIENCE_S

@@ -112,12 +112,6 @@ class RangeMap(Generic[V]):
             j += 1
         self._splice(i, j, [(first, last, value)])
 
-    def take_all(self) -> list[tuple[int, int, V]]:
-        taken = list(self)
-        self._splice(0, len(self._firsts), [])
-        self.count = 0
-        return taken
-
     def _splice(self, i: int, j: int, items: list[tuple[int, int, V]]) -> None:
         self._firsts[i:j] = [a for a, _, _ in items]
         self._lasts[i:j] = [b for _, b, _ in items]

@@ -124,7 +124,7 @@ class Broker:
 
     async def _bundles_moved(self) -> None:
         """The nameserver has given the bundles to others; at once if there is nobody to take them."""
-        while self.partitions.ownership.owned and self.partitions.others_ready:
+        while self.partitions.ownership.owned and self.partitions.has_successor:
             self._observed.clear()
             await self._observed.wait()
 

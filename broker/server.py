@@ -143,10 +143,10 @@ async def _read_subscribe(
                     dispatch.credit(subscription, stream.id, request.credit.messages)
                 case "ack":
                     ack = request.ack
-                    await stream.ack_begins()
+                    await stream.begin_ack()
                     if len(ack.ranges) > ACK_RANGES_MAX:
                         error = InvalidArgument(f"{len(ack.ranges)} ranges; accepted: up to {ACK_RANGES_MAX}")
-                        stream.ack_done(ack.request_id, error)
+                        stream.finish_ack(ack.request_id, error)
                     else:
                         dispatch.ack(subscription, stream.id, ack.request_id, _ranges(ack.ranges), ack.cumulative)
                 case "nack":

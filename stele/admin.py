@@ -85,12 +85,12 @@ class Admin:
     async def events(self, follow: bool = False, since_ms: int = 0) -> AsyncIterator[Event]:
         """What happened, oldest first; with ``follow`` what happens from now on too, over nameservers that come and go (after such a
         change the newest events may be told again)."""
-        told_ms = since_ms
+        read_ms = since_ms
         while True:
             try:
-                async with contextlib.aclosing(self._events(follow, told_ms)) as events:
+                async with contextlib.aclosing(self._events(follow, read_ms)) as events:
                     async for event in events:
-                        told_ms = max(told_ms, event.time_ms)
+                        read_ms = max(read_ms, event.time_ms)
                         yield event
                 if not follow:
                     return
@@ -98,7 +98,7 @@ class Admin:
                 if not follow:
                     raise
                 self._log.debug("events_broken", reason=e.reason)
-            told_ms += 1
+            read_ms += 1
             await asyncio.sleep(RECONNECT_PAUSE_S)
 
     async def _events(self, follow: bool, since_ms: int) -> AsyncGenerator[Event, None]:

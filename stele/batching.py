@@ -114,7 +114,11 @@ class GivenUp(Generic[PromiseT]):
 
 
 class PartitionBatches(Generic[PromiseT]):
-    """The batches of one partition; see the module's docstring.  ``new_identity`` makes producer ids; 0 ids mean: not idempotent."""
+    """The batches of one partition; see the module's docstring.
+
+    ``new_identity`` makes producer ids, 0 means: not idempotent.  ``batch_bytes_max`` bounds a batch with its header (a single larger
+    record goes alone), ``inflight_max`` the batches that are unanswered.  Times are seconds of one monotonic clock.
+    """
 
     def __init__(
         self, new_identity: Callable[[], int], batch_bytes_max: int, inflight_max: int = INFLIGHT_BATCHES_MAX

@@ -10,7 +10,10 @@ from collections import deque
 
 
 class BufferLimit:
-    """``await limit.acquire(n)`` or ``limit.try_acquire(n)``, then ``limit.release(n)``."""
+    """``await limit.acquire(n)`` or ``limit.try_acquire(n)``, then ``limit.release(n)``; all in bytes.
+
+    ``acquire`` raises what ``refuse_all`` is given while it waits.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max

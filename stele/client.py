@@ -54,14 +54,14 @@ class Client:
         self._streams = ProduceStreams(self._channels)
         self._brokers = BrokerCalls(self._router, self._channels, self._rng)
         self.admin = Admin(self._nameservers, self._brokers, self, self._channels)
-        self._users: set[Producer | Consumer] = set()
+        self._opened: set[Producer | Consumer] = set()
         self._refresher: asyncio.Task[None] | None = None
         self._closed = False
         self._log = LibraryLog("client")
 
     async def __aenter__(self) -> Client:
         try:
-            await self._learn(self._timeout_s)
+            await self._refresh_members(self._timeout_s)
         except Unimplemented:
             await self.close()
             raise InvalidArgument(
@@ -77,7 +77,7 @@ class Client:
         except BaseException:
             await self.close()
             raise
-        self._refresher = asyncio.create_task(self._learn_for_ever(), name="nameservers")
+        self._refresher = asyncio.create_task(self._keep_members_fresh(), name="nameservers")
         return self
 
     async def __aexit__(
@@ -111,9 +111,9 @@ class Client:
             self._streams,
             settings,
             rng=random.Random(self._rng.random()),
-            on_closed=self._users.discard,
+            on_closed=self._opened.discard,
         )
-        self._users.add(producer)
+        self._opened.add(producer)
         return producer
 
     def consumer(
@@ -144,15 +144,15 @@ class Client:
             ack_timeout_s=ack_timeout_s,
             name=name,
             rng=random.Random(self._rng.random()),
-            on_closed=self._users.discard,
+            on_closed=self._opened.discard,
         )
-        self._users.add(consumer)
+        self._opened.add(consumer)
         return consumer
 
     async def close(self) -> None:
         """Closes every producer (what is unanswered fails) and consumer of this client, then its connections."""
         self._closed = True
-        users = list(self._users)
+        users = list(self._opened)
         await asyncio.gather(
             *(u.abort() if isinstance(u, Producer) else u.close() for u in users), return_exceptions=True
         )
@@ -172,7 +172,7 @@ class Client:
         """Those of the cluster as last heard, then those given."""
         return list(dict.fromkeys([*self._known, *self._bootstrap]))
 
-    async def _learn(self, timeout_s: float) -> None:
+    async def _refresh_members(self, timeout_s: float) -> None:
         answer: nameserver_pb2.GetClusterResponse = await self._nameservers.call(
             "GetCluster", nameserver_pb2.GetClusterRequest(), timeout_s
         )
@@ -180,11 +180,11 @@ class Client:
         self._inside = self._inside or is_inside(self._bootstrap, addresses)
         self._known = [choose_address(a, self._inside) for a in addresses]
 
-    async def _learn_for_ever(self) -> None:
+    async def _keep_members_fresh(self) -> None:
         while True:
             await asyncio.sleep(MEMBERS_REFRESH_S)
             try:
-                await self._learn(self._timeout_s)
+                await self._refresh_members(self._timeout_s)
             except SteleError as e:
                 self._log.debug("nameservers_unreachable", reason=e.reason)
 

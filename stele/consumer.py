@@ -126,7 +126,7 @@ class Consumer:
             if not self._partitions:
                 self._check_open()
                 routes = await self._find(self.topic, OPEN_TIMEOUT_S)
-                listeners = Listeners(arrived=self._has_messages, failed=self._failed)
+                listeners = Listeners(arrived=self._mark_ready, failed=self._failed)
                 window = max(1, self._credit // len(routes))
                 self._partitions = [
                     PartitionConsumer(
@@ -302,7 +302,7 @@ class Consumer:
         self._check_open()
         return None
 
-    def _has_messages(self, p: PartitionConsumer) -> None:
+    def _mark_ready(self, p: PartitionConsumer) -> None:
         if not p.is_ready:
             p.is_ready = True
             self._ready.append(p)

@@ -135,20 +135,20 @@ class DeliveryBuffer:
     # --- acknowledgements -----------------------------------------------------------------------------------------
 
     def ack(self, offset: int, promise: object) -> None:
-        self._let_go(offset)
+        self._drop(offset)
         self._acking.add(offset)
         self._to_send.append((offset, promise))
 
     def ack_cumulative(self, offset: int, promise: object) -> None:
         for other in [o for o in (*self._held, *self._buffered) if o <= offset]:
-            self._let_go(other)
+            self._drop(other)
         self._acking_below = max(self._acking_below, offset + 1)
         self._cumulative_to_send.append((offset, promise))
 
     def nack(self, offset: int) -> bool:
         """The user hands a message back; False: it did not hold it."""
         held = offset in self._held
-        self._let_go(offset)
+        self._drop(offset)
         return held
 
     def next_request(self) -> AckRequest | None:
@@ -210,7 +210,7 @@ class DeliveryBuffer:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _let_go(self, offset: int) -> None:
+    def _drop(self, offset: int) -> None:
         self._held.discard(offset)
         self._held_before.discard(offset)
         self._buffered.pop(offset, None)

@@ -65,6 +65,14 @@ class Listeners:
 
 
 class PartitionConsumer:
+    """One partition's part of a consumer: ``start``, then ``take`` messages and ``ack`` or ``nack`` them, ``stop``.
+
+    Guarantee: an acknowledgement stays until it is confirmed, over any number of streams; its promise then has its result, or the
+    error that ended the partition (``forget``, a terminal refusal).  At most ``window`` messages wait here to
+    be taken.  ``listeners`` are called on the event loop: when messages have come, and once when the
+    partition is over for good.
+    """
+
     def __init__(
         self,
         partition: int,
@@ -87,7 +95,7 @@ class PartitionConsumer:
         self._listeners = listeners
         self._rng = rng
         self._endpoint = ""
-        self._owed_credit = 0
+        self._credit_to_return = 0
         self._nacks: deque[broker_pb2.Nack] = deque()
         self._wake = asyncio.Event()
         self._call: Any = None
@@ -111,7 +119,7 @@ class PartitionConsumer:
     def take(self) -> Message | None:
         message = self.buffer.take()
         if message is not None:
-            self._owe(1)
+            self._return_credit(1)
         return message
 
     def ack(self, offset: int, cumulative: bool) -> AckPromise:
@@ -119,11 +127,11 @@ class PartitionConsumer:
         if cumulative:
             before = self.buffer.buffered
             self.buffer.ack_cumulative(offset, promise)
-            self._owe(before - self.buffer.buffered)
+            self._return_credit(before - self.buffer.buffered)
         else:
             before = self.buffer.buffered
             self.buffer.ack(offset, promise)
-            self._owe(before - self.buffer.buffered)
+            self._return_credit(before - self.buffer.buffered)
         self._wake.set()
         return promise
 
@@ -201,7 +209,7 @@ class PartitionConsumer:
             await self._open(call)
             writer = asyncio.create_task(self._write(call))
             while True:
-                self._take_in(await _read(call, route.endpoint))
+                self._receive(await _read(call, route.endpoint))
         finally:
             self._call, self._endpoint = None, ""
             call.cancel()
@@ -236,7 +244,7 @@ class PartitionConsumer:
         # Only now: what was buffered comes again on this stream, acknowledgements not yet confirmed are repeated on it.
         self.buffer.opened()
         self._nacks.clear()
-        self._owed_credit = self._window - credit
+        self._credit_to_return = self._window - credit
         self.active = response.opened.active
         if response.opened.created:
             self.began_at = response.opened.position
@@ -244,7 +252,7 @@ class PartitionConsumer:
         self.opened.set()
         self._wake.set()
 
-    def _take_in(self, response: broker_pb2.SubscribeResponse) -> None:
+    def _receive(self, response: broker_pb2.SubscribeResponse) -> None:
         match response.WhichOneof("response"):
             case "delivery":
                 d = response.delivery
@@ -252,7 +260,7 @@ class PartitionConsumer:
                 messages = read_delivery(
                     self._settings.topic, self.partition, d.base_offset, d.batch, ranges, d.redelivery_count
                 )
-                self._owe(self.buffer.delivered(messages))
+                self._return_credit(self.buffer.delivered(messages))
                 if self.buffer.buffered:
                     self._listeners.arrived(self)
             case "ack_done":
@@ -282,17 +290,17 @@ class PartitionConsumer:
                         await call.write(broker_pb2.SubscribeRequest(nack=self._nacks.popleft()))
                     while (request := self.buffer.next_request()) is not None:
                         await call.write(broker_pb2.SubscribeRequest(ack=_ack(request)))
-                    if self._owed_credit >= max(1, self._window // 2):
-                        credit = broker_pb2.Credit(messages=self._owed_credit)
-                        self._owed_credit = 0
+                    if self._credit_to_return >= max(1, self._window // 2):
+                        credit = broker_pb2.Credit(messages=self._credit_to_return)
+                        self._credit_to_return = 0
                         await call.write(broker_pb2.SubscribeRequest(credit=credit))
             except (SteleError, asyncio.InvalidStateError):
                 return  # the reader learns why
 
-    def _owe(self, messages: int) -> None:
+    def _return_credit(self, messages: int) -> None:
         """So many messages less are in the consumer's window."""
-        self._owed_credit += messages
-        if self._owed_credit >= max(1, self._window // 2):
+        self._credit_to_return += messages
+        if self._credit_to_return >= max(1, self._window // 2):
             self._wake.set()
 
     def _confirm(self, request: AckRequest | None) -> None:

@@ -90,7 +90,7 @@ class PartitionSender:
         self._batches.seal()
         self._send()
 
-    def move(self, endpoint: str) -> None:
+    def moved(self, endpoint: str) -> None:
         """The partition's broker is at ``endpoint`` now ("": nowhere)."""
         if self._stream is None or self._routing or not endpoint or endpoint == self._stream.endpoint:
             return

@@ -280,7 +280,7 @@ class Producer:
 
     def _moved(self, routes: TopicRoutes) -> None:
         for sender, route in zip(self._senders, routes.partitions, strict=False):
-            sender.move(route.endpoint)
+            sender.moved(route.endpoint)
 
     async def _sweep(self) -> None:
         """Deadlines and silence of every partition, on one timer."""

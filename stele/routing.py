@@ -97,7 +97,11 @@ class _Topic:
 
 
 class Router:
-    """``await router.routes("ns/topic")`` from memory, ``await router.refresh("ns/topic")`` anew."""
+    """``await router.routes("ns/topic")`` from memory, ``await router.refresh("ns/topic")`` anew.
+
+    ``lookup`` asks a nameserver and bounds itself.  Raises what it raises (TopicNotFound, Unreachable, …) while nothing is known of the
+    topic or the refusal is definite and terminal; otherwise the last known routes count.
+    """
 
     def __init__(self, lookup: Callable[[str], Awaitable[TopicRoutes]]) -> None:
         self._lookup = lookup
@@ -122,7 +126,7 @@ class Router:
         known = self._topics.setdefault(topic, _Topic())
         known.watchers.append(watcher)
         if known.refresher is None:
-            known.refresher = asyncio.create_task(self._refresh_for_ever(topic), name=f"refresh {topic}")
+            known.refresher = asyncio.create_task(self._keep_fresh(topic), name=f"refresh {topic}")
 
         def end() -> None:
             if watcher in known.watchers:
@@ -161,7 +165,7 @@ class Router:
                 watcher(routes)
         return routes
 
-    async def _refresh_for_ever(self, topic: str) -> None:
+    async def _keep_fresh(self, topic: str) -> None:
         while True:
             await asyncio.sleep(REFRESH_INTERVAL_S)
             try:

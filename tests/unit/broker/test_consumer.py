@@ -86,11 +86,11 @@ async def test_what_is_no_longer_the_consumers_is_not_sent(log: Log, stream: Con
     stream.deliver(Deliver(1, 0, 9, 0))
     stream.deliver(Deliver(1, 20, 25, 0))
     log.taken = {0, 1, 4, *range(20, 26)}
-    stream.activity(True)
+    stream.set_active(True)
     responses = stream.responses()
     assert (await take(responses)).activity.active
     assert offsets(await take(responses)) == [2, 3, 5, 6, 7, 8, 9]
-    stream.ack_done(1)
+    stream.finish_ack(1)
     assert (await take(responses)).ack_done.request_id == 1
     await responses.aclose()
 
@@ -102,7 +102,7 @@ async def test_a_slow_read_does_not_hold_up_confirmations_or_a_close(log: Log, s
     responses = stream.responses()
     waiting = asyncio.ensure_future(take(responses))
     await asyncio.sleep(0)
-    stream.ack_done(7)
+    stream.finish_ack(7)
     assert (await waiting).ack_done.request_id == 7
     waiting = asyncio.ensure_future(take(responses))
     log.gate.set()
@@ -131,24 +131,24 @@ async def test_too_many_unconfirmed_acks_hold_the_reader_back(
     stream: ConsumerStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "UNCONFIRMED_MAX", 2)
-    await stream.ack_begins()
-    await stream.ack_begins()
-    third = asyncio.ensure_future(stream.ack_begins())
+    await stream.begin_ack()
+    await stream.begin_ack()
+    third = asyncio.ensure_future(stream.begin_ack())
     await asyncio.sleep(0.01)
     assert not third.done()
-    stream.ack_done(1)
+    stream.finish_ack(1)
     await asyncio.wait_for(third, 2)
 
 
 async def test_finishing_waits_for_confirmations_and_sends_no_more_messages(stream: ConsumerStream) -> None:
-    await stream.ack_begins()
+    await stream.begin_ack()
     stream.finish()
     stream.deliver(Deliver(1, 0, 5, 0))
     responses = stream.responses()
     waiting = asyncio.ensure_future(take(responses))
     await asyncio.sleep(0.01)
     assert not waiting.done()
-    stream.ack_done(1)
+    stream.finish_ack(1)
     assert (await waiting).ack_done.request_id == 1
     with pytest.raises(StopAsyncIteration):
         await take(responses)

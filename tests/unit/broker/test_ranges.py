@@ -42,7 +42,7 @@ def test_neighbours_with_equal_values_are_one_range() -> None:
     assert len(ranges) == 1
     ranges.set(3, 3, "b")
     assert list(ranges) == [(0, 2, "a"), (3, 3, "b"), (4, 5, "a")]
-    assert ranges.take_all() == [(0, 2, "a"), (3, 3, "b"), (4, 5, "a")]
+    assert ranges.take(0, 5) == [(0, 2, "a"), (3, 3, "b"), (4, 5, "a")]
     assert ranges.count == 0
 
 

@@ -18,6 +18,7 @@ from tests.unit.layout.tree import PACKAGES, imports, modules, path_of
 
 PURE = (
     "stele.batching",
+    "stele.broker.cache",
     "stele.broker.ownership",
     "stele.broker.pipeline",
     "stele.broker.ranges",
