@@ -151,6 +151,9 @@ class RaftElection:
 
     def lead(self) -> None:
         """A majority has voted for this replica in this term."""
+        self._pre_votes = (
+            None  # asked for again while votes were late: answers that come now would depose this very leader
+        )
         self._core.lead()
         self.leader = self._store_id
 
@@ -243,5 +246,5 @@ class RaftElection:
         assert leads == (self.leader == self._store_id), (self._core.state, self.leader)
         assert self._core.state is not RaftState.CANDIDATE or self.leader == 0, self.leader
         assert self._core.state is not RaftState.CANDIDATE or self._store_id in self._votes
-        assert self._pre_votes is None or self._store_id in self._pre_votes
+        assert self._pre_votes is None or (self._store_id in self._pre_votes and not leads)
         self._core.validate()

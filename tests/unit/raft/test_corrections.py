@@ -322,6 +322,24 @@ def test_h15_a_pre_vote_does_not_disturb_a_living_leader() -> None:
     assert {e.term for e in bench.engines.values()} == {term}
 
 
+def test_h15_answers_to_a_pre_vote_do_not_depose_who_was_elected_meanwhile() -> None:
+    """Votes come late: the candidate asks for another term already when it is elected in this one."""
+    bench = Bench()
+    candidate = bench.engines[1]
+    candidate._campaign()
+    bench.turn(1)
+    term = candidate.term
+    candidate.election.deadline = bench.now
+    bench.turn(1)  # asks whether it would be elected in the next term
+    votes = pb.RaftMessage(group=7, term=term, vote_answer=pb.VoteAnswer(granted=True, voted_term=term))
+    candidate.receive(2, votes)
+    assert candidate.is_leader
+    late = pb.VoteAnswer(pre_vote=True, granted=True, voted_term=term + 1)
+    candidate.receive(2, pb.RaftMessage(group=7, term=term, vote_answer=late))
+    assert candidate.is_leader
+    assert candidate.term == term
+
+
 def test_h15_a_deposed_leader_learns_the_higher_term_from_the_answer() -> None:
     bench = Bench()
     old = bench.elect(1)
