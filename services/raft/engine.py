@@ -228,7 +228,7 @@ class Engine:
         if not self.failed and self.quiescence.on_silence(store_id, self.leader, self.is_leader):
             self._wake()
 
-    def peer_heard(self, store_id: int) -> None:
+    def peer_active(self, store_id: int) -> None:
         """The store speaks again.  Its replica may lead asleep and not know that it was missed."""
         if not self.failed and not self.is_leader and self.leader == store_id:
             self._send(store_id, pb.RaftMessage(awake=pb.Awake()))

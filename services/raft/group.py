@@ -288,8 +288,8 @@ class Group:
     def peer_silent(self, store_id: int) -> None:
         self._guarded(self.engine.peer_silent, store_id)
 
-    def peer_heard(self, store_id: int) -> None:
-        self._guarded(self.engine.peer_heard, store_id)
+    def peer_active(self, store_id: int) -> None:
+        self._guarded(self.engine.peer_active, store_id)
 
     def step(self) -> float:
         """One turn: time, messages that may leave, the next flush.  Returns the monotonic second of the next turn."""
@@ -377,7 +377,7 @@ class Group:
 
     def _changed(self) -> None:
         if not self._stopped and self._callbacks:
-            asyncio.get_running_loop().call_soon(self._tell)
+            asyncio.get_running_loop().call_soon(self._publish)
         if self.engine.failed:
             self._snapshotting.flushed()
         self._ticker.wake(self)
@@ -387,7 +387,7 @@ class Group:
         if not self._stopped:
             asyncio.get_running_loop().call_soon(callback, self)
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         for callback in list(self._callbacks):
             try:
                 callback(self)

@@ -29,7 +29,7 @@ class Check:
 @dataclass(slots=True)
 class _Peer:
     sent_at: float
-    heard_at: float
+    active_at: float
     connected: bool = True
     silent: bool = False
 
@@ -46,30 +46,30 @@ class Liveness:
 
     def connected(self, store_id: int, now: float) -> None:
         """A stream stands: that is a word of the peer."""
-        self._peers[store_id] = _Peer(sent_at=now, heard_at=now)
+        self._peers[store_id] = _Peer(sent_at=now, active_at=now)
 
     def disconnected(self, store_id: int) -> None:
         peer = self._peers[store_id]
         peer.connected = peer.silent = False
 
-    def sent(self, store_id: int, now: float) -> None:
+    def on_sent(self, store_id: int, now: float) -> None:
         self._peers[store_id].sent_at = now
 
-    def heard(self, store_id: int, now: float) -> bool:
+    def on_received(self, store_id: int, now: float) -> bool:
         """True if the peer had been reported silent."""
         peer = self._peers[store_id]
-        peer.heard_at = now
+        peer.active_at = now
         was_silent, peer.silent = peer.silent, False
         return was_silent
 
-    def last_heard(self, store_id: int) -> float:
+    def last_active(self, store_id: int) -> float:
         peer = self._peers.get(store_id)
-        return peer.heard_at if peer is not None else NEVER
+        return peer.active_at if peer is not None else NEVER
 
     def is_live(self, store_id: int, now: float) -> bool:
         """Connected and heard of late."""
         peer = self._peers.get(store_id)
-        return peer is not None and peer.connected and now - peer.heard_at < self.silence_s
+        return peer is not None and peer.connected and now - peer.active_at < self.silence_s
 
     def check(self, now: float) -> Check:
         """A process that comes late to its own clock was stalled itself: what the others sent meanwhile waits to be read, so it judges
@@ -83,7 +83,7 @@ class Liveness:
             if now - peer.sent_at >= self.heartbeat_s * TOGETHER:
                 check.greet.append(store_id)
                 peer.sent_at = now  # once per interval, however long the frame takes to leave
-            if now >= self._judge_at and not peer.silent and now - peer.heard_at >= self.silence_s:
+            if now >= self._judge_at and not peer.silent and now - peer.active_at >= self.silence_s:
                 peer.silent = True
                 check.silent.append(store_id)
         return check
@@ -95,7 +95,7 @@ class Liveness:
             if peer.connected:
                 due = min(due, peer.sent_at + self.heartbeat_s)
                 if not peer.silent:
-                    due = min(due, max(peer.heard_at + self.silence_s, self._judge_at))
+                    due = min(due, max(peer.active_at + self.silence_s, self._judge_at))
         self._expected_at = due = max(due, now + self.heartbeat_s * TOGETHER)
         return due
 

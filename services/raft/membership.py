@@ -74,7 +74,7 @@ def check_change(now: Members, wanted: Members) -> None:
         or voters & learners
         or 0 in voters | learners
     ):
-        raise InvalidArgument(f"{_said(wanted)} names a store twice, or store 0")
+        raise InvalidArgument(f"{_described(wanted)} names a store twice, or store 0")
     if not voters:
         raise InvalidArgument("a group needs at least one voter")
     if len(voters | learners) > MEMBERS_MAX:
@@ -83,7 +83,7 @@ def check_change(now: Members, wanted: Members) -> None:
     changed = {store for store in before | learning | voters | learners if _role(now, store) != _role(wanted, store)}
     if len(changed) != 1:
         raise InvalidArgument(
-            f"from {_said(now)} to {_said(wanted)}: one member at a time, this changes {len(changed)}"
+            f"from {_described(now)} to {_described(wanted)}: one member at a time, this changes {len(changed)}"
         )
     if voters - before - learning:
         raise InvalidArgument(f"store {changed.pop()} must be a learner before it is a voter")
@@ -129,7 +129,7 @@ def _role(members: Members, store_id: int) -> str:
     return "voter" if store_id in members.voters else "learner" if store_id in members.learners else ""
 
 
-def _said(members: Members) -> str:
+def _described(members: Members) -> str:
     learners = f" and learners {list(members.learners)}" if members.learners else ""
     return f"voters {list(members.voters)}{learners}"
 

@@ -72,9 +72,9 @@ class Quiescence:
         back by a link that breaks nowhere near this replica, and would wait for a heartbeat that does not come."""
         if self.node_active_at is None or not followers:
             return False
-        heard_from = now - self._timing.election_min_s
+        active_since = now - self._timing.election_min_s
         return all(
-            progress.has_everything(last_index) and store in connected and self.node_active_at(store) > heard_from
+            progress.has_everything(last_index) and store in connected and self.node_active_at(store) > active_since
             for store, progress in followers.items()
         )
 

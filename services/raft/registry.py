@@ -58,10 +58,10 @@ class Links(Protocol):
 
 
 @runtime_checkable
-class HearingLinks(Protocol):
-    """Links that also say ``peer_silent`` and ``peer_heard``.  Over others groups never sleep (services/raft/quiescence.py)."""
+class ActivityLinks(Protocol):
+    """Links that also report ``peer_silent`` and ``peer_active``.  Over others groups never sleep (services/raft/quiescence.py)."""
 
-    def last_heard(self, store_id: int) -> float:
+    def last_active(self, store_id: int) -> float:
         """When anything came from that store last, on the registry's clock; minus infinity if never."""
         ...
 
@@ -177,8 +177,8 @@ class Registry:
             self._links.fetch_snapshot,
             self._link,
         )
-        if isinstance(self._links, HearingLinks):
-            group.engine.quiescence.node_active_at = self._links.last_heard
+        if isinstance(self._links, ActivityLinks):
+            group.engine.quiescence.node_active_at = self._links.last_active
         self._linked[group] = set()
         self._link(group)
         self._ticker.wake(group)
@@ -315,9 +315,9 @@ class Registry:
         for group in self._by_peer.get(store_id, ()):
             group.peer_silent(store_id)
 
-    def peer_heard(self, store_id: int) -> None:
+    def peer_active(self, store_id: int) -> None:
         for group in self._by_peer.get(store_id, ()):
-            group.peer_heard(store_id)
+            group.peer_active(store_id)
 
 
 def _restore(machine: StateMachine, state: bytes, path: Path) -> None:

@@ -75,7 +75,7 @@ class Listener(Protocol):
         """Nothing was heard for ``election_min_s`` although the stream stands: a pause or a partition.  Said once."""
         ...
 
-    def peer_heard(self, store_id: int) -> None:
+    def peer_active(self, store_id: int) -> None:
         """It speaks again; before what it says is delivered."""
         ...
 
@@ -141,9 +141,9 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         link = self._links.get(store_id)
         return link is not None and link.stream is not None
 
-    def last_heard(self, store_id: int) -> float:
+    def last_active(self, store_id: int) -> float:
         """When the peer last said anything, in monotonic seconds; minus infinity if never."""
-        return self._liveness.last_heard(store_id)
+        return self._liveness.last_active(store_id)
 
     def send(self, to: int, message: pb.RaftMessage) -> None:
         """Queues a message; dropped while there is no link.  Leaves with :meth:`flush`."""
@@ -194,7 +194,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
     async def Exchange(self, request_iterator: AsyncIterator[pb.RaftFrame], context: Any) -> None:
         """gRPC handler.  Errors: InvalidArgument, StoreMismatch, ClusterMismatch, StoreUnknown, StoreTombstone.  A stream that is not
         wanted beside the one there is ends without an answer."""
-        hello = await self._heard(request_iterator)
+        hello = await self._hello_of(request_iterator)
         self._check_addressee(hello.to_store_id, hello.cluster_id)
         if hello.from_store_id in (0, self.store_id):
             raise InvalidArgument(f"store {hello.from_store_id} is no peer of store {self.store_id}")
@@ -229,7 +229,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
                 got=cluster_id,
             )
 
-    async def _heard(self, frames: AsyncIterator[pb.RaftFrame]) -> pb.RaftHello:
+    async def _hello_of(self, frames: AsyncIterator[pb.RaftFrame]) -> pb.RaftHello:
         """The hello that opens a stream."""
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
@@ -255,7 +255,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             try:
                 address = await self._resolver.resolve(link.store_id)
                 if await self._refused(address.raft_endpoint):
-                    self._tell_gone(link)
+                    self._report_gone(link)
                 elif await self._dial_once(link, address.raft_endpoint):
                     failures = 0
             except StoreTombstone:
@@ -342,7 +342,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             if link.stream is not None:
                 return
             if await self._refused(address.raft_endpoint):
-                self._tell_gone(link)
+                self._report_gone(link)
                 return
             await asyncio.sleep(REDIAL.first_s)
 
@@ -402,11 +402,11 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
 
     async def _read_all(self, link: Link, stream: Stream, read: Callable[[], Awaitable[pb.RaftFrame | None]]) -> None:
         while (frame := await read()) is not None and link.stream is stream:
-            was_silent = self._liveness.heard(link.store_id, self._now())
+            was_silent = self._liveness.on_received(link.store_id, self._now())
             if was_silent:
-                log.info("raft_peer_heard", peer=link.store_id)
+                log.info("raft_peer_active", peer=link.store_id)
                 if self._listener is not None:
-                    self._listener.peer_heard(link.store_id)
+                    self._listener.peer_active(link.store_id)
             if self._listener is not None:
                 for message in frame.messages:
                     self._listener.deliver(link.store_id, message)
@@ -420,7 +420,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
                 if not messages and not link.greet:
                     break
                 link.greet = False
-                self._liveness.sent(link.store_id, self._now())
+                self._liveness.on_sent(link.store_id, self._now())
                 await write(pb.RaftFrame(messages=messages) if messages else _GREETING)
 
     def _look(self) -> None:
@@ -452,7 +452,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         if self._listener is not None:
             self._listener.peer_disconnected(link.store_id)
 
-    def _tell_gone(self, link: Link) -> None:
+    def _report_gone(self, link: Link) -> None:
         """Once: a port that is refused again says nothing new, and a thousand groups would look up each time."""
         if self._listener is not None and not self._closed and not link.told_gone:
             link.told_gone = True

@@ -73,8 +73,8 @@ class ProcessLinks:
     def is_connected(self, store_id: int) -> bool:
         return store_id in self._streams
 
-    def last_heard(self, store_id: int) -> float:
-        return self._liveness.last_heard(store_id)
+    def last_active(self, store_id: int) -> float:
+        return self._liveness.last_active(store_id)
 
     def send(self, to: int, message: pb.RaftMessage) -> None:
         if to in self._streams and self._process.loop.effect():
@@ -84,7 +84,7 @@ class ProcessLinks:
         for to, frame in self._queued.items():
             stream = self._streams.get(to)
             if stream is not None:
-                self._liveness.sent(to, self._process.loop.time())
+                self._liveness.on_sent(to, self._process.loop.time())
                 self._network.carry(stream, self._store, to, frame)
         self._queued.clear()
 
@@ -147,8 +147,8 @@ class ProcessLinks:
         if self._streams.get(sender) is not stream or self._listener is None:
             return
         network = self._network
-        if self._liveness.heard(sender, self._process.loop.time()):
-            self._listener.peer_heard(sender)
+        if self._liveness.on_received(sender, self._process.loop.time()):
+            self._listener.peer_active(sender)
         for data in frame:
             message = pb.RaftMessage.FromString(data)
             if network.world.trace is not None:

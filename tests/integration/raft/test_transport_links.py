@@ -34,7 +34,7 @@ async def test_an_idle_link_carries_empty_frames_and_nobody_falls_silent() -> No
         heard: set[tuple[float, float]] = set()
 
         def long_enough() -> bool:
-            heard.add((one.transport.last_heard(2), two.transport.last_heard(1)))
+            heard.add((one.transport.last_active(2), two.transport.last_active(1)))
             return min(len({a for a, _ in heard}), len({b for _, b in heard})) >= 30
 
         await eventually(long_enough, every_s=0.005)
@@ -54,10 +54,10 @@ async def test_a_stopped_process_is_silent_once_and_heard_once_while_its_connect
             for turn in (1, 2):
                 child.process.send_signal(signal.SIGSTOP)
                 await eventually(lambda n=turn: one.listener.count("silent") == n)
-                silent_since = one.transport.last_heard(2)
+                silent_since = one.transport.last_active(2)
                 child.process.send_signal(signal.SIGCONT)
                 await eventually(lambda n=turn: one.listener.count("heard") == n)
-                assert one.transport.last_heard(2) - silent_since >= TIMING.election_min_s
+                assert one.transport.last_active(2) - silent_since >= TIMING.election_min_s
             assert one.listener.events == [("connected", 2), *[("silent", 2), ("heard", 2)] * 2]
             assert "silent 1" not in child.told  # it was stopped itself: what we sent meanwhile was waiting
         finally:

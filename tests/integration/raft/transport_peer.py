@@ -82,7 +82,7 @@ class Listener:
     def peer_silent(self, store_id: int) -> None:
         self._tell("silent", store_id)
 
-    def peer_heard(self, store_id: int) -> None:
+    def peer_active(self, store_id: int) -> None:
         self._tell("heard", store_id)
 
     def open_snapshot(self, group_id: int, index: int) -> Source:

@@ -66,7 +66,7 @@ class SleepBench(Bench):
             self.heard[i, j] = self.now
             if (i, j) in self.told_silent:
                 self.told_silent.discard((i, j))
-                self.engines[i].peer_heard(j)
+                self.engines[i].peer_active(j)
         elif self.now - self.heard[i, j] >= SILENCE_S and (i, j) not in self.told_silent:
             self.told_silent.add((i, j))
             self.engines[i].peer_silent(j)

@@ -18,9 +18,9 @@ def test_an_idle_link_is_greeted_once_per_interval_and_a_busy_one_never() -> Non
         due = liveness.next_check(now)
         while now < due:
             now += 0.01
-            liveness.sent(3, now)
-            liveness.heard(2, now)
-            liveness.heard(3, now)
+            liveness.on_sent(3, now)
+            liveness.on_received(2, now)
+            liveness.on_received(3, now)
         for store in liveness.check(now).greet:
             greeted[store] += 1
         liveness.validate()
@@ -40,7 +40,7 @@ def test_links_are_greeted_together() -> None:
         liveness.check(now)
         checks += 1
         for store in range(2, 102):
-            liveness.heard(store, now)
+            liveness.on_received(store, now)
     assert checks <= 150
 
 
@@ -54,9 +54,9 @@ def test_silence_is_said_once_and_ends_with_a_word() -> None:
     assert [store for store, _ in said] == [2]
     assert 1.0 <= said[0][1] <= 1.1
     assert not liveness.is_live(2, now)
-    assert liveness.last_heard(2) == 0.0
-    assert liveness.heard(2, now)
-    assert not liveness.heard(2, now)
+    assert liveness.last_active(2) == 0.0
+    assert liveness.on_received(2, now)
+    assert not liveness.on_received(2, now)
     assert liveness.is_live(2, now)
 
 
@@ -69,7 +69,7 @@ def test_a_store_that_was_stalled_itself_judges_nobody_before_it_has_read_what_w
     now += 5.0  # stopped, or the loop was held
     assert liveness.check(now).silent == []
     assert liveness.next_check(now) <= now + 0.1
-    assert not liveness.heard(2, now + 0.01)
+    assert not liveness.on_received(2, now + 0.01)
     assert liveness.check(now + 0.11).silent == []
 
 
@@ -87,13 +87,13 @@ def test_a_store_that_was_stalled_itself_does_not_wait_for_ever() -> None:
 def test_a_link_that_is_down_is_neither_greeted_nor_silent() -> None:
     liveness = Liveness(0.1, 1.0)
     assert liveness.next_check(0.0) == float("inf")
-    assert liveness.last_heard(2) == NEVER
+    assert liveness.last_active(2) == NEVER
     liveness.connected(2, 0.0)
     liveness.disconnected(2)
     assert liveness.next_check(0.0) == float("inf")
     check = liveness.check(10.0)
     assert (check.greet, check.silent) == ([], [])
-    assert liveness.last_heard(2) == 0.0
+    assert liveness.last_active(2) == 0.0
     liveness.connected(2, 20.0)
     assert liveness.check(20.5).silent == []
 

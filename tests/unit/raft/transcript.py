@@ -150,7 +150,7 @@ class Recorder(Bench):
                 self.active[i, j] = self.now
                 if (i, j) in self.reported:
                     self.reported.discard((i, j))
-                    self.engines[i].peer_heard(j)
+                    self.engines[i].peer_active(j)
             elif self.now - self.active[i, j] >= SILENCE_S and (i, j) not in self.reported:
                 self.reported.add((i, j))
                 self.engines[i].peer_silent(j)
