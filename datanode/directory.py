@@ -19,7 +19,7 @@ import shutil
 import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from stele.datanode.log import TermFile, newest_members
 from stele.datanode.storage import RECOVERING_NAME
@@ -27,10 +27,9 @@ from stele.services.directory_lock import LOCK_NAME, DirectoryLock
 from stele.services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
 from stele.services.files import ASIDE_SUFFIX, OS_FILES
 from stele.services.json_files import write_json
-from stele.services.topics import Retention
+from stele.services.topics import FOR_EVER, Retention
 
 FORMAT = 1
-T = TypeVar("T")
 _GROUP = re.compile(r"[1-9][0-9]{0,19}")
 _QUARANTINED = re.compile(r"([1-9][0-9]{0,19})-[0-9]+")
 
@@ -54,13 +53,22 @@ class GroupSpec:
     topic: str
     partition: int
     members: tuple[int, ...]
-    retention_bytes: int = 0  # 0: no bound
-    retention_ms: int = 0
-    format: int = FORMAT
+    retention: Retention = FOR_EVER
 
-    @property
-    def retention(self) -> Retention:
-        return Retention(self.retention_bytes, self.retention_ms)
+    def to_body(self) -> dict[str, Any]:
+        """As it is written; a body without retention is one of before there was any."""
+        bounds = {"retention_bytes": self.retention.size_bytes, "retention_ms": self.retention.age_ms}
+        named = {"group": self.group, "topic": self.topic, "partition": self.partition, "members": self.members}
+        return {**named, **bounds, "format": FORMAT}
+
+    @classmethod
+    def of_body(cls, path: Path, body: dict[str, Any]) -> GroupSpec:
+        """LogDamaged for what ``to_body`` does not make."""
+        try:
+            retention = Retention(body.get("retention_bytes", 0), body.get("retention_ms", 0))
+            return cls(body["group"], body["topic"], body["partition"], tuple(body["members"]), retention)
+        except (KeyError, TypeError) as e:
+            raise LogDamaged(f"{path} cannot be read: {e!r}", path=path, offset=0) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +127,7 @@ class DataDirectory:
     def _load_identity(self) -> StoreIdentity:
         path = self.path / "store.json"
         if path.exists():
-            return _build(path, StoreIdentity, _read_json(path))
+            return _identity(path, _read_json(path))
         if any(self.groups_path.iterdir()):
             raise LogDamaged(f"{path} is missing although {self.groups_path} holds groups", path=path, offset=0)
         identity = StoreIdentity(uuid=str(uuid.uuid4()))
@@ -146,11 +154,11 @@ class DataDirectory:
         with _typed(path):
             path.mkdir(exist_ok=True)
             OS_FILES.fsync_dir(self.groups_path)
-        _write_json(path / "group.json", asdict(spec))
+        _write_json(path / "group.json", spec.to_body())
 
     def configure_group(self, spec: GroupSpec) -> None:
         """The group's ``group.json`` anew, durable."""
-        _write_json(self.group_path(spec.group) / "group.json", asdict(spec))
+        _write_json(self.group_path(spec.group) / "group.json", spec.to_body())
 
     def read_group(self, group: int) -> GroupSpec | None:
         """None: the folder is what a create left that was interrupted; nothing was ever promised from it.  Raises
@@ -161,7 +169,7 @@ class DataDirectory:
                 raise LogDamaged(f"{path} is missing", path=path, offset=0)
             return None
         body = _read_json(path)
-        spec = _build(path, GroupSpec, {**body, "members": tuple(body.get("members") or ())})
+        spec = GroupSpec.of_body(path, body)
         if spec.group != group or not spec.members:
             raise LogDamaged(f"{path} is that of group {spec.group}", path=path, offset=0)
         return spec
@@ -185,7 +193,7 @@ class DataDirectory:
         body = _read_json(aside.path / "group.json") if (aside.path / "group.json").exists() else {}
         if not body:
             return None
-        spec = _build(aside.path, GroupSpec, {**body, "members": tuple(body.get("members") or ())})
+        spec = GroupSpec.of_body(aside.path, body)
         known = newest_members(aside.path, OS_FILES)
         if known is not None and self.identity.store_id in known.voters:  # its first members may be long gone
             spec = replace(spec, members=known.voters)
@@ -199,7 +207,7 @@ class DataDirectory:
             new.mkdir()
             TermFile(new).store(term, voted_for)
             (new / RECOVERING_NAME).touch()
-            _write_json(new / "group.json", asdict(spec))
+            _write_json(new / "group.json", spec.to_body())
             os.rename(new, path)
             OS_FILES.fsync_dir(self.groups_path)
         return spec
@@ -274,9 +282,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return body
 
 
-def _build(path: Path, kind: type[T], body: dict[str, Any]) -> T:
+def _identity(path: Path, body: dict[str, Any]) -> StoreIdentity:
     try:
-        return kind(**body)
+        return StoreIdentity(**body)
     except TypeError as e:
         raise LogDamaged(f"{path} cannot be read: {e}", path=path, offset=0) from None
 

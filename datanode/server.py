@@ -147,8 +147,7 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
             request.topic,
             request.partition,
             tuple(request.store_ids),
-            retention.size_bytes,
-            retention.age_ms,
+            retention,
         )
         created = await asyncio.shield(self._store.create(spec, request.leader_epoch, request.to_store_id))
         return pb.CreateReplicaResponse(created=created)

@@ -170,9 +170,7 @@ class Store:
             replica = self.replica(group)
             if replica.spec.retention == retention:
                 return False
-            spec = dataclasses.replace(
-                replica.spec, retention_bytes=retention.size_bytes, retention_ms=retention.age_ms
-            )
+            spec = dataclasses.replace(replica.spec, retention=retention)
             await asyncio.to_thread(self.directory.configure_group, spec)
             replica.spec = spec
             log.info("replica_configured", group=group, **dataclasses.asdict(retention))

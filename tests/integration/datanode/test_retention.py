@@ -278,7 +278,7 @@ async def test_a_group_of_which_only_snapshot_and_tail_are_left_comes_back_after
     await asyncio.gather(*(n.stop() for n in nodes))
     for node in nodes:
         directory = DataDirectory(Path(node.config.data_dir))
-        assert directory.read_group(1).retention_bytes == RETENTION_BYTES
+        assert directory.read_group(1).retention.size_bytes == RETENTION_BYTES
         directory.close()
     await asyncio.gather(*(n.start() for n in nodes))
     await fill(datanodes, 200, 1)

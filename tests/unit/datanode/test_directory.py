@@ -51,9 +51,9 @@ def test_groups_come_back(tmp_path: Path) -> None:
 
 def test_a_groups_retention_is_kept_and_changed(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
-    directory.create_group(replace(SPEC, retention_bytes=1 << 20))
+    directory.create_group(replace(SPEC, retention=Retention(size_bytes=1 << 20)))
     assert directory.read_group(7).retention == Retention(1 << 20, 0)
-    directory.configure_group(replace(SPEC, retention_ms=60_000))
+    directory.configure_group(replace(SPEC, retention=Retention(age_ms=60_000)))
     assert directory.read_group(7).retention == Retention(0, 60_000)
 
 
