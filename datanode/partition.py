@@ -97,9 +97,13 @@ class PartitionState:
         and raises."""
         if index <= self.applied_index:
             raise ValueError(f"entry {index} is applied after entry {self.applied_index}")
+        # For a refused entry too, and BEFORE it is looked at: a replica that starts from a snapshot goes on behind ``applied_index``.
+        # Were it left behind, the entry would be applied a second time, to a state that might no longer refuse it.
         self.applied_index = index
         outcome = self._apply(index, payload)
         if isinstance(outcome, Refused) and payload[:1] == bytes((CommandKind.APPEND,)):
+            # Its batches stay in the log.  A reader that walked over them unwarned would count them as messages, and give every
+            # message behind them an offset that was never its own.
             self.offsets.stored_only(index, 0)
         return outcome
 
@@ -115,6 +119,8 @@ class PartitionState:
             return self._trim(command.log_start)
         if command.owner_epoch < self.owner_epoch:
             return Refused.of(fenced(command.owner_epoch, self.owner_epoch))
+        # By every command, not by a fence alone, and although the command itself may be refused below: whoever speaks under a higher
+        # epoch has deposed the one before, whose appends that are still on their way must come to nothing.
         self.owner_epoch = command.owner_epoch
         return self._carry_out(index, command)
 
@@ -137,11 +143,14 @@ class PartitionState:
         results: list[Appended | Refused] = []
         first_stored, mask = self.high_watermark, 0
         for i, header in enumerate(headers):
+            # One batch is stored BEFORE the next is checked: two of one producer in one entry follow one another.
             refusal = self.producers.check(header)
             if refusal is None and self.high_watermark + header.record_count > _OFFSET_END:
                 refusal = Refused.of(InvalidArgument("the partition has no offsets left"))
             if refusal is not None:
-                results.append(refusal)
+                results.append(
+                    refusal
+                )  # takes no offset: offsets have no gaps, and a duplicate answers with the one it has
                 continue
             offset = self.high_watermark
             self.producers.stored(header, offset)
@@ -158,6 +167,7 @@ class PartitionState:
     def _create_cursor(self, name: str, position: Position) -> Outcome:
         cursor = self._cursors.get(name)
         if cursor is not None:
+            # BEFORE the limit: the repeat of a create whose answer was lost finds its cursor, however full it is by now.
             return CursorOutcome(name, cursor.ack_floor, cursor.generation)
         if len(self._cursors) >= self._subscriptions_max:
             limit = self._subscriptions_max
@@ -178,6 +188,8 @@ class PartitionState:
                         high_watermark=self.high_watermark,
                     )
                 )
+        # One of an earlier generation is no error and changes nothing: it was sent before a reset, and counted now it would
+        # acknowledge what the reset is there to have delivered again.
         if command.generation == cursor.generation and not cursor.ack(command.ranges, self._ranges_max):
             return Refused.of(
                 Overloaded(
@@ -197,6 +209,7 @@ class PartitionState:
 
     def _trim(self, log_start: int) -> Outcome:
         """What is gone is delivered to nobody: cursors below move up to the start and count the rest as acknowledged."""
+        # Beyond the end it would put the cursors behind messages that are still to come, and nobody would be given those.
         log_start = min(log_start, self.high_watermark)
         if log_start <= self.log_start:
             return TrimOutcome(self.log_start)
@@ -244,7 +257,7 @@ class PartitionState:
         out = SnapshotEncoder()
         out.u64(_SNAPSHOT_MAGIC, self.applied_index, self.owner_epoch, self.log_start, self.high_watermark)
         out.u64(self._last_generation, len(self._cursors))
-        for name in sorted(self._cursors):
+        for name in sorted(self._cursors):  # a replica that was started from a snapshot has met them in another order
             out.blob(name.encode())
             self._cursors[name].encode(out)
         self.producers.encode(out)
@@ -275,8 +288,10 @@ class PartitionState:
             fresh.validate()
         except (AssertionError, ValueError, IndexError) as e:
             raise SnapshotDamaged(f"the snapshot breaks an invariant: {e}") from None
+        # Two byte strings for one state would make equal replicas look different, by the checksum of what they took.
         if fresh.encode_snapshot() != snapshot:
             raise SnapshotDamaged("the snapshot is not what its own state would be written as")
+        # Field by field into this object, and only now that nothing can fail: whoever reads or appends holds on to it.
         self.__dict__.update(fresh.__dict__)
 
 

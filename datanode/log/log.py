@@ -103,6 +103,8 @@ class SegmentLog:
         if found.frames_end < active.file_bytes:
             cut = active.file_bytes - found.frames_end
             log.warning("log_tail_cut", path=str(active.path), offset=found.frames_end, bytes=cut)
+            # BEFORE anything is appended: shorter frames would leave the end of the torn ones behind them, and the next recovery
+            # would find there what looks like bytes that changed.
             file.truncate(found.frames_end)
         file.fdatasync()  # what was found may be in the system's cache only; from here on it counts as durable
         active.frames_end = active.file_bytes = active.synced_end = found.frames_end
@@ -147,6 +149,7 @@ class SegmentLog:
             if index == first.base - 1:
                 return first.header.previous_term
             segment = self._segments.find(index)
+            # Without a look at the file wherever possible: every election and every conflict asks this, most of them at the end.
             if index == segment.last_index or segment.header.previous_term == segment.last_term:
                 return segment.last_term
             if segment.index is not None:
@@ -163,7 +166,9 @@ class SegmentLog:
         while True:
             with self._segments.guard:
                 self._check_usable()
-                cuts = self._segments.cuts
+                cuts = (
+                    self._segments.cuts
+                )  # BEFORE the read: a cut that is counted later has to be seen by the comparison
             try:
                 result = read()
             except LogDamaged:
@@ -249,13 +254,17 @@ class SegmentLog:
         self._check_usable()
         if not entries:
             return
+        # Every refusal BEFORE the first byte: DiskFull and MessageTooLarge promise that nothing was appended.
         wanted = self._check_entries(entries)
         self._check_room(wanted)
         active = self._segments.active
         if not active.is_empty and active.frames_end + wanted > self._segment_bytes:
             active = self._roll()
         start = active.frames_end
+        # The first frame says whether everything before it is synced.  Said too early, recovery would call a torn tail damage and
+        # give up a replica that lost nothing; never said, it could not tell bytes that changed from bytes that never came.
         self._write(active, frames.encode_run(entries, active.header.seed, active.synced_end == start), start, "append")
+        # Only AFTER the write: readers go by these fields, and would read what is not there yet.
         with self._segments.guard:
             sparse = _indexed(active)
             offset = start
@@ -284,8 +293,9 @@ class SegmentLog:
         try:
             with segments.guard:
                 segment = segments.find(index)
-                segments.pin(segment)
+                segments.pin(segment)  # it will be the active one, whose file is never closed
             try:
+                # BEFORE anything is removed: damage on the way to the cut is found while the log is still whole.
                 offset = locate(opened(segment), segment, segments.index_of(segment), index)
             except BaseException:
                 segments.unpin(segment)
@@ -294,10 +304,11 @@ class SegmentLog:
             raise self._read_failed(e) from e
         try:
             while segments.active is not segment:
-                segments.remove_last()
+                segments.remove_last()  # the newest first: a crash leaves a prefix, not a hole
             with segments.guard:
                 segments.activate(segment)
                 segments.cuts += 1
+                # BEFORE the file is cut: a reader that comes between goes by these and stays in front of the cut.
                 sparse = _indexed(segment)
                 sparse.cut(index)
                 segment.frames_end = segment.file_bytes = offset
@@ -321,6 +332,7 @@ class SegmentLog:
             raise ValueError(f"the log begins at {self.first_index} and cannot be reset to begin behind {index}")
         segments = self._segments
         try:
+            # BEFORE the first entry goes: that the disk is full is found while the log is whole.
             new = segments.prepare(SegmentHeader(index + 1, self._new_seed(), previous_term=term))
         except OSError as e:
             raise self._disk_full() if e.errno in NO_SPACE else self._fail("begin anew", e) from e
@@ -374,6 +386,7 @@ class SegmentLog:
         try:
             new = self._segments.create(header)
         except OSError as e:
+            # The footer goes again: this segment stays the active one, and frames will stand where it stood.
             raise self._not_written(old, e, "begin a segment") from e
         with self._segments.guard:
             old.file_bytes = old_bytes

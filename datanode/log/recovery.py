@@ -60,6 +60,7 @@ def scan(file: File, header: SegmentHeader, end: int) -> Scan:
         if have >= needed:
             head = frames.read_head(buffer, at)
             needed += head[0]
+        # A length that no frame has is garbage, and must not be read into memory.
         if position + needed > end or needed > frames.HEAD_BYTES + frames.PAYLOAD_BYTES_MAX:
             break
         if have < needed:
@@ -72,6 +73,7 @@ def scan(file: File, header: SegmentHeader, end: int) -> Scan:
         kind = flagged & ~frames.SYNCED_BEFORE
         if found != expected or found_term < term or kind == frames.FOOTER:
             break
+        # The checksum last: it is what costs, and covers the payload too.
         if not frames.fits(buffer, at, head, seed):
             break
         index.note(found, found_term, kind, position)
@@ -98,6 +100,7 @@ def why_damaged(rest: bytes, found: Scan, seed: int) -> str | None:
     search_from = 1
     first = frames.frame_at(rest, 0, seed)
     if first is not None:
+        # A right footer is what a roll leaves that was interrupted before its successor was named.
         if first.kind != frames.FOOTER or first.index != found.last_index + 1:
             return f"entry {first.index} of term {first.term} follows {found.last_index} of term {found.last_term}"
         search_from = first.end
@@ -108,7 +111,7 @@ def why_damaged(rest: bytes, found: Scan, seed: int) -> str | None:
                 return "frames follow the footer"
             if frame.synced_before:
                 return "bytes changed that were synced"
-            if torn is None:
+            if torn is None:  # the first one decides: what is missing in front of it was written before it
                 torn = has_hole(rest[: _first_set_byte(rest, frame.start)], found.frames_end)
     except frames.SearchExhausted:
         return "bytes look like frames and are not"

@@ -64,6 +64,7 @@ class SegmentList:
             elif base_of(name.removesuffix(ASIDE_SUFFIX)) is not None:
                 self._fs.unlink(self._directory / name)
         bases.sort()
+        # The newest first: only a successor knows how long a segment is, and one that begins anew makes void what is in front of it.
         while bases and not (self.all and self.all[0].header.begins_anew):
             segment = self._open(bases.pop())
             if self.all:
@@ -73,7 +74,9 @@ class SegmentList:
         if self.all:
             # The names found may be in the system's cache only; from here on they count as durable.
             self._fs.fsync_dir(self._directory)
-        for base in bases:
+        for (
+            base
+        ) in bases:  # AFTER the sync above: the void ones must not be gone before the name that voids them is durable
             self._fs.unlink(self._directory / segment_name(base))
         if bases:
             self._fs.fsync_dir(self._directory)
@@ -104,7 +107,7 @@ class SegmentList:
         file = self._fs.create(_unfinished(path))
         try:
             file.pwrite([header.to_bytes()], 0)
-            file.fdatasync()
+            file.fdatasync()  # BEFORE it is named: a segment without a header is damage
         except BaseException:
             file.close()
             raise
@@ -136,12 +139,13 @@ class SegmentList:
             for old in void:
                 self._release(old)
         for old in void:
-            if old.path != segment.path:
+            if old.path != segment.path:  # a reset to where a segment began: the new one has taken its place already
                 self._fs.unlink(old.path)
         self._sync_folder()
 
     def remove_last(self) -> None:
         """Takes the last segment out of what readers see, then off the disk, durably."""
+        # In this order: whoever finds a segment in the list may open it.
         with self.guard:
             *self.all, segment = self.all
             self.cuts += 1

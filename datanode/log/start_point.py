@@ -37,15 +37,16 @@ class StartPoint:
 
 def decide(log: LogStorage, whole: Sequence[SnapshotHeader], damaged: Sequence[int], folder: PurePath) -> StartPoint:
     """``whole`` oldest first; all of ``damaged`` may be set aside when this returns.  LogDamaged, and nothing is to be touched then."""
+    # Rule 1 FIRST: below, the same snapshot would be damage.  What the others stood for is given up with the log.
     if whole and whole[-1].installed and is_ahead(whole[-1].snapshot, log):
         return StartPoint(whole[-1].snapshot, True, frozenset(header.snapshot.index for header in whole[:-1]))
     covering: list[Snapshot] = []
     remove: set[int] = set()
     for header in whole:
         snapshot = header.snapshot
-        if snapshot.index < log.first_index - 1:
+        if snapshot.index < log.first_index - 1:  # rule 5: between its end and the log something would be missing
             remove.add(snapshot.index)
-        elif is_ahead(snapshot, log):
+        elif is_ahead(snapshot, log):  # rules 2 and 3: to go on would forget entries that were promised
             path = folder / snapshot_name(snapshot.index)
             raise LogDamaged(
                 f"{path}: the log ends at {log.last_index} or has another history there", path=path, offset=0
@@ -59,8 +60,10 @@ def decide(log: LogStorage, whole: Sequence[SnapshotHeader], damaged: Sequence[i
             offset=0,
         )
     for index in damaged:
+        # Rule 6.  One in front of the log is not needed for anything: it would be removed if it were whole.
         needed = log.first_index > 1 and index >= log.first_index - 1
         if needed and not any(snapshot.index < index for snapshot in covering):
             path = folder / snapshot_name(index)
             raise LogDamaged(f"{path}: damaged, and no older snapshot covers the log", path=path, offset=0)
+    # The newest: the fewest entries to apply again.  The older ones stay for followers that need what it leaves out.
     return StartPoint(covering[-1] if covering else None, False, frozenset(remove))
