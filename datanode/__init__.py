@@ -2,9 +2,9 @@
 
 What is in it, from the middle outwards:
 
-* ``partition.py``, the state of one partition as a pure machine over its log (``commands.py``: what the log holds and what applying it
-  came to; ``cursor.py``, ``offsets.py``, ``producers.py``: its parts; ``snapshot_codec.py``: their bytes); ``retention.py``, pure too,
-  what is to be done about a log's length;
+* ``partition.py``, the state of one partition as a machine over its log, without clock or I/O (``commands.py``: what the log holds and
+  what applying it came to; ``cursor.py``, ``offsets.py``, ``producers.py``: its parts; ``snapshot_codec.py``: their bytes);
+  ``retention.py``, likewise: what is to be done about a log's length;
 * ``log/``, the durable log, snapshots and votes of a replica on files;
 * ``replica.py``, the machine, its Raft group and those who wait for messages; ``batch_reader.py`` finds stored batches in the log again;
 * ``store.py``, the replicas of this store; ``directory.py`` and ``storage.py``, their files; ``disk.py``, ``log_cleaner.py``, what keeps
