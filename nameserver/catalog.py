@@ -15,6 +15,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from stele.nameserver.ids import IntervalSet
+from stele.services.errors import StoreTombstone
 from stele.services.topics import FOR_EVER, Retention
 
 
@@ -196,3 +197,8 @@ class Catalog:
         assert len(set(topic_ids)) == len(topic_ids), "two topics have one id"
         for bundle in self.bundles.values():
             assert bundle.epoch >= 0, f"{bundle} has a negative epoch"
+
+
+def removed(store_id: int) -> StoreTombstone:
+    """What a store that was removed for good is refused with (R2.2, R2.6)."""
+    return StoreTombstone(f"store {store_id} was removed from this cluster", store_id=store_id)

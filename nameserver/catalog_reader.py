@@ -144,15 +144,18 @@ def _namespace(path: str, rest: list[str], node: Node) -> NamespaceEntry:
 
 
 def _topic(path: str, rest: list[str], node: Node) -> TopicEntry:
-    record = decode(node.value, TopicRecord, path)
+    return topic_entry("/".join(rest), decode(node.value, TopicRecord, path), node.stat.version)
+
+
+def topic_entry(name: str, record: TopicRecord, node_version: int = 0) -> TopicEntry:
     return TopicEntry(
-        name="/".join(rest),
+        name=name,
         topic_id=record.id,
         partitions=record.partitions,
         replication=record.replication,
         state=record.state,
         created_ms=record.created_ms,
-        node_version=node.stat.version,
+        node_version=node_version,
         retention=record.retention,
     )
 

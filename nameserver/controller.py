@@ -17,6 +17,7 @@ import structlog
 
 from stele.nameserver.bundle_writer import BundleWriter
 from stele.nameserver.catalog import Catalog, TopicEntry, TopicState
+from stele.nameserver.catalog_reader import topic_entry
 from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.probes import BrokerProbes
 from stele.nameserver.reconcile import (
@@ -169,13 +170,9 @@ class Controller:
         check_retention(FOR_EVER.changed_by(request.retention))
         async with self.topics.turn:
             record = await self.topics.set_retention(name, lambda kept: kept.changed_by(request.retention))
-            retention = record.retention
-            await self._mirrored(lambda c: (t := c.topics.get(name)) is not None and t.retention == retention)
+            await self._mirrored(lambda c: (t := c.topics.get(name)) is not None and t.retention == record.retention)
         self._request_reconciliation()
-        topic = TopicEntry(
-            name, record.id, record.partitions, record.replication, record.state, record.created_ms, retention=retention
-        )
-        return nameserver_pb2.AlterTopicResponse(topic=topic_info(topic))
+        return nameserver_pb2.AlterTopicResponse(topic=topic_info(topic_entry(name, record)))
 
     async def delete_topic(self, name: str, timeout_s: float) -> None:
         """Returns once its records are gone; past the deadline the deletion goes on and Timeout says so."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from stele.nameserver.catalog import StoreState
+from stele.nameserver.catalog import StoreState, removed
 from stele.nameserver.ids import STORES, IdCounter, IntervalSet
 from stele.services.clock import SYSTEM, Clock
 from stele.services.config import PROCESS_NAMES, is_process_name
@@ -24,7 +24,6 @@ from stele.services.errors import (
     InvalidArgument,
     RecordExists,
     StoreMismatch,
-    StoreTombstone,
     StoreUnknown,
     VersionConflict,
 )
@@ -78,7 +77,7 @@ class StoreRegister:
     async def _reregister(self, request: nameserver_pb2.RegisterStoreRequest) -> int:
         store_id = request.store_id
         if store_id in await self._buried():
-            raise _removed(store_id)
+            raise removed(store_id)
         known = await self._get(store_id)
         if known is None:
             raise StoreUnknown(f"store {store_id} was never seen in this cluster", store_id=store_id)
@@ -117,7 +116,7 @@ class StoreRegister:
     async def _readmit(self, store_id: int, known: Versioned[StoreRecord], name: str) -> None:
         record = known.record
         if record.state == StoreState.TOMBSTONE:
-            raise _removed(store_id)
+            raise removed(store_id)
         if record.name != name:
             renamed = StoreRecord(name=name, state=record.state, uuid=record.uuid, registered_ms=record.registered_ms)
             await self._leadership.transaction().set(f"stores/{store_id}", renamed, known.version).commit()
@@ -136,7 +135,3 @@ class StoreRegister:
     async def _buried(self) -> IntervalSet:
         found = await self._metadata.get("stores/buried", BuriedRecord)
         return IntervalSet.of(found.record.intervals) if found is not None else IntervalSet()
-
-
-def _removed(store_id: int) -> StoreTombstone:
-    return StoreTombstone(f"store {store_id} was removed from this cluster", store_id=store_id)

@@ -11,10 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stele.nameserver.catalog import Catalog, Member, MemberState, PartitionEntry, StoreEntry, StoreState, TopicEntry
+from stele.nameserver.catalog import (
+    Catalog,
+    Member,
+    MemberState,
+    PartitionEntry,
+    StoreEntry,
+    StoreState,
+    TopicEntry,
+    removed,
+)
 from stele.nameserver.reports import LeaderReport, Reports
 from stele.services.bundles import bundle_of
-from stele.services.errors import NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
+from stele.services.errors import NamespaceNotFound, StoreUnknown, TopicNotFound
 from stele.services.pb import common_pb2, datanode_pb2, nameserver_pb2
 from stele.services.topics import parse_topic
 
@@ -214,7 +223,7 @@ def check_not_removed(catalog: Catalog, store_id: int) -> None:
     """Raises StoreTombstone for a store that was removed for good, whether its record is still there or it is buried (R2.2)."""
     store = catalog.stores.get(store_id)
     if store_id in catalog.buried or (store is not None and store.state == StoreState.TOMBSTONE):
-        raise StoreTombstone(f"store {store_id} was removed from this cluster", store_id=store_id)
+        raise removed(store_id)
 
 
 def topic_info(topic: TopicEntry) -> nameserver_pb2.TopicInfo:
