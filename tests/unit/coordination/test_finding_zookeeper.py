@@ -67,7 +67,7 @@ def test_installs_before_it_asks_docker(monkeypatch: pytest.MonkeyPatch) -> None
     jvm, asked = Jvm("java", "jars", "a package"), []
     answers = iter([None, jvm])
     monkeypatch.setattr(zookeeper, "find_jvm", lambda env: next(answers))
-    monkeypatch.setattr(zookeeper, "install", lambda: asked.append("install") or True)
+    monkeypatch.setattr(zookeeper, "install", lambda: asked.append("install") or "")
     monkeypatch.setattr(zookeeper, "find_container", lambda: asked.append("docker"))
     assert ensure_local({}) == jvm
     assert asked == ["install"]
@@ -75,7 +75,7 @@ def test_installs_before_it_asks_docker(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_docker_is_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zookeeper, "find_jvm", lambda env: None)
-    monkeypatch.setattr(zookeeper, "install", lambda: False)
+    monkeypatch.setattr(zookeeper, "install", lambda: "there is no package manager")
     monkeypatch.setattr(zookeeper, "find_container", lambda: Container("docker"))
     assert ensure_local({}) == Container("docker")
 
@@ -85,12 +85,13 @@ def test_one_clear_line_where_there_is_none(
 ) -> None:
     monkeypatch.delenv("STELE_ZOOKEEPER", raising=False)
     monkeypatch.setattr(zookeeper, "find_jvm", lambda env: None)
-    monkeypatch.setattr(zookeeper, "install", lambda: False)
+    monkeypatch.setattr(zookeeper, "install", lambda: "there is no package manager")
     monkeypatch.setattr(zookeeper, "find_container", lambda: None)
     with pytest.raises(ToolMissing):
         ensure_local({})
     assert main(["--ensure"]) == 1
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
+    assert "there is no package manager" in said[0]
     for hint in ("apt-get install", "dnf install", "brew install", "STELE_ZOOKEEPER"):
         assert hint in said[0]
