@@ -13,6 +13,7 @@ from typing import Any
 from stele.services.directory_lock import LOCK_NAME
 from stele.services.errors import DirectoryBusy
 from stele.services.keyed_lock import KeyedLock
+from stele.services.raft.group import Group
 from stele.services.raft.registry import Registry
 
 
@@ -47,13 +48,23 @@ class UnregistersByName(Ungated):
 
 
 class RemovesFirst(Registry):
-    """The directory is removed under the running group, which is stopped afterwards and only if it is asked."""
+    """The directory is removed under the running group, which goes on until the store ends."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._forgotten: dict[int, Group] = {}
 
     async def delete(self, group_id: int) -> bool:
         async with self._locks.hold(group_id):
-            known = self._groups.pop(group_id, None) is not None
+            group = self._groups.pop(group_id, None)
+            if group is not None:
+                self._forgotten[group_id] = group
             await asyncio.to_thread(shutil.rmtree, self.path(group_id), True)
-            return known
+            return group is not None
+
+    async def close(self) -> None:
+        self._groups.update(self._forgotten)
+        await super().close()
 
 
 class PidFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from stele.services.coordination.claim import Decision, Seen, WritePace
@@ -18,13 +19,12 @@ class PutDropsItsOptions(MetadataStore):
 
     async def put(self, path: str, record: ZnodeRecord, *, ephemeral: bool = False, version: int | None = None) -> int:
         while True:
-            try:
-                return (await self.session.set(path, encode(record))).version
-            except CoordinationUnknown:
-                continue
-            except RecordMissing:
-                await self.session.create(path, encode(record))
-                return 0
+            with suppress(CoordinationUnknown):
+                try:
+                    return (await self.session.set(path, encode(record))).version
+                except RecordMissing:
+                    await self.session.create(path, encode(record))
+                    return 0
 
 
 class RetryDropsItsOptions(MetadataStore):

@@ -109,6 +109,30 @@ class CampaignsFirst(Enrolment):
         return list(reversed(super().order()))
 
 
+class TakesItsNameFirst(Enrolment):
+    """The process registers its name before its port is open."""
+
+    def order(self) -> list[Step]:
+        port, name, *later = super().order()
+        return [name, port, *later]
+
+
+class ShowsItselfNameless(Enrolment):
+    """The process shows itself as a member before its name is its own."""
+
+    def order(self) -> list[Step]:
+        port, name, member, *later = super().order()
+        return [port, member, name, *later]
+
+
+class CampaignsUnseen(Enrolment):
+    """The process campaigns before it is a member."""
+
+    def order(self) -> list[Step]:
+        *before, member, campaign = super().order()
+        return [*before, campaign, member]
+
+
 class OwnPastIsAStranger(NameHold):
     """Whatever an earlier session left is another process's, and reason to exit."""
 

@@ -19,13 +19,19 @@ class Mutant:
 
     name: str  # of its module in this package, and its own: names.UnknownIsAbsent
     rules: tuple[str, ...]  # that it breaks; none: a promise of docs/design.md that has no number
-    breaks: str  # what then no longer holds
+    breaks: str  # the promise that then no longer holds, in the words of the tests that show it
     instead_of: str = ""  # module:name of what it stands in for, where it is not derived from that
+    and_breaks: tuple[str, ...] = ()  # what else, in other tests
 
     def load(self) -> Any:
         """The class or function itself.  Imported only now: the table can be read without the parts."""
         module, _, own = self.name.partition(".")
         return getattr(importlib.import_module(f"{__package__}.{module}"), own)
+
+    @property
+    def promises(self) -> tuple[str, ...]:
+        """All that it breaks."""
+        return (self.breaks, *self.and_breaks)
 
     @property
     def replaces(self) -> str:
@@ -49,27 +55,30 @@ def _table(*mutants: Mutant) -> Mapping[str, Mutant]:
 # fmt: off
 MUTANTS = _table(
     # --- names (F1)
-    Mutant("names.UnknownIsAbsent", ("R1.1",), "an unanswered read changes nothing"),
-    Mutant("names.AbsentIsDifferent", ("R1.2",), "a name that nobody holds can be taken by a process that campaigns already"),
+    Mutant("names.UnknownIsAbsent", ("R1.1",), "a name of which nothing is known is left alone"),
+    Mutant("names.AbsentIsDifferent", ("R1.2",), "a process that campaigns already gets a name that nobody holds"),
     Mutant("names.LostRaceIsAnError", ("R1.3",), "a lost race for a name is decided anew"),
-    Mutant("names.PresentIsTaken", ("R1.4",), "registering again under the same endpoint succeeds"),
+    Mutant("names.PresentIsTaken", ("R1.4",), "who holds a name gets it again at the same endpoint"),
     Mutant("names.TakesFromTheLive", ("R1.5",), "a name is never taken from a live process"),
-    Mutant("names.TakesOverBlindly", ("R1.6",), "of two that take a dead owner's name over one wins"),
-    Mutant("names.NeverTakesOver", ("R1.6",), "a dead owner's name can be taken over"),
+    Mutant("names.TakesOverBlindly", ("R1.6",), "of those that take a dead owner's name over one wins"),
+    Mutant("names.NeverTakesOver", ("R1.6",), "of those that take a dead owner's name over one wins"),
     Mutant("names.ChecksThenWrites", ("R1.7",), "of many that race for a name exactly one wins"),
-    Mutant("names.CampaignsFirst", ("R1.8",), "whoever can be elected can be dialled"),
+    Mutant("names.CampaignsFirst", ("R1.8",), "whoever is found can be dialled"),
+    Mutant("names.TakesItsNameFirst", ("R1.8",), "whoever is found can be dialled"),
+    Mutant("names.ShowsItselfNameless", ("R1.8",), "a member has its name"),
+    Mutant("names.CampaignsUnseen", ("R1.8",), "a leader is a member"),
     Mutant("names.OwnPastIsAStranger", ("R1.9",), "a restarted process gets its own name back"),
 
     # --- members (F5)
     Mutant("members.PutDropsItsOptions", ("R5.1",), "what was put as ephemeral is ephemeral"),
     Mutant("members.RetryDropsItsOptions", ("R5.1",), "what was put as ephemeral is ephemeral"),
-    Mutant("members.TrustsTheWrite", ("R5.2",), "the member node belongs to the session that registered"),
+    Mutant("members.TrustsTheWrite", ("R5.2",), "the member node is of the session that registered"),
     Mutant("members.AdoptsALeftover", ("R5.3",), "a persistent leftover is replaced"),
-    Mutant("members.AdoptsThePreviousSession", ("R5.4",), "the node outlives one's own previous session"),
-    Mutant("members.OwnPastIsAStranger", ("R5.4", "R1.9"), "a restarted process is registered again at once"),
+    Mutant("members.AdoptsThePreviousSession", ("R5.4",), "a restarted process is registered again at once, under its new session"),
+    Mutant("members.OwnPastIsAStranger", ("R5.4", "R1.9"), "a restarted process is registered again at once, under its new session"),
     Mutant("members.OverwritesTheLive", ("R5.5",), "a live process keeps its member node"),
-    Mutant("members.AssumesSuccess", ("R5.6",), "a create whose answer was lost is looked up"),
-    Mutant("members.AssumesFailure", ("R5.6",), "a create whose answer was lost is looked up"),
+    Mutant("members.AssumesSuccess", ("R5.6",), "a create whose answer was lost is settled by reading"),
+    Mutant("members.AssumesFailure", ("R5.6",), "a create whose answer was lost is settled by reading"),
     Mutant("members.RegistersOnce", ("R5.7",), "a live process is registered again when its node is gone"),
     Mutant("members.ComesBackAfterLeaving", ("R5.7",), "who unregistered stays away"),
     Mutant("members.WorksInCallbacks", ("R5.8",), "ZooKeeper's callback thread is never held up"),
@@ -80,18 +89,20 @@ MUTANTS = _table(
     Mutant("ownership.LeadershipWithoutEpoch", (), "a deposed leader's transactions are refused"),
     Mutant("ownership.assigns_by_name", ("R5.9",), "no assignment names a broker that is gone",
            "stele.nameserver.bundle_assignment:assign"),
-    Mutant("ownership.WritesUnchecked", ("R5.9",), "no assignment is written that names a broker that is gone"),
+    Mutant("ownership.WritesUnchecked", ("R5.9",), "no assignment names a broker that is gone"),
     Mutant("ownership.keeps_the_epoch", ("R5.10",), "a broker that registered anew owns under a new epoch",
            "stele.nameserver.bundle_assignment:assign"),
-    Mutant("ownership.BorrowsEpoch", ("R5.10",), "a paused owner that wakes up gets no write accepted"),
-    Mutant("ownership.IgnoresEpoch", ("R5.10",), "a write under an old epoch is refused"),
+    Mutant("ownership.BorrowsEpoch", ("R5.10",), "a paused owner that wakes up gets nothing accepted"),
+    Mutant("ownership.IgnoresEpoch", ("R5.10",), "a paused owner that wakes up gets nothing accepted"),
 
     # --- the resolver (F2)
-    Mutant("resolver.MatchesText", ("R2.1",), "what an error means does not hang on its text"),
+    Mutant("resolver.MatchesText", ("R2.1",), "what an error means does not hang on its text",
+           and_breaks=("a store that starts late is reached as soon as it registers",)),
     Mutant("resolver.ForgetsTombstones", ("R2.3",), "a removed store is asked for once"),
     Mutant("resolver.RetriesTombstones", ("R2.3",), "a removed store is asked for once"),
     Mutant("resolver.NeverBacksOff", ("R2.4",), "retries are paced"),
-    Mutant("resolver.BacksOffWithoutCap", ("R2.4",), "the pause between retries is bounded"),
+    Mutant("resolver.BacksOffWithoutCap", ("R2.4",), "the pause between retries is bounded",
+           and_breaks=("a store that starts late is reached as soon as it registers",)),
     Mutant("resolver.BacksOffWithoutJitter", ("R2.4",), "retries are spread"),
     Mutant("resolver.RestartsTheBackoff", ("R2.4",), "the pause does not start anew with each caller"),
     Mutant("resolver.LogsEveryAttempt", ("R2.4",), "failed attempts are logged at most once a minute"),
@@ -114,9 +125,9 @@ MUTANTS = _table(
     Mutant("catalog.TrustsTheMirror", (), "nothing is deleted that ZooKeeper has a record of"),
 
     # --- groups on a store (F3)
-    Mutant("groups.Ungated", ("R3.1", "R3.3"), "callers that create one group get one replica"),
+    Mutant("groups.Ungated", ("R3.1", "R3.3"), "one group on a store has one replica"),
     Mutant("groups.UnregistersByName", ("R3.2",), "a late stop does not take its successor out"),
-    Mutant("groups.RemovesFirst", ("R3.4", "R3.9"), "nothing of a group runs once its directory is gone"),
+    Mutant("groups.RemovesFirst", ("R3.4", "R3.9"), "nothing of a group is left once its directory is gone"),
     Mutant("groups.PidFile", ("R3.5",), "a directory is opened once", "stele.services.directory_lock:DirectoryLock"),
     Mutant("groups.NeverLooks", ("R3.7",), "a group whose directory vanished stops itself"),
 
@@ -160,20 +171,20 @@ MUTANTS = _table(
     Mutant("replication.ReadsBeforeItsOwnEntry", ("H15",), "a read sees every write that was acknowledged before it"),
 
     # --- the log, terms and disks (H7, H8)
-    Mutant("log.ForgetsToSyncFiles", ("H7",), "what was synced survives a power loss",
-           "stele.datanode.log.files:FileSystem"),
-    Mutant("log.ForgetsToSyncFolders", ("H7",), "what was synced survives a power loss",
-           "stele.datanode.log.files:FileSystem"),
-    Mutant("log.CountsTheCache", ("H7",), "what a restart counts as durable survives a power loss"),
-    Mutant("log.CountsCachedNames", ("H7",), "what a restart counts as durable survives a power loss"),
+    Mutant("log.ForgetsToSyncFiles", ("H7",), "what was promised survives a power loss",
+           "stele.services.files:FileSystem"),
+    Mutant("log.ForgetsToSyncFolders", ("H7",), "what was promised survives a power loss",
+           "stele.services.files:FileSystem"),
+    Mutant("log.CountsTheCache", ("H7",), "what was promised survives a power loss"),
+    Mutant("log.CountsCachedNames", ("H7",), "what was promised survives a power loss"),
     Mutant("log.CutsAtDamage", ("H7",), "damage in the middle of a log is not taken for its end"),
     Mutant("log.DamageIsNoVote", ("H7",), "a replica that cannot read its vote does not start"),
     Mutant("log.WritesInPlace", ("H7",), "a power loss leaves the old vote or the new one"),
     Mutant("log.LeavesEntries", ("H7",), "what a failed sync lost is not taken for stored"),
     Mutant("log.LeavesATransfer", ("H7",), "what a failed sync lost is not taken for stored"),
-    Mutant("log.SyncsAgain", ("H7",), "after a failed sync the log takes nothing more"),
+    Mutant("log.SyncsAgain", ("H7",), "a sync that failed is never believed later"),
     Mutant("log.RemovesBeforeNaming", ("H8",), "a reset leaves the old log or the new one"),
-    Mutant("log.TruncatesOldestFirst", ("H8",), "a power loss during a truncation leaves a prefix"),
+    Mutant("log.TruncatesOldestFirst", ("H8",), "what was promised survives a power loss"),
 
     # --- snapshots (H8, H10)
     Mutant("snapshots.NamesBeforeSyncing", ("H8",), "what has a snapshot's name is a whole snapshot"),

@@ -8,21 +8,12 @@ from typing import Any
 
 import pytest
 
-from stele.lab.mutants.log import (
-    CountsCachedNames,
-    CountsTheCache,
-    ForgetsToSyncFiles,
-    ForgetsToSyncFolders,
-    LeavesEntries,
-    TruncatesOldestFirst,
-    WritesInPlace,
-)
-from stele.lab.mutants.snapshots import NamesBeforeSyncing
+from stele.lab.mutants import MUTANTS
 from stele.services.errors import LogDamaged
 from tests.fault.power_loss import Life
 
 LIVES = 300
-VARIANT_LIVES_MAX = 2_000
+MUTANT_LIVES_MAX = 2_000
 
 
 def test_h7_h8_h10_what_was_promised_survives_a_power_loss_at_any_step_of_a_life() -> None:
@@ -39,30 +30,31 @@ def test_h7_h8_h10_what_was_promised_survives_a_power_loss_at_any_step_of_a_life
 
 
 @pytest.mark.parametrize(
-    ("part", "variant"),
+    "mutant",
     [
-        ("fs", ForgetsToSyncFiles),
-        ("fs", ForgetsToSyncFolders),
-        ("SegmentLog", CountsTheCache),
-        ("SegmentLog", CountsCachedNames),
-        ("SegmentLog", LeavesEntries),
-        ("SegmentLog", TruncatesOldestFirst),
-        ("SnapshotFiles", NamesBeforeSyncing),
-        ("TermFile", WritesInPlace),
+        "log.ForgetsToSyncFiles",
+        "log.ForgetsToSyncFolders",
+        "log.CountsTheCache",
+        "log.CountsCachedNames",
+        "log.LeavesEntries",
+        "log.TruncatesOldestFirst",
+        "snapshots.NamesBeforeSyncing",
+        "log.WritesInPlace",
     ],
-    ids=lambda part: getattr(part, "__name__", part),
 )
-def test_the_lives_find_a_wrong_part(part: str, variant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    if part != "fs":
-        monkeypatch.setattr(f"stele.datanode.storage.{part}", variant)
+def test_the_lives_find_a_wrong_part(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = MUTANTS[mutant]
+    part = wrong.replaces.partition(":")[2]
+    if part != "FileSystem":
+        monkeypatch.setattr(f"stele.datanode.storage.{part}", wrong.load())
     for seed in itertools.count():
-        assert seed < VARIANT_LIVES_MAX, "it was taken for right"
+        assert seed < MUTANT_LIVES_MAX, "it was taken for right"
         try:
-            (Life(seed, variant) if part == "fs" else Life(seed)).live()
+            (Life(seed, wrong.load()) if part == "FileSystem" else Life(seed)).live()
         except (AssertionError, LogDamaged):
             break
         except OSError:
-            continue  # a failing disk that the variant knows nothing of: not what it is wrong about
+            continue  # a failing disk that the mutant knows nothing of: not what it is wrong about
     print(f"found by life {seed}")
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from stele.broker.owned_partitions import Build
 from stele.broker.partition_client import PartitionClient
 from stele.datanode.partition import PartitionState
-from stele.lab.mutants.ownership import BorrowsEpoch, IgnoresEpoch
 from stele.services.errors import NotOwner
 from tests.integration.broker.cluster import Cluster, batch
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 
 
@@ -34,18 +33,23 @@ async def paused_owner_wakes_up(parts: Parts) -> None:
         assert await after.offset(await after.send("after", producer_id=8)) == 1
         late = await before.send("too late")
         error = await eventually(lambda: before.answers.get(late))
-        assert error.error.reason == NotOwner.reason, "the paused broker's write was accepted"
+        with promise("a paused owner that wakes up gets nothing accepted"):
+            assert error.error.reason == NotOwner.reason, "the paused broker's write was accepted"
         assert cluster.group().values() == [b"before", b"after"]
         assert isinstance(await eventually(lambda: consumer.closed), NotOwner)
         assert not old.partitions.ownership.owned
 
 
 async def test_r5_10_paused_owner_wakes_up_broker_side() -> None:
-    await holds_and_variant_fails(paused_owner_wakes_up, Parts(), Parts(broker=BorrowsEpoch))
+    await holds_and_mutant_fails(
+        paused_owner_wakes_up, Parts(), "ownership.BorrowsEpoch", lambda mutant: Parts(broker=mutant)
+    )
 
 
 async def test_r5_10_paused_owner_wakes_up_datanode_side() -> None:
-    await holds_and_variant_fails(paused_owner_wakes_up, Parts(), Parts(partition=IgnoresEpoch))
+    await holds_and_mutant_fails(
+        paused_owner_wakes_up, Parts(), "ownership.IgnoresEpoch", lambda mutant: Parts(partition=mutant)
+    )
 
 
 async def paused_owner_acknowledges(parts: Parts) -> None:
@@ -61,14 +65,17 @@ async def paused_owner_acknowledges(parts: Parts) -> None:
         successor = await cluster.consumer(new)
         await successor.received(2)
         await consumer.ack(0, 1)
-        assert isinstance(await eventually(lambda: consumer.closed or consumer.confirmed), NotOwner)
+        with promise("a paused owner that wakes up gets nothing accepted"):
+            assert isinstance(await eventually(lambda: consumer.closed or consumer.confirmed), NotOwner)
         cursor = cluster.group().partition.cursor("s")
         assert cursor is not None
         assert cursor.ack_floor == 0
 
 
 async def test_r5_10_paused_owner_acknowledges() -> None:
-    await holds_and_variant_fails(paused_owner_acknowledges, Parts(), Parts(partition=IgnoresEpoch))
+    await holds_and_mutant_fails(
+        paused_owner_acknowledges, Parts(), "ownership.IgnoresEpoch", lambda mutant: Parts(partition=mutant)
+    )
 
 
 async def first_use_fences(parts: Parts) -> None:
@@ -82,11 +89,14 @@ async def first_use_fences(parts: Parts) -> None:
         consumer = await cluster.consumer(new)
         await consumer.received(1)
         answer = await producer.answer(await producer.send_batch(batch("b", sequence=1)))
-        assert answer.error.reason == NotOwner.reason
+        with promise("a paused owner that wakes up gets nothing accepted"):
+            assert answer.error.reason == NotOwner.reason
 
 
 async def test_r5_10_first_use_fences_the_former_owner() -> None:
-    await holds_and_variant_fails(first_use_fences, Parts(), Parts(partition=IgnoresEpoch))
+    await holds_and_mutant_fails(
+        first_use_fences, Parts(), "ownership.IgnoresEpoch", lambda mutant: Parts(partition=mutant)
+    )
 
 
 async def test_r5_10_a_lagging_nameserver_does_not_bring_ownership_back(cluster: Cluster) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 
-from stele.lab.mutants.ownership import LeadershipWithoutEpoch
 from stele.local.zookeeper import ZooKeeperServer
 from stele.services.coordination import election as elections
 from stele.services.coordination.election import Election, Leadership
@@ -16,7 +15,7 @@ from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.records import CounterRecord
 from stele.services.coordination.session import Session
 from stele.services.errors import LeadershipLost
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 from tests.support.zookeeper import Sessions, end_session, open_session
 
@@ -84,14 +83,14 @@ async def test_a_paused_leader_is_refused_by_zookeeper(
         await successor.transaction().set("stores/alloc", CounterRecord(next=2), 0).commit()
         # The belief of the paused one, carried by a session that works: exactly what ZooKeeper would be sent by a process that woke up.
         belief = leadership_type(other, paused.record, paused.epoch_version, other.session_id)
-        with pytest.raises(LeadershipLost):
+        with promise("a deposed leader's transactions are refused"), pytest.raises(LeadershipLost):
             await belief.transaction().set("stores/alloc", CounterRecord(next=99), 1).commit()
         found = await MetadataStore(other).get("stores/alloc", CounterRecord)
         assert found is not None
         assert found.record.next == 2
         await ns2.resign()
 
-    await holds_and_variant_fails(scenario, Leadership, LeadershipWithoutEpoch, fails_with=pytest.fail.Exception)
+    await holds_and_mutant_fails(scenario, Leadership, "ownership.LeadershipWithoutEpoch")
 
 
 async def test_a_leader_that_lost_its_epoch_knows_it_and_campaigns_again(sessions: Callable[[], Sessions]) -> None:

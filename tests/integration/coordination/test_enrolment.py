@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from stele.lab.mutants.names import CampaignsFirst
 from stele.services.coordination.election import Election
 from stele.services.coordination.enrolment import Enrolment, Step
 from stele.services.coordination.members import Membership
@@ -15,7 +14,7 @@ from stele.services.coordination.mirror import Mirror
 from stele.services.coordination.names import NameHold
 from stele.services.coordination.records import LeaderRecord, MemberRecord
 from stele.services.errors import NameTaken
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 from tests.support.zookeeper import Sessions
 
@@ -90,7 +89,8 @@ async def test_r1_8_a_leader_that_is_found_can_be_dialled(sessions: Callable[[],
         enrolment.port = Step(after(observer, found, enrolment.port.do), enrolment.port.undo)
         await enrolment.join()
         await eventually(lambda: found)
-        assert await found[0], "the leader's port was closed"
+        with promise("whoever is found can be dialled"):
+            assert await found[0], "the leader's port was closed"
         await enrolment.leave()
 
     def after(observer: Election, found: list[asyncio.Task[bool]], do: Callable[[], object]):  # type: ignore[no-untyped-def]
@@ -101,38 +101,40 @@ async def test_r1_8_a_leader_that_is_found_can_be_dialled(sessions: Callable[[],
 
         return delayed
 
-    await holds_and_variant_fails(scenario, Enrolment, CampaignsFirst)
+    await holds_and_mutant_fails(scenario, Enrolment, "names.CampaignsFirst")
 
 
-async def test_r1_8_a_member_that_is_found_has_its_name(sessions: Callable[[], Sessions]) -> None:
+@pytest.mark.parametrize("mutant", ["names.TakesItsNameFirst", "names.ShowsItselfNameless", "names.CampaignsUnseen"])
+async def test_r1_8_a_member_that_is_found_has_its_name(sessions: Callable[[], Sessions], mutant: str) -> None:
     async def scenario(kind: type[Enrolment]) -> None:
         cluster = sessions()
         observer = await cluster.open()
         process = Process(cluster, kind)
         enrolment = await process.prepare("ns1")
-        faults: list[str] = []
 
-        async def look(before: str) -> None:
-            if await observer.exists("members/nameservers/ns1") and not await observer.exists("names/ns1/live"):
-                faults.append(f"member without a name, before {before}")
-            if await observer.exists("names/ns1/live") and not await dial(process.endpoint):
-                faults.append(f"name without a port, before {before}")
-            if await observer.exists("leader") and not await observer.exists("members/nameservers/ns1"):
-                faults.append(f"leader without a member node, before {before}")
+        async def look() -> None:
+            named = await observer.exists("names/ns1/live")
+            member = await observer.exists("members/nameservers/ns1")
+            with promise("a member has its name"):
+                assert named or not member
+            with promise("whoever is found can be dialled"):
+                assert not named or await dial(process.endpoint)
+            with promise("a leader is a member"):
+                assert member or not await observer.exists("leader")
 
         for name in ("port", "name", "member", "campaign"):
             step: Step = getattr(enrolment, name)
 
-            async def watched(name: str = name, step: Step = step) -> None:
-                await look(name)
+            async def watched(step: Step = step) -> None:
+                await look()
                 await step.do()
 
             setattr(enrolment, name, Step(watched, step.undo))
         await enrolment.join()
+        await look()
         await enrolment.leave()
-        assert faults == []
 
-    await holds_and_variant_fails(scenario, Enrolment, CampaignsFirst)
+    await holds_and_mutant_fails(scenario, Enrolment, mutant)
 
 
 async def test_a_refused_name_leaves_nothing_behind(sessions: Callable[[], Sessions]) -> None:

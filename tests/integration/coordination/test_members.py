@@ -7,19 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from stele.lab.mutants.members import (
-    AdoptsALeftover,
-    AdoptsThePreviousSession,
-    AssumesFailure,
-    AssumesSuccess,
-    ComesBackAfterLeaving,
-    OverwritesTheLive,
-    OwnPastIsAStranger,
-    RegistersOnce,
-    StormsBack,
-    TrustsTheWrite,
-    WorksInCallbacks,
-)
 from stele.services.coordination.members import Membership, live, live_in
 from stele.services.coordination.mirror import Mirror
 from stele.services.coordination.names import NameHold, register_name
@@ -27,7 +14,7 @@ from stele.services.coordination.records import MemberRecord, decode, encode
 from stele.services.coordination.session import Session
 from stele.services.coordination.znode import Op
 from stele.services.errors import NameTaken, SteleError
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 from tests.support.zookeeper import Sessions, end_session
 
@@ -66,9 +53,10 @@ async def test_r5_2_reads_back_what_became_of_the_write(sessions: Callable[[], S
 
         node.read = read_then_be_overtaken  # type: ignore[method-assign]
         await node.register()
-        assert await is_ours(session)
+        with promise("the member node is of the session that registered"):
+            assert await is_ours(session)
 
-    await holds_and_variant_fails(scenario, Membership, TrustsTheWrite)
+    await holds_and_mutant_fails(scenario, Membership, "members.TrustsTheWrite")
 
 
 async def test_r5_3_replaces_a_persistent_leftover(sessions: Callable[[], Sessions]) -> None:
@@ -77,11 +65,12 @@ async def test_r5_3_replaces_a_persistent_leftover(sessions: Callable[[], Sessio
         session, observer = await cluster.open(), await cluster.open()
         await observer.create(PATH, encode(MemberRecord(endpoint="old:1")))
         await member(kind, session).register()
-        assert await is_ours(session)
+        with promise("a persistent leftover is replaced"):
+            assert await is_ours(session)
         await session.close()
         assert await owner_of_node(observer) is None
 
-    await holds_and_variant_fails(scenario, Membership, AdoptsALeftover)
+    await holds_and_mutant_fails(scenario, Membership, "members.AdoptsALeftover")
 
 
 async def test_r5_3_a_leftover_that_cannot_be_read_is_replaced_too(sessions: Callable[[], Sessions]) -> None:
@@ -91,20 +80,21 @@ async def test_r5_3_a_leftover_that_cannot_be_read_is_replaced_too(sessions: Cal
     assert await is_ours(session)
 
 
-@pytest.mark.parametrize("wrong", [AdoptsThePreviousSession, OwnPastIsAStranger])
-async def test_r5_4_replaces_the_node_of_its_previous_session(sessions: Callable[[], Sessions], wrong: Member) -> None:
+@pytest.mark.parametrize("mutant", ["members.AdoptsThePreviousSession", "members.OwnPastIsAStranger"])
+async def test_r5_4_replaces_the_node_of_its_previous_session(sessions: Callable[[], Sessions], mutant: str) -> None:
     async def scenario(kind: Member) -> None:
         cluster = sessions()
         observer = await cluster.open()
         before = await cluster.open()
         await member(Membership, before).settle()
         after = await cluster.open(incarnation=before.incarnation)
-        await member(kind, after, endpoint="a:2").register()
-        assert await is_ours(after)
+        with promise("a restarted process is registered again at once, under its new session"):
+            await member(kind, after, endpoint="a:2").register()
+            assert await is_ours(after)
         await before.close()
         assert await owner_of_node(observer) == after.session_id
 
-    await holds_and_variant_fails(scenario, Membership, wrong, fails_with=(AssertionError, NameTaken))
+    await holds_and_mutant_fails(scenario, Membership, mutant)
 
 
 async def test_r5_5_the_node_of_another_live_process_is_left_alone(sessions: Callable[[], Sessions]) -> None:
@@ -112,12 +102,12 @@ async def test_r5_5_the_node_of_another_live_process_is_left_alone(sessions: Cal
         cluster = sessions()
         first, second = await cluster.open(), await cluster.open()
         await member(Membership, first, "a:1").register()
-        with pytest.raises(NameTaken) as refused:
+        with promise("a live process keeps its member node"), pytest.raises(NameTaken) as refused:
             await member(kind, second, "b:1").register()
         assert refused.value.facts["endpoint"] == "a:1"
         assert await owner_of_node(second) == first.session_id
 
-    await holds_and_variant_fails(scenario, Membership, OverwritesTheLive, fails_with=pytest.fail.Exception)
+    await holds_and_mutant_fails(scenario, Membership, "members.OverwritesTheLive")
 
 
 async def test_r5_5_a_process_that_has_lost_its_name_writes_nothing(sessions: Callable[[], Sessions]) -> None:
@@ -143,8 +133,8 @@ async def test_r5_5_a_process_that_has_lost_its_name_writes_nothing(sessions: Ca
     assert await is_ours(successor)
 
 
-@pytest.mark.parametrize("wrong", [AssumesSuccess, AssumesFailure])
-async def test_r5_6_a_lost_answer_is_settled_by_reading(sessions: Callable[[], Sessions], wrong: Member) -> None:
+@pytest.mark.parametrize("mutant", ["members.AssumesSuccess", "members.AssumesFailure"])
+async def test_r5_6_a_lost_answer_is_settled_by_reading(sessions: Callable[[], Sessions], mutant: str) -> None:
     async def answer_lost(kind: Member) -> None:
         """The create arrives and takes effect; its answer does not."""
         cluster = sessions()
@@ -161,7 +151,8 @@ async def test_r5_6_a_lost_answer_is_settled_by_reading(sessions: Callable[[], S
         await eventually(written)
         before = await observer.exists(PATH)
         proxy.restore()
-        await asyncio.wait_for(registering, timeout=10)
+        with promise("a create whose answer was lost is settled by reading"):
+            await asyncio.wait_for(registering, timeout=10)
         assert await is_ours(session)
         after = await observer.exists(PATH)
         assert before is not None
@@ -176,14 +167,15 @@ async def test_r5_6_a_lost_answer_is_settled_by_reading(sessions: Callable[[], S
         spoil_next_write(
             session, lambda: (proxy.drop_requests(), asyncio.get_running_loop().call_later(0.3, proxy.restore))
         )
-        await asyncio.wait_for(member(kind, session).register(), timeout=10)
-        assert await owner_of_node(observer) == session.session_id
+        with promise("a create whose answer was lost is settled by reading"):
+            await asyncio.wait_for(member(kind, session).register(), timeout=10)
+            assert await owner_of_node(observer) == session.session_id
 
     async def scenario(kind: Member) -> None:
         await answer_lost(kind)
         await request_lost(kind)
 
-    await holds_and_variant_fails(scenario, Membership, wrong, fails_with=(AssertionError, SteleError))
+    await holds_and_mutant_fails(scenario, Membership, mutant)
 
 
 def spoil_next_write(session: Session, spoil: Callable[[], object]) -> None:
@@ -218,10 +210,11 @@ async def test_r5_7_is_back_after_the_session_was_lost(sessions: Callable[[], Se
         async def back() -> bool:
             return await owner_of_node(observer) == session.session_id
 
-        await eventually(back, within_s=1.0)  # the rule's own bound, from the new session on
+        with promise("a live process is registered again when its node is gone"):
+            await eventually(back, within_s=1.0)  # the rule's own bound, from the new session on
         await node.unregister()
 
-    await holds_and_variant_fails(scenario, Membership, RegistersOnce)
+    await holds_and_mutant_fails(scenario, Membership, "members.RegistersOnce")
 
 
 async def test_r5_7_is_back_after_somebody_deleted_it(sessions: Callable[[], Sessions]) -> None:
@@ -236,10 +229,11 @@ async def test_r5_7_is_back_after_somebody_deleted_it(sessions: Callable[[], Ses
             async def back() -> bool:
                 return await owner_of_node(observer) == session.session_id
 
-            await eventually(back, within_s=2.0)
+            with promise("a live process is registered again when its node is gone"):
+                await eventually(back, within_s=2.0)
         await node.unregister()
 
-    await holds_and_variant_fails(scenario, Membership, RegistersOnce)
+    await holds_and_mutant_fails(scenario, Membership, "members.RegistersOnce")
 
 
 async def test_r5_7_stays_away_once_unregistered(sessions: Callable[[], Sessions]) -> None:
@@ -253,10 +247,10 @@ async def test_r5_7_stays_away_once_unregistered(sessions: Callable[[], Sessions
         async def back() -> bool:
             return await owner_of_node(observer) is not None
 
-        with pytest.raises(AssertionError, match="not within"):
+        with promise("who unregistered stays away"), pytest.raises(AssertionError, match="not within"):
             await eventually(back, within_s=1.2)
 
-    await holds_and_variant_fails(scenario, Membership, ComesBackAfterLeaving, fails_with=pytest.fail.Exception)
+    await holds_and_mutant_fails(scenario, Membership, "members.ComesBackAfterLeaving")
 
 
 async def test_r5_8_no_work_in_callbacks(sessions: Callable[[], Sessions], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,10 +267,11 @@ async def test_r5_8_no_work_in_callbacks(sessions: Callable[[], Sessions], monke
         async def back() -> bool:
             return await owner_of_node(observer) == session.session_id
 
-        await eventually(back, within_s=2.5)
+        with promise("ZooKeeper's callback thread is never held up"):
+            await eventually(back, within_s=2.5)
         await node.unregister()
 
-    await holds_and_variant_fails(scenario, Session, WorksInCallbacks)
+    await holds_and_mutant_fails(scenario, Session, "members.WorksInCallbacks")
 
 
 async def test_r5_8_a_storm_is_bounded(sessions: Callable[[], Sessions]) -> None:
@@ -295,7 +290,8 @@ async def test_r5_8_a_storm_is_bounded(sessions: Callable[[], Sessions]) -> None
                 deletions += 1
             except SteleError:
                 await asyncio.sleep(0.001)
-        assert 2 <= deletions <= 12, deletions
+        with promise("registrations are put back ever more slowly"):
+            assert 2 <= deletions <= 12, deletions
 
         async def back() -> bool:
             return await owner_of_node(observer) == session.session_id
@@ -303,7 +299,7 @@ async def test_r5_8_a_storm_is_bounded(sessions: Callable[[], Sessions]) -> None
         await eventually(back, within_s=2.0)
         await node.unregister()
 
-    await holds_and_variant_fails(scenario, Membership, StormsBack)
+    await holds_and_mutant_fails(scenario, Membership, "members.StormsBack")
 
 
 async def test_update_changes_the_record_and_survives_a_new_session(sessions: Callable[[], Sessions]) -> None:

@@ -7,17 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from stele.lab.mutants.names import (
-    AbsentIsDifferent,
-    ChecksThenWrites,
-    LostRaceIsAnError,
-    NeverTakesOver,
-    OwnPastIsAStranger,
-    PresentIsTaken,
-    TakesFromTheLive,
-    TakesOverBlindly,
-    UnknownIsAbsent,
-)
 from stele.services.coordination import incarnation
 from stele.services.coordination.claim import Decision, Seen
 from stele.services.coordination.election import Election
@@ -26,7 +15,7 @@ from stele.services.coordination.names import NameHold, register_name
 from stele.services.coordination.records import Incarnation, NameRecord
 from stele.services.coordination.session import Session
 from stele.services.errors import CoordinationUnknown, NameTaken
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 from tests.support.zookeeper import Sessions
 
@@ -51,10 +40,11 @@ async def test_r1_1_unknown_changes_nothing(sessions: Callable[[], Sessions]) ->
         await asyncio.wait({attempt}, timeout=0.7)
         proxy.restore()
         error = await asyncio.wait_for(asyncio.gather(attempt, return_exceptions=True), timeout=10)
-        assert (await record_of(owner, "ns1")).endpoint == "a:1"
-        assert isinstance(error[0], CoordinationUnknown)
+        with promise("a name of which nothing is known is left alone"):
+            assert (await record_of(owner, "ns1")).endpoint == "a:1"
+            assert isinstance(error[0], CoordinationUnknown)
 
-    await holds_and_variant_fails(scenario, NameHold, UnknownIsAbsent)
+    await holds_and_mutant_fails(scenario, NameHold, "names.UnknownIsAbsent")
 
 
 async def test_r1_2_an_absent_name_is_not_compared(sessions: Callable[[], Sessions]) -> None:
@@ -63,11 +53,12 @@ async def test_r1_2_an_absent_name_is_not_compared(sessions: Callable[[], Sessio
         election = Election(session, "ns1", "a:1")
         await election.campaign()
         await election.elected()
-        await hold(session, "ns1", "a:1").register()
+        with promise("a process that campaigns already gets a name that nobody holds"):
+            await hold(session, "ns1", "a:1").register()
         assert (await record_of(session, "ns1")).endpoint == "a:1"
         await election.resign()
 
-    await holds_and_variant_fails(scenario, NameHold, AbsentIsDifferent, fails_with=NameTaken)
+    await holds_and_mutant_fails(scenario, NameHold, "names.AbsentIsDifferent")
 
 
 async def test_r1_3_a_lost_race_is_decided_anew(sessions: Callable[[], Sessions]) -> None:
@@ -85,26 +76,28 @@ async def test_r1_3_a_lost_race_is_decided_anew(sessions: Callable[[], Sessions]
                     await NameHold(session, "ns1", "a:1").settle()
                 await super().write(decision, seen, mine)
 
-        await Overtaken(session, "ns1", "a:1").register()
+        with promise("a lost race for a name is decided anew"):
+            await Overtaken(session, "ns1", "a:1").register()
         assert (await record_of(session, "ns1")).session == session.session_id
 
-    await holds_and_variant_fails(scenario, NameHold, LostRaceIsAnError, fails_with=NameTaken)
+    await holds_and_mutant_fails(scenario, NameHold, "names.LostRaceIsAnError")
 
 
 async def test_r1_4_the_same_endpoint_succeeds_again(sessions: Callable[[], Sessions]) -> None:
     async def scenario(hold: Hold) -> None:
         cluster = sessions()
         first = await cluster.open()
-        await hold(first, "ns1", "a:1").register()
-        before = await record_of(first, "ns1")
-        await hold(first, "ns1", "a:1").register()
-        assert await record_of(first, "ns1") == before
-        # A restart at the same address, while the session of the run before is still open.
         again = await cluster.open()
-        await hold(again, "ns1", "a:1").register()
+        with promise("who holds a name gets it again at the same endpoint"):
+            await hold(first, "ns1", "a:1").register()  # looks at what it wrote before it returns
+            before = await record_of(first, "ns1")
+            await hold(first, "ns1", "a:1").register()
+            assert await record_of(first, "ns1") == before
+            # A restart at the same address, while the session of the run before is still open.
+            await hold(again, "ns1", "a:1").register()
         assert (await record_of(again, "ns1")).session == again.session_id
 
-    await holds_and_variant_fails(scenario, NameHold, PresentIsTaken, fails_with=NameTaken)
+    await holds_and_mutant_fails(scenario, NameHold, "names.PresentIsTaken")
 
 
 async def test_r1_5_a_live_owner_keeps_its_name(sessions: Callable[[], Sessions]) -> None:
@@ -112,12 +105,12 @@ async def test_r1_5_a_live_owner_keeps_its_name(sessions: Callable[[], Sessions]
         cluster = sessions()
         owner, late = await cluster.open(), await cluster.open()
         await hold(owner, "ns1", "a:1").register()
-        with pytest.raises(NameTaken) as refused:
+        with promise("a name is never taken from a live process"), pytest.raises(NameTaken) as refused:
             await hold(late, "ns1", "b:1").register()
         assert refused.value.facts == {"name": "ns1", "endpoint": "a:1", "session": f"{owner.session_id:#x}"}
         assert (await record_of(owner, "ns1")).endpoint == "a:1"
 
-    await holds_and_variant_fails(scenario, NameHold, TakesFromTheLive, fails_with=pytest.fail.Exception)
+    await holds_and_mutant_fails(scenario, NameHold, "names.TakesFromTheLive")
 
 
 async def test_r1_5_an_owner_on_another_machine_is_waited_for_and_then_respected(
@@ -132,8 +125,8 @@ async def test_r1_5_an_owner_on_another_machine_is_waited_for_and_then_respected
     assert (await record_of(late, "ns1")).endpoint == "a:1"
 
 
-@pytest.mark.parametrize("wrong", [TakesOverBlindly, NeverTakesOver])
-async def test_r1_6_takes_over_a_dead_owner_once(sessions: Callable[[], Sessions], wrong: Hold) -> None:
+@pytest.mark.parametrize("mutant", ["names.TakesOverBlindly", "names.NeverTakesOver"])
+async def test_r1_6_takes_over_a_dead_owner_once(sessions: Callable[[], Sessions], mutant: str) -> None:
     async def scenario(hold: Hold) -> None:
         cluster = sessions()
         owner = await cluster.open()
@@ -154,11 +147,12 @@ async def test_r1_6_takes_over_a_dead_owner_once(sessions: Callable[[], Sessions
         claims = [Racing(await cluster.open(), "ns1", endpoint) for endpoint in ("b:1", "c:1")]
         outcomes = await asyncio.gather(*(claim.register() for claim in claims), return_exceptions=True)
         winners = [claim for claim, outcome in zip(claims, outcomes, strict=True) if outcome is None]
-        assert len(winners) == 1
-        assert sum(isinstance(outcome, NameTaken) for outcome in outcomes) == 1
+        with promise("of those that take a dead owner's name over one wins"):
+            assert len(winners) == 1
+            assert sum(isinstance(outcome, NameTaken) for outcome in outcomes) == 1
         assert (await record_of(winners[0]._session, "ns1")).endpoint == winners[0].endpoint
 
-    await holds_and_variant_fails(scenario, NameHold, wrong)
+    await holds_and_mutant_fails(scenario, NameHold, mutant)
 
 
 async def test_r1_7_one_of_fifty_wins(sessions: Callable[[], Sessions]) -> None:
@@ -170,7 +164,8 @@ async def test_r1_7_one_of_fifty_wins(sessions: Callable[[], Sessions]) -> None:
         outcomes = await asyncio.gather(*(claim.settle() for claim in claims), return_exceptions=True)
         winners = [claim.endpoint for claim, outcome in zip(claims, outcomes, strict=True) if outcome is None]
         losers = [outcome for outcome in outcomes if isinstance(outcome, NameTaken)]
-        assert len(winners) == 1, (winners, outcomes)
+        with promise("of many that race for a name exactly one wins"):
+            assert len(winners) == 1, (winners, outcomes)
         assert len(losers) == 49
         assert (await record_of(racers[0], name)).endpoint == winners[0]
 
@@ -178,7 +173,7 @@ async def test_r1_7_one_of_fifty_wins(sessions: Callable[[], Sessions]) -> None:
         for repetition in range(8):
             await race(hold, f"{hold.__name__.lower()}-{repetition}")
 
-    await holds_and_variant_fails(scenario, NameHold, ChecksThenWrites)
+    await holds_and_mutant_fails(scenario, NameHold, "names.ChecksThenWrites")
 
 
 async def test_r1_7_one_of_many_wins_when_the_owner_has_died(sessions: Callable[[], Sessions]) -> None:
@@ -206,10 +201,11 @@ async def test_r1_9_meets_its_own_past(sessions: Callable[[], Sessions]) -> None
         before = await cluster.open(incarnation=killed)
         await hold(before, "ns1", "a:1").settle()
         after = await cluster.open(incarnation=me)
-        await hold(after, "ns1", "a:2").register()
+        with promise("a restarted process gets its own name back"):
+            await hold(after, "ns1", "a:2").register()
         assert (await record_of(after, "ns1")).endpoint == "a:2"
 
-    await holds_and_variant_fails(scenario, NameHold, OwnPastIsAStranger, fails_with=NameTaken)
+    await holds_and_mutant_fails(scenario, NameHold, "names.OwnPastIsAStranger")
 
 
 async def test_r1_9_waits_where_nothing_is_proven(sessions: Callable[[], Sessions]) -> None:
@@ -219,10 +215,11 @@ async def test_r1_9_waits_where_nothing_is_proven(sessions: Callable[[], Session
         await hold(before, "ns1", "a:1").settle()
         vanish()
         after = await cluster.open()
-        await hold(after, "ns1", "a:2").register()
+        with promise("a restarted process gets its own name back"):
+            await hold(after, "ns1", "a:2").register()
         assert (await record_of(after, "ns1")).session == after.session_id
 
-    await holds_and_variant_fails(scenario, NameHold, OwnPastIsAStranger, fails_with=NameTaken)
+    await holds_and_mutant_fails(scenario, NameHold, "names.OwnPastIsAStranger")
 
 
 async def test_a_locked_identity_proves_the_past(sessions: Callable[[], Sessions]) -> None:

@@ -9,15 +9,12 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from stele.lab.mutants.members import AdoptsThePreviousSession, RegistersForGood
-from stele.lab.mutants.names import OwnPastIsAStranger
-from stele.lab.mutants.ownership import LeadershipWithoutEpoch
 from stele.services.coordination.election import Election, Leadership
 from stele.services.coordination.members import Membership, live
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.names import NameHold
 from stele.services.coordination.records import CounterRecord, NameRecord
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 from tests.support.zookeeper import SESSION_TIMEOUT_S, Sessions, end_session
 
@@ -92,12 +89,13 @@ async def test_r1_9_a_killed_process_starts_again_at_another_port(sessions: Call
             await first.kill()
             assert await observer.exists("names/ns1/live") is not None  # its session is still open
             async with child(cluster, "ns1", "a:2", hold=hold) as second:
-                session = (await second.heard("registered"))["session"]
+                with promise("a restarted process gets its own name back"):
+                    session = (await second.heard("registered"))["session"]
                 found = await MetadataStore(observer).get("names/ns1", NameRecord)
                 assert found is not None
                 assert (found.record.endpoint, found.record.session) == ("a:2", session)
 
-    await holds_and_variant_fails(scenario, NameHold, OwnPastIsAStranger)
+    await holds_and_mutant_fails(scenario, NameHold, "names.OwnPastIsAStranger")
 
 
 async def test_r5_4_a_restarted_process_keeps_its_node_when_the_old_session_ends(
@@ -117,11 +115,12 @@ async def test_r5_4_a_restarted_process_keeps_its_node_when_the_old_session_ends
                 await end_session(observer, cluster.hosts, old_session)
                 await observer.sync()
                 after = await observer.exists("members/nameservers/ns1")
-                assert after is not None
-                assert after.czxid == before.czxid
-                assert after.ephemeral_owner == new["session"]
+                with promise("a restarted process is registered again at once, under its new session"):
+                    assert after is not None
+                    assert after.czxid == before.czxid
+                    assert after.ephemeral_owner == new["session"]
 
-    await holds_and_variant_fails(scenario, Membership, AdoptsThePreviousSession)
+    await holds_and_mutant_fails(scenario, Membership, "members.AdoptsThePreviousSession")
 
 
 async def test_r5_5_a_second_process_of_the_name_is_refused(sessions: Callable[[], Sessions]) -> None:
@@ -147,10 +146,11 @@ async def test_r5_9_a_killed_member_is_gone_within_the_session_timeout(sessions:
             async def gone() -> bool:
                 return await observer.exists("members/nameservers/ns1") is None
 
-            await eventually(gone, within_s=EXPIRED_WITHIN_S)
+            with promise("a killed process is gone within its session timeout"):
+                await eventually(gone, within_s=EXPIRED_WITHIN_S)
             assert await live(observer, "nameservers") == {}
 
-    await holds_and_variant_fails(scenario, Membership, RegistersForGood)
+    await holds_and_mutant_fails(scenario, Membership, "members.RegistersForGood")
 
 
 async def test_a_paused_leader_wakes_up_after_its_successor_wrote(sessions: Callable[[], Sessions]) -> None:
@@ -172,10 +172,11 @@ async def test_a_paused_leader_wakes_up_after_its_successor_wrote(sessions: Call
             await successor.transaction().set("stores/alloc", CounterRecord(next=3), 1).commit()
             paused.tell("write 99")
             paused.process.send_signal(signal.SIGCONT)
-            assert (await paused.heard("written"))["outcome"] == "LEADERSHIP_LOST"
+            with promise("a deposed leader's transactions are refused"):
+                assert (await paused.heard("written"))["outcome"] == "LEADERSHIP_LOST"
             found = await MetadataStore(other).get("stores/alloc", CounterRecord)
             assert found is not None
             assert found.record.next == 3
             await ns2.resign()
 
-    await holds_and_variant_fails(scenario, Leadership, LeadershipWithoutEpoch)
+    await holds_and_mutant_fails(scenario, Leadership, "ownership.LeadershipWithoutEpoch")

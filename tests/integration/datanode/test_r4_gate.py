@@ -14,24 +14,11 @@ import pytest
 from stele.datanode.gate import Gate
 from stele.datanode.role import Datanode, Parts
 from stele.datanode.store import Store
-from stele.lab.mutants.gate import (
-    AnswersWhileLoading,
-    CampaignsWhileLoading,
-    ClosesPortFirst,
-    DeletesDamage,
-    LoadsAllAtOnce,
-    LoadsOneByOne,
-    OpensPortFirst,
-    RegistersWhenReady,
-    SkipsCatchingUp,
-    StopsAtDamage,
-    WaitsForALeader,
-)
 from stele.services.coordination.members import live
-from stele.services.errors import LogDamaged, NotReady, SteleError
+from stele.services.errors import LogDamaged, NotReady
 from stele.services.pb import datanode_pb2 as pb
 from tests.integration.datanode.cluster import ELECTION_MAX_S, Cluster, Node, cluster
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 from tests.support.zookeeper import unique_cluster_name
 from tests.unit.datanode.entries import make_batch
@@ -139,14 +126,15 @@ async def test_r4_1_port_is_closed_until_the_last_group_is_loaded(fresh: Opener)
             await dn3.start(Parts(gate=gate, store=hold.store), ready=False)
             await eventually(lambda: dn3.store.loaded == 1 and 2 in hold.opening)
             for _ in range(20):
-                assert not await is_listening(dn3.endpoint), "clients can reach a node that is still loading"
+                with promise("the client port is closed while groups load"):
+                    assert not await is_listening(dn3.endpoint), "clients can reach a node that is still loading"
                 await asyncio.sleep(0.01)
             hold.let_go()
             await dn3.ready()
             assert await is_listening(dn3.endpoint)
             assert len((await dn3.fetch(2, 0)).batches) == 1
 
-    await holds_and_variant_fails(scenario, Gate, OpensPortFirst)
+    await holds_and_mutant_fails(scenario, Gate, "gate.OpensPortFirst")
 
 
 async def test_r4_1_port_is_closed_until_every_group_has_caught_up(fresh: Opener) -> None:
@@ -165,9 +153,10 @@ async def test_r4_1_port_is_closed_until_every_group_has_caught_up(fresh: Opener
 
             dn3.runtime.ready.subscribe(note)
             await dn3.ready()
-            assert at_opening == [102], "the port opened on a replica that lacks what was committed before"
+            with promise("the client port is closed until every group has caught up"):
+                assert at_opening == [102], "the port opened on a replica that lacks what was committed before"
 
-    await holds_and_variant_fails(scenario, Gate, SkipsCatchingUp)
+    await holds_and_mutant_fails(scenario, Gate, "gate.SkipsCatchingUp")
 
 
 # --- R4.2 -------------------------------------------------------------------------------------------------------------
@@ -184,7 +173,8 @@ async def test_r4_2_nobody_leads_behind_a_closed_port(fresh: Opener) -> None:
                 for node in nodes:
                     if hasattr(node.role, "store") and not node.runtime.ready.holds("port"):
                         led = [g.group_id for g in node.store.registry.groups() if g.is_leader]
-                        assert not led, f"{node.name} leads {led} and refuses every connection"
+                        with promise("nobody leads behind a closed port"):
+                            assert not led, f"{node.name} leads {led} and refuses every connection"
 
             with sampled(nobody_leads_unreachably):
                 for node in nodes:
@@ -197,7 +187,7 @@ async def test_r4_2_nobody_leads_behind_a_closed_port(fresh: Opener) -> None:
                 await made.leader(1)
                 await made.leader(2)
 
-    await holds_and_variant_fails(scenario, Gate, CampaignsWhileLoading)
+    await holds_and_mutant_fails(scenario, Gate, "gate.CampaignsWhileLoading")
 
 
 async def test_r4_2_a_loading_node_does_not_take_leadership_over(fresh: Opener) -> None:
@@ -213,11 +203,12 @@ async def test_r4_2_a_loading_node_does_not_take_leadership_over(fresh: Opener) 
                 leader.store.registry.get(1).engine.transfer_leadership(to=dn3.store_id)
                 leader.store.registry._ticker.wake(leader.store.registry.get(1))
                 await asyncio.sleep(0.02)
-                assert not dn3.store.registry.get(1).is_leader, "a node that is loading took the leadership over"
+                with promise("nobody leads behind a closed port"):
+                    assert not dn3.store.registry.get(1).is_leader, "a node that is loading took the leadership over"
             hold.let_go()
             await dn3.ready()
 
-    await holds_and_variant_fails(scenario, Gate, CampaignsWhileLoading)
+    await holds_and_mutant_fails(scenario, Gate, "gate.CampaignsWhileLoading")
 
 
 # --- R4.3 -------------------------------------------------------------------------------------------------------------
@@ -229,11 +220,12 @@ async def test_r4_3_a_whole_cluster_starts_cold(fresh: Opener) -> None:
             nodes = await three_with_groups(made)
             await stop_all(nodes)
             await asyncio.gather(*(node.start(Parts(gate=gate), ready=False) for node in nodes))
-            await asyncio.gather(*(node.ready(within_s=6) for node in nodes))
+            with promise("a whole cluster starts cold"):
+                await asyncio.gather(*(node.ready(within_s=6) for node in nodes))
             [stored] = await made.appended(1, make_batch())
             assert stored.base_offset == 2
 
-    await holds_and_variant_fails(scenario, Gate, WaitsForALeader)
+    await holds_and_mutant_fails(scenario, Gate, "gate.WaitsForALeader")
 
 
 async def test_r4_3_one_node_alone_opens_its_gate(fresh: Opener) -> None:
@@ -251,8 +243,8 @@ async def test_r4_3_one_node_alone_opens_its_gate(fresh: Opener) -> None:
 # --- R4.4 -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", [LoadsAllAtOnce, LoadsOneByOne])
-async def test_r4_4_groups_load_in_parallel_within_the_bound(fresh: Opener, variant: type[Store]) -> None:
+@pytest.mark.parametrize("mutant", ["gate.LoadsAllAtOnce", "gate.LoadsOneByOne"])
+async def test_r4_4_groups_load_in_parallel_within_the_bound(fresh: Opener, mutant: str) -> None:
     async def scenario(store: type[Store]) -> None:
         async with fresh() as made:
             [node] = await made.start(1, load_parallelism=3)
@@ -261,13 +253,15 @@ async def test_r4_4_groups_load_in_parallel_within_the_bound(fresh: Opener, vari
             await node.stop()
             hold = Hold(store, *range(1, 9))
             await node.start(Parts(store=hold.store), ready=False)
-            await eventually(lambda: len(hold.opening) >= 3, within_s=3)
+            with promise("groups load in parallel"):
+                await eventually(lambda: len(hold.opening) >= 3, within_s=3)
             await asyncio.sleep(0.1)
             hold.let_go()
             await node.ready()
-            assert hold.most_at_once == 3
+            with promise("no more groups load at once than the bound allows"):
+                assert hold.most_at_once == 3
 
-    await holds_and_variant_fails(scenario, Store, variant)
+    await holds_and_mutant_fails(scenario, Store, mutant)
 
 
 async def test_r4_4_progress_is_shown(fresh: Opener) -> None:
@@ -305,8 +299,8 @@ def damage_log(node: Node, group: int) -> None:
     segment.write_bytes(content)
 
 
-@pytest.mark.parametrize("variant", [StopsAtDamage, DeletesDamage])
-async def test_r4_5_a_damaged_group_is_set_aside_and_the_node_serves(fresh: Opener, variant: type[Store]) -> None:
+@pytest.mark.parametrize("mutant", ["gate.StopsAtDamage", "gate.DeletesDamage"])
+async def test_r4_5_a_damaged_group_is_set_aside_and_the_node_serves(fresh: Opener, mutant: str) -> None:
     async def scenario(store: type[Store]) -> None:
         async with fresh() as made:
             [_, _, dn3] = await three_with_groups(made)
@@ -318,11 +312,13 @@ async def test_r4_5_a_damaged_group_is_set_aside_and_the_node_serves(fresh: Open
             damage_log(dn3, 1)
             (Path(dn3.config.data_dir) / "groups" / "1" / "term").write_bytes(b"and its vote is not readable either")
             damaged = {path.name: path.read_bytes() for path in before}
-            await dn3.start(Parts(store=store))
-            assert (await dn3.fetch(2, 0)).high_watermark == 2
+            with promise("one damaged group does not hold the node"):
+                await dn3.start(Parts(store=store))
+                assert (await dn3.fetch(2, 0)).high_watermark == 2
             aside = Path(dn3.config.data_dir) / "quarantine" / "1-1"
             kept = {path.name: path.read_bytes() for path in aside.glob("*.seg")}
-            assert kept == damaged
+            with promise("a damaged group is set aside, never deleted"):
+                assert kept == damaged
             with pytest.raises(LogDamaged):
                 await dn3.fetch(1, 0)
             with pytest.raises(LogDamaged):  # an empty voter in its place would have forgotten its votes
@@ -340,7 +336,7 @@ async def test_r4_5_a_damaged_group_is_set_aside_and_the_node_serves(fresh: Open
             assert "1" in replica.problem
             break
 
-    await holds_and_variant_fails(scenario, Store, variant, (AssertionError, SteleError))
+    await holds_and_mutant_fails(scenario, Store, mutant)
 
 
 async def test_r4_5_a_damaged_group_gets_its_log_back_from_its_peers(fresh: Opener) -> None:
@@ -383,7 +379,8 @@ async def test_r4_6_a_loading_node_is_alive_to_the_control_plane(fresh: Opener) 
             await dn3.start(Parts(store=hold.store), ready=False)
             await eventually(lambda: dn3.store.loaded == 1)
             record = (await live(made.session, "datanodes")).get("dn3")
-            assert record is not None, "a node that loads is not among the living"
+            with promise("a loading node shows itself as alive"):
+                assert record is not None, "a node that loads is not among the living"
             assert (record.state, record.endpoint, record.store_id) == ("loading", dn3.endpoint, dn3.store_id)
             hold.let_go()
             await dn3.ready()
@@ -395,7 +392,7 @@ async def test_r4_6_a_loading_node_is_alive_to_the_control_plane(fresh: Opener) 
 
             await eventually(says_ready)
 
-    await holds_and_variant_fails(scenario, Datanode, RegistersWhenReady)
+    await holds_and_mutant_fails(scenario, Datanode, "gate.RegistersWhenReady")
 
 
 # --- R4.7 -------------------------------------------------------------------------------------------------------------
@@ -417,13 +414,14 @@ async def test_r4_7_an_unready_replica_says_so(fresh: Opener) -> None:
                 lambda: node.call("ListCursors", pb.ListCursorsRequest(group=1)),
             ):
                 answer = (await asyncio.gather(asyncio.wait_for(attempt(), 2), return_exceptions=True))[0]
-                assert isinstance(answer, NotReady), f"a replica that is not loaded answered: {answer!r}"
+                with promise("an unready replica says so"):
+                    assert isinstance(answer, NotReady), f"a replica that is not loaded answered: {answer!r}"
                 assert int(answer.facts["retry_after_ms"]) > 0
             hold.let_go()
             await creating
             assert (await made.appended(1, make_batch()))[0].base_offset == 0
 
-    await holds_and_variant_fails(scenario, Store, AnswersWhileLoading)
+    await holds_and_mutant_fails(scenario, Store, "gate.AnswersWhileLoading")
 
 
 # --- R4.8 -------------------------------------------------------------------------------------------------------------
@@ -454,8 +452,9 @@ async def test_r4_8_draining_hands_over_then_leaves_then_closes(fresh: Opener) -
                 listening = await is_listening(endpoint)
                 registered = await made.session.get(f"members/datanodes/{leader.name}") is not None
                 leads = any(g.is_leader for g in groups)
-                assert registered or not leads, "it has left the cluster and still leads"
-                assert listening or not leads, "its port is closed and it still leads"
+                with promise("a node that drains hands leadership over before its port closes"):
+                    assert registered or not leads, "it has left the cluster and still leads"
+                    assert listening or not leads, "its port is closed and it still leads"
 
             with sampled(in_order):
                 assert leader.role is not None
@@ -466,4 +465,4 @@ async def test_r4_8_draining_hands_over_then_leaves_then_closes(fresh: Opener) -
             await leader.stop()
             await made.appended(1, make_batch())
 
-    await holds_and_variant_fails(scenario, Datanode, ClosesPortFirst)
+    await holds_and_mutant_fails(scenario, Datanode, "gate.ClosesPortFirst")

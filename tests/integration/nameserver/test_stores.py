@@ -8,14 +8,13 @@ from functools import partial
 
 import pytest
 
-from stele.lab.mutants.catalog import IdsFromTheLiving, WelcomesTheRemoved
 from stele.nameserver.stores import StoreRegister
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.records import BuriedRecord, StoreRecord
 from stele.services.errors import ClusterMismatch, InvalidArgument, StoreMismatch, StoreTombstone, StoreUnknown
 from stele.services.pb import nameserver_pb2 as pb
 from tests.integration.nameserver.cluster import Cluster
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 
 
@@ -64,11 +63,14 @@ async def test_r2_2_an_id_is_never_given_out_again(cluster: Cluster) -> None:
         seen: set[int] = set()
         for number in range(3):
             answer = await make_register().register(ask(f"{make_register!r}{number}"[-100:]))
-            assert answer.store_id not in seen, f"store id {answer.store_id} was given out twice"
+            with promise("a removed store's id is never given out again"):
+                assert answer.store_id not in seen, f"store id {answer.store_id} was given out twice"
             seen.add(answer.store_id)
             await bury(metadata, answer.store_id)
 
-    await holds_and_variant_fails(scenario, make, lambda: make(take=IdsFromTheLiving([])))
+    await holds_and_mutant_fails(
+        scenario, make, "catalog.IdsFromTheLiving", lambda mutant: partial(make, take=mutant([]))
+    )
 
 
 async def test_r2_6_a_removed_store_does_not_come_back(cluster: Cluster) -> None:
@@ -85,14 +87,15 @@ async def test_r2_6_a_removed_store_does_not_come_back(cluster: Cluster) -> None
 
     async def scenario(stores: StoreRegister) -> None:
         for request in (ask("u1"), ask("u1", removed), ask("u2", buried)):
-            with pytest.raises(StoreTombstone) as refused:
+            with promise("a removed store is refused registration"), pytest.raises(StoreTombstone) as refused:
                 await stores.register(request)
             assert refused.value.facts["store_id"] in {str(removed), str(buried)}
 
     leadership, cluster_id = leader.controller.leadership, leader.session.cluster_id
     product = StoreRegister(leadership, metadata, cluster_id)
-    variant = WelcomesTheRemoved(leadership, metadata, cluster_id)
-    await holds_and_variant_fails(scenario, product, variant, pytest.fail.Exception)
+    await holds_and_mutant_fails(
+        scenario, product, "catalog.WelcomesTheRemoved", lambda mutant: mutant(leadership, metadata, cluster_id)
+    )
 
 
 async def test_a_store_of_another_cluster_or_with_a_copied_directory_is_refused(cluster: Cluster) -> None:

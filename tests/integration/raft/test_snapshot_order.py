@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from stele.datanode.storage import opener
-from stele.lab.mutants.snapshots import SnapshotsBeforeTheSync
 from stele.services.files import File, OsFileSystem
 from stele.services.raft.snapshotting import Snapshotting
 from tests.integration.raft.stores import Stores
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 
 
@@ -78,7 +77,8 @@ async def test_h10_a_snapshot_waits_for_the_sync_of_what_it_stands_for(tmp_path:
                     taking = asyncio.create_task(leader.take_snapshot())
                     with suppress(TimeoutError):
                         await asyncio.wait_for(asyncio.shield(taking), 0.5)
-                    assert not leader.snapshots or leader.journal.synced_index >= leader.snapshots[-1].index
+                    with promise("a snapshot stands for entries that are synced here"):
+                        assert not leader.snapshots or leader.journal.synced_index >= leader.snapshots[-1].index
                 finally:
                     disk.gate.set()
                 snapshot = await asyncio.wait_for(taking, 10)
@@ -86,7 +86,7 @@ async def test_h10_a_snapshot_waits_for_the_sync_of_what_it_stands_for(tmp_path:
                 assert snapshot.index == index
                 await eventually(lambda: leader.journal.synced_index >= index)
 
-    await holds_and_variant_fails(scenario, Snapshotting, SnapshotsBeforeTheSync)
+    await holds_and_mutant_fails(scenario, Snapshotting, "snapshots.SnapshotsBeforeTheSync")
 
 
 async def test_a_snapshot_that_waits_ends_with_its_replica(tmp_path: Path) -> None:

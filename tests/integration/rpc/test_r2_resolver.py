@@ -11,7 +11,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from stele.lab.mutants.resolver import ForgetsTombstones, KeepsTheAddress, MatchesText, NotFoundIsTombstone
 from stele.services.errors import SteleError, StoreMismatch, StoreTombstone, StoreUnknown, Unreachable
 from stele.services.pb import datanode_pb2, datanode_pb2_grpc, nameserver_pb2_grpc
 from stele.services.pb import nameserver_pb2 as pb
@@ -21,7 +20,7 @@ from stele.services.rpc.resolution import ResolverPolicy, StoreAddress
 from stele.services.rpc.resolver import Resolver
 from stele.services.rpc.servers import Server
 from tests.integration.rpc.peer import NAMESERVER
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 
 Policy = Callable[[random.Random], ResolverPolicy]
@@ -121,15 +120,16 @@ async def cold_start(world: World, policy: Policy) -> None:
     await eventually(lambda: len(world.nameserver.asked) >= 2 or waiting[0].done(), within_s=20)
     world.nameserver.stores[6365] = "10.0.0.5:7000"
     results = await asyncio.gather(*waiting, return_exceptions=True)
-    assert results == [StoreAddress("10.0.0.5:7000")] * 10
+    with promise("a store that starts late is reached as soon as it registers"):
+        assert results == [StoreAddress("10.0.0.5:7000")] * 10
     asked = len(world.nameserver.asked)
     await resolver.resolve(6365)
     assert len(world.nameserver.asked) == asked, "known: no further lookup"
 
 
-@pytest.mark.parametrize("variant", [NotFoundIsTombstone, MatchesText])
-async def test_r2_4_a_cold_start_resolves_as_soon_as_the_store_registers(variant: Policy) -> None:
-    await holds_and_variant_fails(fresh(cold_start), ResolverPolicy, variant)
+@pytest.mark.parametrize("mutant", ["resolver.NotFoundIsTombstone", "resolver.MatchesText"])
+async def test_r2_4_a_cold_start_resolves_as_soon_as_the_store_registers(mutant: str) -> None:
+    await holds_and_mutant_fails(fresh(cold_start), ResolverPolicy, mutant)
 
 
 async def removed(world: World, policy: Policy) -> None:
@@ -140,13 +140,14 @@ async def removed(world: World, policy: Policy) -> None:
             with pytest.raises(StoreTombstone) as raised:
                 await resolver.resolve(6365, timeout_s=10)
             assert raised.value.facts == {"store_id": "6365"}
-    assert world.nameserver.asked == [6365]
+    with promise("a removed store is asked for once"):
+        assert world.nameserver.asked == [6365]
     assert [line["event"] for line in logs] == ["store_removed"]
     assert resolver.is_tombstone(6365)
 
 
 async def test_r2_3_a_removed_store_is_asked_for_once() -> None:
-    await holds_and_variant_fails(fresh(removed), ResolverPolicy, ForgetsTombstones)
+    await holds_and_mutant_fails(fresh(removed), ResolverPolicy, "resolver.ForgetsTombstones")
 
 
 async def reused(world: World, policy: Policy) -> None:
@@ -169,11 +170,12 @@ async def reused(world: World, policy: Policy) -> None:
     assert not await send(1)
     assert complaints == [{"expected": "1", "got": "2"}]
     world.nameserver.stores[1] = await world.datanode(1)
-    await eventually(lambda: send(1), within_s=10)
+    with promise("an address that is another store's is resolved again"):
+        await eventually(lambda: send(1), within_s=10)
 
 
 async def test_r2_5_store_mismatch_resolves_again() -> None:
-    await holds_and_variant_fails(fresh(reused), ResolverPolicy, KeepsTheAddress)
+    await holds_and_mutant_fails(fresh(reused), ResolverPolicy, "resolver.KeepsTheAddress")
 
 
 async def test_r2_4_each_attempt_is_counted_and_the_log_is_quiet(world: World) -> None:

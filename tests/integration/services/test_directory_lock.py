@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from stele.lab.mutants.groups import PidFile
 from stele.services.directory_lock import DirectoryLock
 from stele.services.errors import DirectoryBusy, GroupDirectoryBusy
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 
 HOLD = """
 import sys, time
@@ -47,14 +46,14 @@ async def test_r3_5_a_second_opener_in_the_same_process_is_refused(tmp_path: Pat
     async def scenario(lock_type: Callable[..., Any]) -> None:
         lock = lock_type(tmp_path, GroupDirectoryBusy)
         try:
-            with pytest.raises(GroupDirectoryBusy) as busy:
+            with promise("a directory is opened once"), pytest.raises(GroupDirectoryBusy) as busy:
                 lock_type(tmp_path, GroupDirectoryBusy)
             assert busy.value.facts == {"path": str(tmp_path), "owner": str(os.getpid())}
         finally:
             lock.release()
         lock_type(tmp_path, GroupDirectoryBusy).release()
 
-    await holds_and_variant_fails(scenario, DirectoryLock, PidFile, pytest.fail.Exception)
+    await holds_and_mutant_fails(scenario, DirectoryLock, "groups.PidFile")
 
 
 def test_r3_5_a_second_process_is_refused_and_told_the_owner(tmp_path: Path) -> None:

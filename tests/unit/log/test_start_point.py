@@ -12,11 +12,10 @@ from stele.datanode.log import SegmentLog, TermFile, start_point
 from stele.datanode.log.snapshot_format import snapshot_name
 from stele.datanode.log.start_point import StartPoint
 from stele.datanode.storage import GroupStorage
-from stele.lab.mutants import snapshots as wrong
 from stele.services.errors import DiskFull, LogDamaged, StorageFailed
 from stele.services.files import FileSystem
 from stele.services.raft.storage import Entry, OpenStorage, Snapshot, is_ahead
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.disks import PowerLost, SimulatedDisk
 from tests.unit.log.groups import (
     SEGMENT_BYTES,
@@ -88,15 +87,17 @@ async def test_h10_a_log_that_begins_behind_1_needs_a_snapshot_that_covers_it() 
                     open_(disk)
                 except LogDamaged:
                     continue
-                raise AssertionError(f"a log that begins at 31 was opened with snapshot {index}")
+                with promise("a log that begins behind 1 needs its snapshot"):
+                    raise AssertionError(f"a log that begins at 31 was opened with snapshot {index}")
             storage = open_(disk)
             assert indexes(storage) == [index]
             assert logged(storage) == entries(31, 60)
 
-    await holds_and_variant_fails(
+    await holds_and_mutant_fails(
         scenario,
         open_group,
-        lambda fs: wrong.starts_without_its_beginning(fs, FOLDER, SEGMENT_BYTES),
+        "snapshots.starts_without_its_beginning",
+        lambda mutant: lambda fs: mutant(fs, FOLDER, SEGMENT_BYTES),
     )
 
 
@@ -127,14 +128,15 @@ async def test_h8_segments_go_only_once_the_snapshot_that_covers_them_is_durable
                 except PowerLost:
                     pass
                 _die(disk, how)
-                storage = open_group(disk)
-                kept = [45] if done else indexes(storage)
-                assert indexes(storage) == kept
-                assert kept in ([15], [15, 45], [45])
-                assert logged(storage) == entries(storage.log.first_index, 60)
-                assert storage.log.first_index <= kept[0] + 1
+                with promise("a power loss during compaction loses nothing"):
+                    storage = open_group(disk)
+                    kept = [45] if done else indexes(storage)
+                    assert indexes(storage) == kept
+                    assert kept in ([15], [15, 45], [45])
+                    assert logged(storage) == entries(storage.log.first_index, 60)
+                    assert storage.log.first_index <= kept[0] + 1
 
-    await holds_and_variant_fails(scenario, compact, wrong.drops_before_the_snapshot, LogDamaged)
+    await holds_and_mutant_fails(scenario, compact, "snapshots.drops_before_the_snapshot")
 
 
 # --- installs -------------------------------------------------------------------------------------------------------
@@ -161,17 +163,18 @@ async def test_h8_an_install_is_there_or_not_after_a_crash_at_any_step(snapshot:
                 except PowerLost:
                     pass
                 _die(disk, how)
-                storage = open_group(disk)
-                if snapshot in storage.snapshots.snapshots:
-                    _installed(disk, storage, snapshot)
-                    disk.crash(random.Random(step))
-                    _installed(disk, open_group(disk), snapshot)
-                else:
-                    assert not done
-                    assert indexes(storage) == [20, 40]
-                    assert logged(storage) == entries(1, 60)
+                with promise("a power loss during an install leaves log or snapshot"):
+                    storage = open_group(disk)
+                    if snapshot in storage.snapshots.snapshots:
+                        _installed(disk, storage, snapshot)
+                        disk.crash(random.Random(step))
+                        _installed(disk, open_group(disk), snapshot)
+                    else:
+                        assert not done
+                        assert indexes(storage) == [20, 40]
+                        assert logged(storage) == entries(1, 60)
 
-    await holds_and_variant_fails(scenario, install, wrong.resets_before_installing, (AssertionError, LogDamaged))
+    await holds_and_mutant_fails(scenario, install, "snapshots.resets_before_installing")
 
 
 def _installed(disk: SimulatedDisk, storage: GroupStorage, snapshot: Snapshot) -> None:
@@ -265,9 +268,10 @@ async def test_h10_an_own_snapshot_ahead_of_the_log_is_damage() -> None:
                     open_group(disk)
                 except LogDamaged:
                     continue
-                raise AssertionError("a log that has lost entries was opened")
+                with promise("a log is not reset for a snapshot of the replica's own"):
+                    raise AssertionError("a log that has lost entries was opened")
 
-    await holds_and_variant_fails(scenario, start_point.decide, wrong.resets_for_its_own)
+    await holds_and_mutant_fails(scenario, start_point.decide, "snapshots.resets_for_its_own")
 
 
 def test_h10_an_own_snapshot_that_the_log_contradicts_is_damage() -> None:

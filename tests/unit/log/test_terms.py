@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from stele.datanode.log import TermFile, check_term
 from stele.datanode.log.terms import decode, encode
-from stele.lab.mutants.log import DamageIsNoVote, WritesInPlace
 from stele.services.errors import DiskFull, LogDamaged, StorageFailed
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.disks import PowerLost, SimulatedDisk
 from tests.unit.log.logs import FOLDER
 
@@ -56,9 +55,10 @@ async def test_h7_a_damaged_vote_is_refused() -> None:
             except LogDamaged as e:
                 assert e.facts["path"] == str(PATH)  # noqa: PT017
             else:
-                raise AssertionError(f"{loaded} was believed with byte {at} changed")
+                with promise("a replica that cannot read its vote does not start"):
+                    raise AssertionError(f"{loaded} was believed with byte {at} changed")
 
-    await holds_and_variant_fails(scenario, TermFile, DamageIsNoVote)
+    await holds_and_mutant_fails(scenario, TermFile, "log.DamageIsNoVote")
 
 
 @pytest.mark.parametrize("size", range(len(encode(7, 2))))
@@ -95,16 +95,18 @@ async def test_h7_power_loss_at_any_step_leaves_the_old_or_the_new_vote() -> Non
                     terms_type(FOLDER, disk).store(*offered)
                 except PowerLost:
                     disk.crash(rng)
-                    loaded = terms_type(FOLDER, disk).load()
-                    assert loaded in (stored, offered), f"seed {seed}: {loaded}"
+                    with promise("a power loss leaves the old vote or the new one"):
+                        loaded = terms_type(FOLDER, disk).load()
+                        assert loaded in (stored, offered), f"seed {seed}: {loaded}"
                     stored = loaded
                 else:
                     stored = offered
                     disk.crash(rng)
-                    loaded = terms_type(FOLDER, disk).load()
-                    assert loaded == stored, f"seed {seed}: {loaded} instead of {stored}"
+                    with promise("a power loss leaves the old vote or the new one"):
+                        loaded = terms_type(FOLDER, disk).load()
+                        assert loaded == stored, f"seed {seed}: {loaded} instead of {stored}"
 
-    await holds_and_variant_fails(scenario, TermFile, WritesInPlace, (AssertionError, LogDamaged))
+    await holds_and_mutant_fails(scenario, TermFile, "log.WritesInPlace")
 
 
 @pytest.mark.parametrize("operation", ["create", "pwrite", "rename"])

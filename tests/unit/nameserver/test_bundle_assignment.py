@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.lab.mutants.ownership import assigns_by_name, keeps_the_epoch
 from stele.nameserver.bundle_assignment import Assign, BrokerCandidate, Pulse, assign
 from stele.nameserver.catalog import BundleEntry, Member, MemberKind, MemberState
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 
 BUNDLES = [f"demo/{i:02d}" for i in range(16)]
 Assigner = Callable[..., list[Assign]]
@@ -176,19 +175,21 @@ async def test_r5_9_no_assignment_names_a_member_that_is_gone() -> None:
     async def scenario(assigner: Assigner) -> None:
         records, _ = settle({}, by_name([broker("br1"), broker("br2")]), 20)
         _, made = settle(records, by_name([broker("br2")]), 30, assigner)
-        assert made, "the bundles of the dead broker stay with it"
-        assert all(m.broker == "br2" for m in made)
+        with promise("no assignment names a broker that is gone"):
+            assert made, "the bundles of the dead broker stay with it"
+            assert all(m.broker == "br2" for m in made)
 
-    await holds_and_variant_fails(scenario, assign, assigns_by_name)
+    await holds_and_mutant_fails(scenario, assign, "ownership.assigns_by_name")
 
 
 async def test_r5_10_a_new_incarnation_never_inherits_an_epoch() -> None:
     async def scenario(assigner: Assigner) -> None:
         records, _ = settle({}, by_name([broker("br1")]), 20)
         after, _ = settle(records, by_name([broker("br1", zxid=25)]), 30, assigner)
-        assert all(after[n].epoch > records[n].epoch for n in BUNDLES)
+        with promise("a broker that registered anew owns under a new epoch"):
+            assert all(after[n].epoch > records[n].epoch for n in BUNDLES)
 
-    await holds_and_variant_fails(scenario, assign, keeps_the_epoch)
+    await holds_and_mutant_fails(scenario, assign, "ownership.keeps_the_epoch")
 
 
 @pytest.mark.parametrize("number", [1, 2, 5, 16, 40])

@@ -8,7 +8,6 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stele.lab.mutants.catalog import counts_the_loading_as_ready, gives_to_the_loading
 from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, StoreEntry, TopicEntry, TopicState
 from stele.nameserver.reconcile import (
     ConfigureReplica,
@@ -23,7 +22,7 @@ from stele.nameserver.reconcile import (
 )
 from stele.nameserver.reports import ReplicaState, Reports, disconnected, leaders
 from stele.services.topics import Retention
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.unit.nameserver.world import World, datanode, replica, report
 
 Planner = Callable[..., list[Effect]]
@@ -61,12 +60,14 @@ async def test_r4_6_a_loading_store_gets_no_replica() -> None:
     catalog = replace(catalog_of(CREATING, PARTITION), datanodes={"dn1": datanode(1, MemberState.LOADING)})
 
     async def scenario(planner: Planner) -> None:
-        assert planner(catalog, {1: report(1)}, {}) == []
-        assert (
-            planner(catalog_of(CREATING, PARTITION, stores=(1,)), {1: report(1, state=MemberState.LOADING)}, {}) == []
-        )
+        with promise("a loading store is given no replicas"):
+            assert planner(catalog, {1: report(1)}, {}) == []
+            assert (
+                planner(catalog_of(CREATING, PARTITION, stores=(1,)), {1: report(1, state=MemberState.LOADING)}, {})
+                == []
+            )
 
-    await holds_and_variant_fails(scenario, plan, gives_to_the_loading)
+    await holds_and_mutant_fails(scenario, plan, "catalog.gives_to_the_loading")
 
 
 async def test_r4_6_a_loading_store_is_no_candidate_for_placement() -> None:
@@ -75,9 +76,12 @@ async def test_r4_6_a_loading_store_is_no_candidate_for_placement() -> None:
     catalog = Catalog(stores=stores, datanodes=members)
 
     async def scenario(seen: Catalog) -> None:
-        assert seen.placeable_stores == (1,)
+        with promise("a loading store is given no replicas"):
+            assert seen.placeable_stores == (1,)
 
-    await holds_and_variant_fails(scenario, catalog, counts_the_loading_as_ready(catalog))
+    await holds_and_mutant_fails(
+        scenario, catalog, "catalog.counts_the_loading_as_ready", lambda mutant: mutant(catalog)
+    )
 
 
 def test_a_store_that_is_being_removed_is_no_candidate() -> None:

@@ -41,16 +41,18 @@ class Commands:
 
 
 class Opener:
-    """Opens real storage and counts how often; ``delay_s`` makes it slow (it runs on a thread)."""
+    """Opens real storage and counts how often; ``delay_s`` makes it slow once it is ``open`` (it runs on a thread)."""
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.opened: list[Path] = []
+        self.open: list[Path] = []
         self._delay_s = delay_s
         self._open = opener(16 << 20, 2 << 20, 0)
 
     def __call__(self, path: Path) -> OpenStorage:
         self.opened.append(path)
         storage = self._open(path)
+        self.open.append(path)
         time.sleep(self._delay_s)
         return storage
 

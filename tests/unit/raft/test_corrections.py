@@ -9,8 +9,6 @@ import pickle
 import pytest
 from pysyncobj import SyncObj
 
-from stele.lab.mutants.elections import CountsVotesTwice
-from stele.lab.mutants.replication import CountsItself, CountsLateAnswers, PromisesFirst
 from stele.services.errors import MessageTooLarge, NotLeader, ProposalLost
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.election import RaftElection
@@ -19,7 +17,7 @@ from stele.services.raft.outbox import Outbox
 from stele.services.raft.pysyncobj_adapter import OVERRIDDEN, RELIED_UPON
 from stele.services.raft.replication import Replication
 from stele.services.raft.storage import MEMBERSHIP, Entry, Members
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.in_place import with_part
 from tests.unit.raft.bench import Bench
 from tests.unit.raft.platter import Platter, SimulatedLog, SimulatedSnapshots, SimulatedTerms
@@ -108,10 +106,11 @@ async def test_h4_an_answer_of_another_term_does_not_count() -> None:
         for sender in (2, 3, 4):
             leader.receive(sender, pb.RaftMessage(group=7, term=leader.term, append_answer=late))
         bench.turn(1)
-        assert leader.commit_index < index
-        assert b"a" not in bench.outcomes
+        with promise("an answer counts in the term that asked for it"):
+            assert leader.commit_index < index
+            assert b"a" not in bench.outcomes
 
-    await holds_and_variant_fails(scenario, Replication, CountsLateAnswers)
+    await holds_and_mutant_fails(scenario, Replication, "replication.CountsLateAnswers")
 
 
 async def test_h5_one_voter_is_one_vote() -> None:
@@ -126,11 +125,12 @@ async def test_h5_one_voter_is_one_vote() -> None:
         )
         for _ in range(5):
             engine.receive(2, vote)
-        assert engine.state == "candidate"
+        with promise("one leader per term"):
+            assert engine.state == "candidate"
         engine.receive(3, vote)
         assert engine.is_leader
 
-    await holds_and_variant_fails(scenario, RaftElection, CountsVotesTwice)
+    await holds_and_mutant_fails(scenario, RaftElection, "elections.CountsVotesTwice")
 
 
 def test_h17_pickles_from_the_wire_change_nothing() -> None:
@@ -164,13 +164,14 @@ async def test_h7_a_replica_counts_itself_only_after_its_own_sync() -> None:
         bench.propose(1, b"a")
         bench.deliver(1, 2)
         bench.deliver(2, 1)
-        assert b"a" not in bench.outcomes, "one synced copy of three"
+        with promise("a leader counts what it has synced"):
+            assert b"a" not in bench.outcomes, "one synced copy of three"
         bench.flush(1)
         bench.turn(1)
         assert bench.outcomes[b"a"] == 1
         assert leader.commit_index == leader.journal.last_index
 
-    await holds_and_variant_fails(scenario, Replication, CountsItself)
+    await holds_and_mutant_fails(scenario, Replication, "replication.CountsItself")
 
 
 async def test_r3_8_a_vote_that_could_not_be_written_is_neither_granted_nor_asked_for() -> None:
@@ -181,7 +182,8 @@ async def test_r3_8_a_vote_that_could_not_be_written_is_neither_granted_nor_aske
             bench.sync[i] = False
         bench.engines[1]._campaign()
         bench.turn(1)
-        assert not bench.wires[(1, 2)], "asked for votes before its own was written"
+        with promise("nothing is promised before it is synced"):
+            assert not bench.wires[(1, 2)], "asked for votes before its own was written"
         bench.sync[1] = True
         bench.turn(1)
         asked = bench.deliver(1, 2)
@@ -197,7 +199,7 @@ async def test_r3_8_a_vote_that_could_not_be_written_is_neither_granted_nor_aske
         assert not bench.wires[(2, 1)]
         assert bench.engines[2].state == "failed"
 
-    await holds_and_variant_fails(scenario, Outbox, PromisesFirst)
+    await holds_and_mutant_fails(scenario, Outbox, "replication.PromisesFirst")
 
 
 def test_h7_a_vote_survives_the_crash_that_follows_it() -> None:

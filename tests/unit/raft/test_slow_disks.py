@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stele.lab.mutants.elections import OvertakesItsVotes
 from stele.services.raft.election import RaftElection
 from stele.services.raft.journal import Flush
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails
 from tests.support.in_place import with_part
 from tests.unit.raft.bench import Bench
 
@@ -52,4 +51,4 @@ async def test_h15_an_election_does_not_overtake_the_votes_of_the_last_one() -> 
         for flush_s in (0.5, 1.0, 2.0):
             seconds_until_led(flush_s)
 
-    await holds_and_variant_fails(scenario, RaftElection, OvertakesItsVotes)
+    await holds_and_mutant_fails(scenario, RaftElection, "elections.OvertakesItsVotes")

@@ -6,13 +6,11 @@ import random
 
 import pytest
 
-from stele.lab.mutants.replication import InstallsWhatIsOld, TrustsTheOffer
-from stele.lab.mutants.snapshots import ResetsFirst
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.journal import Journal
 from stele.services.raft.snapshot_offer import SnapshotOffer, to_pb
 from stele.services.raft.storage import Members
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.in_place import with_part
 from tests.unit.raft.bench import Bench
 
@@ -118,10 +116,11 @@ async def test_h3_an_old_snapshot_does_not_roll_the_state_back() -> None:
         bench.snapshots[3].stage(late.snapshot, bench.snapshots[3].staged(late.snapshot), state)
         bench.engines[3].install(late.snapshot, state)  # a transfer that ends late
         bench.turn(3)
-        assert bench.machines[3].applied == applied
+        with promise("a state machine never goes back"):
+            assert bench.machines[3].applied == applied
         assert bench.engines[3].applied_index >= late.snapshot.index
 
-    await holds_and_variant_fails(scenario, SnapshotOffer, InstallsWhatIsOld)
+    await holds_and_mutant_fails(scenario, SnapshotOffer, "replication.InstallsWhatIsOld")
 
 
 async def test_h2_a_snapshot_offer_commits_nothing_that_it_did_not_verify() -> None:
@@ -138,11 +137,12 @@ async def test_h2_a_snapshot_offer_commits_nothing_that_it_did_not_verify() -> N
         reconnect(bench, 3)
         bench.settle(2)
         assert follower.offer is not None
-        assert follower.commit_index <= last
+        with promise("only what a message verified is committed"):
+            assert follower.commit_index <= last
         assert leader.match_index(3) <= last
         assert b"never committed" not in bench.machines[3].applied
 
-    await holds_and_variant_fails(scenario, SnapshotOffer, TrustsTheOffer)
+    await holds_and_mutant_fails(scenario, SnapshotOffer, "replication.TrustsTheOffer")
 
 
 def test_a_log_that_holds_the_entry_keeps_what_stands_behind_it() -> None:
@@ -196,9 +196,10 @@ async def test_h8_the_log_goes_only_after_the_snapshot_is_durable() -> None:
             flush.run()
             platter.crash(random.Random(changes))
             whole = platter.synced.entries == held.entries
-            assert whole or platter.snapshots, "neither the log nor what stands for it"
+            with promise("a log is emptied behind a durable snapshot"):
+                assert whole or platter.snapshots, "neither the log nor what stands for it"
 
-    await holds_and_variant_fails(scenario, Journal, ResetsFirst)
+    await holds_and_mutant_fails(scenario, Journal, "snapshots.ResetsFirst")
 
 
 def test_compaction_is_held_back_for_whoever_fetches() -> None:

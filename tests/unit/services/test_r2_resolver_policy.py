@@ -10,20 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.lab.mutants.resolver import (
-    AsksWithoutPause,
-    BacksOffWithoutCap,
-    BacksOffWithoutJitter,
-    ForgetsTombstones,
-    KeepsTheAddress,
-    LogsEveryAttempt,
-    MatchesText,
-    NeverBacksOff,
-    NeverLogs,
-    NotFoundIsTombstone,
-    RestartsTheBackoff,
-    RetriesTombstones,
-)
 from stele.services.errors import CoordinationUnknown, SteleError, StoreTombstone, StoreUnknown, Timeout, Unreachable
 from stele.services.rpc.resolution import (
     BACKOFF,
@@ -38,7 +24,7 @@ from stele.services.rpc.resolution import (
     ResolverPolicy,
     StoreAddress,
 )
-from tests.support.both_ways import holds_and_variant_fails
+from tests.support.both_ways import holds_and_mutant_fails, promise
 
 Nameserver = Callable[[int, float], StoreAddress | SteleError]
 Policy = Callable[[random.Random], ResolverPolicy]
@@ -104,19 +90,21 @@ async def the_type_decides_not_the_text(policy: Policy) -> None:
     removed = Life(policy, lambda *_: StoreTombstone("decommissioned on Monday"))
     removed.want()
     removed.until(60)
-    assert removed.refusals == 1
-    assert len(removed.lookups) == 1
+    with promise("what an error means does not hang on its text"):
+        assert removed.refusals == 1
+        assert len(removed.lookups) == 1
     waiting = Life(
         policy, lambda _, now: HERE if now > 30 else StoreUnknown("invalid store ID 6365, not found (tombstone?)")
     )
     waiting.want()
     waiting.until(60)
-    assert [address for _, address in waiting.answers] == [HERE]
-    assert waiting.refusals == 0
+    with promise("what an error means does not hang on its text"):
+        assert [address for _, address in waiting.answers] == [HERE]
+        assert waiting.refusals == 0
 
 
 async def test_r2_1_the_type_decides_not_the_text() -> None:
-    await holds_and_variant_fails(the_type_decides_not_the_text, ResolverPolicy, MatchesText)
+    await holds_and_mutant_fails(the_type_decides_not_the_text, ResolverPolicy, "resolver.MatchesText")
 
 
 async def a_removed_store_is_asked_for_once(policy: Policy) -> None:
@@ -125,15 +113,16 @@ async def a_removed_store_is_asked_for_once(policy: Policy) -> None:
         for _ in range(20):
             life.want()
         life.until(60.0 * (minute + 1))
-    assert len(life.lookups) == 1
+    with promise("a removed store is asked for once"):
+        assert len(life.lookups) == 1
     assert [event for _, event in life.logs] == ["store_removed"]
     assert life.refusals >= 60
     assert life.policy.is_tombstone(6365)
 
 
-@pytest.mark.parametrize("variant", [RetriesTombstones, ForgetsTombstones])
-async def test_r2_3_a_removed_store_is_asked_for_once(variant: Policy) -> None:
-    await holds_and_variant_fails(a_removed_store_is_asked_for_once, ResolverPolicy, variant)
+@pytest.mark.parametrize("mutant", ["resolver.RetriesTombstones", "resolver.ForgetsTombstones"])
+async def test_r2_3_a_removed_store_is_asked_for_once(mutant: str) -> None:
+    await holds_and_mutant_fails(a_removed_store_is_asked_for_once, ResolverPolicy, mutant)
 
 
 async def a_known_store_that_is_removed_later_is_given_up(policy: Policy) -> None:
@@ -144,12 +133,15 @@ async def a_known_store_that_is_removed_later_is_given_up(policy: Policy) -> Non
     life.want()
     life.until(300)
     life.want()
-    assert life.policy.known(6365) is None
-    assert (len(life.lookups), life.refusals) == (2, 2)
+    with promise("a removed store is asked for once"):
+        assert life.policy.known(6365) is None
+        assert (len(life.lookups), life.refusals) == (2, 2)
 
 
 async def test_r2_3_a_known_store_that_is_removed_later_is_given_up() -> None:
-    await holds_and_variant_fails(a_known_store_that_is_removed_later_is_given_up, ResolverPolicy, RetriesTombstones)
+    await holds_and_mutant_fails(
+        a_known_store_that_is_removed_later_is_given_up, ResolverPolicy, "resolver.RetriesTombstones"
+    )
 
 
 async def a_cold_start_blocks_nobody(policy: Policy) -> None:
@@ -160,30 +152,37 @@ async def a_cold_start_blocks_nobody(policy: Policy) -> None:
     life.until(registers_at_s)
     assert not life.answers
     life.until(registers_at_s + BACKOFF.max_s)
-    assert [address for _, address in life.answers] == [HERE]
+    with promise("a store that starts late is reached as soon as it registers"):
+        assert [address for _, address in life.answers] == [HERE]
     life.want()
     assert len(life.answers) == 2
 
 
-@pytest.mark.parametrize("variant", [NotFoundIsTombstone, BacksOffWithoutCap])
-async def test_r2_4_works_as_soon_as_it_registers(variant: Policy) -> None:
-    await holds_and_variant_fails(a_cold_start_blocks_nobody, ResolverPolicy, variant)
+@pytest.mark.parametrize("mutant", ["resolver.NotFoundIsTombstone", "resolver.BacksOffWithoutCap"])
+async def test_r2_4_works_as_soon_as_it_registers(mutant: str) -> None:
+    await holds_and_mutant_fails(a_cold_start_blocks_nobody, ResolverPolicy, mutant)
 
 
 async def retries_are_paced_and_jittered(policy: Policy) -> None:
     life = Life(policy, unknown)
     life.want()
-    life.until(600)
+    with promise("retries are paced"):
+        life.until(600)
     gaps = [later - earlier for earlier, later in zip(life.lookups, life.lookups[1:], strict=False)]
-    assert all(gap <= BACKOFF.max_s for gap in gaps)
-    assert all(gap >= BACKOFF.max_s / 2 for gap in gaps[10:])
-    assert len({round(gap, 6) for gap in gaps[10:]}) > len(gaps[10:]) / 2
+    with promise("the pause between retries is bounded"):
+        assert all(gap <= BACKOFF.max_s for gap in gaps)
+    with promise("retries are paced"):
+        assert all(gap >= BACKOFF.max_s / 2 for gap in gaps[10:])
+    with promise("retries are spread"):
+        assert len({round(gap, 6) for gap in gaps[10:]}) > len(gaps[10:]) / 2
     assert len(life.counts) == len(life.lookups), "each attempt is counted"
 
 
-@pytest.mark.parametrize("variant", [NeverBacksOff, BacksOffWithoutCap, BacksOffWithoutJitter])
-async def test_r2_4_retries_are_paced_and_jittered(variant: Policy) -> None:
-    await holds_and_variant_fails(retries_are_paced_and_jittered, ResolverPolicy, variant)
+@pytest.mark.parametrize(
+    "mutant", ["resolver.NeverBacksOff", "resolver.BacksOffWithoutCap", "resolver.BacksOffWithoutJitter"]
+)
+async def test_r2_4_retries_are_paced_and_jittered(mutant: str) -> None:
+    await holds_and_mutant_fails(retries_are_paced_and_jittered, ResolverPolicy, mutant)
 
 
 async def logs_are_limited_per_store(policy: Policy) -> None:
@@ -192,14 +191,16 @@ async def logs_are_limited_per_store(policy: Policy) -> None:
     life.want(2)
     life.until(600)
     first = [when for when, _ in life.logs][:2]
-    assert first == [0.0, 0.0], "at once, for each store"
-    assert len(life.logs) <= 2 * (600 / LOG_INTERVAL_S + 1)
+    with promise("the first failed attempt is logged"):
+        assert first == [0.0, 0.0], "at once, for each store"
+    with promise("failed attempts are logged at most once a minute"):
+        assert len(life.logs) <= 2 * (600 / LOG_INTERVAL_S + 1)
     assert len(life.logs) >= 2 * 600 / (LOG_INTERVAL_S + BACKOFF.max_s) - 2, "and again while it lasts"
 
 
-@pytest.mark.parametrize("variant", [LogsEveryAttempt, NeverLogs])
-async def test_r2_4_logs_are_limited_per_store(variant: Policy) -> None:
-    await holds_and_variant_fails(logs_are_limited_per_store, ResolverPolicy, variant)
+@pytest.mark.parametrize("mutant", ["resolver.LogsEveryAttempt", "resolver.NeverLogs"])
+async def test_r2_4_logs_are_limited_per_store(mutant: str) -> None:
+    await holds_and_mutant_fails(logs_are_limited_per_store, ResolverPolicy, mutant)
 
 
 async def an_impatient_caller_does_not_starve_the_lookup(policy: Policy) -> None:
@@ -211,12 +212,15 @@ async def an_impatient_caller_does_not_starve_the_lookup(policy: Policy) -> None
         if not life.answers:
             life.policy.abandoned(6365)
             life._due.clear()
-    assert life.answers
+    with promise("the pause does not start anew with each caller"):
+        assert life.answers
     assert len(life.lookups) < 60
 
 
 async def test_r2_4_an_impatient_caller_does_not_starve_the_lookup() -> None:
-    await holds_and_variant_fails(an_impatient_caller_does_not_starve_the_lookup, ResolverPolicy, RestartsTheBackoff)
+    await holds_and_mutant_fails(
+        an_impatient_caller_does_not_starve_the_lookup, ResolverPolicy, "resolver.RestartsTheBackoff"
+    )
 
 
 async def a_reused_address_is_asked_for_again(policy: Policy) -> None:
@@ -230,28 +234,30 @@ async def a_reused_address_is_asked_for_again(policy: Policy) -> None:
     life.mismatch(HERE)
     life.want()
     life.until(100)
-    assert life.answers[-1] == (100, THERE)
+    with promise("an address that is another store's is resolved again"):
+        assert life.answers[-1] == (100, THERE)
     life.mismatch(HERE)  # a late complaint about the old address
     life.want()
     assert (life.answers[-1][1], len(life.lookups)) == (THERE, 2)
 
 
 async def test_r2_5_a_reused_address_is_asked_for_again() -> None:
-    await holds_and_variant_fails(a_reused_address_is_asked_for_again, ResolverPolicy, KeepsTheAddress)
+    await holds_and_mutant_fails(a_reused_address_is_asked_for_again, ResolverPolicy, "resolver.KeepsTheAddress")
 
 
 async def a_view_that_stays_wrong_is_not_hammered(policy: Policy) -> None:
     """The nameserver has not noticed yet and names the wrong address each time."""
     life = Life(policy, lambda *_: HERE)
-    while life.now_s < 60:
-        life.want()
-        life.until(life.now_s + 0.001)
-        life.mismatch(HERE)
-    assert len(life.lookups) <= 60 / (BACKOFF.max_s / 2) + 10
+    with promise("complaints about an address do not make a storm"):
+        while life.now_s < 60:
+            life.want()
+            life.until(life.now_s + 0.001)
+            life.mismatch(HERE)
+        assert len(life.lookups) <= 60 / (BACKOFF.max_s / 2) + 10
 
 
 async def test_r2_5_a_view_that_stays_wrong_is_not_hammered() -> None:
-    await holds_and_variant_fails(a_view_that_stays_wrong_is_not_hammered, ResolverPolicy, AsksWithoutPause)
+    await holds_and_mutant_fails(a_view_that_stays_wrong_is_not_hammered, ResolverPolicy, "resolver.AsksWithoutPause")
 
 
 async def test_r2_5_an_address_that_held_for_long_is_asked_for_at_once() -> None:
