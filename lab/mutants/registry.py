@@ -201,3 +201,24 @@ MUTANTS = _table(
            "stele.datanode.storage:opener"),
 )
 # fmt: on
+
+WITHOUT_A_MUTANT: Mapping[str, str] = MappingProxyType(
+    {
+        "R2.7": "Not built: nothing removes a store yet (docs/design.md, §10).",
+        "H11": "What goes wrong is the test's own: a callback or a state machine that raises.",
+        "H12": "Shown with the product alone.",
+        "H13": "Shown with the product alone.",
+        "H16": "Shown with the product alone: transfers are broken, resumed and damaged.",
+        "H17": "What goes wrong is the test's own: a pickle where a typed message is due.",
+        "H18": "Shown with the product alone.",
+    }
+)
+"""Rules that no mutant breaks, and why."""
+
+WITHOUT_A_LINE: Mapping[str, str] = MappingProxyType(
+    {
+        "R2.7": "Not built.",
+        "R3.9": "What R3.1 to R3.8 come to; no line of its own.",
+    }
+)
+"""Rules that no line of the product names, and why."""
