@@ -2,6 +2,11 @@
 
 Every error is a class of ``stele``: ``except stele.TopicNotFound``.  Each says ``definite`` (it had no effect) and ``retryable``; all of
 them are a ``SteleError``.  Importing this configures nobody's logging: what the client has to say goes to the standard logger ``stele``.
+
+Whoever reads the code begins with ``client.py``, from which ``producer.py``, ``consumer.py`` and ``admin.py`` come; what is decided
+stands apart from what carries it out (``batching.py``, ``delivery_buffer.py``, ``retry.py``).  ``stele.cli`` is the command,
+``stele.local`` a cluster on this machine.  The other folders in here are links: the roles' code under the one name by which it is
+imported.
 """
 
 from __future__ import annotations
