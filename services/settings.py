@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn, Self, TypeVar
 
 from annotated_types import Ge, Le
-from pydantic import BeforeValidator, ModelWrapValidatorHandler, Strict, ValidationError, model_validator
+from pydantic import BeforeValidator, Strict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
