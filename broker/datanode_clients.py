@@ -19,8 +19,8 @@ from stele.services.tasks import Tasks
 CONNECT_TIMEOUT_S = 1.0
 PROBES_MAX = 32  # of one store at one time
 
-AppendStream = RequestStream[datanode_pb2.AppendRequest, datanode_pb2.AppendResponse]
-FetchStream = RequestStream[datanode_pb2.FetchRequest, datanode_pb2.FetchResponse]
+_Appends = RequestStream[datanode_pb2.AppendRequest, datanode_pb2.AppendResponse]
+_Fetches = RequestStream[datanode_pb2.FetchRequest, datanode_pb2.FetchResponse]
 
 
 class DatanodeClient:
@@ -29,8 +29,8 @@ class DatanodeClient:
     def __init__(self, channels: Channels, store_id: int, endpoint: str) -> None:
         self.store_id, self.endpoint = store_id, endpoint
         self._channels = channels
-        self._appends: AppendStream | None = None
-        self._fetches: FetchStream | None = None
+        self._appends: _Appends | None = None
+        self._fetches: _Fetches | None = None
         self._closed = False
 
     def append(self, request: datanode_pb2.AppendRequest) -> asyncio.Future[datanode_pb2.AppendResponse]:

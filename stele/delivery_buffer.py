@@ -14,22 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from stele.model import Message
 from stele.services.batch import decode
 from stele.services.errors import BatchCorrupt, SteleError
 
 Range = tuple[int, int]
+PromiseT = TypeVar("PromiseT")
 ACKS_MAX = 2_000  # of one request
 
 
 @dataclass(frozen=True, slots=True)
-class AckRequest:
+class AckRequest(Generic[PromiseT]):
     """Acknowledgements that are sent together: (offset, promise), the promises belonging to the shell."""
 
     request_id: int
     cumulative: bool
-    acks: tuple[tuple[int, object], ...]
+    acks: tuple[tuple[int, PromiseT], ...]
 
     @property
     def ranges(self) -> list[Range]:
@@ -37,7 +39,7 @@ class AckRequest:
         return [(max(offsets), max(offsets))] if self.cumulative else join(offsets)
 
     @property
-    def promises(self) -> list[object]:
+    def promises(self) -> list[PromiseT]:
         return [promise for _, promise in self.acks]
 
 
@@ -75,7 +77,7 @@ def read_delivery(
     ]
 
 
-class DeliveryBuffer:
+class DeliveryBuffer(Generic[PromiseT]):
     """One partition's side of a consumer; see the module's docstring."""
 
     def __init__(self) -> None:
@@ -84,9 +86,9 @@ class DeliveryBuffer:
         self._held_before: set[int] = set()  # held when the stream was opened anew: their first repetition is no news
         self._acking: set[int] = set()  # acknowledgements under way
         self._acking_below = 0  # a cumulative acknowledgement is under way for every offset below
-        self._to_send: list[tuple[int, object]] = []
-        self._cumulative_to_send: list[tuple[int, object]] = []
-        self._sent: dict[int, AckRequest] = {}
+        self._to_send: list[tuple[int, PromiseT]] = []
+        self._cumulative_to_send: list[tuple[int, PromiseT]] = []
+        self._sent: dict[int, AckRequest[PromiseT]] = {}
         self._next_request = 1
 
     # --- deliveries -----------------------------------------------------------------------------------------------
@@ -134,12 +136,12 @@ class DeliveryBuffer:
 
     # --- acknowledgements -----------------------------------------------------------------------------------------
 
-    def ack(self, offset: int, promise: object) -> None:
+    def ack(self, offset: int, promise: PromiseT) -> None:
         self._drop(offset)
         self._acking.add(offset)
         self._to_send.append((offset, promise))
 
-    def ack_cumulative(self, offset: int, promise: object) -> None:
+    def ack_cumulative(self, offset: int, promise: PromiseT) -> None:
         for other in [o for o in (*self._held, *self._buffered) if o <= offset]:
             self._drop(other)
         self._acking_below = max(self._acking_below, offset + 1)
@@ -151,7 +153,7 @@ class DeliveryBuffer:
         self._drop(offset)
         return held
 
-    def next_request(self) -> AckRequest | None:
+    def next_request(self) -> AckRequest[PromiseT] | None:
         """The next acknowledgements to send; None: there are none."""
         if self._cumulative_to_send:
             part, self._cumulative_to_send = self._cumulative_to_send, []
@@ -161,14 +163,14 @@ class DeliveryBuffer:
         part, self._to_send = self._to_send[:ACKS_MAX], self._to_send[ACKS_MAX:]
         return self._request(False, part)
 
-    def confirmed(self, request_id: int) -> AckRequest | None:
+    def confirmed(self, request_id: int) -> AckRequest[PromiseT] | None:
         """The acknowledgements of a request are durable."""
         request = self._sent.pop(request_id, None)
         if request is not None:
             self._done(request)
         return request
 
-    def refused(self, request_id: int, error: SteleError) -> AckRequest | None:
+    def refused(self, request_id: int, error: SteleError) -> AckRequest[PromiseT] | None:
         """They were not accepted: sent again if that may help, else the user holds those messages again (and the request is returned)."""
         request = self._sent.pop(request_id, None)
         if request is None:
@@ -184,7 +186,7 @@ class DeliveryBuffer:
             self._held.update(offset for offset, _ in request.acks)
         return request
 
-    def reset(self) -> list[object]:
+    def reset(self) -> list[PromiseT]:
         """The subscription was set anew: nothing of before counts; the promises that are void."""
         acks = [ack for r in self._sent.values() for ack in r.acks] + self._to_send + self._cumulative_to_send
         for emptied in (self._buffered, self._held, self._held_before, self._acking, self._sent):
@@ -192,7 +194,7 @@ class DeliveryBuffer:
         self._to_send, self._cumulative_to_send, self._acking_below = [], [], 0
         return [promise for _, promise in acks]
 
-    def give_up(self) -> list[object]:
+    def give_up(self) -> list[PromiseT]:
         """Nothing is acknowledged any more; the promises that are void.  What is buffered may still be taken."""
         promises = [promise for r in self._sent.values() for _, promise in r.acks]
         promises += [promise for _, promise in self._to_send + self._cumulative_to_send]
@@ -215,13 +217,13 @@ class DeliveryBuffer:
         self._held_before.discard(offset)
         self._buffered.pop(offset, None)
 
-    def _request(self, cumulative: bool, acks: list[tuple[int, object]]) -> AckRequest:
+    def _request(self, cumulative: bool, acks: list[tuple[int, PromiseT]]) -> AckRequest[PromiseT]:
         request = AckRequest(self._next_request, cumulative, tuple(acks))
         self._next_request += 1
         self._sent[request.request_id] = request
         return request
 
-    def _done(self, request: AckRequest) -> None:
+    def _done(self, request: AckRequest[PromiseT]) -> None:
         if not request.cumulative:
             self._acking.difference_update(offset for offset, _ in request.acks)
         elif not self._cumulative_to_send and not any(r.cumulative for r in self._sent.values()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -84,7 +84,7 @@ class PartitionConsumer:
         rng: random.Random,
     ) -> None:
         self.partition = partition
-        self.buffer = DeliveryBuffer()
+        self.buffer: DeliveryBuffer[AckPromise] = DeliveryBuffer()
         self.is_ready = False  # it stands in the consumer's line of partitions with messages
         self.active = False
         self.began_at: int | None = None  # where the subscription begins, if this consumer made it
@@ -303,8 +303,8 @@ class PartitionConsumer:
         if self._credit_to_return >= max(1, self._window // 2):
             self._wake.set()
 
-    def _confirm(self, request: AckRequest | None) -> None:
-        for promise in cast("Sequence[AckPromise]", request.promises if request is not None else ()):
+    def _confirm(self, request: AckRequest[AckPromise] | None) -> None:
+        for promise in request.promises if request is not None else ():
             if not promise.done():
                 promise.set_result(None)
 
@@ -332,7 +332,7 @@ async def _read(call: Any, endpoint: str) -> broker_pb2.SubscribeResponse:
     return cast(broker_pb2.SubscribeResponse, response)
 
 
-def _ack(request: AckRequest) -> broker_pb2.Ack:
+def _ack(request: AckRequest[AckPromise]) -> broker_pb2.Ack:
     ranges: list[Range] = request.ranges
     return broker_pb2.Ack(
         request_id=request.request_id,
@@ -341,7 +341,6 @@ def _ack(request: AckRequest) -> broker_pb2.Ack:
     )
 
 
-def _fail(promise: object, error: SteleError) -> None:
-    waiting = cast(AckPromise, promise)
-    if not waiting.done():
-        waiting.set_exception(error)
+def _fail(promise: AckPromise, error: SteleError) -> None:
+    if not promise.done():
+        promise.set_exception(error)

@@ -154,6 +154,21 @@ async def test_room_is_given_in_the_order_of_asking() -> None:
         await waiting
 
 
+async def test_whoever_flushes_waits_until_everything_is_released() -> None:
+    limit = BufferLimit(100)
+    await asyncio.wait_for(limit.unused(), 1)
+    await limit.acquire(100)
+    waiting = asyncio.create_task(limit.acquire(50))
+    flushing = asyncio.create_task(limit.unused())
+    await asyncio.sleep(0)
+    limit.release(100)
+    await waiting
+    await asyncio.sleep(0)
+    assert not flushing.done(), "who waited has its share now"
+    limit.release(50)
+    await asyncio.wait_for(flushing, 1)
+
+
 # --- health -------------------------------------------------------------------------------------------------------
 
 
