@@ -1,4 +1,4 @@
-"""A nameserver that confuses removed stores with unknown ones, gives ids out twice or deletes on a guess (R2, R3.6, R4.6)."""
+"""A nameserver that confuses removed stores with unknown ones, gives ids out twice or deletes on a guess (F2, R3.6, R4.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datanodes that serve, lead or show themselves too early, or leave too late (R4)."""
+"""Datanodes that serve, lead or show themselves too early, or leave too late (F4)."""
 
 from __future__ import annotations
 

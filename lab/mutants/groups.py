@@ -1,4 +1,4 @@
-"""Creating, deleting and holding groups on a store in ways that leave two of one, or one without a directory (R3)."""
+"""Creating, deleting and holding groups on a store in ways that leave two of one, or one without a directory (F3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registering a name in ways that lose it, share it or take it from the living (R1)."""
+"""Registering a name in ways that lose it, share it or take it from the living (F1)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.unit.layout.tree import PACKAGES, modules
 
 MIRROR = "stele.sync"
-WRONG_ON_PURPOSE = ("stele.lab.variants", "stele.lab.mutants")
+WRONG_ON_PURPOSE = ("stele.lab.mutants",)
 
 
 def doubles(found: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Groups that sleep: what they do not say, and what wakes them.  Liveness arguments are tested with variants that break them."""
+"""Groups that sleep: what they do not say, and what wakes them.  Liveness arguments are tested with mutants that break them."""
 
 from __future__ import annotations
 
