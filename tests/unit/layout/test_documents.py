@@ -105,6 +105,16 @@ def test_a_lost_path_is_seen() -> None:
     ]
 
 
+def test_the_worked_example_can_be_applied() -> None:
+    """The pieces of CONTRIBUTING.md, in their order, fit the code as it is."""
+    pieces = re.findall(r"^```diff\n(.+?\n)```$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(pieces) == 5
+    fits = subprocess.run(
+        ["git", "apply", "-p0", "--check"], cwd=ROOT, input="".join(pieces), capture_output=True, text=True, check=False
+    )
+    assert fits.returncode == 0, fits.stderr
+
+
 def test_the_index_leads_to_every_document() -> None:
     index = ROOT / "docs" / "README.md"
     linked = {(index.parent / target).resolve() for target in LINK.findall(index.read_text())}
