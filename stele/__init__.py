@@ -6,85 +6,89 @@ them are a ``SteleError``.  Importing this configures nobody's logging: what the
 Whoever reads the code begins with ``client.py``, from which ``producer.py``, ``consumer.py`` and ``admin.py`` come; what is decided
 stands apart from what carries it out (``batching.py``, ``delivery_buffer.py``, ``retry.py``).  ``stele.cli`` is the command,
 ``stele.local`` a cluster on this machine.  The other folders in here are links: the roles' code under the one name by which it is
-imported.
+imported; every process of a role passes through here, so that what is named below is loaded when it is first asked for.
 """
 
 from __future__ import annotations
 
-from stele import sync
-from stele.admin import Admin
-from stele.client import Client, connect
-from stele.consumer import Consumer
-from stele.errors import ClientClosed, InputUnreadable, SendTimedOut
-from stele.model import (
-    BrokerInfo,
-    ClusterInfo,
-    Event,
-    MemberInfo,
-    Message,
-    NameserverInfo,
-    NamespaceInfo,
-    PartitionInfo,
-    ReplicaInfo,
-    SendResult,
-    StoreInfo,
-    SubscriptionInfo,
-    TopicInfo,
-)
-from stele.producer import Producer
-from stele.services.errors import (
-    BatchCorrupt,
-    ClusterMismatch,
-    ConnectionBroken,
-    ConsumerBusy,
-    CoordinationUnknown,
-    CoordinationUnreachable,
-    DirectoryBusy,
-    DiskFull,
-    Draining,
-    Fenced,
-    GroupDirectoryBusy,
-    GroupNotFound,
-    GroupStopped,
-    InternalError,
-    InvalidArgument,
-    InvalidConfig,
-    LeadershipLost,
-    LogDamaged,
-    MessageTooLarge,
-    NamespaceExists,
-    NamespaceNotFound,
-    NameTaken,
-    NoLeader,
-    NotEnoughStores,
-    NotLeader,
-    NotOwner,
-    NotReady,
-    OffsetOutOfRange,
-    OutOfOrderSequence,
-    Overloaded,
-    PartitionNotFound,
-    PortTaken,
-    ProposalLost,
-    RecordExists,
-    RecordMissing,
-    RecordUnreadable,
-    SnapshotNotFound,
-    SteleError,
-    StorageFailed,
-    StoreMismatch,
-    StoreTombstone,
-    StoreUnknown,
-    SubscriptionNotFound,
-    SubscriptionReset,
-    Timeout,
-    ToolMissing,
-    TopicExists,
-    TopicNotFound,
-    Unimplemented,
-    Unreachable,
-    VersionConflict,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from stele import sync
+    from stele.admin import Admin
+    from stele.client import Client, connect
+    from stele.consumer import Consumer
+    from stele.errors import ClientClosed, InputUnreadable, SendTimedOut
+    from stele.model import (
+        BrokerInfo,
+        ClusterInfo,
+        Event,
+        MemberInfo,
+        Message,
+        NameserverInfo,
+        NamespaceInfo,
+        PartitionInfo,
+        ReplicaInfo,
+        SendResult,
+        StoreInfo,
+        SubscriptionInfo,
+        TopicInfo,
+    )
+    from stele.producer import Producer
+    from stele.services.errors import (
+        BatchCorrupt,
+        ClusterMismatch,
+        ConnectionBroken,
+        ConsumerBusy,
+        CoordinationUnknown,
+        CoordinationUnreachable,
+        DirectoryBusy,
+        DiskFull,
+        Draining,
+        Fenced,
+        GroupDirectoryBusy,
+        GroupNotFound,
+        GroupStopped,
+        InternalError,
+        InvalidArgument,
+        InvalidConfig,
+        LeadershipLost,
+        LogDamaged,
+        MessageTooLarge,
+        NamespaceExists,
+        NamespaceNotFound,
+        NameTaken,
+        NoLeader,
+        NotEnoughStores,
+        NotLeader,
+        NotOwner,
+        NotReady,
+        OffsetOutOfRange,
+        OutOfOrderSequence,
+        Overloaded,
+        PartitionNotFound,
+        PortTaken,
+        ProposalLost,
+        RecordExists,
+        RecordMissing,
+        RecordUnreadable,
+        SnapshotNotFound,
+        SteleError,
+        StorageFailed,
+        StoreMismatch,
+        StoreTombstone,
+        StoreUnknown,
+        SubscriptionNotFound,
+        SubscriptionReset,
+        Timeout,
+        ToolMissing,
+        TopicExists,
+        TopicNotFound,
+        Unimplemented,
+        Unreachable,
+        VersionConflict,
+    )
 
 __version__ = "0.1.0"
 
@@ -164,3 +168,29 @@ __all__ = [
     "connect",
     "sync",
 ]
+
+_SOURCES: Final = (  # the errors first: whoever catches one need not load the client
+    "stele.services.errors",
+    "stele.errors",
+    "stele.model",
+    "stele.client",
+    "stele.producer",
+    "stele.consumer",
+    "stele.admin",
+)
+
+
+def __getattr__(name: str) -> object:
+    if name == "sync":
+        return import_module("stele.sync")
+    if name in __all__:
+        for source in _SOURCES:
+            module = import_module(source)
+            if name in vars(module):
+                found = globals()[name] = getattr(module, name)
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

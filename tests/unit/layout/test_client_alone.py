@@ -85,7 +85,7 @@ def closure(start: str) -> dict[str, set[str]]:
 
 def test_the_client_is_found_whole() -> None:
     assert {"stele", "stele.sync", "stele.client", "stele.errors", "stele.local.state"} <= set(CLIENT)
-    assert "stele.services.rpc.channels" in closure("stele")
+    assert "stele.services.rpc.channels" in closure("stele.client")
 
 
 @pytest.mark.parametrize("module", CLIENT)
@@ -114,9 +114,29 @@ def libraries(imported: set[str]) -> set[str]:
 
 
 def test_importing_it_loads_no_server_library() -> None:
-    code = "import json, sys, stele, stele.sync, stele.errors; json.dump(sorted(sys.modules), sys.stdout)"
+    everything = loaded_by("import stele, stele.sync, stele.errors; [getattr(stele, name) for name in stele.__all__]")
+    assert "grpc" in everything
+    assert libraries(everything) & NOT_THE_CLIENTS == set()
+
+
+def test_a_name_loads_what_it_needs() -> None:
+    """The container's health check, which an engine starts every few seconds, and every role pass through the package."""
+    assert libraries(loaded_by("import stele")) & (CLIENT_LIBRARIES | NOT_THE_CLIENTS) == set()
+    assert "grpc" not in loaded_by("import stele; stele.TopicNotFound")
+    assert "stele.client" not in loaded_by("import stele.services.rpc.healthcheck")
+
+
+def test_a_name_that_is_none_is_refused_as_everywhere() -> None:
+    assert not hasattr(stele, "nothing")
+    assert set(stele.__all__) <= set(dir(stele))
+
+
+def loaded_by(code: str) -> set[str]:
+    code = (
+        f"import json, sys; before = set(sys.modules); {code}; json.dump(sorted(set(sys.modules) - before), sys.stdout)"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
-    assert libraries(set(json.loads(done.stdout))) & NOT_THE_CLIENTS == set()
+    return set(json.loads(done.stdout))
 
 
 def test_it_says_nothing_in_a_program_that_did_not_ask() -> None:
