@@ -39,6 +39,14 @@ RELIED_UPON: Final = (
     "_SyncObj__sendAppendEntries",
 )
 _STATES: Final = (RaftState.FOLLOWER, RaftState.CANDIDATE, RaftState.LEADER)  # by the library's numbers
+_CONF: Final = SyncObjConf(  # one for all replicas: 2 KiB each otherwise
+    autoTick=False,
+    appendEntriesUseBatch=True,
+    dynamicMembershipChange=False,
+    journalFile=None,
+    pollerType="select",
+    useFork=False,
+)
 
 
 @cache
@@ -84,17 +92,10 @@ class RaftCore:
         self._library = SyncObj(
             _node(store_id),
             [],  # it counts nobody: majorities are ours (services/raft/quorum.py)
-            SyncObjConf(
-                autoTick=False,
-                appendEntriesUseBatch=True,
-                dynamicMembershipChange=False,
-                journalFile=None,
-                pollerType="select",
-                useFork=False,
-                onStateChanged=self._state_changed,
-            ),
+            _CONF,
             transport=self._outlet,
         )
+        self._library._poller = None  # of sockets, of which it has none
         self._library._SyncObj__properies = frozenset()  # names for its dumps, which are not made: 8 KiB a group
         self._library._SyncObj__raftLog = _LibraryLog(self, journal)
         if journal.last_index == 0:
@@ -115,26 +116,31 @@ class RaftCore:
     def follow(self, leader: int) -> None:
         """``leader`` leads the current term: whoever campaigned in it has lost."""
         self._outlet.deliver(leader, {"type": "append_entries", "term": self.term, "commit_index": 0})
+        self._read_state()
 
     def campaign(self) -> None:
         """A term of its own, with this replica's vote for itself."""
         self._library._SyncObj__setState(_STATES.index(RaftState.CANDIDATE))
         self._library._SyncObj__setCurrentTerm(self.term + 1, self._store_id)
+        self._read_state()
 
     def lead(self) -> None:
         """Leader of the current term, with a first entry of its own at the end of the log."""
         self._library._SyncObj__onBecomeLeader()
+        self._read_state()
 
     def step_down(self, term: int) -> None:
         """A follower, of nobody known; a higher ``term`` is one in which it has not voted."""
         if term > self.term:
             self._library._SyncObj__setCurrentTerm(term, None)
         self._library._SyncObj__setState(_STATES.index(RaftState.FOLLOWER))
+        self._read_state()
 
-    def _state_changed(self, old: int, new: int) -> None:
-        self.state = _STATES[new]
+    def _read_state(self) -> None:
+        self.state = _STATES[self._library._SyncObj__raftState]
 
     def validate(self) -> None:
+        assert self.state is _STATES[self._library._SyncObj__raftState], self.state
         assert self.term == self._library.raftCurrentTerm >= self._journal.last_term, (
             self.term,
             self._journal.last_term,
