@@ -93,6 +93,7 @@ class RequestStream(Generic[RequestT, AnswerT]):
         self._sent_bytes = 0
         self._granted_bytes = 0
         self._wake = asyncio.Event()
+        self._failed: SteleError | None = None  # what ended the writing
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"stream {endpoint}")
 
     def send(self, request: RequestT) -> asyncio.Future[AnswerT]:
@@ -134,16 +135,20 @@ class RequestStream(Generic[RequestT, AnswerT]):
         except SteleError as e:
             error = e
         except Exception as e:
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": f"the stream to {self.endpoint} failed", "exception": e, "task": self._task}
-            )
-            error = ConnectionBroken(f"the stream to {self.endpoint} failed: {e!r}")
+            error = self._report(e)
         finally:
             if writing is not None:
                 writing.cancel()
             if call is not None:
                 call.cancel()
-            self._end(error)
+            self._end(self._failed or error)
+
+    def _report(self, error: Exception) -> SteleError:
+        """Something that no call should end with."""
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": f"the stream to {self.endpoint} failed", "exception": error, "task": self._task}
+        )
+        return ConnectionBroken(f"the stream to {self.endpoint} failed: {error!r}")
 
     async def _first(self, call: Call[RequestT, AnswerT]) -> AnswerT:
         """Before it nothing is written, so that its absence is definite."""
@@ -179,6 +184,11 @@ class RequestStream(Generic[RequestT, AnswerT]):
                         await call.write(request)
                 except (SteleError, asyncio.InvalidStateError):
                     return  # the call has ended; the reader learns why
+                except Exception as e:
+                    # The reader would learn nothing, and wait for answers to what is never sent: it is ended too.
+                    self._failed = self._report(e)
+                    call.cancel()
+                    return
             self._wake.clear()
             await self._wake.wait()
 

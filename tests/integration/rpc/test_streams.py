@@ -217,6 +217,36 @@ async def test_unanswered_requests_have_a_bound(peers: Peers) -> None:
     await asyncio.gather(answers[1], again)
 
 
+async def test_a_failure_to_write_ends_the_stream(peers: Peers, channels: Channels) -> None:
+    peer = await peers.peer()
+    stream: Stream = RequestStream(
+        at(peer),
+        channels,
+        lambda channel: Unwritable(broker_pb2_grpc.BrokerStub(channel).Produce()),
+        connect_timeout_s=2.0,
+        failure=failure,
+    )
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    answers = [stream.send(request()) for _ in range(2)]
+    with pytest.raises(ConnectionBroken):
+        await asyncio.wait_for(answers[0], 5)
+    with pytest.raises(Unreachable):
+        await asyncio.wait_for(answers[1], 5)
+    assert stream.closed
+    assert [str(context["exception"]) for context in reported] == ["not written"]
+
+
+class Unwritable:
+    """A call that fails in a way in which no call should."""
+
+    def __init__(self, call: Any) -> None:
+        self.read, self.cancel = call.read, call.cancel
+
+    async def write(self, request: pb.ProduceRequest) -> None:
+        raise RuntimeError("not written")
+
+
 # --- the handler ------------------------------------------------------------------------------------------------------
 
 
