@@ -1,7 +1,8 @@
 """The tasks of one part of a process: none is lost, and none dies unnoticed.
 
 Guarantee: a task that was started is referenced until it ends; an exception that it ends with is reported exactly once, to ``on_failed``
-(or, without one, to the event loop's exception handler); after ``cancel`` none of them runs any more.
+(or, without one, to the event loop's exception handler), also while it is being cancelled; after ``cancel`` none of those that ran
+before it runs any more.
 """
 
 from __future__ import annotations
@@ -44,5 +45,11 @@ class Tasks:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if self._on_failed is not None and not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if self._on_failed is not None:
             self._on_failed(task.get_name(), error)
+        else:
+            # Not left to the task's own report: ``cancel`` looks at its outcome, and after that it makes none.
+            name = task.get_name()
+            task.get_loop().call_exception_handler({"message": f"{name} failed", "exception": error, "task": task})

@@ -1,0 +1,77 @@
+"""The tasks of one part: their failures are reported once, whenever they come, and none outlives ``cancel``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stele.services.tasks import Tasks
+
+
+async def fail() -> None:
+    raise RuntimeError("of itself")
+
+
+async def fail_when_cancelled() -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        raise RuntimeError("of itself")
+
+
+@pytest.fixture
+async def unhandled() -> list[str]:
+    """What reaches the event loop's exception handler."""
+    seen: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(str(context.get("exception"))))
+    return seen
+
+
+async def settle() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("work", [fail, fail_when_cancelled])
+async def test_a_failure_is_reported_to_whoever_asked_for_it(work: Callable[[], Any], unhandled: list[str]) -> None:
+    reported: list[tuple[str, str]] = []
+    tasks = Tasks(lambda name, error: reported.append((name, str(error))))
+    tasks.start(work(), "one")
+    await settle()
+    await tasks.cancel()
+    assert reported == [("one", "of itself")]
+    assert not unhandled
+
+
+@pytest.mark.parametrize("work", [fail, fail_when_cancelled])
+async def test_where_nobody_asked_it_reaches_the_event_loop(work: Callable[[], Any], unhandled: list[str]) -> None:
+    tasks = Tasks()
+    task = tasks.start(work(), "one")
+    await asyncio.sleep(0)
+    await tasks.cancel()
+    await settle()
+    del task
+    assert unhandled == ["of itself"]
+
+
+async def test_waiting_for_the_end_takes_no_failure_away(unhandled: list[str]) -> None:
+    tasks = Tasks()
+    tasks.start(fail())
+    await tasks.finished()
+    await settle()
+    assert unhandled == ["of itself"]
+    assert not tasks
+
+
+async def test_a_cancellation_is_no_failure(unhandled: list[str]) -> None:
+    reported: list[str] = []
+    tasks = Tasks(lambda name, _: reported.append(name))
+    tasks.start(asyncio.Event().wait())  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    await tasks.cancel()
+    await settle()
+    assert not reported
+    assert not unhandled
