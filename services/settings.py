@@ -64,9 +64,12 @@ def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError
     try:
-        seconds = float(value)
-    except ValueError:
-        return parse_span(str(value)) / 1000
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = parse_span(str(value)) / 1000
+    except OverflowError:
+        raise ValueError from None
     if not math.isfinite(seconds):
         raise ValueError
     return seconds
@@ -212,7 +215,7 @@ class _File(InitSettingsSource):
                 return tomllib.load(file)
         except OSError as e:
             raise InvalidConfig(f"the settings file {self._path} cannot be read: {e.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        except ValueError as e:  # also of bytes that are no UTF-8, and of a number of thousands of digits
             raise InvalidConfig(f"the settings file {self._path} is not TOML: {e}") from None
 
     def _values(self, where: str, table: dict[str, Any], config_type: type[Settings]) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def test_what_cannot_be_read_is_named_as_it_was_given() -> None:
         ([*DN, "--zookeeper", "zk1:0"], "zookeeper"),
         ([*DN, "--zookeeper", "zk1:2181/chroot"], "without a path"),
         ([*DN, "--session-timeout-s", "nan"], "--session-timeout-s 'nan' is not accepted: a number of seconds"),
+        ([*DN, "--session-timeout-s", "1" * 400 + "h"], "is not accepted: a number of seconds"),
         ([*DN, "--session-timeout-s", "0"], "session_timeout_s 0 is not accepted"),
         ([*DN, "--session-timeout-s", "50", "--zookeeper-tick-s", "2"], "outside the 4 to 40 s that ZooKeeper grants"),
         ([*DN, "--session-timeout-s", "3", "--zookeeper-tick-s", "2"], "outside the 4 to 40 s"),
@@ -130,6 +131,8 @@ def test_bad_settings_are_refused_with_one_line(argv: list[str], line: str) -> N
         ('[datanode]\nsegment_bytes = "much"', "[datanode] segment_bytes in "),
         ("port = [1]", "a whole number"),
         ("port = ", "is not TOML"),
+        ("port = " + "9" * 5000, "is not TOML"),
+        ("drain_timeout_s = " + "9" * 400, "is not accepted: a number of seconds"),
         ("port = 99999", "port 99999 is not accepted"),
     ],
 )
