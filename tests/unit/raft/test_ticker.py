@@ -47,7 +47,7 @@ async def test_groups_that_sleep_cost_nothing() -> None:
         await eventually(lambda: all(g.turns >= 3 for g in groups))
         for group in groups:
             group.every_s = None
-        await eventually(lambda: not ticker._deadlines and not ticker._due and not ticker._queued)
+        await eventually(lambda: not (ticker._deadlines or ticker._due or ticker._queued or ticker._woken))
         assert ticker._timer is None
         before = [g.turns for g in groups], len(rounds)
         await asyncio.sleep(0.2)
