@@ -70,7 +70,7 @@ class DeafToSilence(Quiescence):
         return False
 
 
-class SaysNothingAtItsEnd(Quiescence):
+class EndsWithoutAwake(Quiescence):
     """A sleeping leader's replica ends, or is deposed, without a word to those who sleep under it."""
 
     def end(self, followers: Mapping[int, Progress]) -> list[int]:

@@ -73,7 +73,7 @@ class AdoptsThePreviousSession(Membership):
         return Holder.US if holder is Holder.PAST else holder
 
 
-class OwnPastIsAStranger(Membership):
+class OwnNodeIsAStranger(Membership):
     """The node of one's own previous session is another's."""
 
     def judge(self, seen: Seen[MemberRecord]) -> Holder:

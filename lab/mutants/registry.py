@@ -75,7 +75,7 @@ MUTANTS = _table(
     Mutant("members.TrustsTheWrite", ("R5.2",), "the member node is of the session that registered"),
     Mutant("members.AdoptsALeftover", ("R5.3",), "a persistent leftover is replaced"),
     Mutant("members.AdoptsThePreviousSession", ("R5.4",), "a restarted process is registered again at once, under its new session"),
-    Mutant("members.OwnPastIsAStranger", ("R5.4", "R1.9"), "a restarted process is registered again at once, under its new session"),
+    Mutant("members.OwnNodeIsAStranger", ("R5.4", "R1.9"), "a restarted process is registered again at once, under its new session"),
     Mutant("members.OverwritesTheLive", ("R5.5",), "a live process keeps its member node"),
     Mutant("members.AssumesSuccess", ("R5.6",), "a create whose answer was lost is settled by reading"),
     Mutant("members.AssumesFailure", ("R5.6",), "a create whose answer was lost is settled by reading"),
@@ -151,7 +151,7 @@ MUTANTS = _table(
     Mutant("elections.OvertakesItsVotes", ("H15",), "a slow disk does not keep a group from electing"),
     Mutant("elections.VotesWithoutItsLog", ("R4.5",), "a replica that lost its log counts for nothing it promised"),
     Mutant("elections.DeafToSilence", (), "a sleeping group elects when its leader's node falls silent"),
-    Mutant("elections.SaysNothingAtItsEnd", (), "a sleeping group hears of its leader's end"),
+    Mutant("elections.EndsWithoutAwake", (), "a sleeping group hears of its leader's end"),
 
     # --- replication, commitment and reads (H1 to H4, H6, H7, H9, H15)
     Mutant("replication.TruncatesWhatMatches", ("H1",), "what was acknowledged is not cut off"),

@@ -80,7 +80,7 @@ async def test_r5_3_a_leftover_that_cannot_be_read_is_replaced_too(sessions: Cal
     assert await is_ours(session)
 
 
-@pytest.mark.parametrize("mutant", ["members.AdoptsThePreviousSession", "members.OwnPastIsAStranger"])
+@pytest.mark.parametrize("mutant", ["members.AdoptsThePreviousSession", "members.OwnNodeIsAStranger"])
 async def test_r5_4_replaces_the_node_of_its_previous_session(sessions: Callable[[], Sessions], mutant: str) -> None:
     async def scenario(kind: Member) -> None:
         cluster = sessions()

@@ -206,7 +206,7 @@ async def test_followers_are_woken_when_the_leading_replica_ends(how: str) -> No
         with promise("a sleeping group hears of its leader's end"):
             assert [i for i in bench.leaders() if i != 1], "nobody leads"
 
-    await holds_and_mutant_fails(scenario, Quiescence, "elections.SaysNothingAtItsEnd")
+    await holds_and_mutant_fails(scenario, Quiescence, "elections.EndsWithoutAwake")
 
 
 def test_an_old_word_lulls_nobody() -> None:
