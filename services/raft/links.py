@@ -46,7 +46,7 @@ class Link:
         self.greet = False  # an empty frame is due if nothing else leaves
         self.dialling: asyncio.Task[None] | None = None
         self.tombstone = False
-        self.told_gone = False  # since the last stream
+        self.reported_gone = False  # since the last stream
         self._queue: deque[tuple[pb.RaftMessage, int]] = deque()
         self._queue_bytes = 0
 
@@ -55,7 +55,7 @@ class Link:
         self.broken.set()
         self.broken = asyncio.Event()
         self.stream = stream
-        self.told_gone = False
+        self.reported_gone = False
         self.down.clear()
         self.clear()
         return self.broken

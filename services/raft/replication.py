@@ -129,14 +129,14 @@ class Replication:
         notice = self._notice_at is not None and self._notice_at <= now
         batches: dict[tuple[int, int], Batch] = {}
         sent: Sent = []
-        all_told = True
+        all_current = True
         for follower, progress in self.followers.items():
             if follower in connected:
                 self._send_to(follower, progress, commit_index, sleep, notice, now, batches, sent)
             else:
                 progress.sent_at = now
-            all_told = all_told and progress.commit_sent >= commit_index
-        if notice or all_told:
+            all_current = all_current and progress.commit_sent >= commit_index
+        if notice or all_current:
             self._notice_at = None
         return sent
 

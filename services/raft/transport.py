@@ -287,9 +287,8 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         if link.stream is not None:  # it came while we looked for the address
             return False
         connected = False
-        channel = self._channels.apart(
-            endpoint
-        )  # an address may be another store's by now, whose stream must not end with this one
+        # An address may be another store's by now, whose stream must not end with this one.
+        channel = self._channels.apart(endpoint)
         try:
             stub: Any = raft_pb2_grpc.RaftStub(channel)  # type: ignore[no-untyped-call]
             call = stub.Exchange()
@@ -454,6 +453,6 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
 
     def _report_gone(self, link: Link) -> None:
         """Once: a port that is refused again says nothing new, and a thousand groups would look up each time."""
-        if self._listener is not None and not self._closed and not link.told_gone:
-            link.told_gone = True
+        if self._listener is not None and not self._closed and not link.reported_gone:
+            link.reported_gone = True
             self._listener.peer_gone(link.store_id)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stele.cli.options import DEFAULT_DIRECTORY, DIRECTORY_VARIABLE, FAILED, Directory, Output, confirm, examples, group
-from stele.cli.output import OutputFormat, progress, say, show, show_json, stderr
+from stele.cli.output import OutputFormat, progress, report, show, show_json, stderr
 from stele.client import SERVER_VARIABLE
 from stele.local.state import ClusterSpec, StateDirectory
 from stele.services.errors import InvalidArgument
@@ -53,19 +53,19 @@ def up(
         brokers=brokers if brokers is not None else (have.count("br") if have else 2),
     )
     names = spec.names()
-    with _shown("starting", 1 + len(names), "ready") as report:
-        started = cluster.up(spec, report)
+    with _shown("starting", 1 + len(names), "ready") as step:
+        started = cluster.up(spec, step)
     flag = "" if directory == DEFAULT_DIRECTORY else f" --dir {directory}"
     what = f"{len(names)} processes and ZooKeeper at {cluster.zookeeper_hosts}, files in {cluster.directory}"
     if not started:
-        say(f"it was up: {what}; nothing was started")
+        report(f"it was up: {what}; nothing was started")
     elif have is None or set(names) <= set(started):
-        say(f"ready: {what}")
+        report(f"ready: {what}")
     else:
-        say(f"ready: {what}; started {', '.join(started)}, the others were up")
-    say(f"reach it:  stele topic create demo/hello --partitions 4{flag}")
-    say(f'from anywhere, and from Python:  eval "$(stele cluster env{flag})"')
-    say(f"stop it:   stele cluster down{flag}      (its data stays; `stele cluster destroy{flag}` removes it)")
+        report(f"ready: {what}; started {', '.join(started)}, the others were up")
+    report(f"reach it:  stele topic create demo/hello --partitions 4{flag}")
+    report(f'from anywhere, and from Python:  eval "$(stele cluster env{flag})"')
+    report(f"stop it:   stele cluster down{flag}      (its data stays; `stele cluster destroy{flag}` removes it)")
 
 
 @app.command(
@@ -96,7 +96,9 @@ def status(directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputForm
     unwell = [p for p in shown if not p.healthy]
     if unwell:
         listed = ", ".join(f"{p.name} ({p.state if p.state != 'running' else 'not ready'})" for p in unwell)
-        say(f"{len(unwell)} of {len(shown)} processes are not well: {listed}; `stele cluster up` starts what is dead")
+        report(
+            f"{len(unwell)} of {len(shown)} processes are not well: {listed}; `stele cluster up` starts what is dead"
+        )
         raise typer.Exit(FAILED)
 
 
@@ -109,29 +111,29 @@ def kill(
     """Send a signal to one process: KILL unless told otherwise.  It stays dead until `start` or `up`."""
     number = _signal(signal_name)
     _local(directory).kill(name, number)
-    say(f"{name}: {signal.Signals(number).name} sent")
+    report(f"{name}: {signal.Signals(number).name} sent")
 
 
 @app.command(epilog=examples("stele cluster start dn2"))
 def start(name: ProcessName, directory: Directory = DEFAULT_DIRECTORY) -> None:
     """Start one process again, on its old ports and data, and wait until it is ready."""
-    with _shown(f"starting {name}", 1, "ready") as report:
-        _local(directory).start(name, progress=report)
-    say(f"{name}: ready")
+    with _shown(f"starting {name}", 1, "ready") as step:
+        _local(directory).start(name, progress=step)
+    report(f"{name}: ready")
 
 
 @app.command(epilog=examples("stele cluster pause dn1", "stele cluster pause br1; sleep 5; stele cluster resume br1"))
 def pause(name: ProcessName, directory: Directory = DEFAULT_DIRECTORY) -> None:
     """Stop one process from running (SIGSTOP): it keeps its connections and answers nobody."""
     _local(directory).pause(name)
-    say(f"{name}: paused; `stele cluster resume {name}` lets it go on")
+    report(f"{name}: paused; `stele cluster resume {name}` lets it go on")
 
 
 @app.command(epilog=examples("stele cluster resume dn1"))
 def resume(name: ProcessName, directory: Directory = DEFAULT_DIRECTORY) -> None:
     """Let a paused process go on (SIGCONT)."""
     _local(directory).resume(name)
-    say(f"{name}: resumed")
+    report(f"{name}: resumed")
 
 
 @app.command(
@@ -165,9 +167,9 @@ def down(
 ) -> None:
     """Stop every process: brokers, datanodes, nameservers, ZooKeeper.  Data stays; `up` brings it back."""
     cluster = _local(directory)
-    with _shown("stopping", len(cluster.names()), "stopped") as report:
-        cluster.down(report, now=now)
-    say(f"stopped; data stays in {cluster.directory}")
+    with _shown("stopping", len(cluster.names()), "stopped") as step:
+        cluster.down(step, now=now)
+    report(f"stopped; data stays in {cluster.directory}")
 
 
 @app.command(epilog=examples("stele cluster destroy", "stele cluster destroy --yes --dir /tmp/stele"))
@@ -179,9 +181,9 @@ def destroy(
     cluster = _local(directory)
     names = cluster.names()
     confirm(f"Remove the cluster in {cluster.directory} with all of its data?", yes)
-    with _shown("stopping", len(names), "stopped") as report:
-        cluster.destroy(report)
-    say(f"removed {cluster.directory}")
+    with _shown("stopping", len(names), "stopped") as step:
+        cluster.destroy(step)
+    report(f"removed {cluster.directory}")
 
 
 def _local(directory: Path) -> LocalCluster:
@@ -198,13 +200,13 @@ def _shown(text: str, total: int, done: str) -> Iterator[Callable[[str, str], No
     interactive = stderr().is_terminal
     with progress(text, total) as advance:
 
-        def report(name: str, doing: str) -> None:
+        def step(name: str, doing: str) -> None:
             if doing == done:
                 advance()
                 if not interactive:
-                    say(f"{name}: {done}")
+                    report(f"{name}: {done}")
 
-        yield report
+        yield step
 
 
 def _signal(name: str) -> int:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Output, Server, TopicName, examples, with_client
-from stele.cli.output import OutputFormat, moment, say, show_json_line
-from stele.cli.subscription import parse_place, say_no_longer_kept
+from stele.cli.output import OutputFormat, moment, report, show_json_line
+from stele.cli.subscription import parse_place, report_no_longer_kept
 from stele.client import Client
 from stele.consumer import TYPES, Consumer
 from stele.model import Message
@@ -57,7 +57,7 @@ def consume(
         nonlocal printed
         credit = CREDIT if count is None else min(CREDIT, count)
         async with client.consumer(topic, subscription, type=kind, start=place, credit=credit) as consumer:
-            say_no_longer_kept(place, consumer.began_at)
+            report_no_longer_kept(place, consumer.began_at)
             unflushed: list[Message] = []
             try:
                 while count is None or printed < count:
@@ -76,7 +76,7 @@ def consume(
 
     with_client(server, directory, work)
     if count is not None and printed < count:
-        say(f"{printed} of {count} messages came before {timeout_s:g} s without one")
+        report(f"{printed} of {count} messages came before {timeout_s:g} s without one")
         raise typer.Exit(FAILED)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Output, Server, examples, with_client
-from stele.cli.output import OutputFormat, say, show
+from stele.cli.output import OutputFormat, report, show
 from stele.client import Client
 from stele.health import HealthCheck, judge
 
@@ -24,5 +24,5 @@ def health(server: Server = "", directory: Directory = DEFAULT_DIRECTORY, output
     checks = with_client(server, directory, work)
     show(output, checks, ("CHECK", "STATE", "DETAIL"), [(c.name, "ok" if c.ok else "FAILED", c.detail) for c in checks])
     if not all(c.ok for c in checks):
-        say("not healthy; `stele events` shows what happened, `stele cluster status` the local processes")
+        report("not healthy; `stele events` shows what happened, `stele cluster status` the local processes")
         raise typer.Exit(FAILED)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from stele.cli.output import OutputFormat, say, stderr, working
+from stele.cli.output import OutputFormat, report, stderr, working
 from stele.client import SERVER_VARIABLE, Client, connect
 from stele.local.errors import NoCluster
 from stele.local.state import StateDirectory
@@ -153,7 +153,7 @@ def confirm(question: str, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise InvalidArgument(f"{question} Nobody is there to answer: give --yes")
     if not typer.confirm(question, err=True):
-        say("nothing was changed")
+        report("nothing was changed")
         raise typer.Exit(FAILED)
 
 

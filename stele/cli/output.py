@@ -38,7 +38,7 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     """One line for a person."""
     stderr().print(Text(text))
 

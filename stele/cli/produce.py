@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Server, TopicName, examples, with_client
-from stele.cli.output import progress, say, size
+from stele.cli.output import progress, report, size
 from stele.client import Client
 from stele.errors import InputUnreadable
 from stele.model import SendResult
@@ -58,7 +58,7 @@ def produce(
     exit status 1 if any was not."""
     parse_topic(topic)
     if count is None and sys.stdin is not None and sys.stdin.isatty():
-        say("reading messages from the terminal, one per line; Ctrl-D ends")
+        report("reading messages from the terminal, one per line; Ctrl-D ends")
     tally = _Tally()
 
     async def work(client: Client) -> None:
@@ -89,11 +89,11 @@ def produce(
         with_client(server, directory, work)
     finally:
         if tally.stored or tally.attempted > tally.failed:
-            say(tally.summary())
+            report(tally.summary())
     if tally.error is not None:
         if not isinstance(tally.error, SteleError) or not tally.stored:
             raise tally.error
-        say(f"{tally.failed} of {tally.attempted} messages were not acknowledged; the first error:")
+        report(f"{tally.failed} of {tally.attempted} messages were not acknowledged; the first error:")
         raise tally.error
 
 

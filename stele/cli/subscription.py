@@ -19,7 +19,7 @@ from stele.cli.options import (
     group,
     with_client,
 )
-from stele.cli.output import OutputFormat, say, show, show_json
+from stele.cli.output import OutputFormat, report, show, show_json
 from stele.client import Client
 from stele.model import SubscriptionInfo
 from stele.services.errors import InvalidArgument, SubscriptionNotFound
@@ -42,11 +42,11 @@ def parse_place(place: str) -> int | str:
     raise InvalidArgument(f"{place!r} is no place in a topic: earliest, latest or an offset from 0 on")
 
 
-def say_no_longer_kept(place: int | str | None, positions: Mapping[int, int]) -> None:
+def report_no_longer_kept(place: int | str | None, positions: Mapping[int, int]) -> None:
     """One line where retention has removed what is at ``place``."""
     later = [f"partition {p} begins at {first}" for p, first in sorted(positions.items()) if first > _offset(place)]
     if later:
-        say(f"offset {place} is no longer kept: {', '.join(later)}")
+        report(f"offset {place} is no longer kept: {', '.join(later)}")
 
 
 def _offset(place: int | str | None) -> float:
@@ -110,7 +110,7 @@ def rm(
         await client.admin.delete_subscription(topic, subscription)
 
     with_client(server, directory, work, f"removing {subscription}")
-    say(f"{subscription}: removed from {topic}")
+    report(f"{subscription}: removed from {topic}")
 
 
 @app.command(
@@ -146,5 +146,5 @@ def seek(
     positions = with_client(server, directory, work, f"moving {subscription}")
     if output is OutputFormat.JSON:
         show_json(positions)
-    say_no_longer_kept(place, positions)
-    say(f"{subscription}: " + ", ".join(f"partition {p} at {offset}" for p, offset in sorted(positions.items())))
+    report_no_longer_kept(place, positions)
+    report(f"{subscription}: " + ", ".join(f"partition {p} at {offset}" for p, offset in sorted(positions.items())))

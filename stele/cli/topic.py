@@ -17,7 +17,7 @@ from stele.cli.options import (
     group,
     with_client,
 )
-from stele.cli.output import OutputFormat, moment, say, show, show_facts, show_json, show_rows, size
+from stele.cli.output import OutputFormat, moment, report, show, show_facts, show_json, show_rows, size
 from stele.cli.units import bytes_of, ms_of
 from stele.client import Client
 from stele.model import PartitionInfo, TopicInfo
@@ -73,7 +73,7 @@ def create(
     made = with_client(server, directory, work, f"creating {topic}")
     if output is OutputFormat.JSON:
         show_json(made)
-    say(f"{made.topic}: {made.partitions} partitions, {made.replication} replicas each, {_kept(made)}")
+    report(f"{made.topic}: {made.partitions} partitions, {made.replication} replicas each, {_kept(made)}")
 
 
 @app.command(
@@ -101,7 +101,7 @@ def alter(
     altered = with_client(server, directory, work, f"altering {topic}")
     if output is OutputFormat.JSON:
         show_json(altered)
-    say(f"{altered.topic}: {_kept(altered)}")
+    report(f"{altered.topic}: {_kept(altered)}")
 
 
 def _bounds(retention_bytes: str, retention: str) -> tuple[int | None, int | None]:
@@ -199,4 +199,4 @@ def rm(
     with_client(server, directory, look)
     confirm(f"Remove {topic} with all of its messages?", yes)
     with_client(server, directory, remove, f"removing {topic}")
-    say(f"{topic}: removed")
+    report(f"{topic}: removed")

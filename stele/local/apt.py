@@ -1,7 +1,7 @@
 """Installing Debian packages, while other programs may be doing the same.
 
 Guarantee: a lock that somebody else holds (unattended upgrades on a machine that was just started) is waited for, up to
-``LOCK_TIMEOUT_S``, and the wait is told; a failure is apt's own last line about it.
+``LOCK_TIMEOUT_S``, and the wait is reported; a failure is apt's own last line about it.
 
     python3 stele/local/apt.py [--no-install-recommends] PACKAGE…
 
@@ -33,8 +33,8 @@ def install(packages: Sequence[str], options: Sequence[str] = (), as_root: Seque
 
 def _apt_get(arguments: Sequence[str], as_root: Sequence[str], deadline: float) -> str:
     """Runs apt-get to its end; "" or what it said last when it failed."""
-    told = False
-    _say("+ " + " ".join([*as_root, "apt-get", *arguments]))
+    reported = False
+    _report("+ " + " ".join([*as_root, "apt-get", *arguments]))
     while True:
         left_s = max(1, round(deadline - time.monotonic()))
         command = ["apt-get", "-q", "-o", f"DPkg::Lock::Timeout={left_s}", *arguments]
@@ -49,8 +49,8 @@ def _apt_get(arguments: Sequence[str], as_root: Sequence[str], deadline: float) 
         ) as running:
             for line in running.stdout or ():
                 lines = [*lines[-50:], line.strip()]
-                if "Waiting for cache lock" in line and not told:
-                    told = _tell_of(line)
+                if "Waiting for cache lock" in line and not reported:
+                    reported = _report_lock(line)
         if running.returncode == 0:
             return ""
         # The lock of the lists is none of those that the option waits for.
@@ -58,18 +58,18 @@ def _apt_get(arguments: Sequence[str], as_root: Sequence[str], deadline: float) 
         if not locked or time.monotonic() + POLL_S > deadline:
             errors = [line for line in lines if line.startswith("E:")] or [line for line in lines if line]
             return locked or errors[-1] if errors else f"apt-get ended with status {running.returncode}"
-        told = told or _tell_of(locked)
+        reported = reported or _report_lock(locked)
         time.sleep(POLL_S)
 
 
-def _tell_of(line: str) -> bool:
+def _report_lock(line: str) -> bool:
     holder = _HOLDER.search(line)
     by = f", which process {holder['pid']} ({holder['name'] or 'unknown'}) holds" if holder else ""
-    _say(f"waiting for the package manager's lock{by}; for up to {LOCK_TIMEOUT_S} s")
+    _report(f"waiting for the package manager's lock{by}; for up to {LOCK_TIMEOUT_S} s")
     return True
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -78,5 +78,5 @@ if __name__ == "__main__":
     if why := install(
         [name for name in sys.argv[1:] if name not in flags], flags, [] if os.geteuid() == 0 else ["sudo", "-n"]
     ):
-        _say(f"error: {why}")
+        _report(f"error: {why}")
         sys.exit(1)

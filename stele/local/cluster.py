@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stele.local.errors import ClusterBusy, NoCluster, NoSuchProcess, ProcessFailed
-from stele.local.processes import POLL_S, ProcessIdentity, ProcessState, last_words, launch
+from stele.local.processes import POLL_S, ProcessIdentity, ProcessState, last_line, launch
 from stele.local.state import ROLES, ZOOKEEPER, ClusterSpec, ClusterState, ProcessRecord, StateDirectory
 from stele.local.zookeeper import ZooKeeperServer
 from stele.services.directory_lock import DirectoryLock
@@ -143,7 +143,7 @@ class LocalCluster:
         """What did not run and was started or woken."""
         if state.zookeeper:
             return []
-        _say(progress, ZOOKEEPER, "starting")
+        _report(progress, ZOOKEEPER, "starting")
         server = self.zookeeper
         if not server.port:
             server.port = free_port(state.ports())
@@ -153,7 +153,7 @@ class LocalCluster:
             server.kill(signal.SIGCONT)
         runs = server.is_running and not paused
         server.start()
-        _say(progress, ZOOKEEPER, "ready")
+        _report(progress, ZOOKEEPER, "ready")
         return [] if runs else [ZOOKEEPER]
 
     def _start(self, state: ClusterState, names: list[str], progress: Progress | None, wait: bool = True) -> list[str]:
@@ -170,7 +170,7 @@ class LocalCluster:
                 identity.send(signal.SIGCONT)
             if running is ProcessState.DEAD:
                 log_starts[name] = self._launch(state, record)
-                _say(progress, name, "starting")
+                _report(progress, name, "starting")
         if not wait:
             return started
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -180,12 +180,12 @@ class LocalCluster:
                 record = state.processes[name]
                 if self._is_ready(record):
                     waiting.remove(name)
-                    _say(progress, name, "ready")
+                    _report(progress, name, "ready")
                 elif (identity := _identity_of(record)) is None or identity.state() is ProcessState.DEAD:
-                    words = last_words(self.files.log_path(name), log_starts.get(name, 0))
-                    if "is in use by another process" not in words or attempts[name] >= START_ATTEMPTS_MAX:
+                    last = last_line(self.files.log_path(name), log_starts.get(name, 0))
+                    if "is in use by another process" not in last or attempts[name] >= START_ATTEMPTS_MAX:
                         raise ProcessFailed(
-                            f"{name} ended while starting: {words or 'it said nothing'} (log: {self.files.log_path(name)})"
+                            f"{name} ended while starting: {last or 'it said nothing'} (log: {self.files.log_path(name)})"
                         )
                     attempts[name] += 1
                     record.port = record.raft_port = record.admin_port = 0
@@ -259,24 +259,24 @@ class LocalCluster:
                 ending = [r for r in state.processes.values() if r.name.startswith(prefix)]
                 self._end(ending, signal.SIGKILL if now else signal.SIGTERM, progress)
             if not state.zookeeper:
-                _say(progress, ZOOKEEPER, "stopping")
+                _report(progress, ZOOKEEPER, "stopping")
                 if now:
                     self.zookeeper.kill(signal.SIGKILL)
                 self.zookeeper.stop()
-                _say(progress, ZOOKEEPER, "stopped")
+                _report(progress, ZOOKEEPER, "stopped")
 
     def _end(self, records: Iterable[ProcessRecord], number: int, progress: Progress | None) -> None:
         ending = [(r.name, identity) for r in records if (identity := _identity_of(r)) is not None]
         for name, identity in ending:
             identity.send(signal.SIGCONT)  # a paused process takes no other signal
             if identity.send(number):
-                _say(progress, name, "stopping")
+                _report(progress, name, "stopping")
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for name, identity in ending:
             if not identity.wait_gone(max(0.0, deadline - time.monotonic())):
-                _say(progress, name, "killing")
+                _report(progress, name, "killing")
                 identity.end(signal.SIGKILL, STOP_TIMEOUT_S)
-            _say(progress, name, "stopped")
+            _report(progress, name, "stopped")
 
     def destroy(self, progress: Progress | None = None) -> None:
         """Ends every process and removes the directory with all data."""
@@ -371,7 +371,7 @@ def _identity_of(record: ProcessRecord) -> ProcessIdentity | None:
     return ProcessIdentity(record.pid, record.started) if record.pid else None
 
 
-def _say(progress: Progress | None, name: str, doing: str) -> None:
+def _report(progress: Progress | None, name: str, doing: str) -> None:
     if progress is not None:
         progress(name, doing)
 

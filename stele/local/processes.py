@@ -116,7 +116,7 @@ def launch(command: Sequence[str], log_path: Path, env: Mapping[str, str], direc
     return ProcessIdentity.of(child.pid) or ProcessIdentity(child.pid, "")
 
 
-def last_words(log_path: Path, since_bytes: int) -> str:
+def last_line(log_path: Path, since_bytes: int) -> str:
     """The line in which a process said why it ended; "" when it said nothing."""
     try:
         with log_path.open("rb") as log:
@@ -124,8 +124,8 @@ def last_words(log_path: Path, since_bytes: int) -> str:
             lines = log.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return ""
-    spoken = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("{")]
-    return next((line for line in reversed(spoken) if line.startswith("stele-")), spoken[-1] if spoken else "")
+    lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("{")]
+    return next((line for line in reversed(lines) if line.startswith("stele-")), lines[-1] if lines else "")
 
 
 def _reap(pid: int) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from stele.local.cluster import LocalCluster, lock_cluster
 from stele.local.errors import ClusterBusy, NoCluster, NoSuchProcess
-from stele.local.processes import ProcessIdentity, ProcessState, last_words, launch
+from stele.local.processes import ProcessIdentity, ProcessState, last_line, launch
 from stele.local.state import ClusterSpec, ClusterState, ProcessRecord, StateDirectory, role_of
 from stele.services.errors import InvalidArgument
 from stele.services.json_files import read_json, write_json
@@ -78,14 +78,14 @@ def test_a_started_process_has_a_session_of_its_own_and_appends_to_its_log(tmp_p
     assert log.read_text() == "one True\ntwo True\n"
 
 
-def test_the_last_words_are_the_one_line_of_the_process(tmp_path: Path) -> None:
+def test_the_last_line_is_what_the_process_said_of_its_end(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text(
         'stele-broker: old\n{"event": "x"}\nstele-broker: 127.0.0.1:1 is in use; choose another\n{"event": "y"}\n'
     )
-    assert last_words(log, 0) == "stele-broker: 127.0.0.1:1 is in use; choose another"
-    assert last_words(log, len(log.read_bytes())) == ""
-    assert last_words(tmp_path / "absent", 0) == ""
+    assert last_line(log, 0) == "stele-broker: 127.0.0.1:1 is in use; choose another"
+    assert last_line(log, len(log.read_bytes())) == ""
+    assert last_line(tmp_path / "absent", 0) == ""
 
 
 def test_free_ports_are_free_and_differ() -> None:
