@@ -219,10 +219,6 @@ class Pipeline:
     def is_idle(self) -> bool:
         return not self._order and not self._inflight
 
-    @property
-    def is_recovering(self) -> bool:
-        return self._recovering
-
     def oldest_sent_s(self) -> float | None:
         """When the oldest append in flight was sent."""
         return next((r.sent_s for r in self._inflight.values()), None)

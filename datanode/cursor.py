@@ -33,10 +33,6 @@ class Cursor:
     def ranges(self) -> list[tuple[int, int]]:
         return list(zip(self._firsts, self._lasts, strict=True))
 
-    @property
-    def range_count(self) -> int:
-        return len(self._firsts)
-
     def is_acked(self, offset: int) -> bool:
         at = bisect_right(self._firsts, offset) - 1
         return offset < self.ack_floor or (at >= 0 and offset <= self._lasts[at])

@@ -148,9 +148,8 @@ class PartitionState:
             if refusal is None and self.high_watermark + header.record_count > _OFFSET_END:
                 refusal = Refused.of(InvalidArgument("the partition has no offsets left"))
             if refusal is not None:
-                results.append(
-                    refusal
-                )  # takes no offset: offsets have no gaps, and a duplicate answers with the one it has
+                # It takes no offset: offsets have no gaps, and a duplicate answers with the one it has.
+                results.append(refusal)
                 continue
             offset = self.high_watermark
             self.producers.stored(header, offset)

@@ -142,9 +142,8 @@ class Store:
             raise InvalidArgument(
                 f"group {spec.group} cannot have the members {list(spec.members)} on store {self.store_id}"
             )
-        await self._check_leader_epoch(
-            leader_epoch
-        )  # only now: a call that makes no sense must not depose the nameserver that leads
+        # Only now: a call that makes no sense must not depose the nameserver that leads.
+        await self._check_leader_epoch(leader_epoch)
         async with self._locks.hold(spec.group):
             known = self.replicas.get(spec.group)
             if known is not None:

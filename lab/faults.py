@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from stele.client import Client
 from stele.local.cluster import LocalCluster
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Fault:

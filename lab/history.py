@@ -35,9 +35,8 @@ class History:
     failed: dict[Sent, str] = field(default_factory=dict)
     definite: set[Sent] = field(default_factory=set)  # failed, and the error said: not stored
     delivered: dict[Sent, list[Place]] = field(default_factory=lambda: defaultdict(list))
-    stored: dict[int, list[tuple[int, Sent]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )  # partition → (offset, message)
+    # partition → (offset, message)
+    stored: dict[int, list[tuple[int, Sent]]] = field(default_factory=lambda: defaultdict(list))
     ack_times: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))  # partition → seconds
     delivery_times: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
 

@@ -254,10 +254,6 @@ class PartitionBatches(Generic[PromiseT]):
         """Something is to be sent or is unanswered."""
         return bool(self._queued or self._inflight)
 
-    @property
-    def has_inflight(self) -> bool:
-        return bool(self._inflight)
-
     def oldest_sent_s(self) -> float:
         """When the oldest unanswered attempt was sent; infinity: none is unanswered."""
         return next((b.sent_s for b in self._inflight.values()), float("inf"))

@@ -166,9 +166,8 @@ class SegmentLog:
         while True:
             with self._segments.guard:
                 self._check_usable()
-                cuts = (
-                    self._segments.cuts
-                )  # BEFORE the read: a cut that is counted later has to be seen by the comparison
+                # BEFORE the read: a cut that is counted later has to be seen by the comparison.
+                cuts = self._segments.cuts
             try:
                 result = read()
             except LogDamaged:

@@ -95,9 +95,8 @@ class RaftElection:
         self.deadline = now + self._timeout_s()
         self.leader = 0
         if not self.may_campaign(recovering) or not self._majority_reachable(connected):
-            return (
-                ElectionStep.WAIT
-            )  # it follows and votes as before; without a majority it would only raise its term (H15)
+            # It follows and votes as before; without a majority it would only raise its term (H15).
+            return ElectionStep.WAIT
         if self._vote_in_flight():
             return ElectionStep.WAIT
         if self._is_alone():
@@ -151,9 +150,8 @@ class RaftElection:
 
     def lead(self) -> None:
         """A majority has voted for this replica in this term."""
-        self._pre_votes = (
-            None  # asked for again while votes were late: answers that come now would depose this very leader
-        )
+        # Asked for again while votes were late: answers that come now would depose this very leader.
+        self._pre_votes = None
         self._core.lead()
         self.leader = self._store_id
 

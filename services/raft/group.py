@@ -30,7 +30,7 @@ from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Flush, Journal
 from stele.services.raft.snapshotting import Fetch, Snapshotting
 from stele.services.raft.state_machine import StateMachine
-from stele.services.raft.storage import REGULAR, Members, OpenStorage, Snapshot
+from stele.services.raft.storage import Members, OpenStorage, Snapshot
 from stele.services.raft.ticker import Ticker
 from stele.services.raft.timing import Timing
 
@@ -258,12 +258,6 @@ class Group:
             await self._snapshotting.drop(gone)
 
     # --- what is stored -------------------------------------------------------------------------------------------------
-
-    def read_payload(self, index: int) -> bytes:
-        """The payload of a committed entry.  Raises LogDamaged when the stored bytes fail their checks."""
-        entry = self.journal.read(index, index, 1)[0]
-        assert entry.kind == REGULAR
-        return entry.payload
 
     def transfer_leadership(self) -> bool:
         """Asks the most caught-up follower to take over at once; True if one was asked."""

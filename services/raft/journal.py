@@ -254,9 +254,8 @@ class Journal:
         """The snapshot at ``index`` becomes the oldest, and the log begins behind it; whole segments up to there go from the disk."""
         if index >= self._first_index:
             self._term_before_first = self.term_at(index)
-            self._first_index = (
-                index + 1
-            )  # at once: what a flush is dropping on its thread must not be asked for meanwhile
+            # At once: what a flush is dropping on its thread must not be asked for meanwhile.
+            self._first_index = index + 1
         self._change(_Compact(index))
 
     def _unsynced_from(self, index: int) -> None:

@@ -43,9 +43,7 @@ class Progress:
     def __init__(self, next_index: int, now: float) -> None:
         self.match_index = 0  # it holds the leader's log up to here, durably
         self.next_index = next_index  # what it is sent next
-        self.inflight: deque[tuple[int, int]] = (
-            deque()
-        )  # (request, bytes) of what was sent with entries and not answered
+        self.inflight: deque[tuple[int, int]] = deque()  # (request, bytes) of what went with entries, unanswered
         self.inflight_bytes = 0
         self.rewound_request = 0  # what was sent up to this request was sent before next_index went back
         self.active_at = now  # when it was heard last; a new leader grants everybody an election timeout

@@ -249,7 +249,6 @@ def _end(context: Any, error: BaseException, method: str) -> None:
     status = to_status(error)
     context.set_code(status.code)
     context.set_details(status.details)
-    earlier = (
-        context.trailing_metadata() if hasattr(context, "trailing_metadata") else None
-    )  # not where handlers are threads
+    # Not there where handlers are threads.
+    earlier = context.trailing_metadata() if hasattr(context, "trailing_metadata") else None
     context.set_trailing_metadata((*(earlier or ()), *status.trailing_metadata))

@@ -116,9 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds-max", type=float, default=float("inf"), help="end after so long with what is done")
     parser.add_argument("--directory", type=Path, default=None, help="where to write (default: a temporary folder)")
     options = parser.parse_args(argv)
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
-    )  # torn tails are expected
+    # Torn tails are expected.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     seen: Counter[str] = Counter()
     begun = time.monotonic()
     seed = options.seed - 1

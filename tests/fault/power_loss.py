@@ -118,9 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=1000, help="lives (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first life (default %(default)s)")
     options = parser.parse_args(argv)
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
-    )  # torn tails are expected
+    # Torn tails are expected.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     seen: Counter[str] = Counter()
     begun = time.process_time()
     for seed in range(options.seed, options.seed + options.runs):

@@ -80,9 +80,8 @@ class World:
     topics: dict[str, TopicEntry] = field(default_factory=dict)
     partitions: dict[int, PartitionEntry] = field(default_factory=dict)
     held: dict[int, set[int]] = field(default_factory=lambda: {1: set(), 2: set(), 3: set(), 4: set()})
-    configured: dict[tuple[int, int], Retention] = field(
-        default_factory=dict
-    )  # (store, group) → as it was last configured
+    # (store, group) → as it was last configured
+    configured: dict[tuple[int, int], Retention] = field(default_factory=dict)
     groups_next: int = 1
     topic_ids: int = 1
 
