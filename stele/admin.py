@@ -36,7 +36,7 @@ from stele.services.pb import broker_pb2, common_pb2, datanode_pb2, nameserver_p
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient
 from stele.services.rpc.status import typed_errors
-from stele.services.topics import FOR_EVER, Retention, check_name, check_retention, parse_topic
+from stele.services.topics import Retention, check_name, check_retention, parse_topic
 
 READ_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 30.0
@@ -171,14 +171,12 @@ class Admin:
             raise InvalidArgument(
                 f"a topic has at least 1 partition and 1 replica, not {partitions} partitions with {replication} replicas"
             )
-        retention = common_pb2.Retention(size_bytes=retention_bytes, age_ms=retention_ms)
-        check_retention(FOR_EVER.changed_by(retention))
         request = nameserver_pb2.CreateTopicRequest(
             topic=topic,
             partitions=partitions,
             replication=replication,
             if_absent=if_absent,
-            retention=retention,
+            retention=_retention(retention_bytes, retention_ms),
         )
         return _topic((await self._write("CreateTopic", request)).topic)
 
@@ -188,9 +186,7 @@ class Admin:
         """Returns once the change is recorded; the replicas follow within moments.  None: stays as it is.  What has been
         removed does not come back.  Raises TopicNotFound."""
         parse_topic(topic)
-        retention = common_pb2.Retention(size_bytes=retention_bytes, age_ms=retention_ms)
-        check_retention(FOR_EVER.changed_by(retention))
-        request = nameserver_pb2.AlterTopicRequest(topic=topic, retention=retention)
+        request = nameserver_pb2.AlterTopicRequest(topic=topic, retention=_retention(retention_bytes, retention_ms))
         return _topic((await self._write("AlterTopic", request)).topic)
 
     async def delete_topic(self, topic: str) -> None:
@@ -317,6 +313,13 @@ class Admin:
 
     async def _write(self, method: str, request: Any) -> Any:
         return await self._nameservers.call(method, request, WRITE_TIMEOUT_S)
+
+
+def _retention(size_bytes: int | None, age_ms: int | None) -> common_pb2.Retention:
+    """The bounds that are asked for; None: nothing is said of it.  Raises InvalidArgument."""
+    # BEFORE the message is made: it refuses numbers out of its range as a bare ValueError.
+    check_retention(Retention(size_bytes or 0, age_ms or 0))
+    return common_pb2.Retention(size_bytes=size_bytes, age_ms=age_ms)
 
 
 def _topic(t: nameserver_pb2.TopicInfo) -> TopicInfo:
