@@ -153,7 +153,7 @@ MUTANTS = _table(
     Mutant("elections.DeafToSilence", (), "a sleeping group elects when its leader's node falls silent"),
     Mutant("elections.EndsWithoutAwake", (), "a sleeping group hears of its leader's end"),
 
-    # --- replication, commitment and reads (H1 to H4, H6, H7, H9, H15)
+    # --- proposals, replication, commitment and reads (H1 to H4, H6, H7, H9, H12, H13, H15, H16, H18)
     Mutant("replication.TruncatesWhatMatches", ("H1",), "what was acknowledged is not cut off"),
     Mutant("replication.MovesBack", ("H1",), "what was acknowledged is not cut off"),
     Mutant("replication.TrustsTheCommitIndex", ("H2",), "only what a message verified is committed"),
@@ -167,6 +167,10 @@ MUTANTS = _table(
     Mutant("replication.PromisesFirst", ("H7", "R3.8"), "nothing is promised before it is synced"),
     Mutant("replication.BelievesItsCommitIndex", ("H9",), "nothing is committed that the log does not hold"),
     Mutant("replication.KeepsItsCommitIndex", ("H9",), "nothing is committed that the log does not hold"),
+    Mutant("replication.LeavesProposalsUnanswered", ("H12",), "a proposal ends with the leadership that took it"),
+    Mutant("replication.TakesAnyLength", ("H13",), "an entry over the limit is refused"),
+    Mutant("replication.GoesBackByOne", ("H18",), "logs that conflict are matched in a few round trips"),
+    Mutant("replication.FallsSilentOnceItOffers", ("H16",), "a long transfer silences nobody"),
     Mutant("replication.ReadsWithoutARound", ("H15",), "a read sees every write that was acknowledged before it"),
     Mutant("replication.ReadsBeforeItsOwnEntry", ("H15",), "a read sees every write that was acknowledged before it"),
 
@@ -206,11 +210,7 @@ WITHOUT_A_MUTANT: Mapping[str, str] = MappingProxyType(
     {
         "R2.7": "Not built: nothing removes a store yet (docs/design.md, §10).",
         "H11": "What goes wrong is the test's own: a callback or a state machine that raises.",
-        "H12": "Shown with the product alone.",
-        "H13": "Shown with the product alone.",
-        "H16": "Shown with the product alone: transfers are broken, resumed and damaged.",
         "H17": "What goes wrong is the test's own: a pickle where a typed message is due.",
-        "H18": "Shown with the product alone.",
     }
 )
 """Rules that no mutant breaks, and why."""

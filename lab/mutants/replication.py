@@ -1,4 +1,5 @@
-"""Replicating, committing and reading in ways that lose what was acknowledged (H1 to H4, H6, H7, H9, H15, R3.8)."""
+"""Proposing, replicating, committing and reading in ways that lose what was acknowledged, or leave somebody waiting (H1 to H4, H6, H7,
+H9, H12, H13, H15, H16, H18, R3.8)."""
 
 from __future__ import annotations
 
@@ -6,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from stele.services.errors import SteleError
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.engine import Engine
+from stele.services.raft.entries import Batch
 from stele.services.raft.follower import Conflict, Follower, Match
 from stele.services.raft.journal import Journal
 from stele.services.raft.membership import MemberHistory
 from stele.services.raft.outbox import Outbox, Outgoing
 from stele.services.raft.progress import Progress
+from stele.services.raft.proposals import Done, Proposals
 from stele.services.raft.read_index import ReadDone, ReadIndex
-from stele.services.raft.replication import Replication
+from stele.services.raft.replication import Replication, Sent
 from stele.services.raft.snapshot_offer import Offer, SnapshotOffer
 from stele.services.raft.storage import Entry, Snapshot
 
@@ -148,6 +152,49 @@ class KeepsItsCommitIndex(Engine):
         super().tick()
         assert isinstance(self.journal, BelievesItsCommitIndex)
         self.journal.keep_commit_index(self.commit_index)
+
+
+class LeavesProposalsUnanswered(Proposals):
+    """What a leader was asked to append is forgotten when it leads no more."""
+
+    def end(self, error: SteleError) -> None:
+        self._pending, self._bytes = {}, 0
+
+
+class TakesAnyLength(Engine):
+    """A leader appends whatever it is asked to, however long."""
+
+    def propose(self, payload: bytes, done: Done) -> None:
+        self.entry_bytes_max = max(self.entry_bytes_max, len(payload))
+        super().propose(payload, done)
+
+
+class GoesBackByOne(Follower):
+    """A refusal names the entry before the message, not the term that it is of."""
+
+    def match(self, m: pb.AppendEntries, entries: Sequence[Entry], commit_index: int) -> Conflict | Match:
+        match = super().match(m, entries, commit_index)
+        return Conflict(m.prev_log_index, 0) if isinstance(match, Conflict) and match.term else match
+
+
+class FallsSilentOnceItOffers(Replication):
+    """A follower that was offered a snapshot hears nothing more until it has it."""
+
+    def _send_to(
+        self,
+        follower: int,
+        progress: Progress,
+        commit_index: int,
+        sleep: bool,
+        notice: bool,
+        now: float,
+        batches: dict[tuple[int, int], Batch],
+        sent: Sent,
+    ) -> None:
+        if progress.next_index < self._journal.first_index and progress.offered_index:
+            progress.sent_at = now
+            return
+        super()._send_to(follower, progress, commit_index, sleep, notice, now, batches, sent)
 
 
 class ReadsWithoutARound(ReadIndex):

@@ -7,7 +7,7 @@ synced (services/raft/journal.py).  The caller holds the one thread that touches
 The engine owns parts that know nothing of it or of one another's owners: each is given events and answers with decisions, which
 the engine carries out.  ``RaftElection`` (over ``RaftCore``, the library's terms, states and voting rule), ``Replication`` with a
 ``Progress`` for each follower, ``Follower``, ``SnapshotOffer``, ``ReadIndex``, ``Quiescence``, ``Proposals``, ``Applier``, ``Recovery``,
-``CatchUp``, ``Outbox``.  Here: in what order they are asked.  The corrections, by their names in the design's list:
+``CatchUp``, ``Outbox``.  Here: in what order they are asked.  The corrections, by their numbers in docs/reference/raft.md:
 
 =======  ======================================  ==================================================================================
 H1       follower.py match                       matching entries are skipped, only a conflict truncates

@@ -25,7 +25,6 @@ from stele.services.raft.journal import Journal
 from stele.services.raft.state import RaftState
 from stele.services.raft.storage import NO_OP, Entry
 
-OVERRIDDEN: Final[tuple[str, ...]] = ()
 RELIED_UPON: Final = (
     "__init__",
     "_SyncObj__onMessageReceived",

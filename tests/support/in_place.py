@@ -24,6 +24,7 @@ PLACES: dict[str, ModuleType] = {
     "Journal": group_module,
     "Outbox": engine_module,
     "Progress": replication_module,
+    "Proposals": engine_module,
     "Quiescence": engine_module,
     "ReadIndex": engine_module,
     "Recovery": engine_module,

@@ -42,7 +42,8 @@ class Bench:
     ``sync`` runs flushes at once while True.
     """
 
-    def __init__(self, count: int = 3, spare: int = 0) -> None:
+    def __init__(self, count: int = 3, spare: int = 0, engine: type[Engine] = Engine) -> None:
+        self._engine = engine
         self.now = 100.0
         self.first_members = Members(tuple(range(1, count + 1)))
         self.ids = list(range(1, count + spare + 1))
@@ -71,7 +72,7 @@ class Bench:
         if platter.snapshots:
             self.machines[i].restore(platter.snapshots[-1][1])
         first = self.first_members if i in self.first_members.voters else Members(())
-        self.engines[i] = Engine(
+        self.engines[i] = self._engine(
             7,
             i,
             Journal(self.logs[i], SimulatedTerms(platter), self.snapshots[i], first),

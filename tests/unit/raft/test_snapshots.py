@@ -8,6 +8,7 @@ import pytest
 
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.journal import Journal
+from stele.services.raft.replication import Replication
 from stele.services.raft.snapshot_offer import SnapshotOffer, to_pb
 from stele.services.raft.storage import Members
 from tests.support.both_ways import holds_and_mutant_fails, promise
@@ -57,18 +58,23 @@ def test_a_follower_behind_the_start_gets_a_snapshot_and_then_the_log() -> None:
     assert bench.machines[3].applied[-1] == b"d"
 
 
-def test_h16_a_long_transfer_silences_nobody() -> None:
-    bench = behind()
-    reconnect(bench, 3)
-    for _ in range(40):  # six seconds of a transfer that goes on
-        bench.settle(1)
-    assert bench.engines[1].is_leader
-    assert bench.engines[3].leader == 1
-    assert len({e.term for e in bench.engines.values()}) == 1
-    assert bench.engines[1].offered_index == bench.engines[3].offer.snapshot.index  # type: ignore[union-attr]
-    assert bench.fetch(3)
-    bench.settle(3)
-    assert bench.engines[1].offered_index is None
+async def test_h16_a_long_transfer_silences_nobody() -> None:
+    @with_part
+    async def scenario() -> None:
+        bench = behind()
+        reconnect(bench, 3)
+        for _ in range(40):  # six seconds of a transfer that goes on
+            bench.settle(1)
+        with promise("a long transfer silences nobody"):
+            assert bench.engines[1].is_leader
+            assert bench.engines[3].leader == 1
+            assert len({e.term for e in bench.engines.values()}) == 1
+            assert bench.engines[1].offered_index == bench.engines[3].offer.snapshot.index  # type: ignore[union-attr]
+        assert bench.fetch(3)
+        bench.settle(3)
+        assert bench.engines[1].offered_index is None
+
+    await holds_and_mutant_fails(scenario, Replication, "replication.FallsSilentOnceItOffers")
 
 
 def test_h16_bytes_that_do_not_check_replace_nothing() -> None:
