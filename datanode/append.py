@@ -73,14 +73,17 @@ class AppendStream:
 
     def _start(self, request: pb.AppendRequest) -> None:
         slot = _Slot(request.request_id, sum(map(len, request.batches)), asyncio.get_running_loop().time())
-        self._bytes += slot.size
-        self._lanes.setdefault(request.group, deque()).append(slot)
+        group, refused = request.group, None
         try:
-            proposal = self._find(request.group).append(request.owner_epoch, request.batches)
+            proposal = self._find(group).append(request.owner_epoch, request.batches)
         except SteleError as e:
-            self._answer(request.group, slot, pb.AppendResponse(request_id=slot.request_id, error=to_wire(e)))
+            refused = e
+        # AFTER the proposal: a fault of ours leaves no request behind for which the stream would wait.
+        self._bytes += slot.size
+        self._lanes.setdefault(group, deque()).append(slot)
+        if refused is not None:
+            self._answer(group, slot, pb.AppendResponse(request_id=slot.request_id, error=to_wire(refused)))
             return
-        group = request.group
         proposal.add_done_callback(lambda done: self._answer(group, slot, _response(slot.request_id, done)))
 
     def _answer(self, group: int, slot: _Slot, answer: pb.AppendResponse) -> None:

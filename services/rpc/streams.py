@@ -247,7 +247,8 @@ class AnswerPump(Generic[ReadT, SentT]):
 
     Guarantee: answers leave in the order of ``answer``.  The stream ends when the client has ended and every request is answered, or
     then with what reading failed with.  ``take`` is awaited for one request after the other: while it waits nothing more is
-    read, which holds the sender back.  Each request that was taken must be answered once, by whoever it was given to.
+    read, which holds the sender back.  Each request that was taken must be answered once, by whoever it was given to; what ``take``
+    raises ends the reading, and that request has no answer.
     """
 
     def __init__(self) -> None:
@@ -270,7 +271,11 @@ class AnswerPump(Generic[ReadT, SentT]):
         try:
             async for request in requests:
                 self.unanswered += 1  # BEFORE it is taken: it may be answered at once
-                await take(request)
+                try:
+                    await take(request)
+                except BaseException:
+                    self.unanswered -= 1  # nobody was given it: whoever waited for its answer would wait for ever
+                    raise
         finally:
             self._ended = True
             self._wake.set()

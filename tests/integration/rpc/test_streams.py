@@ -303,6 +303,22 @@ async def test_what_ends_the_reading_ends_the_stream_after_the_answers() -> None
         await anext(answers)
 
 
+async def test_a_request_that_cannot_be_taken_ends_the_stream_after_the_answers() -> None:
+    pump: AnswerPump[int, str] = AnswerPump()
+    requests = Requests()
+
+    async def take(number: int) -> None:
+        if number == 2:
+            raise RuntimeError("not taken")
+        asyncio.get_running_loop().call_later(0.01, pump.answer, str(number))
+
+    requests.put(1, 2, 3)
+    answers = pump.run(aiter(requests), take)
+    assert await anext(answers) == "1"
+    with pytest.raises(RuntimeError, match="not taken"):
+        await asyncio.wait_for(anext(answers), 5)
+
+
 async def test_nothing_more_is_read_while_a_request_waits_to_be_taken() -> None:
     pump: AnswerPump[int, str] = AnswerPump()
     requests = Requests()

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import pytest
+
 from stele.datanode.append import AppendStream
 from stele.datanode.commands import Appended, AppendOutcome, Refused
 from stele.services.errors import GroupNotFound, ProposalLost, SteleError, Timeout
@@ -165,3 +167,22 @@ async def test_a_sender_that_goes_away_leaves_no_task() -> None:
     await turns()
     assert asyncio.all_tasks() == before
     group.store(0)
+
+
+async def test_a_fault_of_ours_ends_the_stream_at_once_and_after_the_answers() -> None:
+    def find(number: int) -> Any:
+        if number == 2:
+            raise KeyError("a fault of ours")
+        return group
+
+    group, requests = Group(), Requests()
+    stream = AppendStream(find).run(requests.__aiter__())
+    async with aclosing(stream):
+        requests.put(1)
+        requests.put(2, group=2)
+        first = asyncio.ensure_future(anext(stream))
+        await turns(20)
+        group.store(0)
+        assert (await first).request_id == 1
+        with pytest.raises(KeyError):
+            await asyncio.wait_for(anext(stream), 5)
