@@ -34,7 +34,7 @@ from stele.services.topics import Retention
 
 log = structlog.get_logger()
 
-Listener = Callable[[int], None]
+GroupListener = Callable[[int], None]
 
 
 class Store:
@@ -53,7 +53,7 @@ class Store:
         self._entry_bytes_max = entry_bytes_max
         self._locks = KeyedLock[int]()  # by group
         self._epoch_lock = asyncio.Lock()
-        self._listeners: list[Listener] = []
+        self._listeners: list[GroupListener] = []
 
     # --- loading ----------------------------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class Store:
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
+    def subscribe(self, listener: GroupListener) -> Callable[[], None]:
         """``listener(group)`` whenever the report of a group may have changed, ``listener(0)`` for the store's own."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None

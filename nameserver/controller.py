@@ -25,8 +25,8 @@ from stele.nameserver.reconcile import (
     CreateReplica,
     DeleteReplica,
     DropOrphan,
-    Effect,
     MarkReady,
+    ReconcileEffect,
     RecordPartitions,
     RemoveRecords,
     plan,
@@ -47,7 +47,7 @@ ROUND_S = 1.0
 PAUSE_S = 0.01  # between rounds, however often something changes
 MIRRORED_WITHIN_S = 1.0
 
-Planner = Callable[..., list[Effect]]
+Planner = Callable[..., list[ReconcileEffect]]
 _log = structlog.get_logger()
 
 
@@ -294,7 +294,7 @@ class Controller:
         if trouble is not None:
             raise trouble
 
-    async def _write(self, effect: Effect, view: View) -> None:
+    async def _write(self, effect: ReconcileEffect, view: View) -> None:
         match effect:
             case RecordPartitions(topic):
                 async with self.topics.turn:

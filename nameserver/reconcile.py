@@ -72,12 +72,14 @@ class RemoveRecords:
     topic: str
 
 
-Effect = CreateReplica | ConfigureReplica | DeleteReplica | DropOrphan | RecordPartitions | MarkReady | RemoveRecords
+ReconcileEffect = (
+    CreateReplica | ConfigureReplica | DeleteReplica | DropOrphan | RecordPartitions | MarkReady | RemoveRecords
+)
 
 
-def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]) -> list[Effect]:
+def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]) -> list[ReconcileEffect]:
     """Everything that is due, in a fixed order."""
-    effects: list[Effect] = []
+    effects: list[ReconcileEffect] = []
     for name in sorted(catalog.topics):
         topic = catalog.topics[name]
         partitions = catalog.partitions_of.get(name, ())
@@ -94,9 +96,9 @@ def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
 
 def _creates(
     topic: TopicEntry, partitions: tuple[PartitionEntry, ...], catalog: Catalog, reports: Reports
-) -> list[Effect]:
+) -> list[ReconcileEffect]:
     """Replicas that a store should hold and certainly does not.  One that is still loading is left alone (R4.6)."""
-    effects: list[Effect] = []
+    effects: list[ReconcileEffect] = []
     for partition in partitions:
         for store_id in partition.replicas:
             member = catalog.live_stores.get(store_id)
@@ -117,7 +119,7 @@ def _creates(
     return effects
 
 
-def _configures(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports: Reports) -> list[Effect]:
+def _configures(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports: Reports) -> list[ReconcileEffect]:
     """One that is not running is told when it is again: it decides nothing meanwhile."""
     return [
         ConfigureReplica(store_id, partition.group, topic.retention)
@@ -132,7 +134,7 @@ def _configures(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], repor
 
 def _creating(
     topic: TopicEntry, partitions: tuple[PartitionEntry, ...], leaders: Mapping[int, LeaderReport]
-) -> list[Effect]:
+) -> list[ReconcileEffect]:
     recorded = {p.index for p in partitions}
     missing = tuple(i for i in range(topic.partitions) if i not in recorded)
     if missing:
@@ -141,8 +143,8 @@ def _creating(
     return [MarkReady(topic.name)] if led else []
 
 
-def _deleting(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports: Reports) -> list[Effect]:
-    held: list[Effect] = [
+def _deleting(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports: Reports) -> list[ReconcileEffect]:
+    held: list[ReconcileEffect] = [
         DeleteReplica(store_id, partition.group)
         for partition in partitions
         for store_id, report in sorted(reports.items())
@@ -151,7 +153,7 @@ def _deleting(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports
     return held or [RemoveRecords(topic.name)]
 
 
-def _orphans(catalog: Catalog, reports: Reports) -> list[Effect]:
+def _orphans(catalog: Catalog, reports: Reports) -> list[ReconcileEffect]:
     """Groups without a record.  A group id that was never given out is not ours to judge and stays."""
     return [
         DropOrphan(store_id, group)

@@ -20,7 +20,7 @@ from stele.model import Message
 from stele.services.batch import decode
 from stele.services.errors import BatchCorrupt, SteleError
 
-Range = tuple[int, int]
+OffsetRange = tuple[int, int]
 PromiseT = TypeVar("PromiseT")
 ACKS_MAX = 2_000  # of one request
 
@@ -34,7 +34,7 @@ class AckRequest(Generic[PromiseT]):
     acks: tuple[tuple[int, PromiseT], ...]
 
     @property
-    def ranges(self) -> list[Range]:
+    def ranges(self) -> list[OffsetRange]:
         offsets = [offset for offset, _ in self.acks]
         return [(max(offsets), max(offsets))] if self.cumulative else join(offsets)
 
@@ -43,9 +43,9 @@ class AckRequest(Generic[PromiseT]):
         return [promise for _, promise in self.acks]
 
 
-def join(offsets: Iterable[int]) -> list[Range]:
+def join(offsets: Iterable[int]) -> list[OffsetRange]:
     """Offsets as ascending ranges, both ends included."""
-    ranges: list[Range] = []
+    ranges: list[OffsetRange] = []
     for offset in sorted(set(offsets)):
         if ranges and offset == ranges[-1][1] + 1:
             ranges[-1] = (ranges[-1][0], offset)
@@ -55,7 +55,7 @@ def join(offsets: Iterable[int]) -> list[Range]:
 
 
 def read_delivery(
-    topic: str, partition: int, base_offset: int, batch: bytes, ranges: Sequence[Range], redelivery_count: int
+    topic: str, partition: int, base_offset: int, batch: bytes, ranges: Sequence[OffsetRange], redelivery_count: int
 ) -> list[Message]:
     """The messages of a stored batch that are meant for this consumer.  Raises BatchCorrupt with the place of what cannot be read."""
     try:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import grpc
 
-from stele.delivery_buffer import AckRequest, DeliveryBuffer, Range, read_delivery
+from stele.delivery_buffer import AckRequest, DeliveryBuffer, OffsetRange, read_delivery
 from stele.model import Message
 from stele.retry import backoff_s, may_retry
 from stele.routing import Route, Router
@@ -333,7 +333,7 @@ async def _read(call: Any, endpoint: str) -> broker_pb2.SubscribeResponse:
 
 
 def _ack(request: AckRequest[AckPromise]) -> broker_pb2.Ack:
-    ranges: list[Range] = request.ranges
+    ranges: list[OffsetRange] = request.ranges
     return broker_pb2.Ack(
         request_id=request.request_id,
         ranges=[datanode_pb2.OffsetRange(first=a, last=b) for a, b in ranges],

@@ -74,7 +74,7 @@ class ReusesGroups(TopicWriter):
 
 def gives_to_the_loading(
     catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
-) -> list[reconcile.Effect]:
+) -> list[reconcile.ReconcileEffect]:
     """A store counts as able to take replicas as soon as it is alive, though it still loads."""
     return reconcile.plan(
         counts_the_loading_as_ready(catalog),

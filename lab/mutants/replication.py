@@ -18,7 +18,7 @@ from stele.services.raft.outbox import Outbox, Outgoing
 from stele.services.raft.progress import Progress
 from stele.services.raft.proposals import Done, Proposals
 from stele.services.raft.read_index import ReadDone, ReadIndex
-from stele.services.raft.replication import Replication, Sent
+from stele.services.raft.replication import Outbound, Replication
 from stele.services.raft.snapshot_offer import Offer, SnapshotOffer
 from stele.services.raft.storage import Entry, Snapshot
 
@@ -189,7 +189,7 @@ class FallsSilentOnceItOffers(Replication):
         notice: bool,
         now: float,
         batches: dict[tuple[int, int], Batch],
-        sent: Sent,
+        sent: Outbound,
     ) -> None:
         if progress.next_index < self._journal.first_index and progress.offered_index:
             progress.sent_at = now

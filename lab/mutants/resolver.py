@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from stele.services.errors import Code, SteleError
-from stele.services.rpc.resolution import BACKOFF, Ask, Effect, LookupFailure, ResolverPolicy, StoreAddress, _Store
+from stele.services.rpc.resolution import (
+    BACKOFF,
+    Ask,
+    LookupFailure,
+    ResolverEffect,
+    ResolverPolicy,
+    StoreAddress,
+    _Store,
+)
 
 
 class MatchesText(ResolverPolicy):
@@ -17,7 +25,7 @@ class MatchesText(ResolverPolicy):
 class ForgetsTombstones(ResolverPolicy):
     """The refusal is passed on but not remembered, so each new message asks again."""
 
-    def wanted(self, store_id: int, now_s: float) -> list[Effect]:
+    def wanted(self, store_id: int, now_s: float) -> list[ResolverEffect]:
         if self.is_tombstone(store_id):
             del self._stores[store_id]
         return super().wanted(store_id, now_s)
@@ -57,7 +65,7 @@ class BacksOffWithoutJitter(ResolverPolicy):
 class RestartsTheBackoff(ResolverPolicy):
     """Whoever asks next begins the pause anew."""
 
-    def wanted(self, store_id: int, now_s: float) -> list[Effect]:
+    def wanted(self, store_id: int, now_s: float) -> list[ResolverEffect]:
         effects = super().wanted(store_id, now_s)
         failures = self._stores[store_id].failures
         return [Ask(store_id, self.backoff_s(failures)) if isinstance(e, Ask) else e for e in effects]
@@ -87,14 +95,14 @@ class NotFoundIsTombstone(ResolverPolicy):
 class KeepsTheAddress(ResolverPolicy):
     """An address that proved to be another store's is kept."""
 
-    def mismatched(self, store_id: int, address: StoreAddress | None, now_s: float) -> list[Effect]:
+    def mismatched(self, store_id: int, address: StoreAddress | None, now_s: float) -> list[ResolverEffect]:
         return []
 
 
 class AsksWithoutPause(ResolverPolicy):
     """An address that proved to be another store's is asked for again without any pause."""
 
-    def mismatched(self, store_id: int, address: StoreAddress | None, now_s: float) -> list[Effect]:
+    def mismatched(self, store_id: int, address: StoreAddress | None, now_s: float) -> list[ResolverEffect]:
         effects = super().mismatched(store_id, address, now_s)
         self._stores[store_id].due_at_s = now_s
         return effects

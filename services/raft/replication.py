@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 BATCH_BYTES_MAX: Final = 1 << 20
 
-Sent = list[tuple[int, pb.RaftMessage]]
+Outbound = list[tuple[int, pb.RaftMessage]]
 """Messages with their receivers, in the order in which they leave."""
 
 
@@ -121,14 +121,14 @@ class Replication:
         for progress in self.followers.values():
             progress.sent_at = NEVER
 
-    def round(self, commit_index: int, connected: Collection[int], sleep: bool, now: float) -> Sent:
+    def round(self, commit_index: int, connected: Collection[int], sleep: bool, now: float) -> Outbound:
         """What is due now: new entries, a commit that nothing else has told of, heartbeats.
 
         May leave before our own sync: a follower that syncs first counts for itself, and what this leader then loses, it was never counted
         for."""
         notice = self._notice_at is not None and self._notice_at <= now
         batches: dict[tuple[int, int], Batch] = {}
-        sent: Sent = []
+        sent: Outbound = []
         all_current = True
         for follower, progress in self.followers.items():
             if follower in connected:
@@ -149,7 +149,7 @@ class Replication:
         notice: bool,
         now: float,
         batches: dict[tuple[int, int], Batch],
-        sent: Sent,
+        sent: Outbound,
     ) -> None:
         """``batches`` are those made in this round, by first index and room: what goes to one follower mostly goes to the next."""
         journal = self._journal

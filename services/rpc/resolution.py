@@ -73,7 +73,7 @@ class Count:
     outcome: str
 
 
-Effect = Ask | GiveAddress | Refuse | Log | Count
+ResolverEffect = Ask | GiveAddress | Refuse | Log | Count
 
 
 class LookupFailure(Enum):
@@ -103,7 +103,7 @@ class ResolverPolicy:
         self._rng = rng
         self._stores: dict[int, _Store] = {}
 
-    def wanted(self, store_id: int, now_s: float) -> list[Effect]:
+    def wanted(self, store_id: int, now_s: float) -> list[ResolverEffect]:
         """Someone wants the address."""
         store = self._stores.setdefault(store_id, _Store())
         if store.tombstone is not None:
@@ -115,21 +115,21 @@ class ResolverPolicy:
         store.asking = True
         return [Ask(store_id, max(0.0, store.due_at_s - now_s))]
 
-    def found(self, store_id: int, address: StoreAddress, now_s: float) -> list[Effect]:
+    def found(self, store_id: int, address: StoreAddress, now_s: float) -> list[ResolverEffect]:
         """A lookup answered."""
         store = self._stores.setdefault(store_id, _Store())
         store.address, store.resolved_at_s, store.asking = address, now_s, False
-        effects: list[Effect] = [Count("resolved"), GiveAddress(store_id, address)]
+        effects: list[ResolverEffect] = [Count("resolved"), GiveAddress(store_id, address)]
         if store.logged_at_s is not None:
             effects.append(Log("store_resolved", store_id, {"endpoint": address.endpoint, "failures": store.failures}))
         store.failures, store.logged_at_s, store.unlogged = 0, None, 0
         return effects
 
-    def failed(self, store_id: int, error: SteleError, now_s: float) -> list[Effect]:
+    def failed(self, store_id: int, error: SteleError, now_s: float) -> list[ResolverEffect]:
         """A lookup ended with an error."""
         store = self._stores.setdefault(store_id, _Store())
         store.asking = False
-        effects: list[Effect] = [Count(error.reason)]
+        effects: list[ResolverEffect] = [Count(error.reason)]
         if self.classify(error) is LookupFailure.TOMBSTONE:
             first = store.tombstone is None
             store.address, store.tombstone = None, error.message
@@ -147,7 +147,7 @@ class ResolverPolicy:
         store.asking, store.due_at_s = True, now_s + backoff_s
         return [*effects, Ask(store_id, backoff_s)]
 
-    def mismatched(self, store_id: int, address: StoreAddress | None, now_s: float) -> list[Effect]:
+    def mismatched(self, store_id: int, address: StoreAddress | None, now_s: float) -> list[ResolverEffect]:
         """The address belongs to another store (R2.5).  A complaint about an address that was replaced since is void."""
         store = self._stores.get(store_id)
         if store is None or store.address is None or (address is not None and address != store.address):

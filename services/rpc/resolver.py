@@ -19,10 +19,10 @@ from stele.services.errors import SteleError, StoreTombstone, Timeout
 from stele.services.rpc.resolution import (
     Ask,
     Count,
-    Effect,
     GiveAddress,
     Log,
     Refuse,
+    ResolverEffect,
     ResolverPolicy,
     StoreAddress,
 )
@@ -105,7 +105,7 @@ class Resolver:
                 task.cancel()
                 self._policy.abandoned(store_id)
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[ResolverEffect]) -> None:
         for effect in effects:
             match effect:
                 case Ask(store_id, delay_s):
@@ -143,6 +143,6 @@ class Resolver:
         self._tasks.pop(store_id, None)
         self._carry_out(effects)
 
-    def _failed(self, store_id: int, error: SteleError) -> list[Effect]:
+    def _failed(self, store_id: int, error: SteleError) -> list[ResolverEffect]:
         self._last_error[store_id] = error
         return self._policy.failed(store_id, error, self._clock.monotonic())

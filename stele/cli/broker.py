@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, Server, examples, group, with_client
+from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, ServerOption, examples, group, with_client
 from stele.cli.output import OutputFormat, moment, show
 from stele.client import Client
 from stele.model import BrokerInfo
@@ -16,7 +16,9 @@ def brokers() -> None:
 
 
 @app.command(epilog=examples("stele broker ls", "stele broker ls -o json"))
-def ls(server: Server = "", directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE) -> None:
+def ls(
+    server: ServerOption = "", directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE
+) -> None:
     """List brokers."""
 
     async def work(client: Client) -> list[BrokerInfo]:

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Output, Server, TopicName, examples, with_client
+from stele.cli.options import (
+    DEFAULT_DIRECTORY,
+    FAILED,
+    Directory,
+    Output,
+    ServerOption,
+    TopicName,
+    examples,
+    with_client,
+)
 from stele.cli.output import OutputFormat, moment, report, show_json_line
 from stele.cli.subscription import parse_place, report_no_longer_kept
 from stele.client import Client
@@ -41,7 +50,7 @@ def consume(
     timeout_s: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="End when nothing came for so long.", min=0)
     ] = None,
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:

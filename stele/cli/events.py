@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, Server, examples, with_client
+from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, ServerOption, examples, with_client
 from stele.cli.output import OutputFormat, moment, show_json_line
 from stele.client import Client
 
@@ -20,7 +20,7 @@ def events(
     since_s: Annotated[
         float, typer.Option("--since", metavar="SECONDS", help="Only the last so many seconds.", min=0)
     ] = 0,
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:

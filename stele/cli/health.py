@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Output, Server, examples, with_client
+from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Output, ServerOption, examples, with_client
 from stele.cli.output import OutputFormat, report, show
 from stele.client import Client
 from stele.health import HealthCheck, judge
@@ -12,7 +12,9 @@ from stele.health import HealthCheck, judge
 EPILOG = examples("stele health", "stele health -o json", "until stele health >/dev/null 2>&1; do sleep 1; done")
 
 
-def health(server: Server = "", directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE) -> None:
+def health(
+    server: ServerOption = "", directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE
+) -> None:
     """Check the whole cluster.  Exit status 1 unless everything is well."""
 
     async def work(client: Client) -> list[HealthCheck]:

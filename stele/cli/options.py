@@ -36,7 +36,7 @@ ORDER = [
 DIRECTORY_VARIABLE = "STELE_DIR"
 USAGE, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 
-Server = Annotated[
+ServerOption = Annotated[
     str,
     typer.Option(
         "--server",

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, Server, TopicName, examples, group, with_client
+from stele.cli.options import (
+    DEFAULT_DIRECTORY,
+    Directory,
+    Output,
+    ServerOption,
+    TopicName,
+    examples,
+    group,
+    with_client,
+)
 from stele.cli.output import OutputFormat, show, show_facts, show_rows, size
 from stele.client import Client
 from stele.model import PartitionInfo
@@ -37,7 +46,7 @@ def _replicas(p: PartitionInfo, names: dict[int, str]) -> list[str]:
 @app.command(epilog=examples("stele partition ls", "stele partition ls shop/orders -o json"))
 def ls(
     topic: Annotated[str, typer.Argument(metavar="[NS/TOPIC]", help="Only partitions of this topic.")] = "",
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:
@@ -66,7 +75,7 @@ def ls(
 def info(
     topic: TopicName,
     partition: Annotated[int, typer.Argument(help="Number of the partition, from 0 on.", min=0)],
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, Server, TopicName, examples, with_client
+from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, ServerOption, TopicName, examples, with_client
 from stele.cli.output import progress, report, size
 from stele.client import Client
 from stele.errors import InputUnreadable
@@ -51,7 +51,7 @@ def produce(
     timeout_s: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", help="Give a message up after so long.", min=0.01)
     ] = 30.0,
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Send messages: each line of stdin is one, or --count of them are made up.  Ends when all are stored on a majority of replicas;

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, Server, examples, group, with_client
+from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, ServerOption, examples, group, with_client
 from stele.cli.output import OutputFormat, moment, show, show_facts, show_json, show_rows, size
 from stele.client import Client
 from stele.model import PartitionInfo, StoreInfo
@@ -16,7 +16,9 @@ app = group("Stores: the datanodes and what they hold.")
 
 
 @app.command(epilog=examples("stele store ls", "stele store ls -o json"))
-def ls(server: Server = "", directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE) -> None:
+def ls(
+    server: ServerOption = "", directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE
+) -> None:
     """List stores with their load progress, leaders and free space."""
 
     async def work(client: Client) -> list[StoreInfo]:
@@ -45,7 +47,7 @@ def ls(server: Server = "", directory: Directory = DEFAULT_DIRECTORY, output: Ou
 @app.command(epilog=examples("stele store info dn1", "stele store info 2 -o json"))
 def info(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Name or id of a store.")],
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:

@@ -12,7 +12,7 @@ from stele.cli.options import (
     DEFAULT_DIRECTORY,
     Directory,
     Output,
-    Server,
+    ServerOption,
     TopicName,
     confirm,
     examples,
@@ -56,7 +56,7 @@ def _offset(place: int | str | None) -> float:
 @app.command(epilog=examples("stele subscription ls shop/orders", "stele subscription ls shop/orders -o json"))
 def ls(
     topic: TopicName,
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:
@@ -80,7 +80,7 @@ def ls(
 def info(
     topic: TopicName,
     subscription: SubscriptionName,
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:
@@ -100,7 +100,7 @@ def rm(
     topic: TopicName,
     subscription: SubscriptionName,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Remove a subscription: its position is forgotten, messages stay."""
@@ -129,7 +129,7 @@ def seek(
         typer.Option("--timestamp-ms", help="Everything from this unix time on (perhaps a second before).", min=0),
     ] = None,
     partition: Annotated[int | None, typer.Option("--partition", help="Only this partition.", min=0)] = None,
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:

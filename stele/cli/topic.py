@@ -10,7 +10,7 @@ from stele.cli.options import (
     DEFAULT_DIRECTORY,
     Directory,
     Output,
-    Server,
+    ServerOption,
     TopicName,
     confirm,
     examples,
@@ -58,7 +58,7 @@ def create(
     if_absent: Annotated[bool, typer.Option("--if-absent", help="Success if it exists with the same shape.")] = False,
     retention_bytes: RetentionBytes = "",
     retention: RetentionTime = "",
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:
@@ -86,7 +86,7 @@ def alter(
     topic: TopicName,
     retention_bytes: RetentionBytes = "",
     retention: RetentionTime = "",
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:
@@ -121,7 +121,7 @@ def _kept(topic: TopicInfo) -> str:
 @app.command(epilog=examples("stele topic ls", "stele topic ls shop -o json"))
 def ls(
     namespace: Annotated[str, typer.Argument(metavar="[NS]", help="Only topics of this namespace.")] = "",
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:
@@ -150,7 +150,7 @@ def ls(
 @app.command(epilog=examples("stele topic info shop/orders", "stele topic info shop/orders -o json"))
 def info(
     topic: TopicName,
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:
@@ -185,7 +185,7 @@ def info(
 def rm(
     topic: TopicName,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    server: Server = "",
+    server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Remove a topic with all of its messages and subscriptions."""

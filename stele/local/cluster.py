@@ -40,7 +40,7 @@ START_ATTEMPTS_MAX = 3  # a port can be taken between choosing and binding it
 STOP_ORDER = ("br", "dn", "ns")
 _KEPT_VARIABLES = ("STELE_LOG_LEVEL", "STELE_LOG_FORMAT")
 
-Progress = Callable[[str, str], None]  # name of a process, what it does now
+OnProgress = Callable[[str, str], None]  # name of a process, what it does now
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class LocalCluster:
 
     # --- starting -------------------------------------------------------------------------------------------------
 
-    def up(self, spec: ClusterSpec | None = None, progress: Progress | None = None) -> list[str]:
+    def up(self, spec: ClusterSpec | None = None, progress: OnProgress | None = None) -> list[str]:
         """Starts everything that does not run and returns, when all of it is ready, what that was: nothing if it was up.  ``spec``
         shapes a new cluster or adds to an existing one; taking processes away needs ``destroy``.  Raises ProcessFailed."""
         with lock_cluster(self.files.path):
@@ -113,7 +113,7 @@ class LocalCluster:
             started = self._start_zookeeper(state, progress)
             return started + self._start(state, list(state.processes), progress)
 
-    def start(self, name: str, wait: bool = True, progress: Progress | None = None) -> None:
+    def start(self, name: str, wait: bool = True, progress: OnProgress | None = None) -> None:
         """Starts one process unless it runs.  Raises NoSuchProcess, ProcessFailed."""
         with lock_cluster(self.files.path):
             state = self.files.load()
@@ -139,7 +139,7 @@ class LocalCluster:
         for role, settings in spec.settings.items():
             state.settings.setdefault(role, {}).update(settings)
 
-    def _start_zookeeper(self, state: ClusterState, progress: Progress | None) -> list[str]:
+    def _start_zookeeper(self, state: ClusterState, progress: OnProgress | None) -> list[str]:
         """What did not run and was started or woken."""
         if state.zookeeper:
             return []
@@ -156,7 +156,9 @@ class LocalCluster:
         _report(progress, ZOOKEEPER, "ready")
         return [] if runs else [ZOOKEEPER]
 
-    def _start(self, state: ClusterState, names: list[str], progress: Progress | None, wait: bool = True) -> list[str]:
+    def _start(
+        self, state: ClusterState, names: list[str], progress: OnProgress | None, wait: bool = True
+    ) -> list[str]:
         """Those of ``names`` that did not run and were started or woken."""
         log_starts: dict[str, int] = {}
         started: list[str] = []
@@ -251,7 +253,7 @@ class LocalCluster:
 
     # --- stopping -------------------------------------------------------------------------------------------------
 
-    def down(self, progress: Progress | None = None, now: bool = False) -> None:
+    def down(self, progress: OnProgress | None = None, now: bool = False) -> None:
         """Ends every process: brokers, datanodes, nameservers, ZooKeeper; those of one role together, kindly first unless ``now``."""
         with lock_cluster(self.files.path):
             state = self.files.load()
@@ -265,7 +267,7 @@ class LocalCluster:
                 self.zookeeper.stop()
                 _report(progress, ZOOKEEPER, "stopped")
 
-    def _end(self, records: Iterable[ProcessRecord], number: int, progress: Progress | None) -> None:
+    def _end(self, records: Iterable[ProcessRecord], number: int, progress: OnProgress | None) -> None:
         ending = [(r.name, identity) for r in records if (identity := _identity_of(r)) is not None]
         for name, identity in ending:
             identity.send(signal.SIGCONT)  # a paused process takes no other signal
@@ -278,7 +280,7 @@ class LocalCluster:
                 identity.end(signal.SIGKILL, STOP_TIMEOUT_S)
             _report(progress, name, "stopped")
 
-    def destroy(self, progress: Progress | None = None) -> None:
+    def destroy(self, progress: OnProgress | None = None) -> None:
         """Ends every process and removes the directory with all data."""
         if not self.exists:
             raise NoCluster(f"no cluster in {self.directory}: nothing to remove")
@@ -371,7 +373,7 @@ def _identity_of(record: ProcessRecord) -> ProcessIdentity | None:
     return ProcessIdentity(record.pid, record.started) if record.pid else None
 
 
-def _report(progress: Progress | None, name: str, doing: str) -> None:
+def _report(progress: OnProgress | None, name: str, doing: str) -> None:
     if progress is not None:
         progress(name, doing)
 

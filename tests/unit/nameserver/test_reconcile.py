@@ -14,8 +14,8 @@ from stele.nameserver.reconcile import (
     CreateReplica,
     DeleteReplica,
     DropOrphan,
-    Effect,
     MarkReady,
+    ReconcileEffect,
     RecordPartitions,
     RemoveRecords,
     plan,
@@ -25,10 +25,10 @@ from stele.services.topics import Retention
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.unit.nameserver.world import World, datanode, replica, report
 
-Planner = Callable[..., list[Effect]]
+Planner = Callable[..., list[ReconcileEffect]]
 
 
-def planned(catalog: Catalog, reports: Reports) -> list[Effect]:
+def planned(catalog: Catalog, reports: Reports) -> list[ReconcileEffect]:
     return plan(catalog, reports, leaders(reports))
 
 

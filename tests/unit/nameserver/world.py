@@ -21,8 +21,8 @@ from stele.nameserver.reconcile import (
     CreateReplica,
     DeleteReplica,
     DropOrphan,
-    Effect,
     MarkReady,
+    ReconcileEffect,
     RecordPartitions,
     RemoveRecords,
 )
@@ -103,7 +103,7 @@ class World:
     def alter(self, name: str, retention: Retention) -> None:
         self.topics[name] = replace(self.topics[name], retention=retention)
 
-    def carry_out(self, effect: Effect) -> None:
+    def carry_out(self, effect: ReconcileEffect) -> None:
         match effect:
             case CreateReplica(store_id, group, retention=retention) if store_id in self.up:
                 assert group in self.partitions, "a replica of a group without record"

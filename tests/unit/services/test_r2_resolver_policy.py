@@ -17,10 +17,10 @@ from stele.services.rpc.resolution import (
     STABLE_AFTER_S,
     Ask,
     Count,
-    Effect,
     GiveAddress,
     Log,
     Refuse,
+    ResolverEffect,
     ResolverPolicy,
     StoreAddress,
 )
@@ -66,7 +66,7 @@ class Life:
             )
         self.now_s = end_s
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[ResolverEffect]) -> None:
         self.policy.validate()
         for effect in effects:
             match effect:
