@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from stele import sync
+    from stele import errors, sync
     from stele.admin import Admin
     from stele.client import Client, connect
     from stele.consumer import Consumer
@@ -166,6 +166,7 @@ __all__ = [
     "VersionConflict",
     "__version__",
     "connect",
+    "errors",
     "sync",
 ]
 
@@ -181,8 +182,8 @@ _SOURCES: Final = (  # the errors first: whoever catches one need not load the c
 
 
 def __getattr__(name: str) -> object:
-    if name == "sync":
-        return import_module("stele.sync")
+    if name in ("errors", "sync"):
+        return import_module(f"stele.{name}")
     if name in __all__:
         for source in _SOURCES:
             module = import_module(source)

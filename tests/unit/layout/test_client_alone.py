@@ -122,7 +122,7 @@ def test_importing_it_loads_no_server_library() -> None:
 def test_a_name_loads_what_it_needs() -> None:
     """The container's health check, which an engine starts every few seconds, and every role pass through the package."""
     assert libraries(loaded_by("import stele")) & (CLIENT_LIBRARIES | NOT_THE_CLIENTS) == set()
-    assert "grpc" not in loaded_by("import stele; stele.TopicNotFound")
+    assert "grpc" not in loaded_by("import stele; stele.TopicNotFound; stele.errors.ClientClosed")
     assert "stele.client" not in loaded_by("import stele.services.rpc.healthcheck")
 
 
