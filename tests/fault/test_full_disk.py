@@ -198,7 +198,7 @@ async def is_full(ledger: Ledger) -> SteleError:
     refusals: list[SteleError] = []
 
     async def told() -> bool:
-        errors = await ledger.send(4, send_timeout_s=3)
+        errors = await ledger.send(4, send_timeout_s=1)
         refusals.extend(errors)
         return len(errors) == 4 and all(
             type(e) is SendTimedOut and e.facts.get("last") == DiskFull.reason for e in errors
