@@ -127,7 +127,7 @@ MUTANTS = _table(
     # --- groups on a store (F3)
     Mutant("groups.Ungated", ("R3.1", "R3.3"), "one group on a store has one replica"),
     Mutant("groups.UnregistersByName", ("R3.2",), "a late stop does not take its successor out"),
-    Mutant("groups.RemovesFirst", ("R3.4", "R3.9"), "nothing of a group is left once its directory is gone"),
+    Mutant("groups.RemovesFirst", ("R3.4", "R3.9"), "nothing of a group is left once it is deleted"),
     Mutant("groups.PidFile", ("R3.5",), "a directory is opened once", "stele.services.directory_lock:DirectoryLock"),
     Mutant("groups.NeverLooks", ("R3.7",), "a group whose directory vanished stops itself"),
 

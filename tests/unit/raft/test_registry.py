@@ -119,7 +119,7 @@ async def test_r3_4_nothing_of_a_deleted_group_is_left(tmp_path: Path) -> None:
             ended = await asyncio.gather(*proposals, return_exceptions=True)
             assert all(isinstance(e, int | GroupStopped) for e in ended)
             assert not groups.path(1).exists()
-            with promise("nothing of a group is left once its directory is gone"):
+            with promise("nothing of a group is left once it is deleted"):
                 assert open_files_below(groups.root) == []
                 assert list(groups.trash.iterdir()) == []
                 with pytest.raises(GroupStopped):
@@ -188,8 +188,8 @@ async def test_r3_9_a_storm_of_creates_and_deletes_leaves_only_the_survivors(tmp
             with structlog.testing.capture_logs() as logged:
                 await asyncio.sleep(3 * FAST.election_max_s)
             assert {g.group_id for g in groups.groups()} == survivors
-            assert {int(p.name) for p in groups.root.iterdir()} == survivors
-            with promise("nothing of a group is left once its directory is gone"):
+            with promise("nothing of a group is left once it is deleted"):
+                assert {int(p.name) for p in groups.root.iterdir()} == survivors
                 assert [e for e in logged if e.get("group") not in survivors] == []
                 assert {Path(f).parent.name for f in open_files_below(groups.root)} <= {str(s) for s in survivors}
                 assert len(asyncio.all_tasks() - before) <= 1, "the watcher of directories alone"
