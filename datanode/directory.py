@@ -47,26 +47,30 @@ class StoreIdentity:
 
 @dataclass(frozen=True, slots=True)
 class GroupSpec:
-    """``group.json``: what a replica is a replica of, its first members, and how long its messages are kept."""
+    """``group.json``: what a replica is a replica of, its first members, and how long its messages are kept.
+
+    ``topic_id`` tells topics of one name apart; 0 in what was written before it was known."""
 
     group: int
     topic: str
     partition: int
     members: tuple[int, ...]
     retention: Retention = FOR_EVER
+    topic_id: int = 0
 
     def to_body(self) -> dict[str, Any]:
         """As it is written; a body without retention is one of before there was any."""
         bounds = {"retention_bytes": self.retention.size_bytes, "retention_ms": self.retention.age_ms}
-        named = {"group": self.group, "topic": self.topic, "partition": self.partition, "members": self.members}
-        return {**named, **bounds, "format": FORMAT}
+        named = {"group": self.group, "topic": self.topic, "topic_id": self.topic_id, "partition": self.partition}
+        return {**named, "members": self.members, **bounds, "format": FORMAT}
 
     @classmethod
     def of_body(cls, path: Path, body: dict[str, Any]) -> GroupSpec:
         """LogDamaged for what ``to_body`` does not make."""
         try:
             retention = Retention(body.get("retention_bytes", 0), body.get("retention_ms", 0))
-            return cls(body["group"], body["topic"], body["partition"], tuple(body["members"]), retention)
+            members = tuple(body["members"])
+            return cls(body["group"], body["topic"], body["partition"], members, retention, body.get("topic_id", 0))
         except (KeyError, TypeError) as e:
             raise LogDamaged(f"{path} cannot be read: {e!r}", path=path, offset=0) from None
 
@@ -80,6 +84,7 @@ class Quarantined:
     problem: str
     topic: str = ""
     partition: int = 0
+    topic_id: int = 0
 
 
 class DataDirectory:
@@ -183,8 +188,11 @@ class DataDirectory:
             os.rename(self.group_path(group), target)
             OS_FILES.fsync_dir(self.quarantine_path)
             OS_FILES.fsync_dir(self.groups_path)
-        found = Quarantined(group, target, problem, spec.topic if spec else "", spec.partition if spec else 0)
-        _write_json(target / "problem.json", {"problem": problem, "topic": found.topic, "partition": found.partition})
+        found = Quarantined(group, target, problem)
+        if spec is not None:
+            found = replace(found, topic=spec.topic, partition=spec.partition, topic_id=spec.topic_id)
+        named = {"topic": found.topic, "topic_id": found.topic_id, "partition": found.partition}
+        _write_json(target / "problem.json", {"problem": problem, **named})
         return found
 
     def rebuild(self, aside: Quarantined) -> GroupSpec | None:
@@ -225,7 +233,8 @@ class DataDirectory:
                 note = {}
             group = int(match[1])
             problem = str(note.get("problem", "damaged"))
-            found[group] = Quarantined(group, path, problem, str(note.get("topic", "")), int(note.get("partition", 0)))
+            topic, partition = str(note.get("topic", "")), int(note.get("partition", 0))
+            found[group] = Quarantined(group, path, problem, topic, partition, int(note.get("topic_id", 0)))
         return list(found.values())
 
     def release_quarantined(self, group: int) -> None:

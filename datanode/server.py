@@ -29,7 +29,7 @@ from stele.datanode.directory import GroupSpec
 from stele.datanode.fetch import FetchStream
 from stele.datanode.metrics import DatanodeMetrics
 from stele.datanode.replica import Replica
-from stele.datanode.store import Store
+from stele.datanode.store import Mandate, Store
 from stele.datanode.watch import watch
 from stele.services.errors import InvalidArgument, Timeout
 from stele.services.pb import datanode_pb2 as pb
@@ -39,6 +39,7 @@ from stele.services.topics import FOR_EVER, check_name, check_retention, parse_t
 PROPOSAL_TIMEOUT_S = 10.0
 ANSWER_MARGIN_S = 0.05  # of a caller's deadline: the answer has to arrive before it
 
+_Order = pb.CreateReplicaRequest | pb.ConfigureReplicaRequest | pb.DeleteReplicaRequest
 _CursorRequest = pb.CreateCursorRequest | pb.ResetCursorRequest
 
 
@@ -139,8 +140,8 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
 
     async def CreateReplica(self, request: pb.CreateReplicaRequest, context: Any) -> pb.CreateReplicaResponse:
         parse_topic(request.topic)
-        if request.group == 0:
-            raise InvalidArgument("a group's id is not 0")
+        if request.group == 0 or request.topic_id == 0:
+            raise InvalidArgument("the ids of a group and of its topic are not 0")
         retention = check_retention(FOR_EVER.changed_by(request.retention))
         spec = GroupSpec(
             request.group,
@@ -148,23 +149,28 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
             request.partition,
             tuple(request.store_ids),
             retention,
+            request.topic_id,
         )
-        created = await asyncio.shield(self._store.create(spec, request.leader_epoch, request.to_store_id))
+        created = await asyncio.shield(self._store.create(spec, _mandate(request)))
         return pb.CreateReplicaResponse(created=created)
 
     async def ConfigureReplica(self, request: pb.ConfigureReplicaRequest, context: Any) -> pb.ConfigureReplicaResponse:
         retention = check_retention(FOR_EVER.changed_by(request.retention))
-        change = self._store.configure(request.group, retention, request.leader_epoch, request.to_store_id)
+        change = self._store.configure(request.group, request.topic_id, retention, _mandate(request))
         return pb.ConfigureReplicaResponse(changed=await asyncio.shield(change))
 
     async def DeleteReplica(self, request: pb.DeleteReplicaRequest, context: Any) -> pb.DeleteReplicaResponse:
-        existed = await asyncio.shield(self._store.delete(request.group, request.leader_epoch, request.to_store_id))
+        existed = await asyncio.shield(self._store.delete(request.group, request.topic_id, _mandate(request)))
         return pb.DeleteReplicaResponse(existed=existed)
 
     async def WatchStore(self, request: pb.WatchStoreRequest, context: Any) -> AsyncIterator[pb.StoreStatus]:
         async with aclosing(watch(self._store)) as statuses:
             async for status in statuses:
                 yield status
+
+
+def _mandate(order: _Order) -> Mandate:
+    return Mandate(order.cluster_id, order.leader_epoch, order.to_store_id)
 
 
 def _discard_outcome(future: asyncio.Future[object]) -> None:

@@ -3,7 +3,8 @@ watches.
 
 Guarantee: a replica that is damaged costs that replica, not the store (R4.5): it is moved aside, never deleted,
 reported, and gets its log back from its peers if its term and vote are whole.  Creates and deletes of one group happen
-one after the other (R3.3), are idempotent, and are refused under a lower nameserver epoch than one seen before.
+one after the other (R3.3), are idempotent, and are refused under a lower nameserver epoch than one seen before, from another
+cluster, and for another topic than the replica's own.
 ``changes`` of :meth:`changed` name every replica whose report may differ from the last one.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -19,6 +21,7 @@ from stele.datanode.directory import DataDirectory, GroupSpec, Quarantined
 from stele.datanode.disk import Disk
 from stele.datanode.replica import RETRY_AFTER_MS, Replica
 from stele.services.errors import (
+    ClusterMismatch,
     Fenced,
     GroupNotFound,
     InvalidArgument,
@@ -26,6 +29,7 @@ from stele.services.errors import (
     NotReady,
     SteleError,
     StoreMismatch,
+    TopicMismatch,
 )
 from stele.services.keyed_lock import KeyedLock
 from stele.services.raft.group import Group
@@ -35,6 +39,15 @@ from stele.services.topics import Retention
 log = structlog.get_logger()
 
 GroupListener = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mandate:
+    """In whose name an order is given, and whom it is meant for."""
+
+    cluster_id: str
+    leader_epoch: int
+    to_store_id: int
 
 
 class Store:
@@ -131,23 +144,24 @@ class Store:
 
     # --- as the nameserver says ---------------------------------------------------------------------------------------
 
-    async def create(self, spec: GroupSpec, leader_epoch: int, to_store_id: int) -> bool:
+    async def create(self, spec: GroupSpec, mandate: Mandate) -> bool:
         """True if the replica was created, False if it was there.
 
-        Errors: StoreMismatch (R2.5), Fenced, InvalidArgument, LogDamaged for a replica that is quarantined here and
-        could not be repaired: an empty one in its place would have forgotten its votes.
+        Errors: ClusterMismatch, StoreMismatch (R2.5), Fenced, InvalidArgument, TopicMismatch, LogDamaged for a replica that
+        is quarantined here and could not be repaired: an empty one in its place would have forgotten its votes.
         """
-        self._check_store_id(to_store_id)
+        self._check_meant_for_us(mandate)
         if self.store_id not in spec.members or len(set(spec.members)) != len(spec.members):
             raise InvalidArgument(
                 f"group {spec.group} cannot have the members {list(spec.members)} on store {self.store_id}"
             )
         # Only now: a call that makes no sense must not depose the nameserver that leads.
-        await self._check_leader_epoch(leader_epoch)
+        await self._check_leader_epoch(mandate.leader_epoch)
         async with self._locks.hold(spec.group):
             known = self.replicas.get(spec.group)
             if known is not None:
-                return self._check_same(known.spec, spec)
+                _check_same(known.spec, spec)
+                return False
             if (aside := self.quarantined.get(spec.group)) is not None:
                 raise LogDamaged(f"group {spec.group} is quarantined here: {aside.problem}", path=aside.path)
             await asyncio.to_thread(self.directory.create_group, spec)
@@ -160,28 +174,33 @@ class Store:
             log.info("replica_created", group=spec.group, topic=spec.topic, partition=spec.partition)
             return True
 
-    async def configure(self, group: int, retention: Retention, leader_epoch: int, to_store_id: int) -> bool:
-        """True if the replica keeps its messages for another time than before; durable when it returns.
-        StoreMismatch, Fenced, NotReady, GroupNotFound."""
-        self._check_store_id(to_store_id)
-        await self._check_leader_epoch(leader_epoch)
+    async def configure(self, group: int, topic_id: int, retention: Retention, mandate: Mandate) -> bool:
+        """True if the replica keeps its messages for another time than before, or did not know its topic's id; durable when
+        it returns.  ClusterMismatch, StoreMismatch, Fenced, TopicMismatch, NotReady, GroupNotFound."""
+        self._check_meant_for_us(mandate)
+        await self._check_leader_epoch(mandate.leader_epoch)
         async with self._locks.hold(group):
             replica = self.replica(group)
-            if replica.spec.retention == retention:
+            _check_topic(group, replica.spec.topic_id, topic_id)
+            spec = dataclasses.replace(replica.spec, retention=retention, topic_id=topic_id)
+            if spec == replica.spec:
                 return False
-            spec = dataclasses.replace(replica.spec, retention=retention)
             await asyncio.to_thread(self.directory.configure_group, spec)
             replica.spec = spec
             log.info("replica_configured", group=group, **dataclasses.asdict(retention))
             self._publish(group)
             return True
 
-    async def delete(self, group: int, leader_epoch: int, to_store_id: int) -> bool:
+    async def delete(self, group: int, topic_id: int, mandate: Mandate) -> bool:
         """True if there was such a replica.  When it returns nothing of it runs and its folder is gone (R3.4).
-        StoreMismatch, Fenced."""
-        self._check_store_id(to_store_id)
-        await self._check_leader_epoch(leader_epoch)
+        ClusterMismatch, StoreMismatch, Fenced, TopicMismatch."""
+        self._check_meant_for_us(mandate)
+        await self._check_leader_epoch(mandate.leader_epoch)
         async with self._locks.hold(group):
+            if (known := self.replicas.get(group)) is not None:
+                _check_topic(group, known.spec.topic_id, topic_id)
+            if (aside := self.quarantined.get(group)) is not None:
+                _check_topic(group, aside.topic_id, topic_id)
             replica = self.replicas.pop(group, None)
             if replica is not None:
                 replica.end()
@@ -194,18 +213,19 @@ class Store:
                 self._publish(group)
             return existed
 
-    @staticmethod
-    def _check_same(known: GroupSpec, asked: GroupSpec) -> bool:
-        if (known.topic, known.partition) != (asked.topic, asked.partition):
-            raise InvalidArgument(
-                f"group {known.group} is {known.topic}-{known.partition} here, not {asked.topic}-{asked.partition}"
+    def _check_meant_for_us(self, mandate: Mandate) -> None:
+        mine = self.directory.identity.cluster_id
+        if mandate.cluster_id != mine:
+            raise ClusterMismatch(
+                f"store {self.store_id} belongs to the cluster {mine}, the order comes from {mandate.cluster_id or 'none'}",
+                expected=mine,
+                got=mandate.cluster_id,
             )
-        return False
-
-    def _check_store_id(self, to_store_id: int) -> None:
-        if to_store_id != self.store_id:
+        if mandate.to_store_id != self.store_id:
             raise StoreMismatch(
-                f"this is store {self.store_id}, not {to_store_id}", expected=to_store_id, got=self.store_id
+                f"this is store {self.store_id}, not {mandate.to_store_id}",
+                expected=mandate.to_store_id,
+                got=self.store_id,
             )
 
     async def _check_leader_epoch(self, leader_epoch: int) -> None:
@@ -262,3 +282,22 @@ class Store:
         for replica in self.replicas.values():
             replica.end()
         await self.registry.close()
+
+
+def _check_same(known: GroupSpec, asked: GroupSpec) -> None:
+    if (known.topic, known.partition) != (asked.topic, asked.partition):
+        raise InvalidArgument(
+            f"group {known.group} is {known.topic}-{known.partition} here, not {asked.topic}-{asked.partition}"
+        )
+    _check_topic(known.group, known.topic_id, asked.topic_id)
+
+
+def _check_topic(group: int, known: int, meant: int) -> None:
+    """A replica that was written before topics' ids were known passes: its name was compared by whoever gives the order."""
+    if known not in (0, meant):
+        raise TopicMismatch(
+            f"group {group} is that of the topic with id {known} here, not {meant}",
+            group=group,
+            expected=meant,
+            got=known,
+        )

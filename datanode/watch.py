@@ -84,6 +84,7 @@ def _running_status(replica: Replica) -> pb.ReplicaStatus:
         problem=replica.problem,
         log_start_offset=replica.log_start,
         retention=spec.retention.message(),
+        topic_id=spec.topic_id,
     )
     if group is not None:
         status.leader_store_id, status.term = group.leader_store_id, group.term
@@ -94,5 +95,10 @@ def _running_status(replica: Replica) -> pb.ReplicaStatus:
 
 def _quarantined_status(aside: Quarantined) -> pb.ReplicaStatus:
     return pb.ReplicaStatus(
-        group=aside.group, topic=aside.topic, partition=aside.partition, state="quarantined", problem=aside.problem
+        group=aside.group,
+        topic=aside.topic,
+        topic_id=aside.topic_id,
+        partition=aside.partition,
+        state="quarantined",
+        problem=aside.problem,
     )

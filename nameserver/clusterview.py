@@ -19,6 +19,7 @@ from stele.nameserver.catalog_reader import CatalogReader
 from stele.nameserver.events import EventBuffer, LeaderEvents, derive
 from stele.nameserver.reports import leaders
 from stele.nameserver.storewatch import StoreWatch
+from stele.nameserver.strays import set_apart
 from stele.nameserver.view import View
 from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination.mirror import Mirror
@@ -166,9 +167,10 @@ class ClusterView:
         self._close_channels(_endpoints(self.current.catalog) - _endpoints(catalog))
         self._watch.follow(catalog.live_stores)
         # Events BEFORE the view and the view BEFORE the callbacks: who is called, and asks, finds both.
-        led = leaders(self._watch.reports)
+        reports = set_apart(catalog, self._watch.reports)
+        led = leaders(reports)
         self.events.record(self._leader_events.derive(catalog, led), self._clock.wall_ms())
-        self.current = View(catalog, self._watch.reports, led)
+        self.current = View(catalog, reports, led)
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
         for callback in list(self._callbacks):

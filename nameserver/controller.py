@@ -74,7 +74,7 @@ class Controller:
         self.topics = TopicWriter(leadership, metadata)
         self.probes = BrokerProbes(channels, self._request_assignment)
         self.bundles = BundleWriter(leadership, self.probes.pulse)
-        self._orders = ReplicaOrders(channels, leadership.epoch, self._request_reconciliation)
+        self._orders = ReplicaOrders(channels, session.cluster_id, leadership.epoch, self._request_reconciliation)
         self._view = view
         self._plan = (decisions or Decisions()).plan
         self._replicas_due, self._bundles_due = asyncio.Event(), asyncio.Event()

@@ -1,7 +1,8 @@
 """What the leading nameserver has to do next so that the cluster becomes what its records say.  Pure.
 
 Guarantee: the answer depends on the records and the datanodes' reports alone, never on who began the work.  A create or delete that a
-leader left half-done is therefore finished by the next one, and doing any effect twice does no harm.
+leader left half-done is therefore finished by the next one, and doing any effect twice does no harm.  ``reports`` have their strays set
+apart (strays.py): only a topic's own replicas count for it, or are deleted with it.
 
 An effect that destroys is proposed only on a store's complete report; :class:`DropOrphan` moreover is only a suspicion, which the
 shell confirms by an own read behind a fenced write, because a catalog may show a topic before its partitions.
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, TopicEntry, TopicState
-from stele.nameserver.reports import RUNNING, LeaderReport, Reports, retention_of
+from stele.nameserver.reports import RUNNING, LeaderReport, Reports, StrayKind, retention_of
 from stele.services.topics import FOR_EVER, Retention
 
 
@@ -21,6 +22,7 @@ from stele.services.topics import FOR_EVER, Retention
 class CreateReplica:
     store_id: int
     group: int
+    topic_id: int
     topic: str
     partition: int
     replicas: tuple[int, ...]
@@ -29,10 +31,11 @@ class CreateReplica:
 
 @dataclass(frozen=True, slots=True)
 class ConfigureReplica:
-    """The replica was told another retention than the topic has now."""
+    """The replica was told another retention than the topic has now, or was never told its topic's id."""
 
     store_id: int
     group: int
+    topic_id: int
     retention: Retention
 
 
@@ -42,6 +45,7 @@ class DeleteReplica:
 
     store_id: int
     group: int
+    topic_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class DropOrphan:
 
     store_id: int
     group: int
+    topic_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ def _creates(
                     CreateReplica(
                         store_id,
                         partition.group,
+                        topic.topic_id,
                         partition.topic,
                         partition.index,
                         partition.replicas,
@@ -122,13 +128,13 @@ def _creates(
 def _configures(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports: Reports) -> list[ReconcileEffect]:
     """One that is not running is told when it is again: it decides nothing meanwhile."""
     return [
-        ConfigureReplica(store_id, partition.group, topic.retention)
+        ConfigureReplica(store_id, partition.group, topic.topic_id, topic.retention)
         for partition in partitions
         for store_id in partition.replicas
         if (report := reports.get(store_id)) is not None
         and report.holds(partition.group)
-        and report.replicas[partition.group].state in RUNNING
-        and retention_of(report.replicas[partition.group]) != topic.retention
+        and (replica := report.replicas[partition.group]).state in RUNNING
+        and (retention_of(replica), replica.topic_id) != (topic.retention, topic.topic_id)
     ]
 
 
@@ -145,7 +151,7 @@ def _creating(
 
 def _deleting(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports: Reports) -> list[ReconcileEffect]:
     held: list[ReconcileEffect] = [
-        DeleteReplica(store_id, partition.group)
+        DeleteReplica(store_id, partition.group, topic.topic_id)
         for partition in partitions
         for store_id, report in sorted(reports.items())
         if report.holds(partition.group)
@@ -156,9 +162,9 @@ def _deleting(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports
 def _orphans(catalog: Catalog, reports: Reports) -> list[ReconcileEffect]:
     """Groups without a record.  A group id that was never given out is not ours to judge and stays."""
     return [
-        DropOrphan(store_id, group)
+        DropOrphan(store_id, group, stray.replica.topic_id)
         for store_id, report in sorted(reports.items())
         if report.connected and report.complete
-        for group in sorted(report.replicas)
-        if group not in catalog.partitions and group < catalog.groups_next
+        for group, stray in sorted(report.strays.items())
+        if stray.kind is StrayKind.ORPHAN and group < catalog.groups_next
     ]

@@ -1,8 +1,9 @@
 """Tells the datanodes which replicas to create and delete, and what their topics' settings are.
 
-Guarantee: a store has at most one batch of orders in work, so that a store that hangs delays nobody else; every order carries the leader's
-epoch and the id of the store that it is meant for (R2.5), so that a deposed leader's orders are refused there.  An order that was
-carried out is not repeated before the store had time to report it; a store that failed is left alone for ``RETRY_S``.
+Guarantee: a store has at most one batch of orders in work, so that a store that hangs delays nobody else; every order carries the cluster,
+the leader's epoch, the id of the store that it is meant for (R2.5) and that of the topic, so that a deposed leader's orders, and those
+that are meant for something else, are refused there.  An order that was carried out is not repeated before the store had time to
+report it; a store that failed is left alone for ``RETRY_S``.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _log = structlog.get_logger()
 class ReplicaOrders:
     """``submit(orders, members)`` starts what is not in work yet; ``done()`` is called when a store has worked off its batch."""
 
-    def __init__(self, channels: Channels, epoch: int, done: Callable[[], None]) -> None:
-        self._channels, self._epoch, self._done = channels, epoch, done
+    def __init__(self, channels: Channels, cluster_id: str, epoch: int, done: Callable[[], None]) -> None:
+        self._channels, self._cluster_id, self._epoch, self._done = channels, cluster_id, epoch, done
         self._working: dict[int, asyncio.Task[None]] = {}
         self._completed: dict[Order, float] = {}
         self._retry_at: dict[int, float] = {}
@@ -110,6 +111,8 @@ class ReplicaOrders:
                 leader_epoch=self._epoch,
                 to_store_id=order.store_id,
                 retention=order.retention.message(),
+                topic_id=order.topic_id,
+                cluster_id=self._cluster_id,
             )
             await call(stub.CreateReplica, request, ORDER_TIMEOUT_S)
         elif isinstance(order, ConfigureReplica):
@@ -118,10 +121,16 @@ class ReplicaOrders:
                 leader_epoch=self._epoch,
                 to_store_id=order.store_id,
                 retention=order.retention.message(),
+                topic_id=order.topic_id,
+                cluster_id=self._cluster_id,
             )
             await call(stub.ConfigureReplica, change, ORDER_TIMEOUT_S)
         else:
             deletion = datanode_pb2.DeleteReplicaRequest(
-                group=order.group, leader_epoch=self._epoch, to_store_id=order.store_id
+                group=order.group,
+                leader_epoch=self._epoch,
+                to_store_id=order.store_id,
+                topic_id=order.topic_id,
+                cluster_id=self._cluster_id,
             )
             await call(stub.DeleteReplica, deletion, ORDER_TIMEOUT_S)

@@ -28,16 +28,43 @@ class ReplicaState(StrEnum):
 RUNNING = frozenset({ReplicaState.FOLLOWER, ReplicaState.CANDIDATE, ReplicaState.LEADER, ReplicaState.RECOVERING})
 
 
+class StrayKind(StrEnum):
+    ORPHAN = "orphan"  # of a group that has no record
+    STRANGER = "stranger"  # of another topic than the group's record says
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A replica that no record speaks for (strays.py): counted nowhere, kept all the same."""
+
+    kind: StrayKind
+    replica: ReplicaStatus
+
+    @property
+    def problem(self) -> str:
+        if self.kind is StrayKind.ORPHAN:
+            return self.replica.problem
+        return f"holds group {self.replica.group} of the topic {self.replica.topic} with id {self.replica.topic_id}"
+
+    def shown(self) -> ReplicaStatus:
+        """As it stands in listings."""
+        status = ReplicaStatus()
+        status.CopyFrom(self.replica)
+        status.state, status.problem = self.kind, self.problem
+        return status
+
+
 @dataclass(frozen=True, slots=True)
 class StoreReport:
     """What the messages of one store add up to; the messages themselves are kept as they came, and nobody changes them.
 
-    ``complete``: every replica of the store is in ``replicas``, so that a group that is not there does not exist on it."""
+    ``complete``: every replica of the store is in ``replicas`` or ``strays``, so that a group that is in neither does not exist on it."""
 
     status: StoreStatus  # the last message; of replicas it names only those that changed
     replicas: Mapping[int, ReplicaStatus] = field(default_factory=dict)
     complete: bool = False
     connected: bool = False
+    strays: Mapping[int, Stray] = field(default_factory=dict)
 
     @property
     def store_id(self) -> int:
@@ -45,9 +72,10 @@ class StoreReport:
 
     def lacks(self, group: int) -> bool:
         """Whether the store certainly holds no replica of ``group``."""
-        return self.connected and self.complete and group not in self.replicas
+        return self.connected and self.complete and group not in self.replicas and group not in self.strays
 
     def holds(self, group: int) -> bool:
+        """Whether the store holds a replica of ``group`` that is the recorded one."""
         return self.connected and group in self.replicas
 
     def whole(self) -> StoreStatus:
@@ -55,7 +83,8 @@ class StoreReport:
         status = StoreStatus()
         status.CopyFrom(self.status)
         del status.replicas[:]
-        status.replicas.extend(replica for _, replica in sorted(self.replicas.items()))
+        shown = {**self.replicas, **{group: stray.shown() for group, stray in self.strays.items()}}
+        status.replicas.extend(replica for _, replica in sorted(shown.items()))
         status.complete = self.complete
         return status
 
@@ -88,7 +117,10 @@ def retention_of(replica: ReplicaStatus) -> Retention:
 
 def decisive(report: StoreReport) -> object:
     """What of a report anybody decides by; positions in the log move with every message and are for display."""
-    replicas = {g: (r.state, r.leader_store_id, r.term, r.problem, retention_of(r)) for g, r in report.replicas.items()}
+    replicas = {
+        g: (r.state, r.leader_store_id, r.term, r.problem, retention_of(r), r.topic_id)
+        for g, r in report.replicas.items()
+    }
     status = report.status
     return status.state, status.loaded, status.total, report.complete, report.connected, replicas
 

@@ -106,12 +106,15 @@ class View:
     def _replica(self, group: int, store_id: int) -> nameserver_pb2.Replica:
         member = self.catalog.live_stores.get(store_id)
         report = self.reports.get(store_id)
-        known = report.replicas.get(group) if report is not None else None
+        state = ""
+        if report is not None and report.connected:
+            known, stray = report.replicas.get(group), report.strays.get(group)
+            state = stray.kind if stray is not None else known.state if known is not None else ""
         reachable = member is not None and member.state != MemberState.LOADING
         return nameserver_pb2.Replica(
             store_id=store_id,
             endpoint=member.endpoint if member is not None and reachable else "",
-            state=known.state if known is not None and report is not None and report.connected else "",
+            state=state,
         )
 
     # --- stores ---------------------------------------------------------------------------------------------------
@@ -193,11 +196,15 @@ class View:
         ]
 
     def _reports(self, group: int) -> list[nameserver_pb2.ReplicaReport]:
-        return [
-            nameserver_pb2.ReplicaReport(store_id=store_id, status=report.replicas[group])
-            for store_id, report in sorted(self.reports.items())
-            if report.holds(group)
-        ]
+        found = []
+        for store_id, report in sorted(self.reports.items()):
+            if not report.connected:
+                continue
+            if (stray := report.strays.get(group)) is not None:
+                found.append(nameserver_pb2.ReplicaReport(store_id=store_id, status=stray.shown()))
+            elif (known := report.replicas.get(group)) is not None:
+                found.append(nameserver_pb2.ReplicaReport(store_id=store_id, status=known))
+        return found
 
     def routing(self) -> nameserver_pb2.Routing:
         """Everything a router needs, without revision and answerer."""

@@ -170,6 +170,13 @@ class ClusterMismatch(SteleError):
     code, definite, retryable = Code.FAILED_PRECONDITION, True, False
 
 
+class TopicMismatch(SteleError):
+    """The replica is another topic's than the one that is meant (facts ``group``, and the topics' ids ``expected`` and ``got``).  Definite,
+    terminal."""
+
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
+
+
 class StoreTombstone(SteleError):
     """The store was removed for good (fact ``store_id``).  Definite, terminal (R2.3)."""
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from stele.datanode.store import Mandate, Store
 from stele.services.directory_lock import LOCK_NAME
 from stele.services.errors import DirectoryBusy
 from stele.services.keyed_lock import KeyedLock
@@ -98,3 +99,10 @@ class NeverLooks(Registry):
 
     async def _watch_directories(self) -> None:
         await asyncio.Event().wait()
+
+
+class ObeysForAnyTopic(Store):
+    """A group is deleted by its number, whichever topic is meant."""
+
+    async def delete(self, group: int, topic_id: int, mandate: Mandate) -> bool:
+        return await super().delete(group, self.replica(group).spec.topic_id, mandate)

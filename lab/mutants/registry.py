@@ -123,12 +123,15 @@ MUTANTS = _table(
     Mutant("catalog.counts_the_loading_as_ready", ("R4.6",), "a loading store is given no replicas",
            "stele.nameserver.catalog:Catalog"),
     Mutant("catalog.TrustsTheMirror", (), "nothing is deleted that ZooKeeper has a record of"),
+    Mutant("catalog.counts_strangers", (), "a replica of another topic is not counted, created over or deleted",
+           "stele.nameserver.strays:set_apart"),
 
     # --- groups on a store (F3)
     Mutant("groups.Ungated", ("R3.1", "R3.3"), "one group on a store has one replica"),
     Mutant("groups.UnregistersByName", ("R3.2",), "a late stop does not take its successor out"),
     Mutant("groups.RemovesFirst", ("R3.4", "R3.9"), "nothing of a group is left once it is deleted"),
     Mutant("groups.PidFile", ("R3.5",), "a directory is opened once", "stele.services.directory_lock:DirectoryLock"),
+    Mutant("groups.ObeysForAnyTopic", (), "a replica is deleted for its own topic alone"),
     Mutant("groups.NeverLooks", ("R3.7",), "a group whose directory vanished stops itself"),
 
     # --- the gate (F4)

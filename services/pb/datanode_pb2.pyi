@@ -531,6 +531,8 @@ class CreateReplicaRequest(_message.Message):
     LEADER_EPOCH_FIELD_NUMBER: _builtins.int
     TO_STORE_ID_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
@@ -538,6 +540,10 @@ class CreateReplicaRequest(_message.Message):
     """epoch of the leading nameserver; a lower one than seen is FENCED"""
     to_store_id: _builtins.int
     """refused with STORE_MISMATCH by any other store (R2.5)"""
+    topic_id: _builtins.int
+    """refused with TOPIC_MISMATCH where the group is another topic's"""
+    cluster_id: _builtins.str
+    """refused with CLUSTER_MISMATCH by a store of another cluster"""
     @_builtins.property
     def store_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """every replica, this store included"""
@@ -554,10 +560,12 @@ class CreateReplicaRequest(_message.Message):
         leader_epoch: _builtins.int = ...,
         to_store_id: _builtins.int = ...,
         retention: _common_pb2.Retention | None = ...,
+        topic_id: _builtins.int = ...,
+        cluster_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "leader_epoch", b"leader_epoch", "partition", b"partition", "retention", b"retention", "store_ids", b"store_ids", "to_store_id", b"to_store_id", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "partition", b"partition", "retention", b"retention", "store_ids", b"store_ids", "to_store_id", b"to_store_id", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -590,9 +598,13 @@ class ConfigureReplicaRequest(_message.Message):
     LEADER_EPOCH_FIELD_NUMBER: _builtins.int
     TO_STORE_ID_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     leader_epoch: _builtins.int
     to_store_id: _builtins.int
+    topic_id: _builtins.int
+    cluster_id: _builtins.str
     @_builtins.property
     def retention(self) -> _common_pb2.Retention: ...
     def __init__(
@@ -602,10 +614,12 @@ class ConfigureReplicaRequest(_message.Message):
         leader_epoch: _builtins.int = ...,
         to_store_id: _builtins.int = ...,
         retention: _common_pb2.Retention | None = ...,
+        topic_id: _builtins.int = ...,
+        cluster_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "leader_epoch", b"leader_epoch", "retention", b"retention", "to_store_id", b"to_store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "retention", b"retention", "to_store_id", b"to_store_id", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -637,19 +651,25 @@ class DeleteReplicaRequest(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     LEADER_EPOCH_FIELD_NUMBER: _builtins.int
     TO_STORE_ID_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     leader_epoch: _builtins.int
     to_store_id: _builtins.int
+    topic_id: _builtins.int
+    cluster_id: _builtins.str
     def __init__(
         self,
         *,
         group: _builtins.int = ...,
         leader_epoch: _builtins.int = ...,
         to_store_id: _builtins.int = ...,
+        topic_id: _builtins.int = ...,
+        cluster_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "leader_epoch", b"leader_epoch", "to_store_id", b"to_store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "to_store_id", b"to_store_id", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -746,6 +766,7 @@ class ReplicaStatus(_message.Message):
     PROBLEM_FIELD_NUMBER: _builtins.int
     LOG_START_OFFSET_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
@@ -762,6 +783,8 @@ class ReplicaStatus(_message.Message):
     """one line when quarantined or failed"""
     log_start_offset: _builtins.int
     """first offset that this replica can be read from"""
+    topic_id: _builtins.int
+    """0: written before ids travelled"""
     @_builtins.property
     def retention(self) -> _common_pb2.Retention:
         """as it was last configured"""
@@ -782,10 +805,11 @@ class ReplicaStatus(_message.Message):
         problem: _builtins.str = ...,
         log_start_offset: _builtins.int = ...,
         retention: _common_pb2.Retention | None = ...,
+        topic_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "group", b"group", "high_watermark", b"high_watermark", "last_index", b"last_index", "leader_store_id", b"leader_store_id", "log_bytes", b"log_bytes", "log_start_offset", b"log_start_offset", "partition", b"partition", "problem", b"problem", "retention", b"retention", "state", b"state", "term", b"term", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "group", b"group", "high_watermark", b"high_watermark", "last_index", b"last_index", "leader_store_id", b"leader_store_id", "log_bytes", b"log_bytes", "log_start_offset", b"log_start_offset", "partition", b"partition", "problem", b"problem", "retention", b"retention", "state", b"state", "term", b"term", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -276,7 +276,10 @@ async def test_nonsense_to_a_datanode(client: stele.Client, ledger: Ledger, chan
         "store_ids": list(stores),
         "leader_epoch": 1 << 40,
         "to_store_id": leader,
+        "topic_id": 9_000,
+        "cluster_id": cluster_id,
     }
+    order: dict[str, Any] = {"group": group, "leader_epoch": 1 << 40, "to_store_id": leader, "cluster_id": cluster_id}
     for method, request, kind in (
         ("Fence", pb.FenceRequest(group=U64_MAX, owner_epoch=1), GroupNotFound),
         ("Fence", pb.FenceRequest(group=group, owner_epoch=0), Fenced),
@@ -300,6 +303,8 @@ async def test_nonsense_to_a_datanode(client: stele.Client, ledger: Ledger, chan
         ),
         ("ListCursors", pb.ListCursorsRequest(group=0), GroupNotFound),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"group": 0})), InvalidArgument),
+        ("CreateReplica", pb.CreateReplicaRequest(**(create | {"topic_id": 0})), InvalidArgument),
+        ("CreateReplica", pb.CreateReplicaRequest(**(create | {"cluster_id": ""})), ClusterMismatch),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"topic": "../x"})), InvalidArgument),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"to_store_id": 99})), StoreMismatch),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"store_ids": []})), InvalidArgument),
@@ -311,15 +316,17 @@ async def test_nonsense_to_a_datanode(client: stele.Client, ledger: Ledger, chan
             pb.CreateReplicaRequest(**(create | {"retention": Retention(size_bytes=1)})),
             InvalidArgument,
         ),
-        ("ConfigureReplica", pb.ConfigureReplicaRequest(group=group, leader_epoch=0, to_store_id=leader), Fenced),
-        ("ConfigureReplica", pb.ConfigureReplicaRequest(group=group, leader_epoch=9, to_store_id=99), StoreMismatch),
+        ("ConfigureReplica", pb.ConfigureReplicaRequest(**(order | {"leader_epoch": 0})), Fenced),
+        ("ConfigureReplica", pb.ConfigureReplicaRequest(**(order | {"to_store_id": 99})), StoreMismatch),
+        ("ConfigureReplica", pb.ConfigureReplicaRequest(**(order | {"cluster_id": "x"})), ClusterMismatch),
         (
             "ConfigureReplica",
             pb.ConfigureReplicaRequest(group=group, retention=Retention(age_ms=U64_MAX)),
             InvalidArgument,
         ),
-        ("DeleteReplica", pb.DeleteReplicaRequest(group=group, leader_epoch=0, to_store_id=leader), Fenced),
-        ("DeleteReplica", pb.DeleteReplicaRequest(group=group, leader_epoch=9, to_store_id=99), StoreMismatch),
+        ("DeleteReplica", pb.DeleteReplicaRequest(**(order | {"leader_epoch": 0})), Fenced),
+        ("DeleteReplica", pb.DeleteReplicaRequest(**(order | {"to_store_id": 99})), StoreMismatch),
+        ("DeleteReplica", pb.DeleteReplicaRequest(**(order | {"cluster_id": "x"})), ClusterMismatch),
     ):
         await refused(call(getattr(stub(leader), method), request, 15), kind)
 

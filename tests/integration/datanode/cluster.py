@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -29,6 +29,9 @@ from tests.support.zookeeper import SESSION_TIMEOUT_S
 ELECTION_MIN_S = 0.3
 ELECTION_MAX_S = 0.6
 TOPIC = "test/orders"
+TOPIC_ID = 1
+
+Order = TypeVar("Order", pb.CreateReplicaRequest, pb.ConfigureReplicaRequest, pb.DeleteReplicaRequest)
 
 
 class StoreRegistry(nameserver_pb2_grpc.NameserverServicer):
@@ -106,6 +109,12 @@ class Node:
     @property
     def store_id(self) -> int:
         return int(self.store.store_id)
+
+    def order(self, kind: type[Order], group: int, epoch: int = 1, **others: Any) -> Order:
+        """As the leading nameserver gives it to this node."""
+        cluster_id = self.store.directory.identity.cluster_id
+        facts = {"leader_epoch": epoch, "to_store_id": self.store_id, "topic_id": TOPIC_ID, "cluster_id": cluster_id}
+        return kind(group=group, **facts | others)
 
     @property
     def endpoint(self) -> str:
@@ -222,6 +231,8 @@ class Cluster:
             store_ids=[n.store_id for n in nodes],
             leader_epoch=epoch,
             to_store_id=to,
+            topic_id=TOPIC_ID,
+            cluster_id=nodes[0].store.directory.identity.cluster_id,
         )
 
     async def leader(self, group: int, within_s: float = 10.0) -> Node:

@@ -177,7 +177,7 @@ async def test_a_waiting_fetch_ends_when_its_replica_is_deleted(datanodes: Clust
     await datanodes.leader(1)
     waiting = asyncio.create_task(node.fetch(1, 0, max_wait_ms=20_000))
     await eventually(lambda: len(node.store.replicas[1]._waiting) == 1)
-    await node.call("DeleteReplica", pb.DeleteReplicaRequest(group=1, leader_epoch=1, to_store_id=node.store_id))
+    await node.call("DeleteReplica", node.order(pb.DeleteReplicaRequest, 1))
     with pytest.raises(GroupNotFound):
         await node.fetch(1, 0)
     with pytest.raises(Exception, match=r"no longer on store|no replica"):

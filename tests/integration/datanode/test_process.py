@@ -203,7 +203,15 @@ async def test_what_was_acknowledged_survives_kill_9_of_the_leader(made: Cluster
             endpoints[store_id] = (await process.start())["endpoint"]
         for store_id in processes:
             await stub(store_id).CreateReplica(
-                pb.CreateReplicaRequest(group=1, topic="a/b", store_ids=[1, 2, 3], leader_epoch=1, to_store_id=store_id)
+                pb.CreateReplicaRequest(
+                    group=1,
+                    topic="a/b",
+                    store_ids=[1, 2, 3],
+                    leader_epoch=1,
+                    to_store_id=store_id,
+                    topic_id=1,
+                    cluster_id=made.session.cluster_id,
+                )
             )
         acknowledged: list[int] = []
         leader = 1

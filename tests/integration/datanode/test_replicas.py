@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
+from stele.datanode.role import Parts
+from stele.datanode.store import Store
 from stele.datanode.watch import status_of
-from stele.services.errors import Fenced, GroupNotFound, InvalidArgument, StoreMismatch, StoreTombstone
+from stele.services.errors import (
+    ClusterMismatch,
+    Fenced,
+    GroupNotFound,
+    InvalidArgument,
+    StoreMismatch,
+    StoreTombstone,
+    TopicMismatch,
+)
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb.common_pb2 import Retention
-from tests.integration.datanode.cluster import Cluster, Node
+from tests.integration.datanode.cluster import TOPIC, TOPIC_ID, Cluster, Node
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 from tests.unit.datanode.entries import make_batch
 
 
 def delete_request(node: Node, group: int, epoch: int = 1) -> pb.DeleteReplicaRequest:
-    return pb.DeleteReplicaRequest(group=group, leader_epoch=epoch, to_store_id=node.store_id)
+    return node.order(pb.DeleteReplicaRequest, group, epoch)
 
 
 async def test_create_and_delete_are_idempotent(datanodes: Cluster) -> None:
@@ -57,7 +69,7 @@ async def test_r2_5_a_request_for_another_store_is_refused(datanodes: Cluster) -
         await node.call("CreateReplica", datanodes.create_request(1, [node], to=7))
     assert (refused.value.facts["expected"], refused.value.facts["got"]) == ("7", "1")
     with pytest.raises(StoreMismatch):
-        await node.call("DeleteReplica", pb.DeleteReplicaRequest(group=1, leader_epoch=1, to_store_id=7))
+        await node.call("DeleteReplica", node.order(pb.DeleteReplicaRequest, 1, to_store_id=7))
     assert node.store.replicas == {}
 
 
@@ -84,12 +96,12 @@ async def test_a_replica_of_something_else_is_refused(datanodes: Cluster) -> Non
         with pytest.raises(InvalidArgument):
             await node.call(
                 "CreateReplica",
-                pb.CreateReplicaRequest(group=2, topic="a/b", store_ids=members, leader_epoch=1, to_store_id=1),
+                node.order(pb.CreateReplicaRequest, 2, topic="a/b", store_ids=members),
             )
     with pytest.raises(InvalidArgument):
         await node.call(
             "CreateReplica",
-            pb.CreateReplicaRequest(group=2, topic="nonsense", store_ids=[1], leader_epoch=1, to_store_id=1),
+            node.order(pb.CreateReplicaRequest, 2, topic="nonsense", store_ids=[1]),
         )
 
 
@@ -121,9 +133,7 @@ async def test_r2_6_a_removed_store_does_not_come_back(datanodes: Cluster) -> No
 async def test_a_replica_is_configured_for_good_and_says_so(datanodes: Cluster) -> None:
     [node] = await datanodes.start(1)
     await datanodes.create(1)
-    request = pb.ConfigureReplicaRequest(
-        group=1, leader_epoch=1, to_store_id=node.store_id, retention=Retention(size_bytes=1 << 20, age_ms=60_000)
-    )
+    request = node.order(pb.ConfigureReplicaRequest, 1, retention=Retention(size_bytes=1 << 20, age_ms=60_000))
     assert (await node.call("ConfigureReplica", request)).changed
     assert not (await node.call("ConfigureReplica", request)).changed
     for _ in range(2):
@@ -132,11 +142,72 @@ async def test_a_replica_is_configured_for_good_and_says_so(datanodes: Cluster) 
         await node.stop()
         await node.start()
     with pytest.raises(StoreMismatch):
-        await node.call("ConfigureReplica", pb.ConfigureReplicaRequest(group=1, leader_epoch=1, to_store_id=7))
+        await node.call("ConfigureReplica", node.order(pb.ConfigureReplicaRequest, 1, to_store_id=7))
     with pytest.raises(Fenced):
-        await node.call("ConfigureReplica", pb.ConfigureReplicaRequest(group=1, to_store_id=node.store_id))
-    nobody = pb.ConfigureReplicaRequest(group=2, leader_epoch=1, to_store_id=node.store_id)
+        await node.call("ConfigureReplica", node.order(pb.ConfigureReplicaRequest, 1, epoch=0))
+    nobody = node.order(pb.ConfigureReplicaRequest, 2)
     with pytest.raises(GroupNotFound):
         await node.call("ConfigureReplica", nobody)
     with pytest.raises(InvalidArgument):
         await node.call("ConfigureReplica", pb.ConfigureReplicaRequest(group=1, retention=Retention(size_bytes=1)))
+
+
+async def test_p3_an_order_for_another_topic_is_refused(datanodes: Cluster) -> None:
+    """ZooKeeper was put back to an older copy, and a new topic was given a group that is another's here."""
+    node = datanodes.node("dn1")
+
+    async def scenario(kind: type[Store]) -> None:
+        await node.start(Parts(store=kind))
+        await datanodes.create(1, [node])
+        await datanodes.appended(1, make_batch(3))
+        other = {"topic_id": TOPIC_ID + 1}
+        with pytest.raises(TopicMismatch) as refused:
+            await node.call("CreateReplica", node.order(pb.CreateReplicaRequest, 1, **CREATE | other))
+        assert (refused.value.facts["expected"], refused.value.facts["got"]) == ("2", "1")
+        with pytest.raises(TopicMismatch):
+            await node.call("ConfigureReplica", node.order(pb.ConfigureReplicaRequest, 1, **other))
+        with promise("a replica is deleted for its own topic alone"):
+            with pytest.raises(TopicMismatch):
+                await node.call("DeleteReplica", node.order(pb.DeleteReplicaRequest, 1, **other))
+            await datanodes.leader(1)
+            assert (await node.fetch(1, 0)).high_watermark >= 3
+        await node.stop()
+
+    await holds_and_mutant_fails(scenario, Store, "groups.ObeysForAnyTopic")
+
+
+CREATE: dict[str, object] = {"topic": TOPIC, "store_ids": [1]}
+
+
+async def test_p3_an_order_from_another_cluster_is_refused(datanodes: Cluster) -> None:
+    [node] = await datanodes.start(1)
+    await datanodes.create(1)
+    for kind, method, facts in (
+        (pb.CreateReplicaRequest, "CreateReplica", CREATE),
+        (pb.ConfigureReplicaRequest, "ConfigureReplica", {}),
+        (pb.DeleteReplicaRequest, "DeleteReplica", {}),
+    ):
+        for stranger in ("", "another"):
+            # Its epoch is higher: an order that is not meant for this cluster must not depose its nameserver either.
+            with pytest.raises(ClusterMismatch):
+                await node.call(method, node.order(kind, 1, epoch=9, cluster_id=stranger, **facts))
+    assert node.store.directory.identity.leader_epoch == 1
+    assert sorted(node.store.replicas) == [1]
+
+
+async def test_p3_a_replica_says_its_topics_id_and_learns_it_if_it_was_written_before(datanodes: Cluster) -> None:
+    [node] = await datanodes.start(1)
+    await datanodes.create(1)
+    assert status_of(node.store, {1}).replicas[0].topic_id == TOPIC_ID
+    await node.stop()
+    path = Path(node.config.data_dir) / "groups" / "1" / "group.json"
+    body = json.loads(path.read_bytes())
+    del body["topic_id"]
+    path.write_text(json.dumps(body))
+    await node.start()
+    assert status_of(node.store, {1}).replicas[0].topic_id == 0
+    assert (await node.call("ConfigureReplica", node.order(pb.ConfigureReplicaRequest, 1))).changed
+    for _ in range(2):
+        assert status_of(node.store, {1}).replicas[0].topic_id == TOPIC_ID
+        await node.stop()
+        await node.start()

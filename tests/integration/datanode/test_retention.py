@@ -161,9 +161,7 @@ async def test_what_a_topic_keeps_can_be_changed_while_it_runs(datanodes: Cluste
     await fill(datanodes, 0, 150)
     await datanodes.replicated(1, 150)
     for node in nodes:
-        change = pb.ConfigureReplicaRequest(
-            group=1, leader_epoch=1, to_store_id=node.store_id, retention=Retention(size_bytes=RETENTION_BYTES)
-        )
+        change = node.order(pb.ConfigureReplicaRequest, 1, retention=Retention(size_bytes=RETENTION_BYTES))
         await node.call("ConfigureReplica", change)
     for count in range(
         150, 300, 30

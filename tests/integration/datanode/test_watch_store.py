@@ -44,7 +44,7 @@ async def test_first_the_whole_then_what_changes(datanodes: Cluster) -> None:
     await datanodes.create(2, partition=1)
     led = await until(stream, 2, "leader")
     assert led.partition == 1
-    await node.call("DeleteReplica", pb.DeleteReplicaRequest(group=2, leader_epoch=1, to_store_id=1))
+    await node.call("DeleteReplica", node.order(pb.DeleteReplicaRequest, 2))
     await until(stream, 2, "deleted")
 
 

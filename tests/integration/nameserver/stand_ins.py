@@ -11,12 +11,14 @@ from typing import Any
 from stele.services.coordination.members import Membership
 from stele.services.coordination.records import MemberRecord
 from stele.services.coordination.session import Session
-from stele.services.errors import DiskFull, Fenced, StoreMismatch
+from stele.services.errors import ClusterMismatch, DiskFull, Fenced, StoreMismatch, TopicMismatch
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc, nameserver_pb2
 from stele.services.rpc.nameservers import NameserverClient
 from stele.services.rpc.servers import Server
 from tests.support.zookeeper import SESSION_TIMEOUT_S, Proxy
+
+Order = pb.CreateReplicaRequest | pb.ConfigureReplicaRequest | pb.DeleteReplicaRequest
 
 
 class GroupsInMemory:
@@ -149,6 +151,7 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
             raise DiskFull("no space left on the device")
         self.orders.append(request)
         await self.obeys.wait()
+        self._check_topic(request)
         created = request.group not in self.replicas
         self.replicas.setdefault(request.group, request)
         self.groups.changed()
@@ -158,8 +161,10 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
         self._obey(request)
         self.orders.append(request)
         await self.obeys.wait()
+        self._check_topic(request)
         known = self.replicas[request.group]
         known.retention.CopyFrom(request.retention)
+        known.topic_id = request.topic_id
         self.groups.changed()
         return pb.ConfigureReplicaResponse(changed=True)
 
@@ -167,6 +172,7 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
         self._obey(request)
         self.orders.append(request)
         await self.obeys.wait()
+        self._check_topic(request)
         existed = self.replicas.pop(request.group, None) is not None
         self.groups.changed()
         return pb.DeleteReplicaResponse(existed=existed)
@@ -181,7 +187,14 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
             except TimeoutError:
                 continue
 
-    def _obey(self, request: pb.CreateReplicaRequest | pb.ConfigureReplicaRequest | pb.DeleteReplicaRequest) -> None:
+    def _check_topic(self, request: Order) -> None:
+        known = self.replicas.get(request.group)
+        if known is not None and known.topic_id not in (0, request.topic_id):
+            raise TopicMismatch("another topic", expected=request.topic_id, got=known.topic_id)
+
+    def _obey(self, request: Order) -> None:
+        if request.cluster_id != self.session.cluster_id:
+            raise ClusterMismatch("another cluster", expected=self.session.cluster_id, got=request.cluster_id)
         if request.to_store_id != self.store_id:
             raise StoreMismatch("another store", expected=self.store_id, got=request.to_store_id)
         if request.leader_epoch < self.epoch_seen:
@@ -200,5 +213,6 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
                 leader_store_id=leader,
                 term=term,
                 retention=request.retention,
+                topic_id=request.topic_id,
             )
         return status

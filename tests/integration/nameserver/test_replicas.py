@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from stele.nameserver.controller import Controller
 from stele.nameserver.reconcile import plan
+from stele.nameserver.strays import set_apart
 from stele.services.pb import datanode_pb2
 from stele.services.pb import nameserver_pb2 as pb
 from tests.integration.nameserver.cluster import Cluster
@@ -63,7 +64,7 @@ async def test_a_group_that_was_never_given_out_is_left_alone(cluster: Cluster) 
     datanode.replicas[5000] = strange
     datanode.groups.changed()
     leader = await cluster.leader()
-    await eventually(lambda: 5000 in leader.view.current.reports[1].replicas)
+    await eventually(lambda: 5000 in leader.view.current.reports[1].strays)
     await cluster.create("demo/u", partitions=1)
     await cluster.delete("demo/u")
     assert 5000 in datanode.replicas
@@ -78,7 +79,7 @@ async def test_an_orphan_is_dropped_only_on_zookeepers_word(cluster: Cluster) ->
     (group,) = whole.catalog.partitions
     behind = replace(whole.catalog, partitions={}, topics={})
     assert leader.controller is not None
-    suspects = plan(behind, whole.reports, {})
+    suspects = plan(behind, set_apart(behind, whole.reports), {})
     assert len(suspects) == 3
 
     async def scenario(kind: type[Controller]) -> None:

@@ -36,6 +36,7 @@ PURE = (
     "stele.nameserver.placement",
     "stele.nameserver.reconcile",
     "stele.nameserver.reports",
+    "stele.nameserver.strays",
     "stele.nameserver.view",
     "stele.retry",
     "stele.services.backoff",

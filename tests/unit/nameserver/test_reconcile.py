@@ -21,6 +21,7 @@ from stele.nameserver.reconcile import (
     plan,
 )
 from stele.nameserver.reports import ReplicaState, Reports, disconnected, leaders
+from stele.nameserver.strays import set_apart
 from stele.services.topics import Retention
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.unit.nameserver.world import World, datanode, replica, report
@@ -29,7 +30,8 @@ Planner = Callable[..., list[ReconcileEffect]]
 
 
 def planned(catalog: Catalog, reports: Reports) -> list[ReconcileEffect]:
-    return plan(catalog, reports, leaders(reports))
+    known = set_apart(catalog, reports)
+    return plan(catalog, known, leaders(known))
 
 
 def catalog_of(topic: TopicEntry, *partitions: PartitionEntry, stores: tuple[int, ...] = (1, 2, 3)) -> Catalog:
@@ -43,7 +45,7 @@ def catalog_of(topic: TopicEntry, *partitions: PartitionEntry, stores: tuple[int
 
 CREATING = TopicEntry("demo/t", 1, 1, 3, TopicState.CREATING)
 PARTITION = PartitionEntry(7, "demo/t", 0, (1, 2, 3))
-CREATE = [CreateReplica(s, 7, "demo/t", 0, (1, 2, 3)) for s in (1, 2, 3)]
+CREATE = [CreateReplica(s, 7, 1, "demo/t", 0, (1, 2, 3)) for s in (1, 2, 3)]
 
 
 def test_replicas_are_created_where_they_are_certainly_missing() -> None:
@@ -112,7 +114,7 @@ def test_partitions_that_an_interrupted_create_left_out_are_recorded() -> None:
 def test_a_deleted_topics_replicas_go_before_its_records() -> None:
     catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), PARTITION)
     held = {1: report(1, replica(7)), 2: report(2)}
-    assert planned(catalog, held) == [DeleteReplica(1, 7)]
+    assert planned(catalog, held) == [DeleteReplica(1, 7, 1)]
     assert planned(catalog, {1: report(1), 2: report(2)}) == [RemoveRecords("demo/t")]
 
 
@@ -129,21 +131,21 @@ def test_a_replica_that_was_told_another_retention_is_told_the_topics_own() -> N
         2: report(2, replica(7, state=ReplicaState.FOLLOWER)),
         3: report(3, replica(7, state=ReplicaState.LOADING)),
     }
-    assert planned(catalog, reports) == [ConfigureReplica(2, 7, week)]
+    assert planned(catalog, reports) == [ConfigureReplica(2, 7, 1, week)]
     assert planned(catalog, {2: disconnected(reports[2])}) == []
     deleting = replace(catalog, topics={"demo/t": replace(CREATING, state=TopicState.DELETING, retention=week)})
-    assert planned(deleting, {2: reports[2]}) == [DeleteReplica(2, 7)]
+    assert planned(deleting, {2: reports[2]}) == [DeleteReplica(2, 7, 1)]
 
 
 def test_a_new_replica_is_created_with_its_topics_retention() -> None:
     small = Retention(size_bytes=1 << 20)
     catalog = catalog_of(replace(CREATING, retention=small), PARTITION)
-    assert planned(catalog, {2: report(2)}) == [CreateReplica(2, 7, "demo/t", 0, (1, 2, 3), small)]
+    assert planned(catalog, {2: report(2)}) == [CreateReplica(2, 7, 1, "demo/t", 0, (1, 2, 3), small)]
 
 
 def test_orphans_are_suspected_only_below_the_group_counter_and_on_a_complete_report() -> None:
     catalog = Catalog(groups_next=50, datanodes={"dn1": datanode(1)})
-    assert planned(catalog, {1: report(1, replica(49), replica(50), replica(99))}) == [DropOrphan(1, 49)]
+    assert planned(catalog, {1: report(1, replica(49), replica(50), replica(99))}) == [DropOrphan(1, 49, 1)]
     assert planned(catalog, {1: report(1, replica(49), complete=False)}) == []
     assert planned(catalog, {1: disconnected(report(1, replica(49)))}) == []
     unknown_counter = replace(catalog, groups_next=0)

@@ -50,9 +50,15 @@ def replica(
     leader_store_id: int = 0,
     term: int = 0,
     retention: Retention = FOR_EVER,
+    topic: str = "demo/t",
+    topic_id: int = 1,
+    partition: int = 0,
 ) -> ReplicaStatus:
     return ReplicaStatus(
         group=group,
+        topic=topic,
+        topic_id=topic_id,
+        partition=partition,
         state=state,
         leader_store_id=leader_store_id,
         term=term,
@@ -82,6 +88,7 @@ class World:
     held: dict[int, set[int]] = field(default_factory=lambda: {1: set(), 2: set(), 3: set(), 4: set()})
     # (store, group) → as it was last configured
     configured: dict[tuple[int, int], Retention] = field(default_factory=dict)
+    identities: dict[int, tuple[str, int, int]] = field(default_factory=dict)  # group → topic, its id, partition
     groups_next: int = 1
     topic_ids: int = 1
 
@@ -95,6 +102,7 @@ class World:
         replicas = place(len(indexes), 3, self.stores, self.catalog().replica_counts)
         for index, chosen in zip(indexes, replicas, strict=True):
             self.partitions[self.groups_next] = PartitionEntry(self.groups_next, name, index, chosen)
+            self.identities[self.groups_next] = (name, self.topics[name].topic_id, index)
             self.groups_next += 1
 
     def delete(self, name: str) -> None:
@@ -105,14 +113,17 @@ class World:
 
     def carry_out(self, effect: ReconcileEffect) -> None:
         match effect:
-            case CreateReplica(store_id, group, retention=retention) if store_id in self.up:
+            case CreateReplica(store_id, group, topic_id, topic, partition, retention=retention) if store_id in self.up:
                 assert group in self.partitions, "a replica of a group without record"
+                assert self.identities[group] == (topic, topic_id, partition)
                 self.held[store_id].add(group)
                 self.configured[store_id, group] = retention
-            case ConfigureReplica(store_id, group, retention) if store_id in self.up:
+            case ConfigureReplica(store_id, group, topic_id, retention) if store_id in self.up:
+                assert self.identities[group][1] == topic_id
                 assert group in self.held[store_id], "a replica that is not there is configured"
                 self.configured[store_id, group] = retention
-            case DeleteReplica(store_id, group) if store_id in self.up:
+            case DeleteReplica(store_id, group, topic_id) if store_id in self.up:
+                assert self.identities[group][1] == topic_id
                 assert self.topics[self.partitions[group].topic].state == TopicState.DELETING
                 self.held[store_id].discard(group)
             case DropOrphan(store_id, group) if store_id in self.up:
@@ -147,8 +158,19 @@ class World:
         """A group with a majority is led by its lowest reachable store."""
         members = self.partitions[group].replicas if group in self.partitions else (store_id,)
         able = sorted(s for s in members if s in self.up - self.loading and group in self.held[s])
-        configured = self.configured.get((store_id, group), FOR_EVER)
-        if len(able) <= len(members) // 2:
-            return replica(group, state=ReplicaState.CANDIDATE, term=1, retention=configured)
-        state = ReplicaState.LEADER if able[0] == store_id else ReplicaState.FOLLOWER
-        return replica(group, state=state, leader_store_id=able[0], term=able[0], retention=configured)
+        state, leader, term = ReplicaState.CANDIDATE, 0, 1
+        if len(able) > len(members) // 2:
+            state, leader, term = ReplicaState.FOLLOWER, able[0], able[0]
+            if leader == store_id:
+                state = ReplicaState.LEADER
+        topic, topic_id, partition = self.identities[group]
+        return replica(
+            group,
+            state=state,
+            leader_store_id=leader,
+            term=term,
+            retention=self.configured.get((store_id, group), FOR_EVER),
+            topic=topic,
+            topic_id=topic_id,
+            partition=partition,
+        )
