@@ -62,7 +62,7 @@ class Broker:
         config, runtime = self._config, self._runtime
         runtime.ready.add("registered")
         runtime.ready.add("routing", detail="no nameserver has answered yet")
-        self.session = await open_session(config, self._opened)
+        self.session = await open_session(config, runtime, self._opened)
         self._opened.callback(self.session.subscribe(self._session_changed))
         channels = Channels()
         self._opened.push_async_callback(channels.close)

@@ -92,7 +92,7 @@ class Datanode:
         self._opened.callback(self._reserved.close)
         raft_reserved = bind(config.host, config.raft_port, setting="raft_port")
         self._opened.callback(raft_reserved.close)
-        session = await open_session(config, self._opened, directory.identity.uuid)
+        session = await open_session(config, runtime, self._opened, directory.identity.uuid)
         directory.check_cluster(session.cluster_id)
         channels = Channels()
         self._opened.push_async_callback(channels.close)

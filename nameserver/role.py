@@ -65,7 +65,7 @@ class Nameserver:
         config, runtime = self._config, self._runtime
         for condition in ("coordination", "view", "registered"):
             runtime.ready.add(condition)
-        self.session = await open_session(config, self._opened)
+        self.session = await open_session(config, runtime, self._opened)
         runtime.ready.set("coordination", True, detail=f"cluster {self.session.cluster_id}")
         self._channels = Channels()
         self._opened.push_async_callback(self._channels.close)

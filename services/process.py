@@ -23,7 +23,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -38,6 +38,9 @@ from stele.services.ready import ReadyGate
 STOP_TIMEOUT_S = 5.0
 EXIT_GUARD_S = 5.0
 RUN_FILE = "STELE_RUN_FILE"
+
+if TYPE_CHECKING:
+    from stele.services.coordination.session import Connect
 
 _WAY_OUT: dict[type[SteleError], str] = {
     errors.InvalidConfig: "--help lists every setting",
@@ -82,6 +85,7 @@ class Runtime:
     advertised: str = ""
     raft_endpoint: str = ""
     failure: SteleError | None = None
+    zookeeper: Connect | None = None  # in place of the real client
 
     def announce(self, endpoint: str, raft_endpoint: str = "", advertised: str = "") -> None:
         """Says where this process is reached; published once the process is ready."""

@@ -4,8 +4,9 @@ Guarantee: whoever finds the process in ZooKeeper can dial it: its port is open 
 before its member node appears, and it campaigns only as a member.  A step that fails undoes those before it, in reverse; leaving is
 the same way back.
 
-Usage: ``session = await open_session(config, opened)``, then for a process with one port ``presence = Presence("brokers", config, runtime,
-session)``, ``enrolment = Enrolment(presence.port(server, close), presence.name, presence.member)``, ``await enrolment.join()``, ...,
+Usage: ``session = await open_session(config, runtime, opened)``, then for a process with one port
+``presence = Presence("brokers", config, runtime, session)``,
+``enrolment = Enrolment(presence.port(server, close), presence.name, presence.member)``, ``await enrolment.join()``, ...,
 ``await enrolment.leave()``.  A datanode, whose port opens long after it registered (R4.1), takes the steps of its presence one by one.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 
 from stele.services.config import NodeConfig
 from stele.services.coordination import incarnation
+from stele.services.coordination.kazoo_client import LeaseClient
 from stele.services.coordination.members import Membership
 from stele.services.coordination.names import NameHold, register_name
 from stele.services.coordination.records import MemberRecord
@@ -61,11 +63,15 @@ class Enrolment:
         await self._done.aclose()
 
 
-async def open_session(config: NodeConfig, opened: AsyncExitStack, identity: str = "") -> Session:
+async def open_session(config: NodeConfig, runtime: Runtime, opened: AsyncExitStack, identity: str = "") -> Session:
     """A session that stands; it is closed with ``opened``.  ``identity`` is what only one process can hold (the uuid of a locked data
     directory).  CoordinationUnreachable."""
     session = Session(
-        config.zookeeper, config.cluster, config.session_timeout_s, incarnation=incarnation.current(identity)
+        config.zookeeper,
+        config.cluster,
+        config.session_timeout_s,
+        incarnation=incarnation.current(identity),
+        connect=runtime.zookeeper or LeaseClient,
     )
     await session.start(SESSION_START_S)
     opened.push_async_callback(session.close)

@@ -1,19 +1,21 @@
-"""kazoo's client, with the two facts it keeps to itself (the negotiated session timeout, and when the server was last heard), and what
-its answers mean: its stats become ours, its errors the error tree's.
+"""kazoo's client, with the two facts it keeps to itself (the negotiated session timeout, and when the server was last heard), the
+threads on which it may be called, and what its answers mean: its stats become ours, its errors the error tree's.
 
 Guarantee: ``lease_from`` is never later than the moment at which the server last began our session's timeout anew, so a session
 is certainly alive until ``lease_from + negotiated_timeout_s``, whatever kazoo believes (it reports no local loss of a session).  Only
 the answers that ZooKeeper gives about a node are definite; every other failure is ``CoordinationUnknown``.
 
-The methods run on kazoo's own threads: they only read clocks and store floats.  The names overridden are internal to the pinned
-kazoo version.
+The methods of the connection run on kazoo's own threads: they only read clocks and store floats.  The names overridden are internal to
+the pinned kazoo version.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from kazoo.client import KazooClient
@@ -34,7 +36,7 @@ from stele.services.clock import Clock
 from stele.services.coordination.znode import Stat
 from stele.services.errors import CoordinationUnknown, RecordExists, RecordMissing, SteleError, VersionConflict
 
-RECONNECT_DELAY_S_MAX = 1.0
+RECONNECT_DELAY_S_MIN, RECONNECT_DELAY_S_MAX = 0.05, 1.0
 
 
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
@@ -49,7 +51,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
         return super().create_connection(*args, **kwargs)
 
 
-class _Connection(ConnectionHandler):  # type: ignore[misc]
+class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
     def __init__(self, client: LeaseClient, retry: KazooRetry, clock: Clock) -> None:
         super().__init__(client, retry, logger=client.logger)
         self._clock = clock
@@ -71,10 +73,13 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
         answer = super()._invoke(timeout, request, xid)
         # Before the base class reports CONNECTED, so that whoever hears of the session finds its timeout.
         if isinstance(request, Connect) and answer[0].time_out > 0:
-            self._sent_at.clear()
-            self.negotiated_timeout_s = answer[0].time_out / 1000.0
-            self.lease_from = sent_at
+            self._granted(answer[0].time_out / 1000.0, sent_at)
         return answer
+
+    def _granted(self, timeout_s: float, asked_at: float) -> None:
+        self._sent_at.clear()
+        self.negotiated_timeout_s = timeout_s
+        self.lease_from = asked_at
 
     def _read_response(self, header: Any, buffer: Any, offset: int) -> Any:
         # The answer proves that the server had the request; it began the timeout anew then, not before the request was sent.
@@ -91,19 +96,56 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
 
 
 class LeaseClient(KazooClient):  # type: ignore[misc]
-    """A kazoo client that reconnects for ever with a bounded delay and never retries a command by itself."""
+    """A kazoo client that reconnects for ever with a bounded delay and never retries a command by itself.
 
-    def __init__(self, hosts: str, session_timeout_s: float, clock: Clock) -> None:
+    ``open`` and ``end`` belong to the event loop; kazoo's own methods, which may block, to work given to ``run``."""
+
+    def __init__(
+        self,
+        hosts: str,
+        session_timeout_s: float,
+        clock: Clock,
+        handler: Any = None,
+        connection: Callable[[LeaseClient, KazooRetry, Clock], LeaseConnection] | None = None,
+    ) -> None:
         servers = len(hosts.split(","))
         super().__init__(
             hosts=hosts,
             timeout=session_timeout_s,
-            handler=_Handler(max(0.5, session_timeout_s / 3 / servers)),
-            connection_retry={"max_tries": -1, "delay": 0.05, "backoff": 2, "max_delay": RECONNECT_DELAY_S_MAX},
+            handler=handler or _Handler(max(0.5, session_timeout_s / 3 / servers)),
+            connection_retry={
+                "max_tries": -1,
+                "delay": RECONNECT_DELAY_S_MIN,
+                "backoff": 2,
+                "max_delay": RECONNECT_DELAY_S_MAX,
+            },
             command_retry={"max_tries": 0},
             logger=_QUIET,
         )
-        self._connection = _Connection(self, self._conn_retry.copy(), clock)
+        self._connection = (connection or LeaseConnection)(self, self._conn_retry.copy(), clock)
+        # One thread keeps requests in the order in which they were made; starting and stopping may block for seconds.
+        self._submitter = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-submit")
+        self._control = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-control")
+
+    def open(self) -> None:
+        """Begins to connect."""
+        asyncio.get_running_loop().run_in_executor(self._control, self.start_async)
+
+    async def end(self) -> None:
+        """Ends the session and what it took, also where waiting for it is given up."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._control, self._stop_and_close)
+        finally:
+            self._submitter.shutdown(wait=False, cancel_futures=True)
+            self._control.shutdown(wait=False)
+
+    def _stop_and_close(self) -> None:
+        self.stop()
+        self.close()
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Does ``work`` off the loop, after what was given before.  RuntimeError once it has ended."""
+        self._submitter.submit(work)
 
     @property
     def negotiated_timeout_s(self) -> float:

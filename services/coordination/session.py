@@ -2,7 +2,7 @@
 
 Guarantee: every request ends within its timeout, in an answer or in ``CoordinationUnknown``, from which nothing may be concluded
 (R1.1).  ``fenced`` is true before ZooKeeper can have expired the session, by this process's own clock.  Nothing runs in a kazoo
-callback but the hand-over to the event loop (R5.8), and kazoo is never called on the event loop.
+callback but the hand-over to the event loop (R5.8), and kazoo is never called on the event loop (``kazoo_client.py`` has the threads).
 
 Usage: ``session = Session(hosts, cluster, session_timeout_s); await session.start(timeout_s=10)``.  Paths are relative to
 ``/stele/<cluster>`` and have no leading slash.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -35,6 +34,8 @@ INFLIGHT_MAX = 128  # kazoo's wake-up socket blocks its caller at 278
 REPEAT_DELAY_S = 0.05
 EVENTS_PENDING_MAX = 1024
 CLOSE_TIMEOUT_S = 15.0
+
+Connect = Callable[[str, float, Clock], LeaseClient]  # hosts, session timeout in seconds
 
 log = structlog.get_logger()
 
@@ -79,6 +80,7 @@ class Session:
         *,
         request_timeout_s: float | None = None,
         incarnation: Incarnation | None = None,
+        connect: Connect = LeaseClient,
     ) -> None:
         self.hosts = hosts
         self.cluster = cluster
@@ -92,14 +94,11 @@ class Session:
         self._clock = clock
         self._suspended_at = float("-inf")
         self._fence_timer: asyncio.TimerHandle | None = None
-        self._client = LeaseClient(hosts, session_timeout_s, clock)
+        self._client = connect(hosts, session_timeout_s, clock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connected = asyncio.Event()
         self._slots = asyncio.Semaphore(INFLIGHT_MAX)
         self._subscribers: Subscribers[SessionEvent] = Subscribers()
-        # One thread keeps requests in the order in which they were made; starting and stopping may block for seconds.
-        self._submitter = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-submit")
-        self._control = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-control")
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -107,7 +106,7 @@ class Session:
         """Opens the session and creates what the cluster's tree needs.  CoordinationUnreachable if no server answers in time."""
         self._loop = asyncio.get_running_loop()
         self._client.add_listener(self._on_kazoo_state)
-        self._loop.run_in_executor(self._control, self._client.start_async)
+        self._client.open()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._connected.wait()
@@ -129,15 +128,9 @@ class Session:
         self._enter(SessionState.CLOSED)
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await self._loop.run_in_executor(self._control, self._stop_client)
+                await self._client.end()
         except TimeoutError:
             log.warning("coordination_close_timeout", zookeeper=self.hosts)
-        self._submitter.shutdown(wait=False, cancel_futures=True)
-        self._control.shutdown(wait=False)
-
-    def _stop_client(self) -> None:
-        self._client.stop()
-        self._client.close()
 
     @property
     def negotiated_timeout_s(self) -> float:
@@ -387,7 +380,7 @@ class Session:
                 self._hand_over(settle, None, error)
 
         try:
-            self._submitter.submit(on_submitter_thread)
+            self._client.run(on_submitter_thread)
         except RuntimeError:  # shut down
             self._slots.release()
             raise CoordinationUnknown("the session is closed") from None
