@@ -109,6 +109,7 @@ class Node:
 
         async def one(group_id: int) -> None:
             async with places:
+                self._registry.path(group_id).mkdir(parents=True, exist_ok=True)
                 if partitions:
                     spec = GroupSpec(group_id, "benchmark", group_id, self._members)
                     replica = Replica(spec, self._store_id, self._config.entry_bytes_max, _Room())

@@ -4,9 +4,10 @@
 
 Guarantee: one process at a time has the directory open (DirectoryBusy for the second); a JSON file in it is the old one
 or the new one, whole, after any crash; a group's folder is never deleted because it is damaged, it is moved into
-``quarantine`` (R4.5).
+``quarantine`` (R4.5).  What cannot be read is an error, never taken for what is not there.
 
-Everything here blocks; it is called on threads.
+Everything here blocks; it is called on threads.  Errors: StorageFailed and DiskFull for what the system refuses, LogDamaged for what
+is read and makes no sense.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from stele.datanode.log import TermFile, newest_members
+from stele.datanode.log.segment_list import SEALED_IN_USE_MAX
+from stele.datanode.log.segments import base_of
 from stele.datanode.storage import RECOVERING_NAME
 from stele.services.directory_lock import LOCK_NAME, DirectoryLock
 from stele.services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
@@ -29,9 +35,13 @@ from stele.services.files import ASIDE_SUFFIX, OS_FILES
 from stele.services.json_files import write_json
 from stele.services.topics import FOR_EVER, Retention
 
+log = structlog.get_logger()
+
 FORMAT = 1
 _GROUP = re.compile(r"[1-9][0-9]{0,19}")
-_QUARANTINED = re.compile(r"([1-9][0-9]{0,19})-[0-9]+")
+_QUARANTINED = re.compile(r"([1-9][0-9]{0,19})-([0-9]+)")
+_BEFORE_ANY_PROMISE = frozenset({"group.json", LOCK_NAME, RECOVERING_NAME})
+_SET_ASIDE = re.compile(rf"{_QUARANTINED.pattern}(\..*)?")  # of interest or not any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,11 @@ class GroupSpec:
     members: tuple[int, ...]
     retention: Retention = FOR_EVER
     topic_id: int = 0
+
+    @classmethod
+    def unread(cls, group: int) -> GroupSpec:
+        """Of a replica whose ``group.json`` could not be read."""
+        return cls(group, "", 0, ())
 
     def to_body(self) -> dict[str, Any]:
         """As it is written; a body without retention is one of before there was any."""
@@ -131,8 +146,9 @@ class DataDirectory:
 
     def _load_identity(self) -> StoreIdentity:
         path = self.path / "store.json"
-        if path.exists():
-            return _identity(path, _read_json(path))
+        body = _read_json(path)
+        if body is not None:
+            return _identity(path, body)
         if any(self.groups_path.iterdir()):
             raise LogDamaged(f"{path} is missing although {self.groups_path} holds groups", path=path, offset=0)
         identity = StoreIdentity(uuid=str(uuid.uuid4()))
@@ -150,41 +166,80 @@ class DataDirectory:
         return self.groups_path / str(group)
 
     def groups(self) -> list[int]:
-        """Ids of the groups that have a folder."""
-        return sorted(int(p.name) for p in self.groups_path.iterdir() if _GROUP.fullmatch(p.name))
+        """Ids of the groups that have a folder.  A folder of groups that cannot be listed is no empty one: StorageFailed."""
+        with _typed(self.groups_path):
+            return sorted(int(name) for name in os.listdir(self.groups_path) if _GROUP.fullmatch(name))
 
-    def create_group(self, spec: GroupSpec) -> None:
-        """The group's folder, durable with its ``group.json``."""
+    def descriptors_needed(self, groups: Iterable[int]) -> int:
+        """How many files the replicas may hold open at a time: each its lock, the segment it writes and a few that are read."""
+        return sum(2 + min(max(0, self._segments(group) - 1), SEALED_IN_USE_MAX) for group in groups)
+
+    def _segments(self, group: int) -> int:
+        try:
+            return sum(base_of(name) is not None for name in os.listdir(self.group_path(group)))
+        except OSError:  # what is wrong with it is found when it is opened
+            return 0
+
+    def create_group(self, spec: GroupSpec) -> bool:
+        """The group's folder, durable with its ``group.json``.  False if there is a folder already: nothing in it is touched, since a
+        replica that runs in it may have promised something.  An error leaves nothing of what this call made."""
         path = self.group_path(spec.group)
         with _typed(path):
-            path.mkdir(exist_ok=True)
-            OS_FILES.fsync_dir(self.groups_path)
-        _write_json(path / "group.json", spec.to_body())
+            try:
+                path.mkdir()
+            except FileExistsError:
+                return False
+        try:
+            with _typed(path):
+                OS_FILES.fsync_dir(self.groups_path)
+            _write_json(path / "group.json", spec.to_body())
+        except BaseException:
+            self.unmake(spec.group)
+            raise
+        return True
+
+    def unmake(self, group: int) -> None:
+        """Removes a folder that ``create_group`` has just made and in which no replica has run."""
+        path = self.group_path(group)
+        grave = self.trash_path / f"{group}-{uuid.uuid4().hex}"
+        with _typed(path):
+            os.rename(path, grave)
+        shutil.rmtree(grave, ignore_errors=True)
 
     def configure_group(self, spec: GroupSpec) -> None:
         """The group's ``group.json`` anew, durable."""
         _write_json(self.group_path(spec.group) / "group.json", spec.to_body())
 
     def read_group(self, group: int) -> GroupSpec | None:
-        """None: the folder is what a create left that was interrupted; nothing was ever promised from it.  Raises
-        LogDamaged."""
+        """None: it is certainly not there, and the folder holds nothing of a replica."""
         path = self.group_path(group) / "group.json"
-        if not path.exists():
-            if any(name.name not in (f"group.json{ASIDE_SUFFIX}", LOCK_NAME) for name in path.parent.iterdir()):
+        body = _read_json(path)
+        if body is None:
+            if self.is_begun(group):
                 raise LogDamaged(f"{path} is missing", path=path, offset=0)
             return None
-        body = _read_json(path)
         spec = GroupSpec.of_body(path, body)
         if spec.group != group or not spec.members:
             raise LogDamaged(f"{path} is that of group {spec.group}", path=path, offset=0)
         return spec
 
+    def is_begun(self, group: int) -> bool:
+        """Whether a replica has run in the folder: it then has a log, and a term once it has promised anything.  False: the folder is
+        what an interrupted create left, and nothing was ever promised from it."""
+        path = self.group_path(group)
+        with _typed(path):
+            names = os.listdir(path)
+        return any(name not in _BEFORE_ANY_PROMISE and not name.endswith(ASIDE_SUFFIX) for name in names)
+
     def quarantine(self, group: int, problem: str, spec: GroupSpec | None) -> Quarantined:
-        """Moves the group's folder aside, with a note why (R4.5)."""
+        """Moves the group's folder aside (R4.5), with a note why where there is room for one."""
         with _typed(self.quarantine_path):
-            number = 1
-            while (target := self.quarantine_path / f"{group}-{number}").exists():
-                number += 1
+            used = [
+                int(m[2])
+                for n in os.listdir(self.quarantine_path)
+                if (m := _SET_ASIDE.fullmatch(n)) and int(m[1]) == group
+            ]
+            target = self.quarantine_path / f"{group}-{max(used, default=0) + 1}"
             os.rename(self.group_path(group), target)
             OS_FILES.fsync_dir(self.quarantine_path)
             OS_FILES.fsync_dir(self.groups_path)
@@ -192,13 +247,19 @@ class DataDirectory:
         if spec is not None:
             found = replace(found, topic=spec.topic, partition=spec.partition, topic_id=spec.topic_id)
         named = {"topic": found.topic, "topic_id": found.topic_id, "partition": found.partition}
-        _write_json(target / "problem.json", {"problem": problem, **named})
+        try:
+            _write_json(target / "problem.json", {"problem": problem, **named})
+        except (DiskFull, StorageFailed) as e:
+            log.warning("quarantine_without_note", group=group, path=str(target), error=e.message)
         return found
 
     def rebuild(self, aside: Quarantined) -> GroupSpec | None:
         """A new folder for a group whose old one was set aside, marked *recovering*: with its term and vote, without its log, which
-        its peers hold (R4.5).  None if that cannot be done safely: what it was or how it voted is not readable, or it has no peers."""
-        body = _read_json(aside.path / "group.json") if (aside.path / "group.json").exists() else {}
+        its peers hold (R4.5).  None if that cannot be done safely: what it was or how it voted is not readable, or it has no peers.
+
+        What was set aside is spent then: the new replica votes on, and one that is made of the old term file once more would forget
+        what it voted since."""
+        body = _read_json(aside.path / "group.json")
         if not body:
             return None
         spec = GroupSpec.of_body(aside.path, body)
@@ -218,37 +279,49 @@ class DataDirectory:
             _write_json(new / "group.json", spec.to_body())
             os.rename(new, path)
             OS_FILES.fsync_dir(self.groups_path)
+        self.release_quarantined(spec.group, "rebuilt")
         return spec
 
     def quarantined(self) -> list[Quarantined]:
         """What was moved aside and is still of interest, the newest per group."""
         found: dict[int, Quarantined] = {}
-        for path in sorted(self.quarantine_path.iterdir(), key=lambda p: (len(p.name), p.name)):
+        with _typed(self.quarantine_path):
+            paths = sorted(self.quarantine_path.iterdir(), key=lambda p: (len(p.name), p.name))
+        for path in paths:
             match = _QUARANTINED.fullmatch(path.name)
             if match is None:
                 continue
             try:
-                note = _read_json(path / "problem.json")
-            except (LogDamaged, OSError):
+                note = _read_json(path / "problem.json") or {}
+            except (LogDamaged, StorageFailed):
                 note = {}
             group = int(match[1])
             problem = str(note.get("problem", "damaged"))
-            topic, partition = str(note.get("topic", "")), int(note.get("partition", 0))
-            found[group] = Quarantined(group, path, problem, topic, partition, int(note.get("topic_id", 0)))
+            found[group] = Quarantined(
+                group, path, problem, str(note.get("topic", "")), _number(note, "partition"), _number(note, "topic_id")
+            )
         return list(found.values())
 
-    def release_quarantined(self, group: int) -> None:
-        """The group is no more: what is left of it stays on disk under another name and is not reported any longer."""
-        for path in self.quarantine_path.iterdir():
-            match = _QUARANTINED.fullmatch(path.name)
-            if match is not None and int(match[1]) == group:
-                os.rename(path, path.with_name(f"{path.name}.deleted"))
+    def release_quarantined(self, group: int, reason: str) -> bool:
+        """What was set aside of the group stays on disk as ``<name>.<reason>``, and is neither reported nor repaired any more.  False
+        if there was nothing."""
+        released = False
+        with _typed(self.quarantine_path):
+            for path in self.quarantine_path.iterdir():
+                match = _QUARANTINED.fullmatch(path.name)
+                if match is not None and int(match[1]) == group:
+                    os.rename(path, path.with_name(f"{path.name}.{reason}"))
+                    released = True
+            if released:
+                OS_FILES.fsync_dir(self.quarantine_path)
+        return released
 
     # --- what is to be deleted --------------------------------------------------------------------------------------
 
     def discard(self, group: int) -> None:
         """Moves the group's folder into the trash, so that a half-deleted one is never taken for a group (R3.4)."""
-        os.rename(self.group_path(group), self.trash_path / f"{group}-{uuid.uuid4().hex}")
+        with _typed(self.group_path(group)):
+            os.rename(self.group_path(group), self.trash_path / f"{group}-{uuid.uuid4().hex}")
 
     def empty_trash(self) -> int:
         """Deletes what earlier runs left in the trash; how many folders that were."""
@@ -276,12 +349,18 @@ class _typed:
             return
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"{self._path}: {error.strerror}", path=self._path) from error
-        raise StorageFailed(f"{self._path}: {error.strerror or error}", path=self._path) from error
+        raise StorageFailed(f"{self._path}: {error.strerror or error}", path=self._path, errno=error.errno) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """None: there is certainly no such file."""
     try:
-        body = json.loads(path.read_bytes())
+        with _typed(path):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                return None
+        body = json.loads(content)
         if not isinstance(body, dict):
             raise ValueError("not an object")
     except ValueError as e:
@@ -289,6 +368,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     if body.get("format", FORMAT) != FORMAT:
         raise LogDamaged(f"{path} has format {body['format']}; accepted: {FORMAT}", path=path, offset=0)
     return body
+
+
+def _number(note: dict[str, Any], name: str) -> int:
+    value = note.get(name)
+    return value if isinstance(value, int) else 0
 
 
 def _identity(path: Path, body: dict[str, Any]) -> StoreIdentity:

@@ -28,6 +28,7 @@ from stele.datanode.gate import Gate
 from stele.datanode.log_cleaner import LogCleaner
 from stele.datanode.metrics import DatanodeMetrics
 from stele.datanode.registration import Registration, wait_until_alone
+from stele.datanode.reopening import Reopening
 from stele.datanode.retention import SnapshotSpacing
 from stele.datanode.server import DatanodeServicer
 from stele.datanode.storage import opener
@@ -118,6 +119,7 @@ class Datanode:
         self._tasks.start(self._open_gate(gate), "gate")
         self._tasks.start(self._empty_trash(directory), "trash")
         self._tasks.start(self._clean_logs(), "clean-logs")
+        self._tasks.start(self._reopen_failed(), "reopen-failed")
 
     async def _open_raft(
         self, directory: DataDirectory, cluster_id: str, nameservers: NameserverClient, port: int
@@ -203,6 +205,11 @@ class Datanode:
         await self._runtime.ready.wait("loaded")
         if removed := await asyncio.to_thread(directory.empty_trash):
             log.info("trash_emptied", folders=removed)
+
+    async def _reopen_failed(self) -> None:
+        """A failure in it ends the process: nobody else would bring its replicas back."""
+        await self._runtime.ready.wait("loaded")
+        await Reopening(self.store, self._parts.rng).run()
 
     async def _clean_logs(self) -> None:
         await self._runtime.ready.wait("loaded")

@@ -15,6 +15,7 @@ from typing import Protocol
 import structlog
 
 from stele.datanode.log import SegmentLog, SnapshotFiles, TermFile, check_term
+from stele.datanode.log.segments import base_of
 from stele.datanode.log.start_point import StartPoint, decide
 from stele.services.directory_lock import DirectoryLock
 from stele.services.errors import GroupDirectoryBusy, LogDamaged, StorageFailed
@@ -84,6 +85,11 @@ def opener(
     def _open(folder: Path, held: Lock) -> GroupStorage:
         terms = TermFile(folder, files)
         term, _ = terms.load()
+        names = files.listdir(folder)
+        recovering = RECOVERING_NAME in names
+        if term and not recovering and not any(base_of(name) is not None for name in names):
+            # The log is made before the first term is stored: an empty one in its place would deny what it stood for.
+            raise LogDamaged(f"{folder}: the log is gone", path=folder, offset=0)
         snapshots = SnapshotFiles(folder, files, disk_reserve_bytes)
         entries = SegmentLog(folder, files, segment_bytes, entry_bytes_max, disk_reserve_bytes)
 
@@ -96,7 +102,6 @@ def opener(
 
         try:
             _settle(folder, term, entries, snapshots)
-            recovering = RECOVERING_NAME in files.listdir(folder)
         except BaseException:
             entries.close()
             raise

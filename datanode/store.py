@@ -2,9 +2,11 @@
 watches.
 
 Guarantee: a replica that is damaged costs that replica, not the store (R4.5): it is moved aside, never deleted,
-reported, and gets its log back from its peers if its term and vote are whole.  Creates and deletes of one group happen
-one after the other (R3.3), are idempotent, and are refused under a lower nameserver epoch than one seen before, from another
-cluster, and for another topic than the replica's own.
+reported, and gets its log back from its peers if its term and vote are whole.  One that cannot be read is reported as
+failed, whatever cannot be read of it, and tried again (datanode/reopening.py): absent is only what is certainly not
+there.  Creates and deletes of one group happen one after the other (R3.3), are idempotent, and are refused under a lower
+nameserver epoch than one seen before, from another cluster, and for another topic than the replica's own.  Only an order
+to delete removes what a replica has promised.
 ``changes`` of :meth:`changed` name every replica whose report may differ from the last one.
 """
 
@@ -28,13 +30,18 @@ from stele.services.errors import (
     LogDamaged,
     NotReady,
     SteleError,
+    StorageFailed,
     StoreMismatch,
     TopicMismatch,
 )
+from stele.services.file_limit import file_limit
+from stele.services.files import is_gone
 from stele.services.keyed_lock import KeyedLock
 from stele.services.raft.group import Group
 from stele.services.raft.registry import Registry
 from stele.services.topics import Retention
+
+DESCRIPTORS_BESIDE = 256  # of connections, listeners and ZooKeeper
 
 log = structlog.get_logger()
 
@@ -65,6 +72,7 @@ class Store:
         self.state = "loading"
         self._entry_bytes_max = entry_bytes_max
         self._locks = KeyedLock[int]()  # by group
+        self._vanished: set[int] = set()  # groups whose folder went while they ran
         self._epoch_lock = asyncio.Lock()
         self._listeners: list[GroupListener] = []
 
@@ -72,10 +80,14 @@ class Store:
 
     async def load(self, parallelism: int, loaded: Callable[[], None] = lambda: None) -> None:
         """Opens every group of the data directory, ``parallelism`` at a time (R4.4); calls ``loaded`` after each."""
-        found = await asyncio.to_thread(self.directory.quarantined)
         groups = await asyncio.to_thread(self.directory.groups)
-        self.quarantined = {q.group: q for q in found if q.group not in groups}
+        for aside in await asyncio.to_thread(self.directory.quarantined):
+            if aside.group in groups:  # rebuilt, and then the power went
+                await asyncio.to_thread(self.directory.release_quarantined, aside.group, "rebuilt")
+            else:
+                self.quarantined[aside.group] = aside
         self.total = len(groups)
+        await self._check_descriptors(groups)
         places = asyncio.Semaphore(parallelism)
 
         async def load_one(group: int) -> None:
@@ -92,27 +104,51 @@ class Store:
             await self._repair(aside)
         log.info("groups_loaded", loaded=self.loaded, quarantined=len(self.quarantined))
 
+    async def _check_descriptors(self, groups: list[int]) -> None:
+        """Says before the first replica is opened that there may be too few files for all of them."""
+        needed = await asyncio.to_thread(self.directory.descriptors_needed, groups) + DESCRIPTORS_BESIDE
+        if needed > (limit := file_limit()):
+            log.warning(
+                "too_few_file_descriptors", limit=limit, needed=needed, groups=len(groups), way_out="ulimit -Hn"
+            )
+
     async def _load_one(self, group: int) -> None:
+        """Afterwards the group runs, is quarantined or is a failed replica; only a folder that certainly holds nothing is gone."""
         spec: GroupSpec | None = None
+        known = self.replicas.get(group)
         try:
             spec = await asyncio.to_thread(self.directory.read_group, group)
-            if spec is None:
+            if spec is None or not await asyncio.to_thread(self.directory.is_begun, group):
                 await asyncio.to_thread(self.directory.discard, group)
+                self.replicas.pop(group, None)
                 log.info("unfinished_group_discarded", group=group)
                 return
             await self._open(spec)
         except LogDamaged as e:
-            self.replicas.pop(group, None)
-            self.quarantined[group] = await asyncio.to_thread(self.directory.quarantine, group, e.message, spec)
-            log.error("group_quarantined", group=group, problem=e.message, path=str(self.quarantined[group].path))
-        except (
-            SteleError,
-            OSError,
-        ) as e:  # a disk or descriptor in trouble damages nothing: the folder stays where it is
-            log.error("group_not_opened", group=group, problem=str(e))
-            if spec is not None:
-                self.replicas[group] = replica = self._replica(spec)
-                replica.fail(str(e))
+            await self._set_aside(group, e.message, spec)
+        except Exception as e:
+            # A disk or descriptor in trouble damages nothing, and neither does a mistake of ours: the folder stays where it is.
+            self._fail(group, str(e) if isinstance(e, SteleError | OSError) else repr(e), spec, known)
+
+    async def _set_aside(self, group: int, problem: str, spec: GroupSpec | None) -> None:
+        """Quarantines a group that does not run.  One that cannot even be moved is failed, and costs no other (R4.5)."""
+        try:
+            aside = await asyncio.to_thread(self.directory.quarantine, group, problem, spec)
+        except (SteleError, OSError) as e:
+            self._fail(group, f"{problem}; it could not be set aside: {e}", spec)
+            return
+        self.quarantined[group] = aside
+        self.replicas.pop(group, None)
+        log.error("group_quarantined", group=group, problem=problem, path=str(aside.path))
+
+    def _fail(self, group: int, problem: str, spec: GroupSpec | None, known: Replica | None = None) -> None:
+        """The group is here and does not run: it is listed with its problem, its topic known or not.  ``known``: as it was listed
+        before it was tried again."""
+        if known is None or known.problem != problem:
+            log.error("group_not_opened", group=group, problem=problem)
+        spec = spec or (known.spec if known is not None else GroupSpec.unread(group))
+        self.replicas[group] = replica = self._replica(spec)
+        replica.fail(problem)
 
     async def _repair(self, aside: Quarantined) -> None:
         """Starts a quarantined group anew, to get its log back from its peers (R4.5); it stays quarantined if that is not safe."""
@@ -135,6 +171,33 @@ class Store:
         replica.run(group)
         self._publish(spec.group)
 
+    # --- failed replicas ----------------------------------------------------------------------------------------------
+
+    def failed(self) -> list[int]:
+        """Groups that are here and do not run, and those whose folder has vanished under them."""
+        return [g for g, r in self.replicas.items() if r.state == "failed"] + list(self._vanished)
+
+    async def reopen(self, group: int) -> None:
+        """Opens a failed replica again, as at a start.  One whose folder is gone is not here any more, and reported so, until the
+        folder is there again."""
+        async with self._locks.hold(group):
+            failed = self.replicas.get(group)
+            if failed is not None and failed.state != "failed":
+                return
+            if failed is not None:
+                failed.end()
+                await self.registry.stop_group(group)
+            if await asyncio.to_thread(is_gone, self.directory.group_path(group)):
+                if self.replicas.pop(group, None) is not None:
+                    self._vanished.add(group)
+                    log.error("replica_lost", group=group, path=str(self.directory.group_path(group)))
+            else:
+                self._vanished.discard(group)
+                await self._load_one(group)
+                if (aside := self.quarantined.get(group)) is not None:
+                    await self._repair(aside)
+            self._publish(group)
+
     def _replica(self, spec: GroupSpec) -> Replica:
         return Replica(spec, self.store_id, self._entry_bytes_max, self.disk)
 
@@ -147,8 +210,9 @@ class Store:
     async def create(self, spec: GroupSpec, mandate: Mandate) -> bool:
         """True if the replica was created, False if it was there.
 
-        Errors: ClusterMismatch, StoreMismatch (R2.5), Fenced, InvalidArgument, TopicMismatch, LogDamaged for a replica that
-        is quarantined here and could not be repaired: an empty one in its place would have forgotten its votes.
+        Errors: ClusterMismatch, StoreMismatch (R2.5), Fenced, InvalidArgument, TopicMismatch; StorageFailed and LogDamaged for a
+        replica that is here and failed or quarantined: an empty one in its place would have forgotten its votes.  What was there
+        before the call is there after it.
         """
         self._check_meant_for_us(mandate)
         if self.store_id not in spec.members or len(set(spec.members)) != len(spec.members):
@@ -158,21 +222,49 @@ class Store:
         # Only now: a call that makes no sense must not depose the nameserver that leads.
         await self._check_leader_epoch(mandate.leader_epoch)
         async with self._locks.hold(spec.group):
-            known = self.replicas.get(spec.group)
-            if known is not None:
-                _check_same(known.spec, spec)
+            if self._is_here(spec):
                 return False
-            if (aside := self.quarantined.get(spec.group)) is not None:
-                raise LogDamaged(f"group {spec.group} is quarantined here: {aside.problem}", path=aside.path)
-            await asyncio.to_thread(self.directory.create_group, spec)
+            if not await asyncio.to_thread(self.directory.create_group, spec):
+                # It came after the store was loaded, with a volume perhaps: what is in it counts.
+                await self._load_one(spec.group)
+                self._publish(spec.group)
+                if self._is_here(spec):
+                    return False
+                raise StorageFailed(
+                    f"the folder of group {spec.group} was just cleared away; ask again", group=spec.group
+                )
             try:
                 await self._open(spec)
-            except BaseException:
-                self.replicas.pop(spec.group, None)
-                await asyncio.shield(self.registry.delete(spec.group))
-                raise
+            except Exception as e:
+                await self._unmake(spec)
+                raise e if isinstance(e, SteleError) else StorageFailed(str(e), group=spec.group) from e
+            self._vanished.discard(spec.group)
             log.info("replica_created", group=spec.group, topic=spec.topic, partition=spec.partition)
             return True
+
+    def _is_here(self, spec: GroupSpec) -> bool:
+        """Whether the replica runs.  LogDamaged, StorageFailed for one that is here and does not; InvalidArgument, TopicMismatch for another's."""
+        if (aside := self.quarantined.get(spec.group)) is not None:
+            raise LogDamaged(f"group {spec.group} is quarantined here: {aside.problem}", path=aside.path)
+        known = self.replicas.get(spec.group)
+        if known is None:
+            return False
+        if known.spec.topic:
+            _check_same(known.spec, spec)
+        if known.state == "failed":
+            problem = known.problem or (known.group.problem if known.group is not None else "")
+            raise StorageFailed(f"group {spec.group} is here and failed: {problem}", group=spec.group)
+        return True
+
+    async def _unmake(self, spec: GroupSpec) -> None:
+        """The folder that a create has made goes again: no replica ran in it."""
+        try:
+            await asyncio.to_thread(self.directory.unmake, spec.group)
+        except SteleError as e:
+            self._fail(spec.group, e.message, spec)
+        else:
+            self.replicas.pop(spec.group, None)
+        self._publish(spec.group)
 
     async def configure(self, group: int, topic_id: int, retention: Retention, mandate: Mandate) -> bool:
         """True if the replica keeps its messages for another time than before, or did not know its topic's id; durable when
@@ -193,21 +285,24 @@ class Store:
 
     async def delete(self, group: int, topic_id: int, mandate: Mandate) -> bool:
         """True if there was such a replica.  When it returns nothing of it runs and its folder is gone (R3.4).
-        ClusterMismatch, StoreMismatch, Fenced, TopicMismatch."""
+        ClusterMismatch, StoreMismatch, Fenced, TopicMismatch; StorageFailed where what it is cannot be read."""
         self._check_meant_for_us(mandate)
         await self._check_leader_epoch(mandate.leader_epoch)
         async with self._locks.hold(group):
             if (known := self.replicas.get(group)) is not None:
                 _check_topic(group, known.spec.topic_id, topic_id)
+                if not known.spec.topic:
+                    raise StorageFailed(f"what group {group} is cannot be read: {known.problem}", group=group)
             if (aside := self.quarantined.get(group)) is not None:
                 _check_topic(group, aside.topic_id, topic_id)
+            # BEFORE the folder goes: what a crash leaves in quarantine without it would come back at the next start.
+            existed = await asyncio.to_thread(self.directory.release_quarantined, group, "deleted")
+            self.quarantined.pop(group, None)
+            self._vanished.discard(group)
             replica = self.replicas.pop(group, None)
             if replica is not None:
                 replica.end()
-            existed = await self.registry.delete(group) or replica is not None
-            if self.quarantined.pop(group, None) is not None:
-                await asyncio.to_thread(self.directory.release_quarantined, group)
-                existed = True
+            existed = await self.registry.delete(group) or replica is not None or existed
             if existed:
                 log.info("replica_deleted", group=group)
                 self._publish(group)

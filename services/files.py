@@ -170,6 +170,17 @@ class OsFileSystem:
 OS_FILES = OsFileSystem()
 
 
+def is_gone(path: Path) -> bool:
+    """Whether ``path`` is certainly not there.  Any other trouble than that (EIO, EACCES) says nothing of it, and is no absence."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def replace_file(path: Path, content: bytes, fs: FileSystem = OS_FILES) -> None:
     """``path`` holds ``content``, durably, when this returns; after a crash at any moment it is the old file or the new one, whole.
 

@@ -31,6 +31,7 @@ from prometheus_client import CollectorRegistry
 from stele.services import errors, logs, malloc
 from stele.services.config import NodeConfig, load
 from stele.services.errors import InternalError, InvalidConfig, SteleError
+from stele.services.file_limit import raise_file_limit
 from stele.services.json_files import write_json
 from stele.services.metrics import AdminServer, new_registry
 from stele.services.ready import ReadyGate
@@ -119,6 +120,7 @@ def main(
         return 1
     logs.configure(config.log_format, config.log_level, role=role_name, node=config.name, cluster=config.cluster)
     malloc.tune()
+    raise_file_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         status = runner.run(_Process(role_name, config, build).run())
         _guard_exit(status)

@@ -54,6 +54,12 @@ def _table(*mutants: Mutant) -> Mapping[str, Mutant]:
 
 # fmt: off
 MUTANTS = _table(
+    # --- the store
+    Mutant("store.ForgetsWhatItCannotRead", (), "what a replica holds outlives trouble in reading it"),
+    Mutant("store.KeepsTheQuarantined", (), "a deleted group does not come back"),
+    Mutant("store.StopsAtWhatCannotBeMoved", ("R4.5",), "one damaged replica costs no other"),
+    Mutant("store.NeverTriesAgain", (), "a replica that failed in passing trouble runs again"),
+
     # --- names (F1)
     Mutant("names.UnknownIsAbsent", ("R1.1",), "a name of which nothing is known is left alone"),
     Mutant("names.AbsentIsDifferent", ("R1.2",), "a process that campaigns already gets a name that nobody holds"),

@@ -24,6 +24,7 @@ from typing import Any
 import structlog
 
 from stele.services.errors import DiskFull, GroupStopped, InvalidArgument, NotReady, StorageFailed
+from stele.services.files import is_gone
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
 from stele.services.raft.engine import Engine
@@ -344,7 +345,7 @@ class Group:
 
     def _broken(self, error: BaseException) -> None:
         """The replica cannot go on: no vote, no acknowledgement leaves it any more (R3.8)."""
-        if not self._directory.is_dir():
+        if is_gone(self._directory):
             self.directory_vanished()
         elif not self.engine.failed:
             log.error("replica_failed", group=self.group_id, store=self.store_id, error=repr(error), exc_info=error)

@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import GroupNotFound, GroupStopped, LogDamaged
+from stele.services.files import is_gone
 from stele.services.keyed_lock import KeyedLock
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.group import Group
@@ -121,12 +122,14 @@ class Registry:
         return self.root / str(group_id)
 
     async def create(self, group_id: int, members: Sequence[int] | Members, machine: StateMachine) -> Group:
-        """The running group, opened or created.  A group that runs already is returned as it is, and ``machine`` is not used.
+        """The running group, opened or begun in its folder, which is there: nothing is made in the place of one that is gone, since a
+        replica that forgot its votes would vote again.  A group that runs already is returned as it is, and ``machine`` is not used.
 
         ``members`` are those that a new group begins with; none for a replica that joins one that exists: it is silent until a leader
         tells it.  What the storage says of members goes before.
 
-        Errors: GroupDirectoryBusy, LogDamaged, OSError of opening; GroupStopped once the registry is closed.
+        Errors: GroupDirectoryBusy, LogDamaged, OSError of opening (FileNotFoundError without a folder); GroupStopped once the registry
+        is closed.  The folder stays as it is.
         """
         async with self._locks.hold(group_id):
             running = self._groups.get(group_id)
@@ -151,7 +154,6 @@ class Registry:
 
     def _open(self, path: Path) -> tuple[OpenStorage, bytes | None]:
         """The storage and the state of its newest snapshot."""
-        path.mkdir(parents=True, exist_ok=True)
         storage = self._open_storage(path)
         try:
             newest = storage.snapshots.snapshots
@@ -280,7 +282,7 @@ class Registry:
         while True:
             await asyncio.sleep(DIRECTORY_CHECK_S)
             watched = [(g, self.path(g.group_id)) for g in self._groups.values() if not g.engine.failed]
-            gone = await asyncio.to_thread(lambda pairs: [g for g, path in pairs if not path.is_dir()], watched)
+            gone = await asyncio.to_thread(lambda pairs: [g for g, path in pairs if is_gone(path)], watched)
             for group in gone:
                 if self._groups.get(group.group_id) is group and not group.engine.failed:
                     group.directory_vanished()

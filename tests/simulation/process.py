@@ -175,6 +175,7 @@ class Process:
         first = self.world.first_members
         members = first if self.store.id in first else ()  # a spare one joins what exists
         machine = Machine(self, members)
+        self.registry.path(GROUP).mkdir(parents=True, exist_ok=True)  # what is in it lies on the simulated disk
         try:
             self.group = await self.registry.create(GROUP, members, machine)
         except (SteleError, OSError) as e:

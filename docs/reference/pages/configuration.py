@@ -7,6 +7,8 @@ from collections.abc import Collection
 from pydantic.fields import FieldInfo
 
 from pages import code, table
+from stele.datanode.log.segment_list import SEALED_IN_USE_MAX
+from stele.datanode.store import DESCRIPTORS_BESIDE
 from stele.services.config import ROLES, NodeConfig
 from stele.services.settings import Settings, bounds_of, kind_of, shown
 
@@ -19,6 +21,15 @@ table of the role's name. Sizes take `KiB`, `MiB`, `GiB` or `TiB`; times are sec
 `1h30m`. Settings that contradict one another are refused at start with one line.
 """
 
+FILES = f"""## Open files
+
+No setting, but a bound of the system: a datanode holds up to {2 + SEALED_IN_USE_MAX} files open for each replica (its lock, the segment that it
+writes, {SEALED_IN_USE_MAX} that are read) and some {DESCRIPTORS_BESIDE} for connections. Every process raises its limit at start to the hard one
+(`ulimit -Hn`; `LimitNOFILE=` of systemd, `ulimits: nofile:` of Docker Compose). A datanode whose limit is below what its replicas may need
+says `too_few_file_descriptors` in its log before it opens the first of them. A replica that finds no descriptor is listed as *failed* with
+that reason, and runs again by itself once there are some.
+""".splitlines()
+
 
 def page() -> str:
     lines = [HEAD, "## Every role", "", *settings(NodeConfig, ())]
@@ -26,6 +37,7 @@ def page() -> str:
         own = settings(config_type, NodeConfig.model_fields)
         lines += ["", f"## {role.capitalize()}", ""]
         lines += own if len(own) > 2 else ["Nothing beyond the settings of every role."]
+    lines += ["", *FILES]
     return "\n".join(lines)
 
 

@@ -354,7 +354,7 @@ async def test_r4_5_a_damaged_group_gets_its_log_back_from_its_peers(fresh: Open
             return state_of(dn3, 1) == "follower"
 
         await eventually(whole)
-        assert (Path(dn3.config.data_dir) / "quarantine" / "1-1").is_dir()
+        assert (Path(dn3.config.data_dir) / "quarantine" / "1-1.rebuilt").is_dir()
         await dn3.stop()
         await dn3.start(Parts())
         await eventually(lambda: state_of(dn3, 1) in ("follower", "leader"))

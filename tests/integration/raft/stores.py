@@ -78,6 +78,7 @@ class Store:
 
     async def create(self, group_id: int, members: list[int]) -> Group:
         machine = self.machines.setdefault(group_id, Commands())
+        self.registry.path(group_id).mkdir(parents=True, exist_ok=True)
         return await self.registry.create(group_id, members, machine)
 
     async def stop(self) -> None:

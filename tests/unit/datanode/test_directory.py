@@ -110,7 +110,8 @@ def test_r4_5_quarantine_keeps_every_byte(tmp_path: Path) -> None:
         assert directory.groups() == []
     [reported] = directory.quarantined()
     assert (reported.group, reported.problem, reported.topic, reported.partition) == (7, "problem 2", "a/b", 3)
-    directory.release_quarantined(7)
+    assert directory.release_quarantined(7, "deleted")
+    assert not directory.release_quarantined(7, "deleted")
     assert directory.quarantined() == []
     assert sum((p / "log").exists() for p in directory.quarantine_path.iterdir()) == 2
 
@@ -134,12 +135,14 @@ def test_r4_5_a_replica_that_is_rebuilt_knows_the_members_of_its_newest_snapshot
     _write_snapshot(aside.path, 20, Members((1, 2, 5), (9,)))
     damaged = _write_snapshot(aside.path, 30, Members((1, 3)))
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    before = sorted(aside.path.iterdir())
+    before = sorted(p.name for p in aside.path.iterdir())
     spec = directory.rebuild(aside)
     assert spec is not None
     assert spec.members == (1, 2, 5)
     assert directory.read_group(7) == spec
-    assert sorted(aside.path.iterdir()) == before
+    spent = aside.path.with_name(f"{aside.path.name}.rebuilt")
+    assert sorted(p.name for p in spent.iterdir()) == before
+    assert directory.quarantined() == []
     assert sorted(p.name for p in directory.group_path(7).iterdir()) == ["group.json", "recovering", "term"]
 
 

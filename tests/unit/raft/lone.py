@@ -51,6 +51,7 @@ class Opener:
 
     def __call__(self, path: Path) -> OpenStorage:
         self.opened.append(path)
+        path.mkdir(parents=True, exist_ok=True)
         storage = self._open(path)
         self.open.append(path)
         time.sleep(self._delay_s)

@@ -1,0 +1,63 @@
+"""A store that takes what it cannot read for what is not there, or lets what is gone come back."""
+
+from __future__ import annotations
+
+import asyncio
+
+from stele.datanode.directory import GroupSpec, Quarantined
+from stele.datanode.replica import Replica
+from stele.datanode.store import Mandate, Store
+from stele.services.errors import SteleError
+
+
+class ForgetsWhatItCannotRead(Store):
+    """A replica whose ``group.json`` cannot be read is listed nowhere, and is created anew in the folder that is there."""
+
+    def _fail(self, group: int, problem: str, spec: GroupSpec | None, known: Replica | None = None) -> None:
+        if spec is None:
+            self.replicas.pop(group, None)
+        else:
+            super()._fail(group, problem, spec, known)
+
+    async def create(self, spec: GroupSpec, mandate: Mandate) -> bool:
+        async with self._locks.hold(spec.group):
+            if spec.group in self.replicas:
+                return False
+            await asyncio.to_thread(self.directory.group_path(spec.group).mkdir, exist_ok=True)
+            await asyncio.to_thread(self.directory.configure_group, spec)
+            try:
+                await self._open(spec)
+            except BaseException:
+                self.replicas.pop(spec.group, None)
+                await self.registry.delete(spec.group)
+                raise
+            return True
+
+
+class KeepsTheQuarantined(Store):
+    """What was set aside of a group stays of interest, although the group was rebuilt from it and then deleted."""
+
+    async def _repair(self, aside: Quarantined) -> None:
+        await super()._repair(aside)
+        spent = aside.path.with_name(f"{aside.path.name}.rebuilt")
+        if spent.exists():
+            spent.rename(aside.path)
+
+    async def delete(self, group: int, topic_id: int, mandate: Mandate) -> bool:
+        self.replicas.pop(group).end()
+        return await self.registry.delete(group)
+
+
+class StopsAtWhatCannotBeMoved(Store):
+    """A damaged replica that cannot be set aside keeps the node from starting."""
+
+    async def _set_aside(self, group: int, problem: str, spec: GroupSpec | None) -> None:
+        self.quarantined[group] = await asyncio.to_thread(self.directory.quarantine, group, problem, spec)
+        self.replicas.pop(group, None)
+
+
+class NeverTriesAgain(Store):
+    """A replica that has failed stays so until the process is started again."""
+
+    async def reopen(self, group: int) -> None:
+        raise SteleError("not in this life")
