@@ -243,7 +243,7 @@ class Store:
             return True
 
     def _is_here(self, spec: GroupSpec) -> bool:
-        """Whether the replica runs.  LogDamaged, StorageFailed for one that is here and does not; InvalidArgument, TopicMismatch for another's."""
+        """Whether the replica runs.  LogDamaged, StorageFailed: it is here and does not; InvalidArgument, TopicMismatch: another's is."""
         if (aside := self.quarantined.get(spec.group)) is not None:
             raise LogDamaged(f"group {spec.group} is quarantined here: {aside.problem}", path=aside.path)
         known = self.replicas.get(spec.group)

@@ -22,6 +22,7 @@ from stele.nameserver.reconcile import (
 )
 from stele.nameserver.reports import ReplicaState, Reports, disconnected, leaders
 from stele.nameserver.strays import set_apart
+from stele.services.pb.datanode_pb2 import ReplicaStatus
 from stele.services.topics import Retention
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.unit.nameserver.world import World, datanode, replica, report
@@ -95,6 +96,12 @@ def test_a_store_that_is_being_removed_is_no_candidate() -> None:
 def test_a_quarantined_replica_is_not_created_anew() -> None:
     catalog = catalog_of(replace(CREATING, state=TopicState.READY), PARTITION, stores=(1,))
     assert planned(catalog, {1: report(1, replica(7, state=ReplicaState.QUARANTINED))}) == []
+
+
+def test_p1_a_replica_that_cannot_even_say_what_it_is_of_is_not_created_anew() -> None:
+    catalog = catalog_of(CREATING, PARTITION, stores=(1,))
+    failed = ReplicaStatus(group=7, state=ReplicaState.FAILED, problem="group.json: Too many open files")
+    assert planned(catalog, {1: report(1, failed)}) == []
 
 
 def test_a_topic_is_ready_once_each_partition_has_a_leader_that_says_so_itself() -> None:
