@@ -95,6 +95,10 @@ crash: $(VENV_READY) ## a replica's storage, killed with -9 at work: make crash 
 power-loss: $(VENV_READY) ## a replica's storage on a disk that forgets: make power-loss RUNS=1000 SEED=0
 	@$(PY) -m tests.fault.power_loss --runs $(or $(RUNS),1000) --seed $(or $(SEED),0) $(ARGS)
 
+.PHONY: chaos
+chaos: $(VENV_READY) $(ZOOKEEPER_READY) ## random faults on a cluster of processes under load: make chaos MINUTES=10 SEED=0
+	@$(PY) -m stele.lab.chaos --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) $(ARGS)
+
 .PHONY: fuzz
 fuzz: $(VENV_READY) ## the decoders of what stands on disk, led by coverage: make fuzz SECONDS=60
 	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt

@@ -31,6 +31,7 @@ class Load:
         size_bytes: int,
         seconds: float,
         partitions: int,
+        send_timeout_s: float = SEND_TIMEOUT_S,
     ) -> None:
         self._client = client
         self._topic = topic
@@ -39,13 +40,16 @@ class Load:
         self._size_bytes = size_bytes
         self._seconds = seconds
         self._partitions = partitions
+        self._send_timeout_s = send_timeout_s
 
     async def produce(self, producer_number: int, producers: int) -> None:
         """One producer's share, at a steady rate; returns when all of it is answered."""
         history, mine = self._history, self._messages // producers
         answers: list[asyncio.Future[SendResult]] = []
         started = time.monotonic()
-        async with self._client.producer(self._topic, linger_ms=LINGER_MS, send_timeout_s=SEND_TIMEOUT_S) as producer:
+        async with self._client.producer(
+            self._topic, linger_ms=LINGER_MS, send_timeout_s=self._send_timeout_s
+        ) as producer:
             sent = 0
             while sent < mine:
                 due = min(mine, int((time.monotonic() - started) / self._seconds * mine) + 1)
