@@ -56,8 +56,7 @@ class ConsumerStream:
 
     # --- what is to be sent ---------------------------------------------------------------------------------------
 
-    def opened(self, position: int, created: bool, active: bool) -> None:
-        opened = broker_pb2.Opened(position=position, created=created, active=active)
+    def opened(self, opened: broker_pb2.Opened) -> None:
         self._notify(broker_pb2.SubscribeResponse(opened=opened))
 
     def deliver(self, delivery: Deliver) -> None:

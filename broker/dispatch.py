@@ -6,7 +6,8 @@ has fenced this one. Bytes in memory are bounded by the broker's cache and one b
 
 The owner is the only one who appends, so the end of the log is known from its own appends; a slow poll finds what an
 append of unknown outcome left behind. A seek closes the connected consumers with SubscriptionReset: they come back
-and start at the new position, and nothing from before the seek can be mistaken for something after it.
+and start at the new position. What they acknowledge carries the generation of the cursor under which it was delivered,
+so that nothing from before the seek can be mistaken for something after it.
 """
 
 from __future__ import annotations
@@ -150,9 +151,9 @@ class Dispatch:
     # --- consumers ------------------------------------------------------------------------------------------------
 
     async def subscribe(self, request: broker_pb2.OpenSubscription) -> ConsumerStream:
-        """Raises SteleError: ConsumerBusy, Overloaded, what ended this partition here."""
+        """Raises SteleError: ConsumerBusy, Overloaded, SubscriptionNotFound for what must exist, what ended this partition here."""
         type = SubscriptionType(request.type)
-        live, created = await self._find_or_create(request.subscription, start_of(request))
+        live, created = await self._find_or_create(request.subscription, start_of(request), request.must_exist)
         if self._closed is not None:
             raise self._closed
         core = live.core
@@ -169,7 +170,15 @@ class Dispatch:
         )
         live.connected[id] = _Connected(stream, name, max(1, request.credit))
         self._metrics.consumers.inc()
-        stream.opened(core.floor, created, core.is_active(id))
+        stream.opened(
+            broker_pb2.Opened(
+                position=core.floor,
+                created=created,
+                active=core.is_active(id),
+                topic_id=self._partition.route.topic_id,
+                generation=core.generation,
+            )
+        )
         self._carry_out(live, effects)
         if self._polling is None or self._polling.done():
             self._polling = self._tasks.start(self._poll_end())
@@ -207,10 +216,12 @@ class Dispatch:
         connected.window = max(connected.window, messages)
         self._carry_out(live, live.core.credit(id, messages, self._clock.monotonic()))
 
-    def ack(self, subscription: str, id: int, request_id: int, ranges: list[Range], cumulative: bool) -> None:
+    def ack(self, subscription: str, id: int, ack: broker_pb2.Ack) -> None:
         live, _ = self._consumer(subscription, id)
         if live is not None:
-            self._carry_out(live, live.core.ack(id, request_id, ranges, cumulative, self._clock.monotonic()))
+            ranges = [(r.first, r.last) for r in ack.ranges]
+            now_s = self._clock.monotonic()
+            self._carry_out(live, live.core.ack(id, ack.request_id, ranges, ack.cumulative, ack.generation, now_s))
 
     def nack(self, subscription: str, id: int, ranges: list[Range], delay_s: float) -> None:
         live, _ = self._consumer(subscription, id)
@@ -256,7 +267,7 @@ class Dispatch:
 
     def _schedule(self, live: _LiveSubscription) -> None:
         """Sees to it that what the core waits for comes: the next write of acknowledgements, the next timer."""
-        if self._closed is not None:
+        if self._closed is not None or self._live.get(live.core.name) is not live:
             return
         loop = asyncio.get_running_loop()
         if live.flush is None and live.core.has_acks_to_write:
@@ -274,9 +285,8 @@ class Dispatch:
         effects = live.core.flush_acks()
         if effects:
             self._carry_out(live, effects)
-        elif live.core.has_acks_to_write and self._closed is None:
-            # A write is under way, or the cursor has no room before lower offsets are acknowledged.
-            live.flush = asyncio.get_running_loop().call_later(self._ack_flush_interval_s, self._flush, live)
+        else:  # a write is under way, or the cursor has no room before lower offsets are acknowledged
+            self._schedule(live)
 
     def _timer(self, live: _LiveSubscription) -> None:
         live.timer = None
@@ -290,23 +300,27 @@ class Dispatch:
             generation=acks.generation,
         )
         try:
-            await self._write_acks(request)
+            cursor = await self._write_acks(request)
         except Fenced as e:
             self._on_deposed(e)
         except SteleError as e:
+            # For good: what is written again would be refused again.
             _log.warning("acks_refused", **self._log_context(live.core), reason=e.reason, error=e.message)
-            live.core.persist_failed(acks.generation)
-            self._carry_out(live, live.core.close(e))
+            self._drop(live, e)
         else:
-            # AFTER the group has committed it: a confirmation that came sooner could be lost with this broker, or with the leader.
-            self._carry_out(live, live.core.persisted(acks.generation))
+            if cursor.generation != acks.generation:
+                # Set anew by a seek whose answer is on its way or was lost: these acknowledgements came to nothing.
+                self._set_anew(live, cursor)
+            else:
+                # AFTER the group has committed it: a confirmation that came sooner could be lost with this broker, or with the leader.
+                self._carry_out(live, live.core.persisted(acks.generation))
 
-    async def _write_acks(self, request: datanode_pb2.AckCursorRequest) -> None:
+    async def _write_acks(self, request: datanode_pb2.AckCursorRequest) -> datanode_pb2.Cursor:
         """Acknowledgements wait for space: closing the consumers would deliver everything again, and make none."""
         while True:
             try:
-                await self._partition.call("AckCursor", request)
-                return
+                response: datanode_pb2.CursorResponse = await self._partition.call("AckCursor", request)
+                return response.cursor
             except DiskFull as e:
                 _log.warning("acks_wait_for_space", group=self._partition.group, error=e.message)
                 await asyncio.sleep(DISK_FULL_RETRY_S * self._rng.uniform(0.75, 1.25))
@@ -326,11 +340,10 @@ class Dispatch:
             raise ConsumerBusy(f"subscription {subscription!r} has consumers: {names}", consumers=names)
         request = datanode_pb2.DeleteCursorRequest(subscription=subscription)
         response = await self._call("DeleteCursor", request)
-        live = self._live.pop(subscription, None)
+        live = self._live.get(subscription)
         if live is not None:
             gone = SubscriptionNotFound(f"subscription {subscription!r} was deleted", subscription=subscription)
-            self._carry_out(live, live.core.close(gone))
-            self._cancel_timers(live)
+            self._drop(live, gone)
         return bool(response.existed)
 
     async def seek(self, subscription: str, request: datanode_pb2.ResetCursorRequest) -> int:
@@ -340,14 +353,26 @@ class Dispatch:
         request.subscription = subscription
         cursor = (await self._call("ResetCursor", request)).cursor
         live = self._live.get(subscription)
-        if live is not None and cursor.generation > live.core.generation:
-            moved = SubscriptionReset(f"subscription {subscription!r} was moved to offset {cursor.ack_floor}")
-            acked = [(r.first, r.last) for r in cursor.acked]
-            self._carry_out(live, live.core.reset(cursor.ack_floor, acked, cursor.generation, moved))
-        _log.info(
-            "subscription_moved", group=self._partition.group, subscription=subscription, position=cursor.ack_floor
-        )
+        if live is not None:
+            self._set_anew(live, cursor)
         return int(cursor.ack_floor)
+
+    def _set_anew(self, live: _LiveSubscription, cursor: datanode_pb2.Cursor) -> None:
+        """The partition's cursor is of this generation now."""
+        if cursor.generation <= live.core.generation:
+            return
+        moved = SubscriptionReset(f"subscription {live.core.name!r} was moved to offset {cursor.ack_floor}")
+        acked = [(r.first, r.last) for r in cursor.acked]
+        self._carry_out(live, live.core.reset(cursor.ack_floor, acked, cursor.generation, moved))
+        _log.info("subscription_moved", **self._log_context(live.core), position=cursor.ack_floor)
+
+    def _drop(self, live: _LiveSubscription, error: SteleError) -> None:
+        """What is known of the subscription here is void: its consumers are closed, and who comes next finds it as the partition
+        has it."""
+        if self._live.get(live.core.name) is live:
+            del self._live[live.core.name]
+        self._cancel_timers(live)
+        self._carry_out(live, live.core.close(error))
 
     async def list(self) -> list[broker_pb2.SubscriptionInfo]:
         """Every subscription, also one that nobody is connected to."""
@@ -371,14 +396,18 @@ class Dispatch:
         ]
 
     async def _find_or_create(
-        self, name: str, request: datanode_pb2.CreateCursorRequest
+        self, name: str, request: datanode_pb2.CreateCursorRequest, must_exist: bool = False
     ) -> tuple[_LiveSubscription, bool]:
         if self._closed is not None:
             raise self._closed
         if name in self._live:
             return self._live[name], False
-        request.subscription = name
-        response = await self._call("CreateCursor", request)
+        if must_exist:
+            # An acknowledgement of nothing: what it says of the cursor is committed, and that there is none, too.
+            response = await self._call("AckCursor", datanode_pb2.AckCursorRequest(subscription=name))
+        else:
+            request.subscription = name
+            response = await self._call("CreateCursor", request)
         if name not in self._live:
             self._live[name] = self._live_from(response.cursor)
         return self._live[name], bool(response.created)

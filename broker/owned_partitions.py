@@ -24,7 +24,15 @@ from stele.broker.partition_client import PartitionClient
 from stele.broker.pipeline import Pipeline
 from stele.broker.produce import PartitionProducer
 from stele.services.clock import SYSTEM, Clock
-from stele.services.errors import Fenced, NotOwner, NotReady, PartitionNotFound, SteleError, TopicNotFound
+from stele.services.errors import (
+    Fenced,
+    NotOwner,
+    NotReady,
+    PartitionNotFound,
+    SteleError,
+    TopicMismatch,
+    TopicNotFound,
+)
 from stele.services.pb import nameserver_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.tasks import Tasks
@@ -215,12 +223,15 @@ class OwnedPartitions:
 
     # --- serving --------------------------------------------------------------------------------------------------
 
-    def get(self, topic: str, partition: int) -> OwnedPartition | None:
-        return self._owned.get((topic, partition))
+    def get(self, topic: str, partition: int, topic_id: int = 0) -> OwnedPartition | None:
+        """What is served already; see ``find``."""
+        owned = self._owned.get((topic, partition))
+        return owned if owned is not None and topic_id in (0, owned.client.route.topic_id) else None
 
-    async def find(self, topic: str, partition: int) -> OwnedPartition:
-        """Raises InvalidArgument, TopicNotFound, PartitionNotFound, NotOwner.  Waits a moment for a topic that is not known yet."""
-        if (known := self._owned.get((topic, partition))) is not None:
+    async def find(self, topic: str, partition: int, topic_id: int = 0) -> OwnedPartition:
+        """The partition of the topic that has this name and, unless it is 0, this id.  Raises InvalidArgument, TopicNotFound,
+        TopicMismatch, PartitionNotFound, NotOwner.  Waits a moment for a topic that is not known yet."""
+        if (known := self.get(topic, partition, topic_id)) is not None:
             return known
         parse_topic(topic)
         now_s = self._clock.monotonic()
@@ -229,7 +240,7 @@ class OwnedPartitions:
             async with asyncio.timeout(wait_s):
                 while True:
                     changed = self._changed
-                    if (owned := self._serve(topic, partition)) is not None:
+                    if (owned := self._serve(topic, partition, topic_id)) is not None:
                         self._missing_until_s.pop(topic, None)
                         return owned
                     await changed.wait()
@@ -240,13 +251,32 @@ class OwnedPartitions:
         self._missing_until_s[topic] = self._clock.monotonic() + ROUTE_WAIT_S
         if not self.routes.seen:
             raise NotReady("this broker has not heard from a nameserver yet")
+        self._check_topic(topic, topic_id)
         route = self.routes.get(topic, partition)
-        raise _not_owner(route) if route is not None else TopicNotFound(f"there is no topic {topic}", topic=topic)
+        if route is not None:
+            raise _not_owner(route)
+        if topic_id:
+            # Whoever knows its id has it from a nameserver, which says better than this broker whether it is still there.
+            raise NotReady(
+                f"this broker knows of no topic {topic} with the id {topic_id}: look it up again", topic=topic
+            )
+        raise TopicNotFound(f"there is no topic {topic}", topic=topic)
 
-    def _serve(self, topic: str, partition: int) -> OwnedPartition | None:
+    def _check_topic(self, topic: str, topic_id: int) -> None:
+        """Raises TopicMismatch where the topic that is known by this name is another one than is meant."""
+        known = self.routes.topic_ids.get(topic, topic_id)
+        if topic_id and known != topic_id:
+            raise TopicMismatch(
+                f"{topic} is the topic with the id {known} here, not {topic_id}", expected=topic_id, got=known
+            )
+
+    def _serve(self, topic: str, partition: int, topic_id: int) -> OwnedPartition | None:
         """None: not known yet."""
         if self._stopped is not None:
             raise self._stopped
+        if topic_id > self.routes.topic_ids.get(topic, topic_id):
+            return None  # ids only rise: the one that is known here is the former topic
+        self._check_topic(topic, topic_id)
         key = (topic, partition)
         if key in self._owned:
             return self._owned[key]

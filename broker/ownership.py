@@ -29,6 +29,7 @@ class PartitionRoute:
     replicas: tuple[int, ...]  # store ids
     leader_hint: int  # store id; 0: none known
     bundle: str
+    topic_id: int
 
 
 @dataclass(slots=True)
@@ -100,6 +101,7 @@ class RoutingTable:
         self._routes: dict[Key, PartitionRoute] = {}
         self._absent_since_s: dict[Key, float] = {}
         self.partitions: dict[str, int] = {}  # topic → how many it has
+        self.topic_ids: dict[str, int] = {}
         self.endpoints: dict[int, str] = {}  # store id → endpoint
         self.seen = False  # whether any routing facts have come yet
 
@@ -119,7 +121,9 @@ class RoutingTable:
         self.partitions = {t: 0 for t, _ in self._routes}
         for topic, partition in self._routes:
             self.partitions[topic] = max(self.partitions[topic], partition + 1)
-        self.partitions |= {t.topic.topic: t.topic.partitions for t in routing.topics if t.topic.state != DELETING}
+        live = [t.topic for t in routing.topics if t.topic.state != DELETING]
+        self.partitions |= {t.topic: t.partitions for t in live}
+        self.topic_ids = {r.topic: r.topic_id for r in self._routes.values()} | {t.topic: t.id for t in live}
         # A store that is not registered at this moment keeps its last address: it may be the nameserver that lags.
         self.endpoints.update(_endpoints_of(routing))
         self.seen = True
@@ -138,7 +142,9 @@ def _routes_of(routing: nameserver_pb2.Routing) -> Iterator[PartitionRoute]:
             continue
         for p in topic.partitions:
             replicas = tuple(r.store_id for r in p.replicas)
-            yield PartitionRoute(topic.topic.topic, p.partition, p.group, replicas, p.leader_store_id, p.bundle)
+            yield PartitionRoute(
+                topic.topic.topic, p.partition, p.group, replicas, p.leader_store_id, p.bundle, topic.topic.id
+            )
 
 
 def _endpoints_of(routing: nameserver_pb2.Routing) -> Mapping[int, str]:

@@ -53,9 +53,9 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         refusal: SteleError | None = session.charge(len(batch))
         try:
             header = read_header(batch)
-            owned = self._partitions.get(request.topic, request.partition)
+            owned = self._partitions.get(request.topic, request.partition, request.topic_id)
             if owned is None:
-                owned = await self._partitions.find(request.topic, request.partition)
+                owned = await self._partitions.find(request.topic, request.partition, request.topic_id)
         except SteleError as e:
             session.answer(request.request_id, len(batch), e)
             return
@@ -81,7 +81,7 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         subscription = first.open.subscription
         try:
             _check_open(first)
-            owned = await self._opened(first.open.topic, first.open.partition)
+            owned = await self._opened(first.open.topic, first.open.partition, first.open.topic_id)
             stream = await owned.dispatch.subscribe(first.open)
         except SteleError as e:
             yield pb.SubscribeResponse(closed=pb.Closed(error=to_wire(e)))
@@ -94,8 +94,8 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         finally:
             owned.dispatch.leave(subscription, stream.id)
 
-    async def _opened(self, topic: str, partition: int) -> OwnedPartition:
-        owned = await self._partitions.find(topic, partition)
+    async def _opened(self, topic: str, partition: int, topic_id: int = 0) -> OwnedPartition:
+        owned = await self._partitions.find(topic, partition, topic_id)
         await owned.opened()
         return owned
 
@@ -148,7 +148,7 @@ async def _read_subscribe(
                         error = InvalidArgument(f"{len(ack.ranges)} ranges; accepted: up to {ACK_RANGES_MAX}")
                         stream.finish_ack(ack.request_id, error)
                     else:
-                        dispatch.ack(subscription, stream.id, ack.request_id, _ranges(ack.ranges), ack.cumulative)
+                        dispatch.ack(subscription, stream.id, ack)
                 case "nack":
                     nack = request.nack
                     dispatch.nack(subscription, stream.id, _ranges(nack.ranges), nack.delay_ms / 1000)

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from stele.broker.ranges import RangeMap
-from stele.services.errors import ConsumerBusy, InvalidArgument, SteleError
+from stele.services.errors import ConsumerBusy, InvalidArgument, StaleAck, SteleError
 
 CREDIT_MESSAGES_MAX = 1_000_000
 TURN_MESSAGES_MAX = 1_000  # SHARED: how much one consumer is given before the next has its turn
@@ -227,12 +227,14 @@ class Subscription:
     # --- acknowledgements -----------------------------------------------------------------------------------------
 
     def ack(
-        self, consumer: int, request_id: int, ranges: Sequence[Range], cumulative: bool, now_s: float
+        self, consumer: int, request_id: int, ranges: Sequence[Range], cumulative: bool, generation: int, now_s: float
     ) -> list[SubscriptionEffect]:
-        """Accepted for every committed offset, also one that this broker has not delivered: its predecessor may have."""
+        """Accepted for every committed offset, also one that this broker has not delivered: its predecessor may have.  Refused
+        for another ``generation``: what was delivered before the cursor was set anew is owed again, whoever acknowledges it."""
         if consumer not in self.consumers:
             return []
         try:
+            self._check_generation(generation)
             ranges = self._checked(ranges, cumulative)
         except SteleError as e:
             return [RefuseAck(consumer, request_id, e)]
@@ -245,6 +247,14 @@ class Subscription:
         self._raise_floor()
         self._requests.add(consumer, request_id)
         return self._dispatch(now_s)
+
+    def _check_generation(self, generation: int) -> None:
+        if generation != self.generation:
+            raise StaleAck(
+                f"subscription {self.name!r} was moved or made anew since the message was delivered",
+                generation=generation,
+                current=self.generation,
+            )
 
     def _checked(self, ranges: Sequence[Range], cumulative: bool) -> Sequence[Range]:
         if not ranges:

@@ -230,6 +230,20 @@ class SubscriptionReset(SteleError):
     code, definite, retryable = Code.ABORTED, True, True
 
 
+class TopicMismatch(SteleError):
+    """The topic of that name is another one than is meant, or this broker knows only the former one yet (facts ``expected``,
+    ``got``: topic ids).  Definite, retryable after a new lookup."""
+
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, True
+
+
+class StaleAck(SteleError):
+    """The message was delivered before its subscription was moved or made anew, or before its topic was: the acknowledgement counts
+    for nothing, and what is still stored of it comes again.  Definite, terminal."""
+
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
+
+
 # --- not now ------------------------------------------------------------------------------------------------------
 
 

@@ -92,12 +92,16 @@ class ProducerBatch(Generic[PromiseT]):
     attempt: int = 0  # number of the attempt that is unanswered; 0: none
     sent_s: float = 0.0
     attempts: int = 0
-    maybe_stored: bool = False  # some attempt ended without a definite answer
+    unknown: set[int] = field(default_factory=set)  # attempts that were written off, or ended without a definite answer
     last_error: SteleError | None = None
 
     @property
     def was_sent(self) -> bool:
         return self.attempts > 0
+
+    @property
+    def maybe_stored(self) -> bool:
+        return bool(self.unknown)
 
     @property
     def memory_bytes(self) -> int:
@@ -202,7 +206,7 @@ class PartitionBatches(Generic[PromiseT]):
         batch.last_error = error
         is_head = next(iter(self._inflight)) == attempt
         if not error.definite:
-            batch.maybe_stored = True
+            batch.unknown.add(attempt)
         self._rewind(answered=attempt)
         # What is not at the head may be refused because of the head alone: it goes again after it.
         if not is_head or (may_retry(error) and not isinstance(error, OutOfOrderSequence)):
@@ -212,6 +216,11 @@ class PartitionBatches(Generic[PromiseT]):
             self._take_new_identity()
             return True, []
         return True, self._give_up(batch, error)
+
+    def refused_late(self, batch: ProducerBatch[PromiseT], attempt: int, error: SteleError) -> None:
+        """An attempt that was written off was answered with ``error`` after all: if that is definite, it stored nothing."""
+        if error.definite:
+            batch.unknown.discard(attempt)
 
     def rewind(self, error: SteleError | None = None) -> None:
         """Every unanswered attempt is written off, its outcome unknown; all of them go again, in order."""
@@ -238,6 +247,15 @@ class PartitionBatches(Generic[PromiseT]):
         self._queued.clear()
         self._take_new_identity()
         return given_up
+
+    def retire(self, error: SteleError) -> tuple[list[PromiseT], list[GivenUp[PromiseT]]]:
+        """Takes everything out, for nothing more is sent: the promises of what cannot have been stored, in order, and what may have
+        been, which is given up."""
+        self.seal()
+        self.rewind(error)
+        left, self._queued = self._queued, deque()
+        unsent = [promise for b in left if not b.maybe_stored for promise in b.promises]
+        return unsent, [GivenUp(b, _explained(b, error)) for b in left if b.maybe_stored]
 
     # --- questions ------------------------------------------------------------------------------------------------
 
@@ -281,7 +299,7 @@ class PartitionBatches(Generic[PromiseT]):
     def _rewind(self, answered: int) -> None:
         for attempt, batch in self._inflight.items():
             if attempt != answered:
-                batch.maybe_stored = True
+                batch.unknown.add(attempt)
             batch.attempt = 0
         self._queued.extendleft(reversed(self._inflight.values()))
         self._inflight.clear()
@@ -307,7 +325,8 @@ class PartitionBatches(Generic[PromiseT]):
         self.producer_id, self.next_sequence = self._new_identity(), 0
         for batch in self._queued:
             batch.encoded, batch.base_sequence = b"", -1
-            batch.attempts, batch.maybe_stored = 0, False
+            batch.attempts = 0
+            batch.unknown.clear()
 
 
 def new_producer_id(rng: Rng) -> int:

@@ -12,8 +12,8 @@ from typing import Any
 
 from stele.partition_consumer import NOT_FOUND_MAX
 from stele.retry import backoff_s, may_retry
-from stele.routing import Route, Router
-from stele.services.errors import SteleError, Timeout, TopicNotFound, Unreachable
+from stele.routing import Route, Router, TopicRoutes
+from stele.services.errors import PartitionNotFound, SteleError, Timeout, TopicNotFound, Unreachable
 from stele.services.pb import broker_pb2_grpc
 from stele.services.rpc.channels import Channels, call
 
@@ -26,11 +26,15 @@ class BrokerCalls:
 
     async def routes(self, topic: str, timeout_s: float) -> tuple[Route, ...]:
         """The topic's partitions, looked up anew.  Raises TopicNotFound."""
+        return (await self.topic_routes(topic, timeout_s)).partitions
+
+    async def topic_routes(self, topic: str, timeout_s: float) -> TopicRoutes:
+        """The same, with the topic's id."""
         loop = asyncio.get_running_loop()
         deadline_s, failures, not_found = loop.time() + timeout_s, 0, 0
         while True:
             try:
-                return (await self._router.refresh(topic)).partitions
+                return await self._router.refresh(topic)
             except SteleError as e:
                 failures += 1
                 not_found = not_found + 1 if isinstance(e, TopicNotFound) else 0
@@ -42,6 +46,9 @@ class BrokerCalls:
         while True:
             try:
                 routes = await (self._router.refresh(topic) if failures else self._router.routes(topic))
+                if partition >= len(routes.partitions):
+                    has = f"{topic} has partitions 0 to {len(routes.partitions) - 1} now"
+                    raise PartitionNotFound(f"{has}, not {partition}", topic=topic, partition=partition)
                 endpoint = routes.partitions[partition].endpoint
                 if not endpoint:
                     raise Unreachable(f"{topic}-{partition} has no broker at the moment")

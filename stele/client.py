@@ -136,7 +136,7 @@ class Client:
             subscription,
             self._router,
             self._channels,
-            self._brokers.routes,
+            self._brokers.topic_routes,
             self.admin.seek_partition,
             type=type,
             start=start,

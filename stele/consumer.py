@@ -4,6 +4,10 @@ Guarantee: every message is delivered until it is acknowledged; ``await ack(mess
 Within a partition messages come in order (*exclusive*, *failover*); *shared* spreads them over the consumers.  A broker that goes is
 replaced without the user noticing; what may then come twice is a message that was delivered and not acknowledged.
 
+A message belongs to the topic and to the position of the subscription under which it was delivered.  Once somebody moves the subscription
+or makes it anew, or the topic is made anew under its name, what came before cannot be acknowledged any more (StaleAck), and what is there
+now comes: all that the subscription owes, or everything of the new topic, whose partitions may be others.
+
 Usage, with a ``client`` of ``stele.connect``; the loop goes on for ever, unless it is left::
 
     async with client.consumer("shop/orders", "billing") as consumer:
@@ -19,6 +23,8 @@ Usage, with a ``client`` of ``stele.connect``; the loop goes on for ever, unless
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import os
 import random
 import socket
@@ -29,10 +35,11 @@ from types import TracebackType
 from stele.errors import ClientClosed
 from stele.model import Message
 from stele.partition_consumer import AckPromise, Listeners, PartitionConsumer, SubscriptionSettings
-from stele.routing import Route, Router, TopicRoutes
-from stele.services.errors import ConnectionBroken, InvalidArgument, SteleError, Timeout
+from stele.routing import Router, TopicRoutes
+from stele.services.errors import InvalidArgument, StaleAck, SteleError, Timeout
 from stele.services.pb import broker_pb2
 from stele.services.rpc.channels import Channels
+from stele.services.tasks import Tasks
 from stele.services.topics import check_name, parse_topic
 
 ACK_CONFIRM_TIMEOUT_S = 30.0
@@ -45,7 +52,7 @@ TYPES = {
     "shared": broker_pb2.SHARED,
 }
 
-Find = Callable[[str, float], Awaitable[tuple[Route, ...]]]  # topic, timeout
+Find = Callable[[str, float], Awaitable[TopicRoutes]]  # topic, timeout
 Seek = Callable[
     [str, int, str, "int | str", "int | None"], Awaitable[int]
 ]  # topic, partition, subscription, start, timestamp
@@ -110,7 +117,9 @@ class Consumer:
         self._router, self._channels, self._find, self._seek = router, channels, find, seek
         self._rng = rng or random.Random()
         self._on_closed = on_closed
+        self._topic_id = 0
         self._partitions: list[PartitionConsumer] = []
+        self._leaving = Tasks()  # partitions of a former topic of the name
         self._ready: deque[PartitionConsumer] = deque()
         self._arrived = asyncio.Event()
         self._opening: asyncio.Lock = asyncio.Lock()
@@ -125,20 +134,14 @@ class Consumer:
         async with self._opening:
             if not self._partitions:
                 self._check_open()
-                routes = await self._find(self.topic, OPEN_TIMEOUT_S)
-                listeners = Listeners(arrived=self._mark_ready, failed=self._failed)
-                window = max(1, self._credit // len(routes))
-                self._partitions = [
-                    PartitionConsumer(
-                        r.partition, self._settings, window, self._router, self._channels, listeners, self._rng
-                    )
-                    for r in routes
-                ]
+                self._follow(await self._find(self.topic, OPEN_TIMEOUT_S))
                 self._end_watch = self._router.watch(self.topic, self._moved)
-                for p in self._partitions:
-                    p.start()
-        for p in self._partitions:
-            while not p.opened.is_set():
+        topic_id, left = self._topic_id, list(self._partitions)
+        while left:
+            if topic_id != self._topic_id:
+                topic_id, left = self._topic_id, list(self._partitions)
+            p = left.pop(0)
+            while not p.opened.is_set() and topic_id == self._topic_id:
                 self._check_open()
                 self._arrived.clear()
                 waiting = [asyncio.ensure_future(p.opened.wait()), asyncio.ensure_future(self._arrived.wait())]
@@ -148,6 +151,27 @@ class Consumer:
                     for task in waiting:
                         task.cancel()
             self._arrived.set()
+
+    def _follow(self, routes: TopicRoutes) -> None:
+        """From now on the partitions of this topic."""
+        self._topic_id = routes.topic_id
+        listeners = Listeners(self._mark_ready, functools.partial(self._failed, routes.topic_id))
+        window = max(1, self._credit // len(routes.partitions))
+        self._partitions = [
+            PartitionConsumer(
+                routes.topic_id,
+                r.partition,
+                self._settings,
+                window,
+                self._router,
+                self._channels,
+                listeners,
+                self._rng,
+            )
+            for r in routes.partitions
+        ]
+        for p in self._partitions:
+            p.start()
 
     async def receive(self, timeout_s: float | None = None) -> Message | None:
         """The next message; None when there was none within ``timeout_s``.  Raises terminal errors alone."""
@@ -184,12 +208,13 @@ class Consumer:
     # --- acknowledging --------------------------------------------------------------------------------------------
 
     async def ack(self, message: Message) -> None:
-        """Returns when the acknowledgement is durable.  Raises Timeout when that is not known within 30 s: it may come again."""
+        """Returns when the acknowledgement is durable.  Raises Timeout when that is not known within 30 s: it may come again; StaleAck
+        for a message from before a seek, or of a former topic or subscription of the name."""
         await self._confirmed(self.ack_nowait(message))
 
     def ack_nowait(self, message: Message) -> AckPromise:
         """Acknowledges without waiting; the future is done when it is durable."""
-        promise = self._partition_of(message).ack(message.offset, cumulative=False)
+        promise = self._partition_of(message).ack(message, cumulative=False)
         promise.add_done_callback(_retrieve)
         return promise
 
@@ -199,7 +224,7 @@ class Consumer:
             raise InvalidArgument(
                 "cumulative acknowledgement is for exclusive and failover subscriptions, this one is shared"
             )
-        promise = self._partition_of(message).ack(message.offset, cumulative=True)
+        promise = self._partition_of(message).ack(message, cumulative=True)
         promise.add_done_callback(_retrieve)
         await self._confirmed(promise)
 
@@ -207,7 +232,8 @@ class Consumer:
         """Hands a message back: it is delivered again, not before ``delay_s``."""
         if not 0 <= delay_s <= 86_400:
             raise InvalidArgument(f"delay_s {delay_s} is not accepted: 0 to 86400 seconds")
-        self._partition_of(message).nack(message.offset, delay_s)
+        if self._topic_id == message.topic_id or message.topic != self.topic:
+            self._partition_of(message).nack(message, delay_s)
 
     async def flush(self) -> None:
         """Returns when every acknowledgement so far is durable."""
@@ -232,14 +258,14 @@ class Consumer:
             raise InvalidArgument(f"{self.topic} has partitions 0 to {len(self._partitions) - 1}, not {partition}")
         for p in chosen:
             await p.stop()
-            p.forget(ConnectionBroken("the subscription was moved before the acknowledgement was durable"))
+            p.opened.clear()
         try:
             for p in chosen:
                 await self._seek(self.topic, p.partition, self.subscription, start, timestamp_ms)
         finally:
             for p in chosen:
-                p.opened.clear()
-                p.start()
+                if p in self._partitions:
+                    p.start()
         await self.open()
 
     async def close(self) -> None:
@@ -256,7 +282,7 @@ class Consumer:
             self._on_closed(self)
             self._end_watch()
             self._arrived.set()
-            await asyncio.gather(*(p.stop() for p in self._partitions))
+            await asyncio.gather(self._leaving.finished(), *(p.stop() for p in self._partitions))
             for p in self._partitions:
                 p.forget(
                     ClientClosed(f"the consumer of {self.topic} was closed before the acknowledgement was durable")
@@ -303,14 +329,15 @@ class Consumer:
         return None
 
     def _mark_ready(self, p: PartitionConsumer) -> None:
-        if not p.is_ready:
+        if not p.is_ready and p.topic_id == self._topic_id:
             p.is_ready = True
             self._ready.append(p)
         self._arrived.set()
 
-    def _failed(self, error: SteleError) -> None:
-        self._failure = self._failure or error
-        self._arrived.set()
+    def _failed(self, topic_id: int, error: SteleError) -> None:
+        if topic_id == self._topic_id:
+            self._failure = self._failure or error
+            self._arrived.set()
 
     def _check_open(self, even_closed: bool = False) -> None:
         if self._failure is not None:
@@ -319,11 +346,32 @@ class Consumer:
             raise ClientClosed(f"the consumer of {self.topic} is closed")
 
     def _moved(self, routes: TopicRoutes) -> None:
+        if routes.topic_id != self._topic_id:
+            self._leave_for(routes)
+            return
         for p, route in zip(self._partitions, routes.partitions, strict=False):
             p.moved(route)
 
+    def _leave_for(self, routes: TopicRoutes) -> None:
+        """The topic was made anew: all of it came after this consumer, wherever that had begun."""
+        if self._closed or self._failure is not None:
+            return
+        former, self._settings = self._partitions, dataclasses.replace(self._settings, start="earliest")
+        self._ready.clear()
+        for p in former:
+            p.forget(StaleAck(f"topic {self.topic} was made anew before the acknowledgement was durable"))
+            self._leaving.start(p.stop())
+        self._follow(routes)
+        self._arrived.set()
+
     def _partition_of(self, message: Message) -> PartitionConsumer:
         self._check_open()
+        if message.topic == self.topic and self._partitions and message.topic_id != self._topic_id:
+            raise StaleAck(
+                f"topic {self.topic} was made anew since the message was delivered",
+                topic_id=message.topic_id,
+                current=self._topic_id,
+            )
         if message.topic != self.topic or message.partition >= len(self._partitions):
             raise InvalidArgument(
                 f"the message is of {message.topic}-{message.partition}, the consumer of {self.topic}"

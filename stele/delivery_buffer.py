@@ -2,7 +2,8 @@
 
 Guarantee: a message whose acknowledgement is on its way, or that the user holds while the stream is opened anew, is not handed out again;
 one that was handed back (nack) or that its broker delivers again on the same stream is.  An acknowledgement stays until it is confirmed,
-over any number of streams.
+over any number of streams, but not over a change of the cursor's generation: after a seek, or for a subscription made anew, nothing of
+before counts.
 
 ::
 
@@ -18,7 +19,7 @@ from typing import Generic, TypeVar
 
 from stele.model import Message
 from stele.services.batch import decode
-from stele.services.errors import BatchCorrupt, SteleError
+from stele.services.errors import BatchCorrupt, StaleAck, SteleError
 
 OffsetRange = tuple[int, int]
 PromiseT = TypeVar("PromiseT")
@@ -55,7 +56,14 @@ def join(offsets: Iterable[int]) -> list[OffsetRange]:
 
 
 def read_delivery(
-    topic: str, partition: int, base_offset: int, batch: bytes, ranges: Sequence[OffsetRange], redelivery_count: int
+    topic: str,
+    partition: int,
+    base_offset: int,
+    batch: bytes,
+    ranges: Sequence[OffsetRange],
+    redelivery_count: int,
+    topic_id: int,
+    generation: int,
 ) -> list[Message]:
     """The messages of a stored batch that are meant for this consumer.  Raises BatchCorrupt with the place of what cannot be read."""
     try:
@@ -70,7 +78,9 @@ def read_delivery(
             last=last,
         ) from None
     return [
-        Message(topic, partition, offset, r.key, r.value, r.headers, r.timestamp_ms, redelivery_count)
+        Message(
+            topic, partition, offset, r.key, r.value, r.headers, r.timestamp_ms, redelivery_count, topic_id, generation
+        )
         for first, last in ranges
         for offset in range(max(first, base_offset), min(last, base_offset + len(records) - 1) + 1)
         for r in (records[offset - base_offset],)
@@ -81,6 +91,7 @@ class DeliveryBuffer(Generic[PromiseT]):
     """One partition's side of a consumer; see the module's docstring."""
 
     def __init__(self) -> None:
+        self.generation: int | None = None  # of the cursor; None: not known yet
         self._buffered: dict[int, Message] = {}  # in order of delivery
         self._held: set[int] = set()
         self._held_before: set[int] = set()  # held when the stream was opened anew: their first repetition is no news
@@ -93,8 +104,12 @@ class DeliveryBuffer(Generic[PromiseT]):
 
     # --- deliveries -----------------------------------------------------------------------------------------------
 
-    def opened(self) -> None:
-        """A new stream: what was only buffered comes again; what the user holds need not."""
+    def opened(self, generation: int) -> list[PromiseT]:
+        """A new stream: what was only buffered comes again; what the user holds need not.  Under another generation than before
+        everything may come again, and is new: the promises that are void."""
+        before, self.generation = self.generation, generation
+        if before not in (None, generation):
+            return self.reset()
         self._buffered.clear()
         self._held_before = set(self._held)
         sent, self._sent = self._sent, {}
@@ -102,6 +117,7 @@ class DeliveryBuffer(Generic[PromiseT]):
         self._cumulative_to_send = [
             ack for r in sent.values() if r.cumulative for ack in r.acks
         ] + self._cumulative_to_send
+        return []
 
     def delivered(self, messages: Iterable[Message]) -> int:
         """Takes messages in; how many of them were not wanted."""
@@ -136,7 +152,20 @@ class DeliveryBuffer(Generic[PromiseT]):
 
     # --- acknowledgements -----------------------------------------------------------------------------------------
 
+    def check(self, generation: int) -> None:
+        """Raises StaleAck: a message that was delivered under ``generation`` cannot be acknowledged any more."""
+        if self.generation is None:
+            # It was delivered to another consumer of the subscription: the first stream shows whether it still counts.
+            self.generation = generation
+        elif generation != self.generation:
+            raise StaleAck(
+                "the subscription was moved or made anew since the message was delivered",
+                generation=generation,
+                current=self.generation,
+            )
+
     def ack(self, offset: int, promise: PromiseT) -> None:
+        """Of a message that ``check`` let pass."""
         self._drop(offset)
         self._acking.add(offset)
         self._to_send.append((offset, promise))
@@ -182,7 +211,7 @@ class DeliveryBuffer(Generic[PromiseT]):
                 self._to_send += request.acks
             return None
         self._done(request)
-        if not request.cumulative:
+        if not request.cumulative and not isinstance(error, StaleAck):
             self._held.update(offset for offset, _ in request.acks)
         return request
 

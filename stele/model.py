@@ -16,7 +16,9 @@ class SendResult:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message as it was delivered.  ``redelivery_count`` 0: it was not delivered before, as far as its broker knows."""
+    """One message as it was delivered.  ``redelivery_count`` 0: it was not delivered before, as far as its broker knows.  ``topic_id``
+    and ``generation`` say of which topic of that name, and under which position of the subscription: an acknowledgement counts for
+    no other."""
 
     topic: str
     partition: int
@@ -26,6 +28,8 @@ class Message:
     headers: Mapping[str, bytes]
     timestamp_ms: int
     redelivery_count: int = 0
+    topic_id: int = 0
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

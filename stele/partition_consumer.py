@@ -23,9 +23,11 @@ from stele.services.errors import (
     BatchCorrupt,
     ConnectionBroken,
     ConsumerBusy,
-    PartitionNotFound,
+    StaleAck,
     SteleError,
+    SubscriptionReset,
     Timeout,
+    TopicMismatch,
     TopicNotFound,
     Unreachable,
 )
@@ -68,13 +70,15 @@ class PartitionConsumer:
     """One partition's part of a consumer: ``start``, then ``take`` messages and ``ack`` or ``nack`` them, ``stop``.
 
     Guarantee: an acknowledgement stays until it is confirmed, over any number of streams; its promise then has its result, or the
-    error that ended the partition (``forget``, a terminal refusal).  At most ``window`` messages wait here to
+    error that ended the partition (``forget``, a terminal refusal), or StaleAck once the subscription was moved or made anew.  It is
+    a partition of the topic with the id ``topic_id`` and of no other of that name.  At most ``window`` messages wait here to
     be taken.  ``listeners`` are called on the event loop: when messages have come, and once when the
     partition is over for good.
     """
 
     def __init__(
         self,
+        topic_id: int,
         partition: int,
         settings: SubscriptionSettings,
         window: int,
@@ -83,6 +87,7 @@ class PartitionConsumer:
         listeners: Listeners,
         rng: random.Random,
     ) -> None:
+        self.topic_id = topic_id
         self.partition = partition
         self.buffer: DeliveryBuffer[AckPromise] = DeliveryBuffer()
         self.is_ready = False  # it stands in the consumer's line of partitions with messages
@@ -122,8 +127,14 @@ class PartitionConsumer:
             self._return_credit(1)
         return message
 
-    def ack(self, offset: int, cumulative: bool) -> AckPromise:
+    def ack(self, message: Message, cumulative: bool) -> AckPromise:
         promise: AckPromise = asyncio.get_running_loop().create_future()
+        offset = message.offset
+        try:
+            self.buffer.check(message.generation)
+        except StaleAck as e:
+            promise.set_exception(e)
+            return promise
         if cumulative:
             before = self.buffer.buffered
             self.buffer.ack_cumulative(offset, promise)
@@ -135,14 +146,17 @@ class PartitionConsumer:
         self._wake.set()
         return promise
 
-    def nack(self, offset: int, delay_s: float) -> None:
+    def nack(self, message: Message, delay_s: float) -> None:
+        if message.generation != self.buffer.generation:
+            return  # it comes again anyway
+        offset = message.offset
         self.buffer.nack(offset)
         ranges = [datanode_pb2.OffsetRange(first=offset, last=offset)]
         self._nacks.append(broker_pb2.Nack(ranges=ranges, delay_ms=int(delay_s * 1000)))
         self._wake.set()
 
     def forget(self, error: SteleError) -> None:
-        """The subscription starts anew elsewhere: nothing of before counts."""
+        """Nothing of what came and was acknowledged so far counts any more."""
         self._nacks.clear()
         for promise in self.buffer.reset():
             _fail(promise, error)
@@ -165,6 +179,9 @@ class PartitionConsumer:
                 error: SteleError = ConnectionBroken("the broker ended the stream")
             except SteleError as e:
                 error = e
+            if isinstance(error, SubscriptionReset):
+                # At once: what waits here to be received comes again, and not behind itself.
+                self.forget(_stale(error))
             if self.opened.is_set():
                 failures, not_found, busy_since_s = 0, 0, None
             self.opened.clear()
@@ -192,8 +209,8 @@ class PartitionConsumer:
     async def _route(self, anew: bool) -> Route:
         topic = self._settings.topic
         routes = await (self._router.refresh(topic) if anew else self._router.routes(topic))
-        if self.partition >= len(routes.partitions):
-            raise PartitionNotFound(f"{topic} has {len(routes.partitions)} partitions now", partition=self.partition)
+        if routes.topic_id != self.topic_id:
+            raise TopicMismatch(f"{topic} was made anew", expected=self.topic_id, got=routes.topic_id)
         route = routes.partitions[self.partition]
         if not route.endpoint:
             raise Unreachable(f"{topic}-{self.partition} has no broker at the moment")
@@ -228,6 +245,8 @@ class PartitionConsumer:
             consumer=s.name,
             credit=credit,
             ack_timeout_ms=s.ack_timeout_ms,
+            topic_id=self.topic_id,
+            must_exist=self._ever_opened,
         )
         set_start(request, s.start)
         try:
@@ -242,7 +261,9 @@ class PartitionConsumer:
         if response.WhichOneof("response") == "closed":
             raise from_pb(response.closed.error) or ConnectionBroken(f"{self._endpoint} ended the stream")
         # Only now: what was buffered comes again on this stream, acknowledgements not yet confirmed are repeated on it.
-        self.buffer.opened()
+        stale = _stale(f"{s.topic}-{self.partition} was opened anew")
+        for promise in self.buffer.opened(response.opened.generation):
+            _fail(promise, stale)
         self._nacks.clear()
         self._credit_to_return = self._window - credit
         self.active = response.opened.active
@@ -258,7 +279,14 @@ class PartitionConsumer:
                 d = response.delivery
                 ranges = [(r.first, r.last) for r in d.offsets]
                 messages = read_delivery(
-                    self._settings.topic, self.partition, d.base_offset, d.batch, ranges, d.redelivery_count
+                    self._settings.topic,
+                    self.partition,
+                    d.base_offset,
+                    d.batch,
+                    ranges,
+                    d.redelivery_count,
+                    self.topic_id,
+                    self.buffer.generation or 0,
                 )
                 self._return_credit(self.buffer.delivered(messages))
                 if self.buffer.buffered:
@@ -289,7 +317,7 @@ class PartitionConsumer:
                     while self._nacks:
                         await call.write(broker_pb2.SubscribeRequest(nack=self._nacks.popleft()))
                     while (request := self.buffer.next_request()) is not None:
-                        await call.write(broker_pb2.SubscribeRequest(ack=_ack(request)))
+                        await call.write(broker_pb2.SubscribeRequest(ack=_ack(request, self.buffer.generation or 0)))
                     if self._credit_to_return >= max(1, self._window // 2):
                         credit = broker_pb2.Credit(messages=self._credit_to_return)
                         self._credit_to_return = 0
@@ -332,13 +360,18 @@ async def _read(call: Any, endpoint: str) -> broker_pb2.SubscribeResponse:
     return cast(broker_pb2.SubscribeResponse, response)
 
 
-def _ack(request: AckRequest[AckPromise]) -> broker_pb2.Ack:
+def _ack(request: AckRequest[AckPromise], generation: int) -> broker_pb2.Ack:
     ranges: list[OffsetRange] = request.ranges
     return broker_pb2.Ack(
         request_id=request.request_id,
         ranges=[datanode_pb2.OffsetRange(first=a, last=b) for a, b in ranges],
         cumulative=request.cumulative,
+        generation=generation,
     )
+
+
+def _stale(why: object) -> StaleAck:
+    return StaleAck(f"the subscription was moved or made anew before the acknowledgement was durable: {why}")
 
 
 def _fail(promise: AckPromise, error: SteleError) -> None:

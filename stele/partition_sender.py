@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+from contextlib import suppress
+from dataclasses import dataclass
 
 from stele.batching import GivenUp, PartitionBatches, ProducerBatch
 from stele.buffer_limit import BufferLimit
@@ -17,7 +19,7 @@ from stele.produce_streams import ProduceStream, ProduceStreams
 from stele.retry import backoff_s
 from stele.routing import Router
 from stele.services.batch import BatchRecord
-from stele.services.errors import NotOwner, PartitionNotFound, SteleError, TopicNotFound, Unreachable
+from stele.services.errors import NotOwner, SteleError, TopicMismatch, TopicNotFound, Unreachable
 from stele.services.library_log import LibraryLog
 from stele.services.pb import broker_pb2
 from stele.services.rpc.status import from_pb
@@ -29,20 +31,32 @@ NOT_FOUND_MAX = 3  # lookups in a row that know no such topic
 Promise = asyncio.Future[SendResult]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Outgoing:
+    """A message whose memory is acquired."""
+
+    record: BatchRecord
+    size: int
+    partition: int | None  # the one that was asked for
+    promise: Promise
+    deadline_s: float  # on the loop's clock
+
+
 class PartitionSender:
-    """The way of one partition's messages.
+    """The way of one partition's messages, a partition of the topic with the id ``topic_id`` and of no other of that name.
 
     ``add`` takes a message whose memory was acquired from ``limit``; it is released there when the message has its result.  A batch
     leaves when it is full or ``linger_s`` old.  Where to, ``router`` says; what carries it there are the client's ``streams``.  The
     results are the promises' own: SendResult; SendTimedOut or Timeout past the deadline; a definite, terminal refusal of the broker or of
-    the nameserver (TopicNotFound, PartitionNotFound, …); what ``fail_all`` is given.
+    the nameserver (TopicNotFound, …); what ``fail_all`` is given.
     """
 
     def __init__(
         self,
         topic: str,
+        topic_id: int,
         partition: int,
-        batches: PartitionBatches[Promise],
+        batches: PartitionBatches[Outgoing],
         router: Router,
         streams: ProduceStreams,
         limit: BufferLimit,
@@ -50,12 +64,15 @@ class PartitionSender:
         linger_s: float,
         rng: random.Random,
     ) -> None:
-        self.topic, self.partition = topic, partition
+        self.topic, self.topic_id, self.partition = topic, topic_id, partition
         self._batches = batches
         self._router, self._streams, self._limit = router, streams, limit
         self._linger_s, self._rng = linger_s, rng
         self._stream: ProduceStream | None = None
         self._routing = False
+        self._retired = False
+        self._unanswered = 0  # attempts
+        self._answer = asyncio.Event()  # set at each answer
         self._failures = 0  # in a row, of attempts and of lookups
         self._linger: asyncio.TimerHandle | asyncio.Handle | None = None
         self._tasks = Tasks()
@@ -75,9 +92,9 @@ class PartitionSender:
         """When the oldest unanswered attempt was sent, on the loop's clock; infinity: none is unanswered."""
         return self._batches.oldest_sent_s()
 
-    def add(self, record: BatchRecord, size: int, promise: Promise, deadline_s: float) -> None:
-        """Takes one message of ``size`` bytes in a batch; ``deadline_s`` is on the loop's clock."""
-        begun, sealed = self._batches.add(record, size, promise, deadline_s)
+    def add(self, outgoing: Outgoing) -> None:
+        """Takes one message."""
+        begun, sealed = self._batches.add(outgoing.record, outgoing.size, outgoing, outgoing.deadline_s)
         if sealed:
             self._stop_lingering()
             self._send()
@@ -116,6 +133,20 @@ class PartitionSender:
         self._stop_lingering()
         self._fail(self._batches.fail_all(error))
 
+    async def retire(self, error: SteleError) -> list[Outgoing]:
+        """Sends nothing more.  What cannot have been stored, in order, once all that was sent is answered, or a bounded time has
+        passed; what may have been fails with what ``error`` is for it."""
+        self._retired = True
+        self._stop_lingering()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ATTEMPT_TIMEOUT_S):
+                while self._unanswered:
+                    self._answer.clear()
+                    await self._answer.wait()
+        unsent, given_up = self._batches.retire(error)
+        self._fail(given_up)
+        return unsent
+
     async def close(self) -> None:
         """Ends what runs for it; what has no result is for ``fail_all``."""
         await self._tasks.cancel()
@@ -124,7 +155,7 @@ class PartitionSender:
 
     def _send(self) -> None:
         """Sends what may be sent."""
-        if self._routing or not self._batches.has_work:
+        if self._routing or self._retired or not self._batches.has_work:
             return
         stream = self._stream
         if stream is None or stream.closed:
@@ -132,12 +163,17 @@ class PartitionSender:
             return
         now_s = asyncio.get_running_loop().time()
         while (batch := self._batches.next_to_send(now_s)) is not None:
-            request = broker_pb2.ProduceRequest(topic=self.topic, partition=self.partition, batch=batch.encoded)
+            request = broker_pb2.ProduceRequest(
+                topic=self.topic, topic_id=self.topic_id, partition=self.partition, batch=batch.encoded
+            )
+            self._unanswered += 1
             stream.send(request).add_done_callback(functools.partial(self._answered, batch, batch.attempt))
 
     def _answered(
-        self, batch: ProducerBatch[Promise], attempt: int, answer: asyncio.Future[broker_pb2.ProduceResponse]
+        self, batch: ProducerBatch[Outgoing], attempt: int, answer: asyncio.Future[broker_pb2.ProduceResponse]
     ) -> None:
+        self._unanswered -= 1
+        self._answer.set()
         failure = answer.exception()
         if failure is not None and not isinstance(failure, SteleError):
             raise failure
@@ -148,6 +184,7 @@ class PartitionSender:
                 self._succeed(batch, answer.result().base_offset)
             self._send()
             return
+        self._batches.refused_late(batch, attempt, error)
         again, given_up = self._batches.refused(attempt, error)
         self._fail(given_up)
         if again:
@@ -155,7 +192,7 @@ class PartitionSender:
             self._find_route()
 
     def _find_route(self) -> None:
-        if not self._routing and self._batches.has_work:
+        if not self._routing and not self._retired and self._batches.has_work:
             self._routing = True
             self._tasks.start(self._route(), f"route {self.topic}-{self.partition}")
 
@@ -163,7 +200,7 @@ class PartitionSender:
         """Looks the partition up until it has a broker, then sends."""
         not_found = 0
         try:
-            while self._batches.has_work:
+            while self._batches.has_work and not self._retired:
                 await asyncio.sleep(backoff_s(self._failures, self._rng))
                 try:
                     stream = await self._look_up(anew=self._failures > 0)
@@ -183,26 +220,26 @@ class PartitionSender:
 
     async def _look_up(self, anew: bool) -> ProduceStream | None:
         routes = await (self._router.refresh(self.topic) if anew else self._router.routes(self.topic))
-        if self.partition >= len(routes.partitions):
-            has = f"{self.topic} has {len(routes.partitions)} partitions now"
-            raise PartitionNotFound(has, partition=self.partition)
+        if routes.topic_id != self.topic_id:
+            # Whoever holds this sender is told by the router, too, and puts another one in its place.
+            raise TopicMismatch(f"{self.topic} was made anew", expected=self.topic_id, got=routes.topic_id)
         endpoint = routes.partitions[self.partition].endpoint
         return self._streams.get(endpoint) if endpoint else None
 
     # --- results --------------------------------------------------------------------------------------------------
 
-    def _succeed(self, batch: ProducerBatch[Promise], base_offset: int) -> None:
-        for i, promise in enumerate(batch.promises):
-            if not promise.done():
-                promise.set_result(SendResult(self.partition, base_offset + i))
+    def _succeed(self, batch: ProducerBatch[Outgoing], base_offset: int) -> None:
+        for i, outgoing in enumerate(batch.promises):
+            if not outgoing.promise.done():
+                outgoing.promise.set_result(SendResult(self.partition, base_offset + i))
         self._limit.release(batch.memory_bytes)
 
-    def _fail(self, given_up: list[GivenUp[Promise]]) -> None:
+    def _fail(self, given_up: list[GivenUp[Outgoing]]) -> None:
         for g in given_up:
             self._log.debug("batch_failed", topic=self.topic, messages=len(g.batch.records), reason=g.error.reason)
-            for promise in g.batch.promises:
-                if not promise.done():
-                    promise.set_exception(g.error)
+            for outgoing in g.batch.promises:
+                if not outgoing.promise.done():
+                    outgoing.promise.set_exception(g.error)
             self._limit.release(g.batch.memory_bytes)
 
     # --- lingering ------------------------------------------------------------------------------------------------

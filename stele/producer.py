@@ -7,6 +7,10 @@ An error says whether the message is *definitely* not stored (``error.definite``
 sequence cannot be continued: messages that were on their way behind it fail as indefinite too, and later ones go out under a new
 producer id.  Sending a message again after an indefinite error may store it twice.
 
+A producer sends to whichever topic has the name.  When the topic is deleted and made anew, what cannot have been stored in the former one
+goes to the new one, to the partition that a new producer would choose, in order; what may have been stored in the former one fails as
+indefinite.  In between, while there is no topic, messages fail with TopicNotFound.
+
 Usage, with a ``client`` of ``stele.connect``::
 
     async with client.producer("shop/orders") as producer:
@@ -38,11 +42,18 @@ from stele.batching import (
 from stele.buffer_limit import BufferLimit
 from stele.errors import ClientClosed, SendTimedOut
 from stele.model import SendResult
-from stele.partition_sender import NOT_FOUND_MAX, PartitionSender, Promise
+from stele.partition_sender import NOT_FOUND_MAX, Outgoing, PartitionSender, Promise
 from stele.produce_streams import ProduceStreams
 from stele.routing import Router, TopicRoutes
 from stele.services.batch import BatchRecord
-from stele.services.errors import InvalidArgument, Overloaded, PartitionNotFound, SteleError, TopicNotFound
+from stele.services.errors import (
+    InvalidArgument,
+    Overloaded,
+    PartitionNotFound,
+    SteleError,
+    TopicMismatch,
+    TopicNotFound,
+)
 from stele.services.library_log import LibraryLog
 from stele.services.tasks import Tasks
 from stele.services.topics import parse_topic
@@ -75,17 +86,6 @@ class ProducerSettings:
                 raise InvalidArgument(f"{name} {getattr(self, name)} is not accepted: {low} to {high}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Accepted:
-    """A message whose memory is acquired, not yet in a batch."""
-
-    record: BatchRecord
-    size: int
-    partition: int | None
-    promise: Promise
-    deadline_s: float
-
-
 class Producer:
     """Made by ``client.producer``; see the module's docstring."""
 
@@ -106,8 +106,10 @@ class Producer:
         self._rng = rng or random.Random()
         self._on_closed = on_closed
         self._limit = BufferLimit(settings.buffer_bytes_max)
-        self._staged: deque[_Accepted] = deque()  # until the topic's partitions are known
-        self._senders: list[PartitionSender] = []
+        self._staged: deque[Outgoing] = deque()  # until the topic's partitions are known and have senders
+        self._routes: TopicRoutes | None = None
+        self._senders: list[PartitionSender] = []  # of the topic that has the name now
+        self._former: list[PartitionSender] = []  # of its predecessor, while some of theirs is unanswered
         self._sticky: StickyPartitioner | None = None
         self._sticky_sealed = 0  # batches of the sticky partition that were complete when it was chosen
         self._tasks = Tasks()
@@ -178,7 +180,7 @@ class Producer:
         error = ClientClosed(f"the producer of {self.topic} was closed")
         self._limit.refuse_all(error)
         self._fail_everything(error)
-        await asyncio.gather(self._tasks.cancel(), *(sender.close() for sender in self._senders))
+        await asyncio.gather(self._tasks.cancel(), *(sender.close() for sender in [*self._former, *self._senders]))
 
     async def __aenter__(self) -> Producer:
         return self
@@ -200,29 +202,29 @@ class Producer:
         """Its memory is acquired already."""
         loop = asyncio.get_running_loop()
         promise: Promise = loop.create_future()
-        accepted = _Accepted(record, size, partition, promise, loop.time() + self.settings.send_timeout_s)
+        outgoing = Outgoing(record, size, partition, promise, loop.time() + self.settings.send_timeout_s)
         if self._closed:
-            self._fail(accepted, ClientClosed(f"the producer of {self.topic} was closed"))
+            self._fail(outgoing, ClientClosed(f"the producer of {self.topic} was closed"))
         elif self._senders:
-            self._assign(accepted)
+            self._assign(outgoing)
         else:
-            if not self._staged:
+            if self._routes is None and not self._staged:
                 self._tasks.start(self._begin())
-            self._staged.append(accepted)
+            self._staged.append(outgoing)
         return promise
 
-    def _assign(self, accepted: _Accepted) -> None:
-        if accepted.partition is not None:
-            chosen = accepted.partition
+    def _assign(self, outgoing: Outgoing) -> None:
+        if outgoing.partition is not None:
+            chosen = outgoing.partition
             if not 0 <= chosen < len(self._senders):
                 has = f"{self.topic} has partitions 0 to {len(self._senders) - 1}"
-                self._fail(accepted, PartitionNotFound(f"{has}, not {chosen}", partition=chosen))
+                self._fail(outgoing, PartitionNotFound(f"{has}, not {chosen}", partition=chosen))
                 return
-        elif accepted.record.key is not None:
-            chosen = partition_of_key(accepted.record.key, len(self._senders))
+        elif outgoing.record.key is not None:
+            chosen = partition_of_key(outgoing.record.key, len(self._senders))
         else:
             chosen = self._sticky_partition()
-        self._senders[chosen].add(accepted.record, accepted.size, accepted.promise, accepted.deadline_s)
+        self._senders[chosen].add(outgoing)
 
     def _sticky_partition(self) -> int:
         """The same until a batch of it is complete, then the next that is not stalled."""
@@ -248,18 +250,30 @@ class Producer:
                 if e.definite and not e.retryable and not 0 < not_found < NOT_FOUND_MAX:
                     self._fail_everything(e)
                     return
-                while self._staged and self._staged[0].deadline_s <= loop.time():
-                    self._fail(
-                        self._staged.popleft(), SendTimedOut(f"not sent before the send timeout: {e}", last=e.reason)
-                    )
+                self._expire_staged(loop.time(), e)
             await asyncio.sleep(LOOKUP_PAUSE_S)
 
+    def _expire_staged(self, now_s: float, why: SteleError) -> None:
+        while self._staged and self._staged[0].deadline_s <= now_s:
+            error = SendTimedOut(f"not sent before the send timeout: {why}", last=why.reason)
+            self._fail(self._staged.popleft(), error)
+
     def _open(self, routes: TopicRoutes) -> None:
+        self._build_senders(routes)
+        self._end_watch = self._router.watch(self.topic, self._moved)
+        self._tasks.start(self._sweep())
+
+    def _build_senders(self, routes: TopicRoutes) -> None:
+        """For a topic's partitions; they are given what was staged."""
+        self._routes = routes
         settings = self.settings
         for route in routes.partitions:
-            batches = PartitionBatches[Promise](self._identity, settings.batch_bytes_max, settings.inflight_batches_max)
+            batches = PartitionBatches[Outgoing](
+                self._identity, settings.batch_bytes_max, settings.inflight_batches_max
+            )
             sender = PartitionSender(
                 self.topic,
+                routes.topic_id,
                 route.partition,
                 batches,
                 self._router,
@@ -269,9 +283,7 @@ class Producer:
                 rng=self._rng,
             )
             self._senders.append(sender)
-        self._sticky = StickyPartitioner(len(self._senders), self._rng)
-        self._end_watch = self._router.watch(self.topic, self._moved)
-        self._tasks.start(self._sweep())
+        self._sticky, self._sticky_sealed = StickyPartitioner(len(self._senders), self._rng), 0
         while self._staged:
             self._assign(self._staged.popleft())
 
@@ -279,8 +291,31 @@ class Producer:
         return new_producer_id(self._rng) if self.settings.idempotent else 0
 
     def _moved(self, routes: TopicRoutes) -> None:
+        known, self._routes = self._routes, routes
+        assert known is not None
+        if known.topic_id != routes.topic_id:
+            if not self._former:
+                self._former, self._senders = self._senders, []
+                self._tasks.start(self._leave_former_topic())
+            return
         for sender, route in zip(self._senders, routes.partitions, strict=False):
             sender.moved(route.endpoint)
+
+    async def _leave_former_topic(self) -> None:
+        """What was not stored there goes to the topic that has the name now; meanwhile everything is staged."""
+        anew = self._made_anew()
+        unsent = await asyncio.gather(*(sender.retire(anew) for sender in self._former))
+        former, self._former = self._former, []
+        assert self._routes is not None
+        # By partition, each in its order, and before what came later: so messages of one key stay in theirs.
+        self._staged.extendleft(reversed([outgoing for part in unsent for outgoing in part]))
+        self._build_senders(self._routes)
+        for sender in self._senders:
+            sender.flush()  # it has waited for company before
+        await asyncio.gather(*(sender.close() for sender in former))
+
+    def _made_anew(self) -> TopicMismatch:
+        return TopicMismatch(f"topic {self.topic} was deleted and made anew", topic=self.topic)
 
     async def _sweep(self) -> None:
         """Deadlines and silence of every partition, on one timer."""
@@ -289,7 +324,8 @@ class Producer:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
             now_s = loop.time()
-            oldest_s = min(sender.oldest_sent_s() for sender in self._senders)
+            self._expire_staged(now_s, self._made_anew())
+            oldest_s = min((sender.oldest_sent_s() for sender in self._senders), default=now_s)
             for sender in self._senders:
                 sender.sweep(now_s)
             if now_s - oldest_s > STALL_S and now_s - looked_up_s > STALL_S:
@@ -304,13 +340,13 @@ class Producer:
 
     # --- failing --------------------------------------------------------------------------------------------------
 
-    def _fail(self, accepted: _Accepted, error: SteleError) -> None:
-        if not accepted.promise.done():
-            accepted.promise.set_exception(error)
-        self._limit.release(accepted.size + MESSAGE_MEMORY_BYTES)
+    def _fail(self, outgoing: Outgoing, error: SteleError) -> None:
+        if not outgoing.promise.done():
+            outgoing.promise.set_exception(error)
+        self._limit.release(outgoing.size + MESSAGE_MEMORY_BYTES)
 
     def _fail_everything(self, error: SteleError) -> None:
-        for sender in self._senders:
+        for sender in [*self._former, *self._senders]:
             sender.fail_all(error)
         while self._staged:
             self._fail(self._staged.popleft(), error)

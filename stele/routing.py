@@ -2,7 +2,7 @@
 
 Guarantee: a route that failed is looked up again before it is used again; lookups of one topic never run side by side, and at most
 every ``LOOKUP_INTERVAL_MIN_S``.  Whoever watches a topic is told of a moved partition within ``REFRESH_INTERVAL_S`` even if its old broker
-is silent.
+is silent.  Once a topic was made anew under its name, nobody is told of the former one again.
 
 A route is a hint: the broker refuses what it does not own, and the answer to that is another lookup.
 """
@@ -20,6 +20,7 @@ from stele.services.pb import common_pb2, nameserver_pb2
 LOOKUP_TIMEOUT_S = 5.0
 LOOKUP_INTERVAL_MIN_S = 0.02
 REFRESH_INTERVAL_S = 2.0
+FORMER_MAX_S = 10.0  # how long a nameserver may speak of a topic's predecessor before it is believed
 ENDPOINTS_MAX = 100
 
 Lookup = Callable[[str], Awaitable[nameserver_pb2.LookupResponse]]
@@ -92,6 +93,7 @@ class _Topic:
         self.routes: TopicRoutes | None = None
         self.lookup: asyncio.Task[TopicRoutes] | None = None
         self.looked_up_s = float("-inf")
+        self.former_since_s: float | None = None  # since when lookups have found a topic with a lower id
         self.watchers: list[Watcher] = []
         self.refresher: asyncio.Task[None] | None = None
 
@@ -159,11 +161,24 @@ class Router:
             return known.routes
         finally:
             known.looked_up_s = loop.time()
+        if self._is_former(routes, known):
+            assert known.routes is not None
+            return known.routes
         before, known.routes = known.routes, routes
         if before != routes:
             for watcher in list(known.watchers):
                 watcher(routes)
         return routes
+
+    def _is_former(self, routes: TopicRoutes, known: _Topic) -> bool:
+        """Ids only rise: whoever answers with a lower one lags.  If all do, and for long, the cluster is another one."""
+        now_s = asyncio.get_running_loop().time()
+        if known.routes is None or routes.topic_id >= known.routes.topic_id:
+            known.former_since_s = None
+            return False
+        if known.former_since_s is None:
+            known.former_since_s = now_s
+        return now_s - known.former_since_s < FORMER_MAX_S
 
     async def _keep_fresh(self, topic: str) -> None:
         while True:

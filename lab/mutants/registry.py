@@ -101,6 +101,14 @@ MUTANTS = _table(
     Mutant("ownership.BorrowsEpoch", ("R5.10",), "a paused owner that wakes up gets nothing accepted"),
     Mutant("ownership.IgnoresEpoch", ("R5.10",), "a paused owner that wakes up gets nothing accepted"),
 
+    # --- incarnations: what a name meant before
+    Mutant("incarnations.TakesAcksOfAnyGeneration", (), "an acknowledgement from before a seek counts for nothing"),
+    Mutant("incarnations.RepeatsAcksAfterASeek", (), "an acknowledgement from before a seek is not sent again"),
+    Mutant("incarnations.AcksWhatItOnceHeld", (), "a message from before a seek cannot be acknowledged"),
+    Mutant("incarnations.SendsAgainWhatMayBeStored", (), "what a former topic may have stored is not stored again"),
+    Mutant("incarnations.ServesWhoeverHasTheName", (), "what is meant for a former topic does not reach the new one"),
+    Mutant("incarnations.BelievesWhoeverLags", (), "a nameserver that lags brings no former topic back"),
+
     # --- the resolver (F2)
     Mutant("resolver.MatchesText", ("R2.1",), "what an error means does not hang on its text",
            and_breaks=("a store that starts late is reached as soon as it registers",)),

@@ -54,12 +54,15 @@ class ProduceRequest(_message.Message):
     TOPIC_FIELD_NUMBER: _builtins.int
     PARTITION_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     topic: _builtins.str
     """namespace/topic"""
     partition: _builtins.int
     batch: _builtins.bytes
     """services/batch.py"""
+    topic_id: _builtins.int
+    """of the topic that is meant; another one of that name refuses with TOPIC_MISMATCH.  0: whichever has the name"""
     def __init__(
         self,
         *,
@@ -67,10 +70,11 @@ class ProduceRequest(_message.Message):
         topic: _builtins.str = ...,
         partition: _builtins.int = ...,
         batch: _builtins.bytes = ...,
+        topic_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "partition", b"partition", "request_id", b"request_id", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "partition", b"partition", "request_id", b"request_id", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -158,6 +162,8 @@ class OpenSubscription(_message.Message):
     LATEST_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
     ACK_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    MUST_EXIST_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     subscription: _builtins.str
@@ -171,6 +177,10 @@ class OpenSubscription(_message.Message):
     """messages"""
     ack_timeout_ms: _builtins.int
     """0: no redelivery by time; else redelivered when not acknowledged by then"""
+    topic_id: _builtins.int
+    """as in ProduceRequest"""
+    must_exist: _builtins.bool
+    """it was there before: SUBSCRIPTION_NOT_FOUND where it is no more, instead of a new one"""
     def __init__(
         self,
         *,
@@ -184,10 +194,12 @@ class OpenSubscription(_message.Message):
         latest: _builtins.bool = ...,
         credit: _builtins.int = ...,
         ack_timeout_ms: _builtins.int = ...,
+        topic_id: _builtins.int = ...,
+        must_exist: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["earliest", b"earliest", "latest", b"latest", "offset", b"offset", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_timeout_ms", b"ack_timeout_ms", "consumer", b"consumer", "credit", b"credit", "earliest", b"earliest", "latest", b"latest", "offset", b"offset", "partition", b"partition", "start", b"start", "subscription", b"subscription", "topic", b"topic", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_timeout_ms", b"ack_timeout_ms", "consumer", b"consumer", "credit", b"credit", "earliest", b"earliest", "latest", b"latest", "must_exist", b"must_exist", "offset", b"offset", "partition", b"partition", "start", b"start", "subscription", b"subscription", "topic", b"topic", "topic_id", b"topic_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["offset", "earliest", "latest"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
@@ -221,10 +233,13 @@ class Ack(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     RANGES_FIELD_NUMBER: _builtins.int
     CUMULATIVE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """answered by AckDone with the same id once durable"""
     cumulative: _builtins.bool
     """everything up to ranges[0].last; refused for SHARED"""
+    generation: _builtins.int
+    """Opened.generation of the stream that delivered; another one is refused with STALE_ACK"""
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[_datanode_pb2.OffsetRange]: ...
     def __init__(
@@ -233,10 +248,11 @@ class Ack(_message.Message):
         request_id: _builtins.int = ...,
         ranges: _abc.Iterable[_datanode_pb2.OffsetRange] | None = ...,
         cumulative: _builtins.bool = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cumulative", b"cumulative", "ranges", b"ranges", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cumulative", b"cumulative", "generation", b"generation", "ranges", b"ranges", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -310,19 +326,26 @@ class Opened(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     created: _builtins.bool
     active: _builtins.bool
+    topic_id: _builtins.int
+    generation: _builtins.int
+    """of the cursor, never used twice in a partition: where it is another one than before, nothing of before counts"""
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         created: _builtins.bool = ...,
         active: _builtins.bool = ...,
+        topic_id: _builtins.int = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "created", b"created", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "created", b"created", "generation", b"generation", "position", b"position", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,7 +39,7 @@ class BrokerUnderTest:
 
     async def start(self) -> None:
         self._channels = Channels()
-        self.partitions = OwnedPartitions(self.name, self._channels, build=self._build)
+        self.partitions = self._cluster.serve(self.name, self._channels, build=self._build)
         self._server = Server("127.0.0.1", 0)
         servicer = BrokerServicer(self.partitions, self._credit_bytes)
         self._server.add(broker_pb2_grpc.add_BrokerServicer_to_server, servicer, "stele.v1.Broker")
@@ -58,12 +58,20 @@ class BrokerUnderTest:
 class Cluster:
     """Three stores, one topic; every partition in one bundle of its own."""
 
-    def __init__(self, partitions: int = 1, make_partition: Callable[[], PartitionState] = PartitionState) -> None:
+    def __init__(
+        self,
+        partitions: int = 1,
+        make_partition: Callable[[], PartitionState] = PartitionState,
+        serve: type[OwnedPartitions] = OwnedPartitions,
+    ) -> None:
+        self.serve = serve
+        self._first_group = 100
         self.groups = {100 + i: Group(100 + i, (1, 2, 3), make_partition()) for i in range(partitions)}
         self.datanodes = {i: InMemoryDatanode(i, self.groups) for i in (1, 2, 3)}
         self.brokers: dict[str, BrokerUnderTest] = {}
         self.owners = {self.bundle(i): ("br1", 1) for i in range(partitions)}
         self.topic_state = "ready"
+        self.topic_id = 5
         self.revision = 0
         self._stack = AsyncExitStack()
         self._client = Channels()
@@ -108,11 +116,21 @@ class Cluster:
             routing.bundles.add(bundle=bundle, broker=owner, epoch=epoch)
         topic = routing.topics.add()
         topic.topic.topic, topic.topic.partitions, topic.topic.state = TOPIC, len(self.groups), self.topic_state
+        topic.topic.id = self.topic_id
         for i, group in enumerate(self.groups.values()):
             route = topic.partitions.add(partition=i, group=group.id, bundle=self.bundle(i))
             for store_id in group.stores:
                 route.replicas.add(store_id=store_id)
         return routing
+
+    def recreate_topic(self) -> None:
+        """Another topic of the same name, with groups of its own."""
+        self.topic_id += 1
+        self._first_group += 100
+        made = [Group(self._first_group + i, (1, 2, 3), PartitionState()) for i in range(len(self.groups))]
+        self.groups.clear()  # the datanodes hold it, too
+        self.groups.update({group.id: group for group in made})
+        self.tell()
 
     def assign(self, broker: str, epoch: int, partition: int = 0) -> None:
         self.owners[self.bundle(partition)] = (broker, epoch)
@@ -125,7 +143,7 @@ class Cluster:
     # --- what stores do -------------------------------------------------------------------------------------------
 
     def group(self, partition: int = 0) -> Group:
-        return self.groups[100 + partition]
+        return self.groups[self._first_group + partition]
 
     def elect(self, store_id: int, partition: int = 0) -> None:
         self.group(partition).leader = store_id
@@ -175,16 +193,19 @@ class Producer:
             self.answers[answer.request_id] = answer
             self.order.append(answer.request_id)
 
-    async def send(self, *values: str, producer_id: int = 7, partition: int = 0, topic: str = TOPIC) -> int:
+    async def send(
+        self, *values: str, producer_id: int = 7, partition: int = 0, topic: str = TOPIC, topic_id: int = 0
+    ) -> int:
         key = (producer_id, partition)
         sequence = self._sequences.get(key, 0)
         self._sequences[key] = sequence + len(values)
-        return await self.send_batch(batch(*values, producer_id=producer_id, sequence=sequence), partition, topic)
+        data = batch(*values, producer_id=producer_id, sequence=sequence)
+        return await self.send_batch(data, partition, topic, topic_id)
 
-    async def send_batch(self, data: bytes, partition: int = 0, topic: str = TOPIC) -> int:
+    async def send_batch(self, data: bytes, partition: int = 0, topic: str = TOPIC, topic_id: int = 0) -> int:
         self._next_id += 1
         await self._call.write(
-            pb.ProduceRequest(request_id=self._next_id, topic=topic, partition=partition, batch=data)
+            pb.ProduceRequest(request_id=self._next_id, topic=topic, topic_id=topic_id, partition=partition, batch=data)
         )
         return self._next_id
 
@@ -237,9 +258,13 @@ class Consumer:
         offset: int | None = None,
         ack_timeout_ms: int = 0,
         partition: int = 0,
+        topic_id: int = 0,
+        must_exist: bool = False,
     ) -> None:
         request = pb.OpenSubscription(
             topic=TOPIC,
+            topic_id=topic_id,
+            must_exist=must_exist,
             partition=partition,
             subscription=subscription,
             type=pb.SubscriptionType.ValueType(kind),
@@ -294,9 +319,15 @@ class Consumer:
     async def credit(self, messages: int) -> None:
         await self._call.write(pb.SubscribeRequest(credit=pb.Credit(messages=messages)))
 
-    async def ack(self, *offsets: int, cumulative: bool = False) -> int:
+    async def ack(self, *offsets: int, cumulative: bool = False, generation: int | None = None) -> int:
         self._next_ack += 1
-        ack = pb.Ack(request_id=self._next_ack, ranges=_ranges(offsets), cumulative=cumulative)
+        assert self.opened is not None
+        ack = pb.Ack(
+            request_id=self._next_ack,
+            ranges=_ranges(offsets),
+            cumulative=cumulative,
+            generation=self.opened.generation if generation is None else generation,
+        )
         await self._call.write(pb.SubscribeRequest(ack=ack))
         return self._next_ack
 

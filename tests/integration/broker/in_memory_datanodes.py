@@ -84,6 +84,9 @@ class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
         self.after_append: Callable[[pb.AppendRequest], None] = lambda _: None
         self.hold_acks = asyncio.Event()
         self.hold_acks.set()
+        self.hold_resets = asyncio.Event()  # they are applied at once, and answered once this is set
+        self.hold_resets.set()
+        self.acks = 0
         self.fails_acks = 0  # how many AckCursor calls are applied without an answer
         self.appends: list[pb.AppendRequest] = []
         self.fetches = 0
@@ -181,6 +184,7 @@ class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
 
     async def AckCursor(self, request: pb.AckCursorRequest, context: Any) -> pb.CursorResponse:
         await self.hold_acks.wait()
+        self.acks += 1
         ranges = tuple((r.first, r.last) for r in request.ranges)
         command = commands.Ack(request.owner_epoch, request.subscription, request.generation, ranges)
         outcome = await self._propose(request.group, command)
@@ -191,7 +195,9 @@ class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
 
     async def ResetCursor(self, request: pb.ResetCursorRequest, context: Any) -> pb.CursorResponse:
         command = commands.ResetCursor(request.owner_epoch, request.subscription, _position(request))
-        return self._cursor(request.group, await self._propose(request.group, command))
+        outcome = await self._propose(request.group, command)
+        await self.hold_resets.wait()
+        return self._cursor(request.group, outcome)
 
     async def DeleteCursor(self, request: pb.DeleteCursorRequest, context: Any) -> pb.DeleteCursorResponse:
         command = commands.DeleteCursor(request.owner_epoch, request.subscription)

@@ -121,7 +121,7 @@ def test_routes() -> None:
     routes = RoutingTable()
     assert not routes.seen
     assert routes.observe(topics(("ns/t", 0, 10), ("ns/t", 1, 11), stores={1: "a:1"}), 0) == set()
-    assert routes.get("ns/t", 1) == PartitionRoute("ns/t", 1, 11, (1, 2), 2, "ns/a")
+    assert routes.get("ns/t", 1) == PartitionRoute("ns/t", 1, 11, (1, 2), 2, "ns/a", 0)
     assert [r.group for r in routes.of_topic("ns/t")] == [10, 11]
     assert routes.partitions == {"ns/t": 2}
     assert routes.endpoints == {1: "a:1"}

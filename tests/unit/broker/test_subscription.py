@@ -17,7 +17,8 @@ from stele.broker.subscription import (
     Subscription,
     SubscriptionType,
 )
-from stele.services.errors import ConsumerBusy, InvalidArgument, NotOwner
+from stele.services.errors import ConsumerBusy, InvalidArgument, NotOwner, StaleAck
+from tests.support.both_ways import holds_and_mutant_fails, promise
 
 A, B, C = 1, 2, 3
 
@@ -78,8 +79,8 @@ def test_failover_next_in_order_takes_over_and_begins_with_what_was_left(sub: Su
         add(sub, c, SubscriptionType.FAILOVER, credit=10)
     assert [sub.is_active(c) for c in (A, B, C)] == [True, False, False]
     assert sub.available(6, 0) == [Deliver(A, 0, 5, 0)]
-    sub.ack(A, 1, [(0, 1)], False, 0)
-    sub.ack(A, 2, [(3, 3)], False, 0)
+    sub.ack(A, 1, [(0, 1)], False, sub.generation, 0)
+    sub.ack(A, 2, [(3, 3)], False, sub.generation, 0)
     assert sub.remove_consumer(A, 0) == [SetActive(B, True), Deliver(B, 2, 2, 1), Deliver(B, 4, 5, 1)]
     assert sub.available(7, 0) == [Deliver(B, 6, 6, 0)]
     assert sub.remove_consumer(C, 0) == []  # it was not active
@@ -109,9 +110,9 @@ def test_shared_hands_what_a_consumer_left_to_the_others(sub: Subscription) -> N
 def test_acks_are_confirmed_only_when_durable(sub: Subscription) -> None:
     add(sub, A, SubscriptionType.SHARED)
     sub.available(10, 0)
-    assert sub.ack(A, 7, [(0, 2), (5, 5)], False, 0) == []
+    assert sub.ack(A, 7, [(0, 2), (5, 5)], False, sub.generation, 0) == []
     assert sub.flush_acks() == [PersistAcks(((0, 2), (5, 5)), 0)]
-    assert sub.ack(A, 8, [(3, 3)], False, 0) == []
+    assert sub.ack(A, 8, [(3, 3)], False, sub.generation, 0) == []
     assert sub.flush_acks() == []  # one write at a time
     assert sub.persisted(0) == [ConfirmAcks(A, (7,))]
     assert sub.flush_acks() == [PersistAcks(((3, 3),), 0)]
@@ -123,9 +124,9 @@ def test_acks_are_confirmed_only_when_durable(sub: Subscription) -> None:
 def test_a_failed_write_is_repeated_with_what_came_since(sub: Subscription) -> None:
     add(sub, A, SubscriptionType.SHARED)
     sub.available(10, 0)
-    sub.ack(A, 1, [(0, 0)], False, 0)
+    sub.ack(A, 1, [(0, 0)], False, sub.generation, 0)
     sub.flush_acks()
-    sub.ack(A, 2, [(1, 1)], False, 0)
+    sub.ack(A, 2, [(1, 1)], False, sub.generation, 0)
     sub.persist_failed(0)
     assert sub.flush_acks() == [PersistAcks(((0, 1),), 0)]
     assert sub.persisted(0) == [ConfirmAcks(A, (1, 2))]
@@ -134,9 +135,9 @@ def test_a_failed_write_is_repeated_with_what_came_since(sub: Subscription) -> N
 def test_an_ack_of_something_acked_waits_for_the_write_under_way(sub: Subscription) -> None:
     add(sub, A, SubscriptionType.SHARED)
     sub.available(10, 0)
-    sub.ack(A, 1, [(0, 0)], False, 0)
+    sub.ack(A, 1, [(0, 0)], False, sub.generation, 0)
     sub.flush_acks()
-    sub.ack(A, 2, [(0, 0)], False, 0)
+    sub.ack(A, 2, [(0, 0)], False, sub.generation, 0)
     assert sub.flush_acks() == []
     assert sub.persisted(0) == [ConfirmAcks(A, (1,))]
     assert sub.flush_acks() == [ConfirmAcks(A, (2,))]
@@ -145,10 +146,12 @@ def test_an_ack_of_something_acked_waits_for_the_write_under_way(sub: Subscripti
 def test_cumulative_ack(sub: Subscription) -> None:
     add(sub, A, SubscriptionType.EXCLUSIVE)
     sub.available(10, 0)
-    sub.ack(A, 1, [(4, 6)], True, 0)
+    sub.ack(A, 1, [(4, 6)], True, sub.generation, 0)
     assert sub.floor == 7
     assert sub.flush_acks() == [PersistAcks(((0, 6),), 0)]
-    sub.ack(A, 2, [(3, 3)], True, 0)  # below the floor: nothing to do, confirmed with the write under way done
+    sub.ack(
+        A, 2, [(3, 3)], True, sub.generation, 0
+    )  # below the floor: nothing to do, confirmed with the write under way done
     sub.persisted(0)
     assert sub.flush_acks() == [ConfirmAcks(A, (2,))]
 
@@ -157,17 +160,17 @@ def test_refused_acks(sub: Subscription) -> None:
     add(sub, A, SubscriptionType.SHARED)
     sub.available(10, 0)
     for ranges, cumulative in [([(3, 3)], True), ([], False), ([(5, 4)], False), ([(9, 10)], False)]:
-        (refused,) = sub.ack(A, 1, ranges, cumulative, 0)
+        (refused,) = sub.ack(A, 1, ranges, cumulative, sub.generation, 0)
         assert isinstance(refused, RefuseAck)
         assert isinstance(refused.error, InvalidArgument)
     assert not sub.has_acks_to_write
-    assert sub.ack(B, 1, [(0, 0)], False, 0) == []  # nobody we know
+    assert sub.ack(B, 1, [(0, 0)], False, sub.generation, 0) == []  # nobody we know
 
 
 def test_acks_of_messages_that_a_predecessor_delivered() -> None:
     sub = Subscription("s", floor=5, acked=[(8, 9)], end=20)
     add(sub, A, SubscriptionType.EXCLUSIVE, credit=0)
-    sub.ack(A, 1, [(5, 6), (12, 12)], False, 0)
+    sub.ack(A, 1, [(5, 6), (12, 12)], False, sub.generation, 0)
     assert sub.floor == 7
     assert sub.credit(A, 100, 0) == [Deliver(A, 7, 7, 0), Deliver(A, 10, 11, 0), Deliver(A, 13, 19, 0)]
     sub.validate()
@@ -190,7 +193,7 @@ def test_nack_with_delay(sub: Subscription) -> None:
     assert sub.timer(15.0) == [Deliver(A, 1, 1, 1)]
     assert sub.next_timer() == math.inf
     sub.nack(A, [(1, 1)], 5.0, 20.0)
-    sub.ack(A, 1, [(1, 1)], False, 21.0)  # changed its mind
+    sub.ack(A, 1, [(1, 1)], False, sub.generation, 21.0)  # changed its mind
     assert sub.timer(25.0) == []
 
 
@@ -199,12 +202,14 @@ def test_ack_timeout(sub: Subscription) -> None:
     sub.available(4, 1.0)
     assert sub.next_timer() == 11.0
     assert add(sub, B, SubscriptionType.SHARED, credit=2, ack_timeout_s=20, now_s=5.0) == [Deliver(B, 2, 3, 0)]
-    sub.ack(A, 1, [(0, 0)], False, 6.0)
+    sub.ack(A, 1, [(0, 0)], False, sub.generation, 6.0)
     assert sub.timer(11.0) == []  # waits for credit
     assert sub.held(A, 0, 3) == []
     assert sub.credit(B, 1, 12.0) == [Deliver(B, 1, 1, 1)]
     assert sub.next_timer() == 25.0
-    sub.ack(A, 2, [(1, 1)], False, 13.0)  # late, from the one that had it before: still an acknowledgement
+    sub.ack(
+        A, 2, [(1, 1)], False, sub.generation, 13.0
+    )  # late, from the one that had it before: still an acknowledgement
     assert sub.held(B, 0, 3) == [(2, 3)]
 
 
@@ -218,7 +223,7 @@ def test_redelivery_goes_before_new_messages(sub: Subscription) -> None:
 def test_trim_counts_as_acknowledged(sub: Subscription) -> None:
     add(sub, A, SubscriptionType.EXCLUSIVE, credit=4)
     sub.available(10, 0)
-    sub.ack(A, 1, [(6, 6)], False, 0)
+    sub.ack(A, 1, [(6, 6)], False, sub.generation, 0)
     sub.trim(6, 0)
     assert (sub.floor, sub.read_position, sub.unacked) == (7, 7, 0)
     assert sub.credit(A, 10, 0) == [Deliver(A, 7, 9, 0)]
@@ -231,7 +236,7 @@ def test_reset_closes_consumers_and_starts_anew(sub: Subscription) -> None:
     add(sub, A, SubscriptionType.SHARED)
     add(sub, B, SubscriptionType.SHARED)
     sub.available(10, 0)
-    sub.ack(A, 1, [(0, 4)], False, 0)
+    sub.ack(A, 1, [(0, 4)], False, sub.generation, 0)
     sub.flush_acks()
     error = NotOwner("moved")
     assert sub.reset(2, [], 1, error) == [Close(A, error), Close(B, error)]
@@ -244,7 +249,7 @@ def test_reset_closes_consumers_and_starts_anew(sub: Subscription) -> None:
 def test_close_leaves_unconfirmed_acks_unconfirmed(sub: Subscription) -> None:
     add(sub, A, SubscriptionType.EXCLUSIVE)
     sub.available(4, 0)
-    sub.ack(A, 1, [(0, 0)], False, 0)
+    sub.ack(A, 1, [(0, 0)], False, sub.generation, 0)
     sub.flush_acks()
     error = NotOwner("gone")
     assert sub.close(error) == [Close(A, error)]
@@ -257,9 +262,9 @@ def test_a_bounded_number_of_holes_stops_new_deliveries(sub: Subscription, monke
     add(sub, A, SubscriptionType.SHARED, credit=100)
     sub.available(6, 0)
     for offset in (1, 3, 5):
-        sub.ack(A, offset, [(offset, offset)], False, 0)
+        sub.ack(A, offset, [(offset, offset)], False, sub.generation, 0)
     assert sub.available(10, 0) == []
-    assert sub.ack(A, 9, [(0, 5)], False, 0) == [Deliver(A, 6, 9, 0)]
+    assert sub.ack(A, 9, [(0, 5)], False, sub.generation, 0) == [Deliver(A, 6, 9, 0)]
 
 
 def test_acks_wait_while_the_cursor_has_no_room_for_their_holes(
@@ -268,22 +273,44 @@ def test_acks_wait_while_the_cursor_has_no_room_for_their_holes(
     monkeypatch.setattr(core, "CURSOR_RANGES_MAX", 2)
     add(sub, A, SubscriptionType.SHARED, credit=100)
     sub.available(10, 0)
-    sub.ack(A, 1, [(1, 1), (3, 3), (5, 5)], False, 0)
+    sub.ack(A, 1, [(1, 1), (3, 3), (5, 5)], False, sub.generation, 0)
     assert sub.flush_acks() == []
-    sub.ack(A, 2, [(2, 2), (7, 7)], False, 0)
+    sub.ack(A, 2, [(2, 2), (7, 7)], False, sub.generation, 0)
     assert sub.flush_acks() == []
-    sub.ack(A, 3, [(0, 0)], False, 0)
+    sub.ack(A, 3, [(0, 0)], False, sub.generation, 0)
     assert sub.flush_acks() == [PersistAcks(((0, 3), (5, 5), (7, 7)), 0)]
 
 
 def test_a_write_of_acks_has_no_more_ranges_than_the_cursor(sub: Subscription) -> None:
     add(sub, A, SubscriptionType.SHARED, credit=100)
     sub.available(20, 0)
-    sub.ack(A, 1, [(o, o) for o in range(1, 20, 2)], False, 0)
+    sub.ack(A, 1, [(o, o) for o in range(1, 20, 2)], False, sub.generation, 0)
     sub.flush_acks()
     sub.persisted(0)
-    sub.ack(A, 2, [(o, o) for o in range(2, 20, 2)], False, 0)
+    sub.ack(A, 2, [(o, o) for o in range(2, 20, 2)], False, sub.generation, 0)
     assert sub.flush_acks() == [PersistAcks(((1, 19),), 0)]
     sub.persisted(0)
-    sub.ack(A, 3, [(0, 0)], False, 0)
+    sub.ack(A, 3, [(0, 0)], False, sub.generation, 0)
     assert sub.flush_acks() == [PersistAcks(((0, 19),), 0)]
+
+
+async def acknowledgements_of_another_generation_count_for_nothing(make: type[Subscription]) -> None:
+    sub = make("s", floor=0, generation=4)
+    add(sub, A, SubscriptionType.EXCLUSIVE)
+    sub.available(10, 0)
+    assert sub.ack(A, 1, [(0, 2)], False, 4, 0) == []
+    sub.reset(0, [], 6, NotOwner("moved"))
+    add(sub, A, SubscriptionType.EXCLUSIVE)
+    for cumulative in (False, True):
+        with promise("an acknowledgement from before a seek counts for nothing"):
+            effects = sub.ack(A, 2, [(5, 5)], cumulative, 4, 0)
+            assert [type(e.error) for e in effects if isinstance(e, RefuseAck)] == [StaleAck]
+            assert (sub.floor, sub.backlog(10)) == (0, 10)
+    assert sub.flush_acks() == []
+    sub.validate()
+
+
+async def test_p7_acknowledgements_of_another_generation_count_for_nothing() -> None:
+    await holds_and_mutant_fails(
+        acknowledgements_of_another_generation_count_for_nothing, Subscription, "incarnations.TakesAcksOfAnyGeneration"
+    )

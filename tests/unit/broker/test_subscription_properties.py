@@ -140,7 +140,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
         for held in self.holding.values():
             for offset in offsets:
                 held.pop(offset, None)
-        self.carry_out(self.sub.ack(id, self.ids, ranges, cumulative, self.now_s))
+        self.carry_out(self.sub.ack(id, self.ids, ranges, cumulative, self.generation, self.now_s))
 
     @precondition(lambda self: self.holding)
     @rule(data=st.data(), delay_s=st.sampled_from([0, 0, 3]))
@@ -213,7 +213,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
         if held:
             self.ids += 1
             self.asked[(id, self.ids)] = set(held)
-            self.carry_out(self.sub.ack(id, self.ids, [(o, o) for o in held], False, self.now_s))
+            self.carry_out(self.sub.ack(id, self.ids, [(o, o) for o in held], False, self.generation, self.now_s))
         self.flush()
         if self.writing is not None:
             self.written(ok=True)

@@ -31,8 +31,10 @@ from stele.services.errors import (
     OutOfOrderSequence,
     SteleError,
     Timeout,
+    TopicMismatch,
     TopicNotFound,
 )
+from tests.support.both_ways import holds_and_mutant_fails, promise
 
 REMEMBERED = 64
 
@@ -53,6 +55,52 @@ def send(batches: PartitionBatches) -> ProducerBatch:
     batch = batches.next_to_send(0.0)
     assert batch is not None
     return batch
+
+
+async def what_a_former_topic_may_have_stored(make: type[PartitionBatches]) -> None:
+    ids = itertools.count(1)
+    batches = make(lambda: next(ids), 60)
+    for value in (b"stored", b"lost", b"refused", b"late", b"never sent", b"open"):
+        add(batches, value)
+        if value != b"open":
+            batches.seal()
+    sent = [send(batches) for _ in range(4)]
+    attempts = [b.attempt for b in sent]
+    assert batches.stored(attempts[0]) is sent[0]
+    again, given_up = batches.refused(attempts[1], ConnectionBroken("gone"))
+    assert (again, given_up) == (True, [])
+    mismatch = TopicMismatch("made anew")
+    for batch, attempt in zip(
+        sent[2:], attempts[2:], strict=True
+    ):  # written off by then; their answers come all the same
+        batches.refused_late(batch, attempt, mismatch)
+    unsent, given_up = batches.retire(mismatch)
+    with promise("what a former topic may have stored is not stored again"):
+        assert unsent == [b"refused", b"late", b"never sent", b"open"]
+        assert [g.batch.promises for g in given_up] == [[b"lost"]]
+        assert not any(g.error.definite for g in given_up)
+    assert batches.is_empty
+
+
+async def test_p7b_what_a_former_topic_may_have_stored_is_not_stored_again() -> None:
+    await holds_and_mutant_fails(
+        what_a_former_topic_may_have_stored, PartitionBatches, "incarnations.SendsAgainWhatMayBeStored"
+    )
+
+
+def test_an_answer_of_unknown_outcome_takes_no_doubt_away() -> None:
+    batches = fresh()
+    add(batches, b"x")
+    batches.seal()
+    batch = send(batches)
+    attempt = batch.attempt
+    batches.rewind()
+    batches.refused_late(batch, attempt, ConnectionBroken("gone"))
+    assert batch.maybe_stored
+    batches.refused_late(batch, attempt + 1, NotOwner("of another attempt"))
+    assert batch.maybe_stored
+    batches.refused_late(batch, attempt, NotOwner("moved"))
+    assert not batch.maybe_stored
 
 
 def test_a_batch_is_sealed_by_its_bytes_and_never_exceeds_them() -> None:

@@ -9,7 +9,8 @@ import pytest
 from stele.delivery_buffer import ACKS_MAX, DeliveryBuffer, join, read_delivery
 from stele.model import Message
 from stele.services.batch import BatchRecord, encode
-from stele.services.errors import BatchCorrupt, InvalidArgument, NotOwner
+from stele.services.errors import BatchCorrupt, InvalidArgument, NotOwner, StaleAck
+from tests.support.both_ways import holds_and_mutant_fails, promise
 
 
 def message(offset: int, redelivery_count: int = 0) -> Message:
@@ -73,7 +74,7 @@ def test_unconfirmed_acknowledgements_are_repeated_on_the_next_stream() -> None:
     buffer.ack(0, "a")
     first = buffer.next_request()
     buffer.ack(1, "b")
-    buffer.opened()
+    buffer.opened(1)
     again = buffer.next_request()
     assert first is not None
     assert again is not None
@@ -89,7 +90,7 @@ def test_each_promise_belongs_to_its_own_offset_however_requests_are_cut() -> No
     first = buffer.next_request()
     assert first is not None
     buffer.ack(ACKS_MAX + 10, ACKS_MAX + 10)
-    buffer.opened()
+    buffer.opened(1)
     while (request := buffer.next_request()) is not None:
         covered = {o for a, b in request.ranges for o in range(a, b + 1)}
         assert set(request.promises) == covered
@@ -100,7 +101,7 @@ def test_a_new_stream_repeats_neither_what_waits_nor_what_the_user_holds() -> No
     buffer.delivered(message(o) for o in range(3))
     first = buffer.take()
     assert first is not None
-    buffer.opened()
+    buffer.opened(1)
     assert buffer.buffered == 0
     assert buffer.delivered(message(o) for o in range(3)) == 1
     assert taken(buffer) == [1, 2]
@@ -114,7 +115,7 @@ def test_what_was_handed_back_comes_again_also_on_a_new_stream() -> None:
     taken(buffer)
     assert buffer.nack(0)
     assert not buffer.nack(0)
-    buffer.opened()
+    buffer.opened(1)
     buffer.delivered([message(0, 1)])
     assert taken(buffer) == [0]
 
@@ -189,18 +190,81 @@ def test_any_order_of_events_keeps_the_invariants_and_every_promise(seed: int) -
                     sent.append(request.request_id)
             case _:
                 if rng.random() < 0.1:
-                    buffer.opened()
+                    buffer.opened(1)
                     sent.clear()
                 elif sent:
                     confirmed = buffer.confirmed(sent.pop(0))
                     assert confirmed is not None
                     answered += len(confirmed.promises)
         buffer.validate()
-    buffer.opened()
+    buffer.opened(1)
     while (request := buffer.next_request()) is not None:
         buffer.confirmed(request.request_id)
         answered += len(request.promises)
     assert asked == answered, seed
+
+
+async def nothing_of_before_a_seek_is_sent_again(buffer_type: type[DeliveryBuffer[object]]) -> None:
+    buffer = buffer_type()
+    assert buffer.opened(4) == []
+    buffer.delivered(message(o) for o in range(5))
+    taken(buffer)
+    buffer.ack(0, "a")
+    buffer.next_request()
+    buffer.ack_cumulative(3, "b")
+    assert buffer.opened(4) == [], "the same cursor: what is not confirmed stays"
+    assert buffer.unconfirmed
+    with promise("an acknowledgement from before a seek is not sent again"):
+        assert sorted(map(str, buffer.opened(6))) == ["a", "b"], "their promises are void"
+        assert buffer.next_request() is None
+    assert buffer.delivered(message(o) for o in range(5)) == 0
+    assert taken(buffer) == list(range(5)), "all of it comes again, also what the user held and what was acknowledged"
+    buffer.validate()
+
+
+async def test_p7_nothing_of_before_a_seek_is_sent_again() -> None:
+    await holds_and_mutant_fails(
+        nothing_of_before_a_seek_is_sent_again, DeliveryBuffer, "incarnations.RepeatsAcksAfterASeek"
+    )
+
+
+async def what_was_delivered_before_a_seek_cannot_be_acknowledged(buffer_type: type[DeliveryBuffer[object]]) -> None:
+    buffer = buffer_type()
+    buffer.opened(4)
+    buffer.check(4)
+    buffer.opened(6)
+    buffer.check(6)
+    for generation in (4, 0, 7):
+        with promise("a message from before a seek cannot be acknowledged"), pytest.raises(StaleAck):
+            buffer.check(generation)
+
+
+async def test_p7_what_was_delivered_before_a_seek_cannot_be_acknowledged() -> None:
+    await holds_and_mutant_fails(
+        what_was_delivered_before_a_seek_cannot_be_acknowledged, DeliveryBuffer, "incarnations.AcksWhatItOnceHeld"
+    )
+
+
+def test_p7_what_another_consumer_was_given_counts_if_the_cursor_is_still_the_same() -> None:
+    for opened, void in ((4, []), (6, ["a"])):
+        buffer: DeliveryBuffer[str] = DeliveryBuffer()
+        buffer.check(4)
+        buffer.ack(0, "a")
+        assert buffer.opened(opened) == void
+
+
+def test_p7_a_refused_stale_acknowledgement_leaves_nothing_behind() -> None:
+    buffer: DeliveryBuffer[str] = DeliveryBuffer()
+    buffer.opened(4)
+    buffer.delivered([message(0)])
+    taken(buffer)
+    buffer.ack(0, "a")
+    request = buffer.next_request()
+    assert request is not None
+    assert buffer.refused(request.request_id, StaleAck("moved")) is not None
+    buffer.opened(4)
+    buffer.delivered([message(0)])
+    assert taken(buffer) == [0], "it is not held: its repetition is news"
 
 
 def test_joining_offsets() -> None:
@@ -210,8 +274,8 @@ def test_joining_offsets() -> None:
 
 def test_only_the_named_offsets_of_a_batch_are_delivered() -> None:
     batch = encode([BatchRecord(b"%d" % i, key=b"k", headers={"h": b"v"}, timestamp_ms=7) for i in range(5)])
-    messages = read_delivery("a/b", 2, 100, batch, [(101, 102), (104, 110)], 3)
+    messages = read_delivery("a/b", 2, 100, batch, [(101, 102), (104, 110)], 3, 9, 4)
     assert [(m.offset, m.value) for m in messages] == [(101, b"1"), (102, b"2"), (104, b"4")]
-    assert messages[0] == Message("a/b", 2, 101, b"k", b"1", {"h": b"v"}, 7, 3)
+    assert messages[0] == Message("a/b", 2, 101, b"k", b"1", {"h": b"v"}, 7, 3, 9, 4)
     with pytest.raises(BatchCorrupt):
-        read_delivery("a/b", 2, 100, batch[:-1], [(100, 100)], 0)
+        read_delivery("a/b", 2, 100, batch[:-1], [(100, 100)], 0, 9, 4)

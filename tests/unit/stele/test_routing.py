@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from stele import routing
 from stele.buffer_limit import BufferLimit
 from stele.errors import ClientClosed
 from stele.health import judge
@@ -24,6 +25,7 @@ from stele.services.errors import (
     Unreachable,
 )
 from stele.services.pb import common_pb2, nameserver_pb2
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 
 
@@ -92,6 +94,33 @@ async def test_lookups_of_one_topic_are_shared_and_changes_are_told() -> None:
     assert [r.partitions[0].endpoint for r in told] == ["br2:1"]
     end()
     await router.close()
+
+
+async def a_nameserver_lags(make: type[Router], monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [7, 8, 7, 8, 7, 7]
+    told = []
+
+    async def look_up(topic: str) -> TopicRoutes:
+        return TopicRoutes(topic, answers.pop(0), ())
+
+    monkeypatch.setattr(routing, "FORMER_MAX_S", 1000.0)
+    router = make(look_up)
+    try:
+        assert (await router.routes("a/b")).topic_id == 7
+        router.watch("a/b", lambda routes: told.append(routes.topic_id))
+        seen = [(await router.refresh("a/b")).topic_id for _ in range(4)]
+        with promise("a nameserver that lags brings no former topic back"):
+            assert (seen, told) == ([8, 8, 8, 8], [8])
+        monkeypatch.setattr(routing, "FORMER_MAX_S", 0.0)
+        assert (await router.refresh("a/b")).topic_id == 7, "if all say so, and for long, the cluster is another one"
+    finally:
+        await router.close()
+
+
+async def test_p7b_a_nameserver_that_lags_brings_no_former_topic_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    await holds_and_mutant_fails(
+        lambda make: a_nameserver_lags(make, monkeypatch), Router, "incarnations.BelievesWhoeverLags"
+    )
 
 
 async def test_a_failed_lookup_is_told_to_all_who_wait_and_tried_again_by_the_next() -> None:
