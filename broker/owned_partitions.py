@@ -30,8 +30,8 @@ from stele.services.errors import (
     NotReady,
     PartitionNotFound,
     SteleError,
-    TopicMismatch,
     TopicNotFound,
+    TopicReplaced,
 )
 from stele.services.pb import nameserver_pb2
 from stele.services.rpc.channels import Channels
@@ -230,7 +230,7 @@ class OwnedPartitions:
 
     async def find(self, topic: str, partition: int, topic_id: int = 0) -> OwnedPartition:
         """The partition of the topic that has this name and, unless it is 0, this id.  Raises InvalidArgument, TopicNotFound,
-        TopicMismatch, PartitionNotFound, NotOwner.  Waits a moment for a topic that is not known yet."""
+        TopicReplaced, PartitionNotFound, NotOwner.  Waits a moment for a topic that is not known yet."""
         if (known := self.get(topic, partition, topic_id)) is not None:
             return known
         parse_topic(topic)
@@ -263,10 +263,10 @@ class OwnedPartitions:
         raise TopicNotFound(f"there is no topic {topic}", topic=topic)
 
     def _check_topic(self, topic: str, topic_id: int) -> None:
-        """Raises TopicMismatch where the topic that is known by this name is another one than is meant."""
+        """Raises TopicReplaced where the topic that is known by this name is another one than is meant."""
         known = self.routes.topic_ids.get(topic, topic_id)
         if topic_id and known != topic_id:
-            raise TopicMismatch(
+            raise TopicReplaced(
                 f"{topic} is the topic with the id {known} here, not {topic_id}", expected=topic_id, got=known
             )
 

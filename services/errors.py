@@ -230,7 +230,7 @@ class SubscriptionReset(SteleError):
     code, definite, retryable = Code.ABORTED, True, True
 
 
-class TopicMismatch(SteleError):
+class TopicReplaced(SteleError):
     """The topic of that name is another one than is meant, or this broker knows only the former one yet (facts ``expected``,
     ``got``: topic ids).  Definite, retryable after a new lookup."""
 

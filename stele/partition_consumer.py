@@ -27,8 +27,8 @@ from stele.services.errors import (
     SteleError,
     SubscriptionReset,
     Timeout,
-    TopicMismatch,
     TopicNotFound,
+    TopicReplaced,
     Unreachable,
 )
 from stele.services.library_log import LibraryLog
@@ -210,7 +210,7 @@ class PartitionConsumer:
         topic = self._settings.topic
         routes = await (self._router.refresh(topic) if anew else self._router.routes(topic))
         if routes.topic_id != self.topic_id:
-            raise TopicMismatch(f"{topic} was made anew", expected=self.topic_id, got=routes.topic_id)
+            raise TopicReplaced(f"{topic} was made anew", expected=self.topic_id, got=routes.topic_id)
         route = routes.partitions[self.partition]
         if not route.endpoint:
             raise Unreachable(f"{topic}-{self.partition} has no broker at the moment")

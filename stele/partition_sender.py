@@ -19,7 +19,7 @@ from stele.produce_streams import ProduceStream, ProduceStreams
 from stele.retry import backoff_s
 from stele.routing import Router
 from stele.services.batch import BatchRecord
-from stele.services.errors import NotOwner, SteleError, TopicMismatch, TopicNotFound, Unreachable
+from stele.services.errors import NotOwner, SteleError, TopicNotFound, TopicReplaced, Unreachable
 from stele.services.library_log import LibraryLog
 from stele.services.pb import broker_pb2
 from stele.services.rpc.status import from_pb
@@ -32,7 +32,7 @@ Promise = asyncio.Future[SendResult]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outgoing:
+class OutgoingMessage:
     """A message whose memory is acquired."""
 
     record: BatchRecord
@@ -56,7 +56,7 @@ class PartitionSender:
         topic: str,
         topic_id: int,
         partition: int,
-        batches: PartitionBatches[Outgoing],
+        batches: PartitionBatches[OutgoingMessage],
         router: Router,
         streams: ProduceStreams,
         limit: BufferLimit,
@@ -92,7 +92,7 @@ class PartitionSender:
         """When the oldest unanswered attempt was sent, on the loop's clock; infinity: none is unanswered."""
         return self._batches.oldest_sent_s()
 
-    def add(self, outgoing: Outgoing) -> None:
+    def add(self, outgoing: OutgoingMessage) -> None:
         """Takes one message."""
         begun, sealed = self._batches.add(outgoing.record, outgoing.size, outgoing, outgoing.deadline_s)
         if sealed:
@@ -133,7 +133,7 @@ class PartitionSender:
         self._stop_lingering()
         self._fail(self._batches.fail_all(error))
 
-    async def retire(self, error: SteleError) -> list[Outgoing]:
+    async def retire(self, error: SteleError) -> list[OutgoingMessage]:
         """Sends nothing more.  What cannot have been stored, in order, once all that was sent is answered, or a bounded time has
         passed; what may have been fails with what ``error`` is for it."""
         self._retired = True
@@ -170,7 +170,7 @@ class PartitionSender:
             stream.send(request).add_done_callback(functools.partial(self._answered, batch, batch.attempt))
 
     def _answered(
-        self, batch: ProducerBatch[Outgoing], attempt: int, answer: asyncio.Future[broker_pb2.ProduceResponse]
+        self, batch: ProducerBatch[OutgoingMessage], attempt: int, answer: asyncio.Future[broker_pb2.ProduceResponse]
     ) -> None:
         self._unanswered -= 1
         self._answer.set()
@@ -222,19 +222,19 @@ class PartitionSender:
         routes = await (self._router.refresh(self.topic) if anew else self._router.routes(self.topic))
         if routes.topic_id != self.topic_id:
             # Whoever holds this sender is told by the router, too, and puts another one in its place.
-            raise TopicMismatch(f"{self.topic} was made anew", expected=self.topic_id, got=routes.topic_id)
+            raise TopicReplaced(f"{self.topic} was made anew", expected=self.topic_id, got=routes.topic_id)
         endpoint = routes.partitions[self.partition].endpoint
         return self._streams.get(endpoint) if endpoint else None
 
     # --- results --------------------------------------------------------------------------------------------------
 
-    def _succeed(self, batch: ProducerBatch[Outgoing], base_offset: int) -> None:
+    def _succeed(self, batch: ProducerBatch[OutgoingMessage], base_offset: int) -> None:
         for i, outgoing in enumerate(batch.promises):
             if not outgoing.promise.done():
                 outgoing.promise.set_result(SendResult(self.partition, base_offset + i))
         self._limit.release(batch.memory_bytes)
 
-    def _fail(self, given_up: list[GivenUp[Outgoing]]) -> None:
+    def _fail(self, given_up: list[GivenUp[OutgoingMessage]]) -> None:
         for g in given_up:
             self._log.debug("batch_failed", topic=self.topic, messages=len(g.batch.records), reason=g.error.reason)
             for outgoing in g.batch.promises:

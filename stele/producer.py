@@ -42,7 +42,7 @@ from stele.batching import (
 from stele.buffer_limit import BufferLimit
 from stele.errors import ClientClosed, SendTimedOut
 from stele.model import SendResult
-from stele.partition_sender import NOT_FOUND_MAX, Outgoing, PartitionSender, Promise
+from stele.partition_sender import NOT_FOUND_MAX, OutgoingMessage, PartitionSender, Promise
 from stele.produce_streams import ProduceStreams
 from stele.routing import Router, TopicRoutes
 from stele.services.batch import BatchRecord
@@ -51,8 +51,8 @@ from stele.services.errors import (
     Overloaded,
     PartitionNotFound,
     SteleError,
-    TopicMismatch,
     TopicNotFound,
+    TopicReplaced,
 )
 from stele.services.library_log import LibraryLog
 from stele.services.tasks import Tasks
@@ -106,7 +106,7 @@ class Producer:
         self._rng = rng or random.Random()
         self._on_closed = on_closed
         self._limit = BufferLimit(settings.buffer_bytes_max)
-        self._staged: deque[Outgoing] = deque()  # until the topic's partitions are known and have senders
+        self._staged: deque[OutgoingMessage] = deque()  # until the topic's partitions are known and have senders
         self._routes: TopicRoutes | None = None
         self._senders: list[PartitionSender] = []  # of the topic that has the name now
         self._former: list[PartitionSender] = []  # of its predecessor, while some of theirs is unanswered
@@ -202,7 +202,7 @@ class Producer:
         """Its memory is acquired already."""
         loop = asyncio.get_running_loop()
         promise: Promise = loop.create_future()
-        outgoing = Outgoing(record, size, partition, promise, loop.time() + self.settings.send_timeout_s)
+        outgoing = OutgoingMessage(record, size, partition, promise, loop.time() + self.settings.send_timeout_s)
         if self._closed:
             self._fail(outgoing, ClientClosed(f"the producer of {self.topic} was closed"))
         elif self._senders:
@@ -213,7 +213,7 @@ class Producer:
             self._staged.append(outgoing)
         return promise
 
-    def _assign(self, outgoing: Outgoing) -> None:
+    def _assign(self, outgoing: OutgoingMessage) -> None:
         if outgoing.partition is not None:
             chosen = outgoing.partition
             if not 0 <= chosen < len(self._senders):
@@ -268,7 +268,7 @@ class Producer:
         self._routes = routes
         settings = self.settings
         for route in routes.partitions:
-            batches = PartitionBatches[Outgoing](
+            batches = PartitionBatches[OutgoingMessage](
                 self._identity, settings.batch_bytes_max, settings.inflight_batches_max
             )
             sender = PartitionSender(
@@ -314,8 +314,8 @@ class Producer:
             sender.flush()  # it has waited for company before
         await asyncio.gather(*(sender.close() for sender in former))
 
-    def _made_anew(self) -> TopicMismatch:
-        return TopicMismatch(f"topic {self.topic} was deleted and made anew", topic=self.topic)
+    def _made_anew(self) -> TopicReplaced:
+        return TopicReplaced(f"topic {self.topic} was deleted and made anew", topic=self.topic)
 
     async def _sweep(self) -> None:
         """Deadlines and silence of every partition, on one timer."""
@@ -340,7 +340,7 @@ class Producer:
 
     # --- failing --------------------------------------------------------------------------------------------------
 
-    def _fail(self, outgoing: Outgoing, error: SteleError) -> None:
+    def _fail(self, outgoing: OutgoingMessage, error: SteleError) -> None:
         if not outgoing.promise.done():
             outgoing.promise.set_exception(error)
         self._limit.release(outgoing.size + MESSAGE_MEMORY_BYTES)

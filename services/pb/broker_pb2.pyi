@@ -62,7 +62,7 @@ class ProduceRequest(_message.Message):
     batch: _builtins.bytes
     """services/batch.py"""
     topic_id: _builtins.int
-    """of the topic that is meant; another one of that name refuses with TOPIC_MISMATCH.  0: whichever has the name"""
+    """of the topic that is meant; another one of that name refuses with TOPIC_REPLACED.  0: whichever has the name"""
     def __init__(
         self,
         *,

@@ -13,8 +13,8 @@ from stele.services.errors import (
     SteleError,
     SubscriptionNotFound,
     SubscriptionReset,
-    TopicMismatch,
     TopicNotFound,
+    TopicReplaced,
 )
 from stele.services.pb import broker_pb2 as pb
 from stele.services.rpc.status import from_pb
@@ -152,8 +152,8 @@ async def what_is_meant_for_a_former_topic(serve: type[OwnedPartitions]) -> None
         cluster.recreate_topic()
         late = await producer.answer(await producer.send("late", topic_id=former))
         with promise("what is meant for a former topic does not reach the new one"):
-            assert isinstance(from_pb(late.error), TopicMismatch)
-        with pytest.raises(TopicMismatch) as mismatch:
+            assert isinstance(from_pb(late.error), TopicReplaced)
+        with pytest.raises(TopicReplaced) as mismatch:
             await cluster.consumer(broker, topic_id=former)
         assert mismatch.value.facts == {"expected": str(former), "got": str(cluster.topic_id)}
         assert (mismatch.value.definite, mismatch.value.retryable) == (True, True)
@@ -175,7 +175,7 @@ async def test_p7b_a_broker_that_knows_only_the_former_topic_stores_nothing_in_i
     broker.paused = True
     cluster.recreate_topic()
     request_id = await producer.send("new", producer_id=8, topic_id=cluster.topic_id)
-    assert isinstance(await producer.error(request_id), TopicMismatch), "it is not stored in the former one"
+    assert isinstance(await producer.error(request_id), TopicReplaced), "it is not stored in the former one"
     broker.paused = False
     cluster.tell()
     request_id = await producer.send("new", producer_id=9, topic_id=cluster.topic_id)

@@ -31,8 +31,8 @@ from stele.services.errors import (
     OutOfOrderSequence,
     SteleError,
     Timeout,
-    TopicMismatch,
     TopicNotFound,
+    TopicReplaced,
 )
 from tests.support.both_ways import holds_and_mutant_fails, promise
 
@@ -69,7 +69,7 @@ async def what_a_former_topic_may_have_stored(make: type[PartitionBatches]) -> N
     assert batches.stored(attempts[0]) is sent[0]
     again, given_up = batches.refused(attempts[1], ConnectionBroken("gone"))
     assert (again, given_up) == (True, [])
-    mismatch = TopicMismatch("made anew")
+    mismatch = TopicReplaced("made anew")
     for batch, attempt in zip(
         sent[2:], attempts[2:], strict=True
     ):  # written off by then; their answers come all the same
