@@ -64,7 +64,7 @@ class Broker:
         runtime.ready.add("routing", detail="no nameserver has answered yet")
         self.session = await open_session(config, runtime, self._opened)
         self._opened.callback(self.session.subscribe(self._session_changed))
-        channels = Channels()
+        channels = Channels(transport=runtime.transport)
         self._opened.push_async_callback(channels.close)
         self.partitions = OwnedPartitions(
             config.name,
@@ -74,7 +74,7 @@ class Broker:
             metrics=BrokerMetrics(runtime.registry),
         )
         self._opened.push_async_callback(self.partitions.stop)
-        self._server = Server(config.host, config.port)
+        self._server = Server(config.host, config.port, transport=runtime.transport)
         servicer = BrokerServicer(self.partitions, config.produce_credit_bytes)
         self._server.add(broker_pb2_grpc.add_BrokerServicer_to_server, servicer, "stele.v1.Broker")
         self._server.set_serving(False)

@@ -39,7 +39,6 @@ from stele.services.coordination.members import known_nameservers
 from stele.services.errors import CoordinationUnknown
 from stele.services.files import FileSystem
 from stele.services.pb import datanode_pb2_grpc, raft_pb2_grpc
-from stele.services.ports import bind
 from stele.services.process import Runtime
 from stele.services.raft.registry import Registry
 from stele.services.raft.timing import Timing
@@ -89,28 +88,28 @@ class Datanode:
         config, runtime = self._config, self._runtime
         directory = await asyncio.to_thread(DataDirectory, Path(config.data_dir))
         self._opened.callback(directory.close)
-        self._reserved = bind(config.host, config.port)
+        self._reserved = runtime.transport.reserve(config.host, config.port)
         self._opened.callback(self._reserved.close)
-        raft_reserved = bind(config.host, config.raft_port, setting="raft_port")
+        raft_reserved = runtime.transport.reserve(config.host, config.raft_port, setting="raft_port")
         self._opened.callback(raft_reserved.close)
         session = await open_session(config, runtime, self._opened, directory.identity.uuid)
         directory.check_cluster(session.cluster_id)
-        channels = Channels()
+        channels = Channels(transport=runtime.transport)
         self._opened.push_async_callback(channels.close)
         nameservers = NameserverClient(channels, known_nameservers(session), rng=self._parts.rng)
         registration = Registration(directory, config.name, session.cluster_id, nameservers)
         presence = self._presence = Presence("datanodes", config, runtime, session)
-        presence.endpoint = self.endpoint = config.endpoint(self._reserved.getsockname()[1])
+        presence.endpoint = self.endpoint = config.endpoint(self._reserved.number)
         # What may be refused comes first: a start that fails leaves no store behind and no other one renamed.
         if directory.identity.store_id:
             await wait_until_alone(session, directory, config.name)
         await presence.take_name()
         confirmed = await registration.obtain()
         await wait_until_alone(session, directory, config.name)
-        raft_port = raft_reserved.getsockname()[1]
+        raft_port = raft_reserved.number
         raft_endpoint = await self._open_raft(directory, session.cluster_id, nameservers, raft_port)
         raft_reserved.close()
-        runtime.announce(self.endpoint, raft_endpoint, config.advertised(self._reserved.getsockname()[1]))
+        runtime.announce(self.endpoint, raft_endpoint, config.advertised(self._reserved.number))
         await self._register(raft_endpoint)
         if not confirmed:
             self._tasks.start(registration.confirm(), "confirm-registration")
@@ -126,7 +125,7 @@ class Datanode:
     ) -> str:
         config, parts, metrics = self._config, self._parts, self._runtime.registry
         store_id = directory.identity.store_id
-        channels = Channels()  # of their own: the transport closes them to dial anew
+        channels = Channels(transport=self._runtime.transport)  # of their own: the transport closes them to dial anew
         self._opened.push_async_callback(channels.close)
         resolver = Resolver(nameservers.lookup_store, rng=parts.rng, registry=metrics)
         self._opened.push_async_callback(resolver.close)
@@ -151,7 +150,7 @@ class Datanode:
         )
         self.store = parts.store(directory, registry, disk, config.entry_bytes_max)
         self._metrics = DatanodeMetrics(metrics, self.store)
-        server = Server(config.host, port)
+        server = Server(config.host, port, transport=self._runtime.transport)
         server.add(raft_pb2_grpc.add_RaftServicer_to_server, transport, "stele.v1.Raft")
         self._opened.push_async_callback(server.stop)
         self._opened.push_async_callback(transport.close)
@@ -172,7 +171,7 @@ class Datanode:
             progress.cancel()
 
     async def _open_port(self) -> None:
-        server = Server(self._config.host, self._reserved.getsockname()[1])
+        server = Server(self._config.host, self._reserved.number, transport=self._runtime.transport)
         server.add(
             datanode_pb2_grpc.add_DatanodeServicer_to_server,
             DatanodeServicer(self.store, self._metrics),

@@ -67,7 +67,7 @@ class Nameserver:
             runtime.ready.add(condition)
         self.session = await open_session(config, runtime, self._opened)
         runtime.ready.set("coordination", True, detail=f"cluster {self.session.cluster_id}")
-        self._channels = Channels()
+        self._channels = Channels(transport=runtime.transport)
         self._opened.push_async_callback(self._channels.close)
         self.view = ClusterView(self.session, self._channels, config.name, runtime.fail)
         self._opened.push_async_callback(self.view.stop)
@@ -93,7 +93,7 @@ class Nameserver:
         servicer = NameserverServicer(
             config.name, config.cluster, self.session, self.view, self._channels, lambda: self.controller
         )
-        self._server = Server(config.host, config.port)
+        self._server = Server(config.host, config.port, transport=self._runtime.transport)
         self._server.add(nameserver_pb2_grpc.add_NameserverServicer_to_server, servicer, "stele.v1.Nameserver")
 
     async def _close_port(self) -> None:

@@ -35,6 +35,7 @@ from stele.services.file_limit import raise_file_limit
 from stele.services.json_files import write_json
 from stele.services.metrics import AdminServer, new_registry
 from stele.services.ready import ReadyGate
+from stele.services.rpc.transport import GRPC, Transport
 
 STOP_TIMEOUT_S = 5.0
 EXIT_GUARD_S = 5.0
@@ -81,6 +82,7 @@ class Runtime:
     ready: ReadyGate = field(default_factory=ReadyGate)
     registry: CollectorRegistry = field(default_factory=new_registry)
     admin: AdminServer | None = None
+    transport: Transport = GRPC
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     endpoint: str = ""
     advertised: str = ""

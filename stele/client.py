@@ -31,6 +31,7 @@ from stele.services.library_log import LibraryLog
 from stele.services.pb import common_pb2, nameserver_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient
+from stele.services.rpc.transport import GRPC, Transport
 
 CONNECT_TIMEOUT_S = 10.0
 MEMBERS_REFRESH_S = 10.0
@@ -41,12 +42,17 @@ class Client:
     """Made by ``stele.connect``.  Everything that it made is closed with it."""
 
     def __init__(
-        self, servers: str | Sequence[str], *, timeout_s: float = CONNECT_TIMEOUT_S, seed: int | None = None
+        self,
+        servers: str | Sequence[str],
+        *,
+        timeout_s: float = CONNECT_TIMEOUT_S,
+        seed: int | None = None,
+        transport: Transport = GRPC,
     ) -> None:
         self._bootstrap = parse_bootstrap(servers)
         self._timeout_s = timeout_s
         self._rng = random.Random(seed)
-        self._channels = Channels()
+        self._channels = Channels(transport=transport)
         self._nameservers = NameserverClient(self._channels, self.nameserver_endpoints, rng=self._rng)
         self._known: list[str] = []
         self._inside = False

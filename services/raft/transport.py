@@ -319,16 +319,11 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
 
     async def _refused(self, endpoint: str) -> bool:
         """Whether nobody listens at ``endpoint``: the process, or its host, is gone."""
-        host, _, port = endpoint.rpartition(":")
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):  # `wait_for` may swallow the end of the task
-                _, writer = await asyncio.open_connection(host, int(port))
+                return await self._channels.refuses(endpoint)
         except TimeoutError:
             return False
-        except OSError:
-            return True
-        writer.close()
-        return False
 
     async def _probe(self, link: Link) -> None:
         """The accepting side's redial: only to learn whether the peer's process is gone."""

@@ -7,6 +7,7 @@ Who may use it: every part that talks to another process, the client included.  
 and ``healthcheck``, which only the roles have, and ``resolver``, by which datanodes find one another.
 
 * ``servers``: one server per port, with health, reflection, limits and typed errors; ``healthcheck`` asks it from a container;
+* ``transport``: where both come from, the one place that knows a network;
 * ``channels``: one channel per endpoint, and ``call`` for a single request; ``limits``: what one call may carry;
 * ``streams``: requests and answers over a bidirectional stream, both ends;
 * ``status``: the error tree on the wire; the only module that knows which code of gRPC an error travels under;

@@ -18,6 +18,7 @@ from grpc import ChannelConnectivity
 from stele.services.errors import MessageTooLarge, Unreachable
 from stele.services.rpc.limits import MESSAGE_BYTES_MAX
 from stele.services.rpc.status import from_rpc_error
+from stele.services.rpc.transport import GRPC, Transport
 
 KEEPALIVE_TIME_MS = 2_000
 PING_TIMEOUT_MS = 2_000
@@ -54,14 +55,10 @@ class Channel(grpc.aio.Channel):
         endpoint: str,
         credentials: grpc.ChannelCredentials | None = None,
         options: Sequence[tuple[str, Any]] = (),
+        transport: Transport = GRPC,
     ) -> None:
         self.endpoint = endpoint
-        options = (*CHANNEL_OPTIONS, *options)
-        self._inner: Any = (
-            grpc.aio.insecure_channel(endpoint, options=options)
-            if credentials is None
-            else grpc.aio.secure_channel(endpoint, credentials, options=options)
-        )
+        self._inner: Any = transport.channel(endpoint, credentials, (*CHANNEL_OPTIONS, *options))
 
     async def connected(self, timeout_s: float) -> None:
         """Returns once the connection stands.  Raises Unreachable if it does not within ``timeout_s``, or as soon as an attempt fails."""
@@ -127,26 +124,31 @@ class Channel(grpc.aio.Channel):
 class Channels:
     """The channels of a process.  ``credentials`` is where TLS goes in; without it connections are plain."""
 
-    def __init__(self, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(self, credentials: grpc.ChannelCredentials | None = None, *, transport: Transport = GRPC) -> None:
         self._credentials = credentials
+        self._transport = transport
         self._open: dict[str, Channel] = {}
 
     def get(self, endpoint: str) -> Channel:
         """The channel to ``endpoint``; dialled at its first use."""
         channel = self._open.get(endpoint)
         if channel is None:
-            channel = self._open[endpoint] = Channel(endpoint, self._credentials)
+            channel = self._open[endpoint] = Channel(endpoint, self._credentials, transport=self._transport)
         return channel
 
     def apart(self, endpoint: str, options: Sequence[tuple[str, Any]] = ()) -> Channel:
         """Another channel, with a connection of its own; the caller closes it."""
-        return Channel(endpoint, self._credentials, options)
+        return Channel(endpoint, self._credentials, options, self._transport)
 
     async def connected(self, endpoint: str, timeout_s: float) -> Channel:
         """The channel to ``endpoint``, with its connection standing.  Raises Unreachable: nothing was sent."""
         channel = self.get(endpoint)
         await channel.connected(timeout_s)
         return channel
+
+    async def refuses(self, endpoint: str) -> bool:
+        """Whether nobody listens at ``endpoint``.  Bound by the caller: it may never return."""
+        return await self._transport.refuses(endpoint)
 
     async def close(self, endpoint: str | None = None) -> None:
         """Closes one channel, or all; calls on it end with ConnectionBroken."""

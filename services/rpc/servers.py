@@ -22,9 +22,9 @@ from grpc_reflection.v1alpha import reflection
 
 from stele.services.config import join_address
 from stele.services.errors import InternalError, InvalidArgument, SteleError
-from stele.services.ports import bind
 from stele.services.rpc.limits import MESSAGE_BYTES_MAX
 from stele.services.rpc.status import task_is_cancelled, to_status
+from stele.services.rpc.transport import GRPC, Transport
 
 CLIENT_PING_INTERVAL_MIN_MS = 500
 SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
@@ -56,10 +56,12 @@ class Server:
         *,
         interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (),
         credentials: grpc.ServerCredentials | None = None,
+        transport: Transport = GRPC,
     ) -> None:
         self._host, self._port = host, port
         self._interceptors = [*interceptors, TypedErrors()]
         self._credentials = credentials
+        self._transport = transport
         self._services: list[tuple[Callable[[Any, Any], None], Any, str]] = []
         self._server: grpc.aio.Server | None = None
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
@@ -75,7 +77,7 @@ class Server:
 
     async def start(self) -> int:
         """Opens the port and serves; the bound port.  Raises PortTaken."""
-        server = grpc.aio.server(interceptors=self._interceptors, options=SERVER_OPTIONS)
+        server = self._transport.server(self._interceptors, SERVER_OPTIONS)
         for adder, servicer, _ in self._services:
             adder(servicer, server)
         names = [name for _, _, name in self._services]
@@ -118,10 +120,10 @@ class Server:
                 else server.add_secure_port(address, self._credentials)
             )
         except RuntimeError:
-            bind(self._host, self._port).close()  # gRPC does not say why; asking the system does
+            self._transport.reserve(self._host, self._port).close()  # gRPC does not say why; asking the system does
             raise
         if not bound:
-            bind(self._host, self._port).close()
+            self._transport.reserve(self._host, self._port).close()
             raise RuntimeError(f"gRPC could not open {address}")
         return bound
 
