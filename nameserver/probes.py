@@ -64,7 +64,7 @@ class BrokerProbes:
         while True:
             with contextlib.suppress(SteleError):
                 await self._listen(member)
-            refused = await _refuses(member.endpoint)
+            refused = await self._refuses(member.endpoint)
             self._publish(member, Pulse.REFUSED if refused else Pulse.SILENT)
             if refused:
                 await self._channels.close(member.endpoint)  # the next attempt dials at once instead of backing off
@@ -88,30 +88,27 @@ class BrokerProbes:
         finally:
             stream.cancel()
 
+    async def _refuses(self, endpoint: str) -> bool:
+        """Whether the port refuses ``REDIALS`` connections in a row."""
+        for attempt in range(REDIALS):
+            if attempt:
+                await asyncio.sleep(REDIAL_PAUSE_S)
+            try:
+                async with asyncio.timeout(DIAL_TIMEOUT_S):
+                    await self._channels.knock(endpoint)
+            except ConnectionRefusedError:
+                continue
+            except (OSError, TimeoutError):
+                return False
+            return False
+        return True
+
     def _publish(self, member: Member, pulse: Pulse) -> None:
         key = _incarnation(member)
         if key in self._probing and self._pulses.get(key) is not pulse:
             self._pulses[key] = pulse
             _log.info("broker_pulse", broker=member.name, endpoint=member.endpoint, pulse=pulse.value)
             self._changed()
-
-
-async def _refuses(endpoint: str) -> bool:
-    """Whether the port refuses ``REDIALS`` connections in a row."""
-    host, _, port = endpoint.rpartition(":")
-    for attempt in range(REDIALS):
-        if attempt:
-            await asyncio.sleep(REDIAL_PAUSE_S)
-        try:
-            async with asyncio.timeout(DIAL_TIMEOUT_S):
-                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-        except ConnectionRefusedError:
-            continue
-        except (OSError, TimeoutError):
-            return False
-        writer.close()
-        return False
-    return True
 
 
 def _incarnation(member: Member) -> tuple[str, int]:

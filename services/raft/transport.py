@@ -321,9 +321,12 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         """Whether nobody listens at ``endpoint``: the process, or its host, is gone."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):  # `wait_for` may swallow the end of the task
-                return await self._channels.refuses(endpoint)
+                await self._channels.knock(endpoint)
         except TimeoutError:
             return False
+        except OSError:
+            return True
+        return False
 
     async def _probe(self, link: Link) -> None:
         """The accepting side's redial: only to learn whether the peer's process is gone."""

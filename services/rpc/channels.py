@@ -146,9 +146,9 @@ class Channels:
         await channel.connected(timeout_s)
         return channel
 
-    async def refuses(self, endpoint: str) -> bool:
-        """Whether nobody listens at ``endpoint``.  Bound by the caller: it may never return."""
-        return await self._transport.refuses(endpoint)
+    async def knock(self, endpoint: str) -> None:
+        """Returns if somebody listens at ``endpoint``; OSError otherwise (services/rpc/transport.py).  It may never return."""
+        await self._transport.knock(endpoint)
 
     async def close(self, endpoint: str | None = None) -> None:
         """Closes one channel, or all; calls on it end with ConnectionBroken."""

@@ -11,8 +11,6 @@ from typing import Any, Protocol
 
 import grpc
 
-from stele.services.ports import bind
-
 Options = Sequence[tuple[str, Any]]
 
 
@@ -36,13 +34,16 @@ class Transport(Protocol):
         """Port 0: chosen by the system.  Raises PortTaken or InvalidConfig, which names ``setting``."""
         ...
 
-    async def refuses(self, endpoint: str) -> bool:
-        """Whether nobody listens at ``endpoint``: the process, or its host, is gone.  May never return: nothing is heard."""
+    async def knock(self, endpoint: str) -> None:
+        """Returns if somebody listens at ``endpoint``.  OSError: what the system says, ConnectionRefusedError where nobody does.  To be
+        bound by the caller: it may never return."""
         ...
 
 
 class _Reserved:
     def __init__(self, host: str, port: int, setting: str) -> None:
+        from stele.services.ports import bind  # with the settings of a server, which a client does without
+
         self._socket = bind(host, port, setting=setting)
         self.number: int = self._socket.getsockname()[1]
 
@@ -64,14 +65,10 @@ class GrpcTransport:
     def reserve(self, host: str, port: int, *, setting: str = "port") -> ReservedPort:
         return _Reserved(host, port, setting)
 
-    async def refuses(self, endpoint: str) -> bool:
+    async def knock(self, endpoint: str) -> None:
         host, _, port = endpoint.rpartition(":")
-        try:
-            _, writer = await asyncio.open_connection(host, int(port))
-        except OSError:
-            return True
+        _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
         writer.close()
-        return False
 
 
 GRPC: Transport = GrpcTransport()

@@ -138,17 +138,19 @@ async def whoever_dials_a_frozen_process_waits(pair: Pair) -> None:
 
 
 async def a_port_is_asked_for(pair: Pair) -> None:
-    channels = pair.client.channels
-    assert not await channels.refuses(pair.client.endpoint)
-    assert await channels.refuses("b:1")
+    channels, endpoint = pair.client.channels, pair.client.endpoint
+    await channels.knock(endpoint)
+    with pytest.raises(ConnectionRefusedError):
+        await channels.knock("b:1")
     pair.b.freeze()
-    assert not await channels.refuses(pair.client.endpoint)
+    await channels.knock(endpoint)
     pair.b.end()
-    assert await channels.refuses(pair.client.endpoint)
+    with pytest.raises(ConnectionRefusedError):
+        await channels.knock(endpoint)
     pair.network.dark.add("b")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(5):
-            await channels.refuses(pair.client.endpoint)
+            await channels.knock(endpoint)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class SimulatedTransport:
         except OSError:
             raise PortTaken(f"{host}:{port} is taken", endpoint=f"{host}:{port}") from None
 
-    async def refuses(self, endpoint: str) -> bool:
+    async def knock(self, endpoint: str) -> None:
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def heard(listens: bool) -> None:
@@ -48,4 +48,5 @@ class SimulatedTransport:
                 answer.set_result(not listens)
 
         self._node.network.knock(self._node, endpoint, heard)
-        return await answer
+        if await answer:
+            raise ConnectionRefusedError(endpoint)
