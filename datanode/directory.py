@@ -319,16 +319,9 @@ class DataDirectory:
     # --- what is to be deleted --------------------------------------------------------------------------------------
 
     def discard(self, group: int) -> None:
-        """Moves the group's folder into the trash, so that a half-deleted one is never taken for a group (R3.4)."""
+        """Moves the group's folder into the trash (trash.py), so that a half-deleted one is never taken for a group (R3.4)."""
         with _typed(self.group_path(group)):
             os.rename(self.group_path(group), self.trash_path / f"{group}-{uuid.uuid4().hex}")
-
-    def empty_trash(self) -> int:
-        """Deletes what earlier runs left in the trash; how many folders that were."""
-        left = list(self.trash_path.iterdir())
-        for path in left:
-            shutil.rmtree(path, ignore_errors=True)
-        return len(left)
 
     def free_bytes(self) -> int:
         stat = os.statvfs(self.path)

@@ -16,6 +16,7 @@ from stele.datanode.directory import DataDirectory
 LOOK_INTERVAL_S = 1.0
 LOOK_AGAIN_S = 0.1  # after an append was refused
 LEADER_BYTES_MIN = 64 << 10
+SHORT_FACTOR = 2.0  # of the reserve: above it, so that nobody is refused for the sake of what is deleted
 RETURN_FACTOR = 1.05  # full until this much of the reserve is free again, so that the answer does not flicker
 
 log = structlog.get_logger()
@@ -50,6 +51,11 @@ class Disk:
             return self._free_bytes() >= max(self._reserve_bytes // 2, LEADER_BYTES_MIN)
         except OSError:
             return True
+
+    @property
+    def is_short(self) -> bool:
+        """Whether what can be given up had better be: soon producers will be refused."""
+        return self.disk_full or self.free_bytes < self._reserve_bytes * SHORT_FACTOR
 
     async def look(self) -> bool:
         """Looks now.  True if ``disk_full`` has changed."""

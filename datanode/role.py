@@ -33,6 +33,7 @@ from stele.datanode.retention import SnapshotSpacing
 from stele.datanode.server import DatanodeServicer
 from stele.datanode.storage import opener
 from stele.datanode.store import Store
+from stele.datanode.trash import Trash
 from stele.services.config import DatanodeConfig
 from stele.services.coordination.enrolment import Presence, open_session
 from stele.services.coordination.members import known_nameservers
@@ -116,7 +117,7 @@ class Datanode:
         self._tasks.start(self.store.disk.watch(lambda: self._disk_changed()), "disk")
         gate = self._parts.gate(self.store, runtime.ready, config.load_parallelism, self._open_port, self._report)
         self._tasks.start(self._open_gate(gate), "gate")
-        self._tasks.start(self._empty_trash(directory), "trash")
+        self._tasks.start(self._keep_trash(directory), "trash")
         self._tasks.start(self._clean_logs(), "clean-logs")
         self._tasks.start(self._reopen_failed(), "reopen-failed")
 
@@ -199,11 +200,10 @@ class Datanode:
                 await self._report("loading", *now)
             await asyncio.sleep(PROGRESS_INTERVAL_S)
 
-    async def _empty_trash(self, directory: DataDirectory) -> None:
-        """What an earlier run was deleting when it ended (R3.4)."""
+    async def _keep_trash(self, directory: DataDirectory) -> None:
         await self._runtime.ready.wait("loaded")
-        if removed := await asyncio.to_thread(directory.empty_trash):
-            log.info("trash_emptied", folders=removed)
+        disk = self.store.disk
+        await Trash(directory.trash_path, self._config.trash_retention_s, lambda: disk.is_short, disk.look).run()
 
     async def _reopen_failed(self) -> None:
         """A failure in it ends the process: nobody else would bring its replicas back."""

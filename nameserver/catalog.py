@@ -135,7 +135,7 @@ class Catalog:
     bundles: Mapping[str, BundleEntry] = field(default_factory=dict)
     stores: Mapping[int, StoreEntry] = field(default_factory=dict)
     buried: IntervalSet = field(default_factory=IntervalSet)
-    groups_next: int = 0  # every group id below it was given out; 0: not known yet
+    deleted_topics: IntervalSet = field(default_factory=IntervalSet)  # ids
     nameservers: Mapping[str, Member] = field(default_factory=dict)
     datanodes: Mapping[str, Member] = field(default_factory=dict)
     brokers: Mapping[str, Member] = field(default_factory=dict)

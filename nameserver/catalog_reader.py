@@ -7,7 +7,7 @@ and named in ``unreadable``, and everything else is still there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from stele.nameserver.catalog import (
     BundleEntry,
@@ -24,7 +24,7 @@ from stele.nameserver.ids import IntervalSet
 from stele.services.coordination.records import (
     BundleRecord,
     BuriedRecord,
-    CounterRecord,
+    DeletedTopicsRecord,
     LeaderRecord,
     MemberRecord,
     NamespaceRecord,
@@ -67,8 +67,8 @@ class CatalogReader:
         return _assemble(found)
 
 
-class _GroupCounter(int):
-    """The next group id."""
+class _Deleted(NamedTuple):
+    topics: IntervalSet
 
 
 def _assemble(found: Mapping[type, list[Any]]) -> Catalog:
@@ -82,7 +82,7 @@ def _assemble(found: Mapping[type, list[Any]]) -> Catalog:
         bundles={b.name: b for b in found.get(BundleEntry, ())},
         stores={s.store_id: s for s in found.get(StoreEntry, ())},
         buried=next(iter(found.get(IntervalSet, ())), IntervalSet()),
-        groups_next=int(next(iter(found.get(_GroupCounter, ())), 0)),
+        deleted_topics=next((deleted.topics for deleted in found.get(_Deleted, ())), IntervalSet()),
         nameservers=members[MemberKind.NAMESERVERS],
         datanodes=members[MemberKind.DATANODES],
         brokers=members[MemberKind.BROKERS],
@@ -134,8 +134,10 @@ def _store(path: str, rest: list[str], node: Node) -> StoreEntry | IntervalSet |
     return StoreEntry(int(rest[0]), record.name, record.state, record.uuid, record.registered_ms, node.stat.version)
 
 
-def _group_counter(path: str, rest: list[str], node: Node) -> _GroupCounter | None:
-    return _GroupCounter(decode(node.value, CounterRecord, path).next) if rest[0] == "alloc" else None
+def _deleted(path: str, rest: list[str], node: Node) -> _Deleted | None:
+    if rest[0] != "topics":
+        return None
+    return _Deleted(IntervalSet.of(decode(node.value, DeletedTopicsRecord, path).intervals))
 
 
 def _namespace(path: str, rest: list[str], node: Node) -> NamespaceEntry:
@@ -179,7 +181,7 @@ _READERS: dict[tuple[str, int], Callable[[str, list[str], Node], object | None]]
     ("leader", 0): _leader,
     ("members", 2): _member,
     ("stores", 1): _store,
-    ("groups", 1): _group_counter,
+    ("deleted", 1): _deleted,
     ("namespaces", 1): _namespace,
     ("topics", 2): _topic,
     ("partitions", 1): _partition,

@@ -42,6 +42,7 @@ SUBTREES = {
     "groups": 1,
     "namespaces": 1,
     "topics": 2,
+    "deleted": 1,
     "partitions": 1,
     "bundles": 2,
 }

@@ -24,7 +24,6 @@ from stele.nameserver.reconcile import (
     ConfigureReplica,
     CreateReplica,
     DeleteReplica,
-    DropOrphan,
     MarkReady,
     ReconcileEffect,
     RecordPartitions,
@@ -38,7 +37,16 @@ from stele.nameserver.view import View, topic_info
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.session import Session
-from stele.services.errors import LeadershipLost, RecordExists, SteleError, Timeout, TopicExists, TopicNotFound
+from stele.services.errors import (
+    GroupNotFound,
+    InvalidArgument,
+    LeadershipLost,
+    RecordExists,
+    SteleError,
+    Timeout,
+    TopicExists,
+    TopicNotFound,
+)
 from stele.services.pb import nameserver_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.topics import FOR_EVER, check_retention, parse_topic
@@ -187,6 +195,26 @@ class Controller:
                     f"{name} is not deleted everywhere yet; its deletion goes on", topic=name, timeout_s=timeout_s
                 )
 
+    async def remove_orphan(self, store_id: int, group: int, topic_id: int) -> None:
+        """An operator's word that a replica which no record speaks for may go.  Returns once its store has moved it to its trash.
+        GroupNotFound: there is no such stray; InvalidArgument: it is none after all."""
+        view = self._view.current
+        report, member = view.reports.get(store_id), view.catalog.live_stores.get(store_id)
+        stray = report.strays.get(group) if report is not None and report.connected else None
+        if stray is None or member is None or stray.replica.topic_id != topic_id:
+            raise GroupNotFound(
+                f"store {store_id} reports no orphan of group {group} and topic id {topic_id}; `stele store orphans` lists them",
+                group=group,
+                store_id=store_id,
+            )
+        recorded = await self.topics.recorded(group)
+        if recorded is not None and (topic_id in (0, recorded[1]) or not recorded[1]):
+            raise InvalidArgument(
+                f"group {group} is recorded as one of {recorded[0]}: it goes with that topic", group=group
+            )
+        await self._orders.give(member, DeleteReplica(store_id, group, topic_id))
+        _log.warning("orphan_removed", store=store_id, group=group, topic=stray.replica.topic, topic_id=topic_id)
+
     async def create_namespace(self, request: nameserver_pb2.CreateNamespaceRequest) -> bool:
         async with self.topics.turn:
             created = await self.topics.create_namespace(
@@ -290,7 +318,6 @@ class Controller:
                 raise
             except SteleError as e:
                 trouble = trouble or e
-        await self._drop_orphans([e for e in effects if isinstance(e, DropOrphan)], view)
         if trouble is not None:
             raise trouble
 
@@ -307,11 +334,6 @@ class Controller:
                     await self.topics.remove_records(topic, view.catalog)
             case _:
                 pass
-
-    async def _drop_orphans(self, suspects: list[DropOrphan], view: View) -> None:
-        if suspects:
-            recorded = await self.topics.is_recorded({s.group for s in suspects})
-            self._orders.submit([s for s in suspects if not recorded[s.group]], view.catalog.live_stores)
 
 
 def _exists(name: str, partitions: int, replication: int) -> TopicExists:

@@ -4,8 +4,8 @@ Guarantee: the answer depends on the records and the datanodes' reports alone, n
 leader left half-done is therefore finished by the next one, and doing any effect twice does no harm.  ``reports`` have their strays set
 apart (strays.py): only a topic's own replicas count for it, or are deleted with it.
 
-An effect that destroys is proposed only on a store's complete report; :class:`DropOrphan` moreover is only a suspicion, which the
-shell confirms by an own read behind a fenced write, because a catalog may show a topic before its partitions.
+What destroys rests on a record that says so, and never on one that is missing: a replica is deleted while its topic's record says
+*deleting*, or once the topic's id is recorded as deleted.  A replica of which nothing is recorded is an orphan, and kept.
 """
 
 from __future__ import annotations
@@ -49,15 +49,6 @@ class DeleteReplica:
 
 
 @dataclass(frozen=True, slots=True)
-class DropOrphan:
-    """The store holds a group that has no record; to be confirmed before it is deleted."""
-
-    store_id: int
-    group: int
-    topic_id: int
-
-
-@dataclass(frozen=True, slots=True)
 class RecordPartitions:
     """The topic's create was interrupted before all its partitions were recorded."""
 
@@ -72,14 +63,13 @@ class MarkReady:
 
 @dataclass(frozen=True, slots=True)
 class RemoveRecords:
-    """No store that could be asked holds anything of the topic any more.  A store that cannot be asked drops its orphans later."""
+    """No store that could be asked holds anything of the topic any more.  One that could not is told once it can be: the topic's id
+    is recorded as deleted."""
 
     topic: str
 
 
-ReconcileEffect = (
-    CreateReplica | ConfigureReplica | DeleteReplica | DropOrphan | RecordPartitions | MarkReady | RemoveRecords
-)
+ReconcileEffect = CreateReplica | ConfigureReplica | DeleteReplica | RecordPartitions | MarkReady | RemoveRecords
 
 
 def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]) -> list[ReconcileEffect]:
@@ -95,7 +85,7 @@ def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
             effects += _configures(topic, partitions, reports)
             if topic.state == TopicState.CREATING:
                 effects += _creating(topic, partitions, leaders)
-    effects += _orphans(catalog, reports)
+    effects += _remains(catalog, reports)
     return effects
 
 
@@ -159,12 +149,14 @@ def _deleting(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports
     return held or [RemoveRecords(topic.name)]
 
 
-def _orphans(catalog: Catalog, reports: Reports) -> list[ReconcileEffect]:
-    """Groups without a record.  A group id that was never given out is not ours to judge and stays."""
+def _remains(catalog: Catalog, reports: Reports) -> list[ReconcileEffect]:
+    """What stores still hold of topics that were deleted while they could not be asked."""
+    deleting = {topic.topic_id for topic in catalog.topics.values() if topic.state == TopicState.DELETING}
     return [
-        DropOrphan(store_id, group, stray.replica.topic_id)
+        DeleteReplica(store_id, group, topic_id)
         for store_id, report in sorted(reports.items())
-        if report.connected and report.complete
+        if report.connected
         for group, stray in sorted(report.strays.items())
-        if stray.kind is StrayKind.ORPHAN and group < catalog.groups_next
+        if stray.kind is StrayKind.ORPHAN
+        and ((topic_id := stray.replica.topic_id) in catalog.deleted_topics or topic_id in deleting)
     ]

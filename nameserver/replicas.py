@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from stele.nameserver.catalog import Member
-from stele.nameserver.reconcile import ConfigureReplica, CreateReplica, DeleteReplica, DropOrphan
+from stele.nameserver.reconcile import ConfigureReplica, CreateReplica, DeleteReplica
 from stele.services.errors import SteleError
 from stele.services.pb import datanode_pb2, datanode_pb2_grpc
 from stele.services.rpc.channels import Channels, call
@@ -25,7 +25,7 @@ ORDERS_AT_ONCE_MAX = 16
 RETRY_S = 1.0
 REPORT_DELAY_S = 1.0
 
-Order = CreateReplica | ConfigureReplica | DeleteReplica | DropOrphan
+Order = CreateReplica | ConfigureReplica | DeleteReplica
 
 _log = structlog.get_logger()
 
@@ -70,7 +70,7 @@ class ReplicaOrders:
         async def one(order: Order) -> SteleError | None:
             async with places:
                 try:
-                    await self._order(member, order)
+                    await self.give(member, order)
                 except SteleError as e:
                     return e
             self._completed[order] = asyncio.get_running_loop().time()
@@ -100,7 +100,8 @@ class ReplicaOrders:
             _log.info("replica_orders_done", store=member.store_id, node=member.name, orders=len(batch))
         self._done()
 
-    async def _order(self, member: Member, order: Order) -> None:
+    async def give(self, member: Member, order: Order) -> None:
+        """At once, and raises what the store says."""
         stub: Any = datanode_pb2_grpc.DatanodeStub(self._channels.get(member.endpoint))  # type: ignore[no-untyped-call]
         if isinstance(order, CreateReplica):
             request = datanode_pb2.CreateReplicaRequest(

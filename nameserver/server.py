@@ -83,6 +83,13 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
             return await self._forward(pb.RegisterStoreResponse, "RegisterStore", request, context)
         return await controller.stores.register(request)
 
+    async def RemoveOrphan(self, request: pb.RemoveOrphanRequest, context: Any) -> pb.RemoveOrphanResponse:
+        controller = self._lead()
+        if controller is None:
+            return await self._forward(pb.RemoveOrphanResponse, "RemoveOrphan", request, context)
+        await controller.remove_orphan(request.store_id, request.group, request.topic_id)
+        return pb.RemoveOrphanResponse()
+
     def _lead(self) -> Controller | None:
         controller = self._controller()
         return controller if controller is not None and controller.is_open else None

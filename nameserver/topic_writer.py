@@ -11,20 +11,27 @@ began and everything it wrote itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 
 import structlog
 
 from stele.nameserver.catalog import Catalog, TopicState
-from stele.nameserver.ids import GROUPS, TOPICS, IdCounter
+from stele.nameserver.ids import GROUPS, TOPICS, IdCounter, IntervalSet
 from stele.nameserver.placement import place
 from stele.services.bundles import BUNDLES_MAX
 from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore, Transaction
-from stele.services.coordination.records import CounterRecord, NamespaceRecord, PartitionRecord, TopicRecord, Versioned
+from stele.services.coordination.records import (
+    CounterRecord,
+    DeletedTopicsRecord,
+    NamespaceRecord,
+    PartitionRecord,
+    TopicRecord,
+    Versioned,
+)
 from stele.services.coordination.znode import ANY_VERSION
 from stele.services.errors import (
     CoordinationUnknown,
@@ -45,6 +52,7 @@ REPLICATION_MAX = 9
 RECORDS_PER_TRANSACTION_MAX = 80
 ROUNDS_MAX = 8
 RESERVED = "alloc"  # topics/alloc is a counter
+DELETED_TOPICS = "deleted/topics"
 
 _log = structlog.get_logger()
 
@@ -216,7 +224,10 @@ class TopicWriter:
         raise CoordinationUnknown(f"the deletion of {name} is not settled after {ROUNDS_MAX} rounds", topic=name)
 
     async def remove_records(self, name: str, catalog: Catalog) -> None:
-        """Removes a topic that is being deleted; its own record last, so that an interrupted removal is taken up again."""
+        """Removes a topic that is being deleted; its own record last, so that an interrupted removal is taken up again.
+
+        Its id is recorded as deleted in the transaction that removes it, so that a store that could not be asked is still told, whenever
+        it comes back."""
         topic = await self.read(name)
         if topic is None or topic.record.state != TopicState.DELETING:
             return
@@ -227,15 +238,26 @@ class TopicWriter:
             for group in chunk:
                 transaction.delete(partition_path(group), ANY_VERSION)
             await transaction.commit()
-        await self._leadership.transaction().delete(topic_path(name), topic.version).commit()
+        transaction = self._leadership.transaction().delete(topic_path(name), topic.version)
+        known = await self._metadata.get(DELETED_TOPICS, DeletedTopicsRecord)
+        deleted = IntervalSet.of(known.record.intervals if known is not None else ()).add(topic.record.id)
+        record = DeletedTopicsRecord(intervals=deleted.intervals)
+        if known is None:
+            transaction.create(DELETED_TOPICS, record)
+        else:
+            transaction.set(DELETED_TOPICS, record, known.version)
+        await transaction.commit()
         _log.info("topic_removed", topic=name, id=topic.record.id)
 
-    async def is_recorded(self, groups: Iterable[int]) -> Mapping[int, bool]:
-        """Which groups have a record, beyond doubt: the empty transaction proves that we still led when we began to read."""
-        wanted = list(groups)
+    async def recorded(self, group: int) -> tuple[str, int] | None:
+        """Name and id of the topic that the group is recorded for, beyond doubt: the empty transaction proves that we still led when we
+        began to read.  None: there is no such record."""
         await self._leadership.transaction().commit()
-        found = await asyncio.gather(*(self._metadata.get(partition_path(g), PartitionRecord) for g in wanted))
-        return {group: record is not None for group, record in zip(wanted, found, strict=True)}
+        partition = await self._metadata.get(partition_path(group), PartitionRecord)
+        if partition is None:
+            return None
+        topic = await self.read(partition.record.topic)
+        return partition.record.topic, topic.record.id if topic is not None else 0
 
     # --- parts ------------------------------------------------------------------------------------------------------
 

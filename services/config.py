@@ -153,6 +153,12 @@ class DatanodeConfig(NodeConfig):
     retention_check_s: Seconds = Field(
         30.0, ge=0.1, le=86_400, description="seconds between two decisions about what retention removes"
     )
+    trash_retention_s: Seconds = Field(
+        86_400.0,
+        ge=0.1,
+        le=365 * 86_400,
+        description="seconds of running for which a deleted partition's files stay in the data directory's trash",
+    )
 
     @model_validator(mode="after")
     def _datanode_is_consistent(self) -> Self:

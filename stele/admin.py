@@ -22,6 +22,7 @@ from stele.model import (
     MemberInfo,
     NameserverInfo,
     NamespaceInfo,
+    OrphanInfo,
     PartitionInfo,
     ReplicaInfo,
     StoreInfo,
@@ -42,6 +43,7 @@ READ_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 2.0
 RECONNECT_PAUSE_S = 0.2
+_STRAY = ("orphan", "stranger")
 _TYPES = {broker_pb2.EXCLUSIVE: "exclusive", broker_pb2.FAILOVER: "failover", broker_pb2.SHARED: "shared"}
 
 
@@ -81,6 +83,23 @@ class Admin:
     async def list_stores(self) -> list[StoreInfo]:
         answer = await self._read("ListStores", nameserver_pb2.ListStoresRequest())
         return [_store(s) for s in answer.stores]
+
+    async def list_orphans(self) -> list[OrphanInfo]:
+        """Replicas that stores hold and no record speaks for, as after ZooKeeper lost data."""
+        answer = await self._read("ListStores", nameserver_pb2.ListStoresRequest())
+        return [
+            OrphanInfo(s.store_id, s.name, r.group, r.topic, r.topic_id, r.partition, r.state, r.log_bytes)
+            for s in answer.stores
+            for r in s.status.replicas
+            if r.state in _STRAY
+        ]
+
+    async def remove_orphan(self, orphan: OrphanInfo) -> None:
+        """Its store moves it to its trash.  Raises GroupNotFound where there is no such orphan any more."""
+        request = nameserver_pb2.RemoveOrphanRequest(
+            store_id=orphan.store_id, group=orphan.group, topic_id=orphan.topic_id
+        )
+        await self._write("RemoveOrphan", request)
 
     async def events(self, follow: bool = False, since_ms: int = 0) -> AsyncIterator[Event]:
         """What happened, oldest first; with ``follow`` what happens from now on too, over nameservers that come and go (after such a

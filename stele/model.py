@@ -122,6 +122,20 @@ class StoreInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class OrphanInfo:
+    """A replica that no record speaks for: nobody reads or writes it, and nothing but an operator's word removes it."""
+
+    store_id: int
+    store: str  # name
+    group: int
+    topic: str
+    topic_id: int  # 0: written before ids were known
+    partition: int
+    kind: str  # orphan: its group has no record; stranger: the record is another topic's
+    log_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerInfo:
     name: str
     live: bool

@@ -9,7 +9,7 @@ from itertools import count
 from stele.nameserver import reconcile
 from stele.nameserver.catalog import Catalog, MemberState
 from stele.nameserver.controller import Controller
-from stele.nameserver.reconcile import DropOrphan
+from stele.nameserver.reconcile import DeleteReplica
 from stele.nameserver.reports import LeaderReport, Reports
 from stele.nameserver.stores import StoreRegister
 from stele.nameserver.topic_writer import TopicWriter, partition_path
@@ -90,10 +90,19 @@ def counts_the_loading_as_ready(catalog: Catalog) -> Catalog:
 
 
 class TrustsTheMirror(Controller):
-    """A replica whose partition the mirror does not show is deleted without asking ZooKeeper."""
+    """A replica whose partition the mirror does not show is removed at an operator's word without asking ZooKeeper."""
 
-    async def _drop_orphans(self, suspects: list[DropOrphan], view: View) -> None:
-        self._orders.submit(suspects, view.catalog.live_stores)
+    async def remove_orphan(self, store_id: int, group: int, topic_id: int) -> None:
+        member = self._view.current.catalog.live_stores[store_id]
+        await self._orders.give(member, DeleteReplica(store_id, group, topic_id))
+
+
+def drops_orphans(
+    catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
+) -> list[reconcile.ReconcileEffect]:
+    """A replica that has no record is taken for deleted."""
+    orphans = [DeleteReplica(s, g, stray.replica.topic_id) for s, r in reports.items() for g, stray in r.strays.items()]
+    return [*reconcile.plan(catalog, reports, leaders), *orphans]
 
 
 def counts_strangers(catalog: Catalog, reports: Reports) -> Reports:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stele.datanode.store import Mandate, Store
+from stele.datanode.trash import Trash
 from stele.services.directory_lock import LOCK_NAME
 from stele.services.errors import DirectoryBusy
 from stele.services.keyed_lock import KeyedLock
@@ -106,3 +107,12 @@ class ObeysForAnyTopic(Store):
 
     async def delete(self, group: int, topic_id: int, mandate: Mandate) -> bool:
         return await super().delete(group, self.replica(group).spec.topic_id, mandate)
+
+
+class EmptiesItsTrash(Trash):
+    """What was deleted is removed at once."""
+
+    async def turn(self, passed_s: float) -> None:
+        await super().turn(passed_s)
+        for name in list(self.ages_s):
+            await self._remove(name, "deleted")

@@ -136,7 +136,8 @@ MUTANTS = _table(
            "stele.nameserver.reconcile:plan"),
     Mutant("catalog.counts_the_loading_as_ready", ("R4.6",), "a loading store is given no replicas",
            "stele.nameserver.catalog:Catalog"),
-    Mutant("catalog.TrustsTheMirror", (), "nothing is deleted that ZooKeeper has a record of"),
+    Mutant("catalog.TrustsTheMirror", (), "nothing is removed as an orphan that ZooKeeper has a record of"),
+    Mutant("catalog.drops_orphans", (), "what no record speaks for is kept", "stele.nameserver.reconcile:plan"),
     Mutant("catalog.counts_strangers", (), "a replica of another topic is not counted, created over or deleted",
            "stele.nameserver.strays:set_apart"),
 
@@ -146,6 +147,7 @@ MUTANTS = _table(
     Mutant("groups.RemovesFirst", ("R3.4", "R3.9"), "nothing of a group is left once it is deleted"),
     Mutant("groups.PidFile", ("R3.5",), "a directory is opened once", "stele.services.directory_lock:DirectoryLock"),
     Mutant("groups.ObeysForAnyTopic", (), "a replica is deleted for its own topic alone"),
+    Mutant("groups.EmptiesItsTrash", (), "what was deleted is kept for a while"),
     Mutant("groups.NeverLooks", ("R3.7",), "a group whose directory vanished stops itself"),
 
     # --- the gate (F4)

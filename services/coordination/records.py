@@ -150,6 +150,14 @@ class TopicRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeletedTopicsRecord:
+    """``deleted/topics``: ids of topics that were deleted, as intervals, both ends included.  Only what stands here was deleted: a replica
+    of a topic of which nothing is recorded at all is an orphan, and kept."""
+
+    intervals: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionRecord:
     """``partitions/<group>``: which stores hold the replicas of a partition; ``version`` counts changes of membership."""
 

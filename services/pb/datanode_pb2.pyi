@@ -771,9 +771,11 @@ class ReplicaStatus(_message.Message):
     topic: _builtins.str
     partition: _builtins.int
     state: _builtins.str
-    """loading, follower, candidate, leader, recovering, quarantined, failed, deleted"""
+    """loading, follower, candidate, leader, recovering, quarantined, failed, deleted;"""
     leader_store_id: _builtins.int
-    """0: none known"""
+    """as nameservers tell it also orphan (its group has no record), stranger (a record of another topic)
+    0: none known
+    """
     term: _builtins.int
     commit_index: _builtins.int
     last_index: _builtins.int

@@ -664,6 +664,46 @@ class ResolveStoreResponse(_message.Message):
 Global___ResolveStoreResponse: _TypeAlias = ResolveStoreResponse  # noqa: Y015
 
 @_typing.final
+class RemoveOrphanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    store_id: _builtins.int
+    group: _builtins.int
+    topic_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        store_id: _builtins.int = ...,
+        group: _builtins.int = ...,
+        topic_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "store_id", b"store_id", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveOrphanRequest: _TypeAlias = RemoveOrphanRequest  # noqa: Y015
+
+@_typing.final
+class RemoveOrphanResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveOrphanResponse: _TypeAlias = RemoveOrphanResponse  # noqa: Y015
+
+@_typing.final
 class ListStoresRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -84,6 +84,11 @@ class NameserverStub(object):
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.ResolveStoreRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_nameserver__pb2.ResolveStoreResponse.FromString,
                 _registered_method=True)
+        self.RemoveOrphan = channel.unary_unary(
+                '/stele.v1.Nameserver/RemoveOrphan',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.RemoveOrphanRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.RemoveOrphanResponse.FromString,
+                _registered_method=True)
         self.ListStores = channel.unary_unary(
                 '/stele.v1.Nameserver/ListStores',
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.ListStoresRequest.SerializeToString,
@@ -184,6 +189,13 @@ class NameserverServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RemoveOrphan(self, request, context):
+        """An operator's word about a replica that no record speaks for (state orphan or stranger in a store's status).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListStores(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -274,6 +286,11 @@ def add_NameserverServicer_to_server(servicer, server):
                     servicer.ResolveStore,
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.ResolveStoreRequest.FromString,
                     response_serializer=stele_dot_v1_dot_nameserver__pb2.ResolveStoreResponse.SerializeToString,
+            ),
+            'RemoveOrphan': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveOrphan,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.RemoveOrphanRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.RemoveOrphanResponse.SerializeToString,
             ),
             'ListStores': grpc.unary_unary_rpc_method_handler(
                     servicer.ListStores,
@@ -576,6 +593,33 @@ class Nameserver(object):
             '/stele.v1.Nameserver/ResolveStore',
             stele_dot_v1_dot_nameserver__pb2.ResolveStoreRequest.SerializeToString,
             stele_dot_v1_dot_nameserver__pb2.ResolveStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveOrphan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/RemoveOrphan',
+            stele_dot_v1_dot_nameserver__pb2.RemoveOrphanRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.RemoveOrphanResponse.FromString,
             options,
             channel_credentials,
             insecure,

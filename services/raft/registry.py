@@ -1,8 +1,8 @@
 """The groups of one store: created once, deleted for good (F3 in docs/reference/failures.md).
 
 Guarantee: at any moment a group id has at most one running replica here and its directory at most one opener; concurrent creates of
-one group return the same instance (R3.1, R3.2); a delete waits for the same lock (R3.3); once a directory is removed nothing of its
-group is left running (R3.4).  Locks are per group, so a thousand groups are created side by side.
+one group return the same instance (R3.1, R3.2); a delete waits for the same lock (R3.3); once a directory is removed from ``root``
+nothing of its group is left running (R3.4).  Locks are per group, so a thousand groups are created side by side.
 
 ``may_lead`` is the ready gate (R4.2): while it is False the groups vote and follow, and neither campaign nor take over.  The same holds
 while ``has_room`` is False: a leader that cannot store its first entry leads nothing, and a vote for itself that cannot be stored
@@ -12,10 +12,8 @@ ends the term of one that still serves.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
 import random
-import shutil
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -98,7 +96,6 @@ class Registry:
         self._by_peer: dict[int, set[Group]] = {}
         self._linked: dict[Group, set[int]] = {}
         self._locks = KeyedLock[int]()  # by group
-        self._trash_number = itertools.count(1)
         self._may_lead = False
         self._has_room = has_room
         self._closed = False
@@ -189,7 +186,8 @@ class Registry:
         return group
 
     async def delete(self, group_id: int) -> bool:
-        """Stops the group and removes its directory: renamed into the trash, then deleted (R3.4).  False if there was neither."""
+        """Stops the group and moves its directory into the trash, whole, where whoever owns that keeps or removes it (R3.4).  False if
+        there was neither."""
         async with self._locks.hold(group_id):
             stopped = await self._stop(group_id)
             return await asyncio.to_thread(self._discard, self.path(group_id)) or stopped
@@ -216,9 +214,7 @@ class Registry:
         if not path.exists():
             return False
         self.trash.mkdir(parents=True, exist_ok=True)
-        grave = self.trash / f"{path.name}-{os.getpid()}-{next(self._trash_number)}"
-        path.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
+        path.rename(self.trash / f"{path.name}-{uuid.uuid4().hex}")
         return True
 
     def _link(self, group: Group) -> None:

@@ -42,7 +42,7 @@ async def test_create_and_delete_are_idempotent(datanodes: Cluster) -> None:
     assert sorted(a.existed for a in answers) == [False] * 7 + [True]
     data = Path(node.config.data_dir)
     assert list((data / "groups").iterdir()) == []
-    await eventually(lambda: list((data / "trash").iterdir()) == [])
+    assert [p.name.partition("-")[0] for p in (data / "trash").iterdir() if p.is_dir()] == ["1"]
     with pytest.raises(GroupNotFound):
         await node.fetch(1, 0)
 
@@ -107,7 +107,7 @@ async def test_a_replica_of_something_else_is_refused(datanodes: Cluster) -> Non
 
 async def test_an_interrupted_create_leaves_nothing_behind(datanodes: Cluster) -> None:
     """The crash fell between the folder and what says whose it is: nothing was promised from it."""
-    [node] = await datanodes.start(1)
+    [node] = await datanodes.start(1, trash_retention_s=0.5)
     await datanodes.create(1)
     await node.stop()
     groups = Path(node.config.data_dir) / "groups"
@@ -118,8 +118,36 @@ async def test_an_interrupted_create_leaves_nothing_behind(datanodes: Cluster) -
     await node.start()
     assert sorted(node.store.replicas) == [1]
     assert sorted(p.name for p in groups.iterdir()) == ["1"]
-    await eventually(lambda: list((Path(node.config.data_dir) / "trash").iterdir()) == [])
+    await eventually(lambda: not [p for p in (Path(node.config.data_dir) / "trash").iterdir() if p.is_dir()])
     await datanodes.create(2, partition=2)
+
+
+async def test_p3_a_deleted_replica_that_is_moved_back_is_there_again(datanodes: Cluster) -> None:
+    [node] = await datanodes.start(1)
+    await datanodes.create(1)
+    await datanodes.appended(1, make_batch(3))
+    await node.call("DeleteReplica", delete_request(node, 1))
+    await node.stop()
+    data = Path(node.config.data_dir)
+    [kept] = [p for p in (data / "trash").iterdir() if p.is_dir()]
+    kept.rename(data / "groups" / "1")
+    await node.start()
+    await eventually(lambda: node.store.replicas[1].partition.high_watermark == 3)
+
+
+async def test_p3_what_was_deleted_makes_room_where_the_disk_is_short(datanodes: Cluster) -> None:
+    free = 1 << 40
+    node = datanodes.node("dn1", disk_reserve_bytes=1 << 30)
+    await node.start(Parts(free_bytes=lambda: free))
+    await datanodes.create(1, [node])
+    await datanodes.create(2, [node])
+    await node.call("DeleteReplica", delete_request(node, 1))
+    trash = Path(node.config.data_dir) / "trash"
+    await eventually(lambda: "ages.json" in [p.name for p in trash.iterdir()])
+    assert [p for p in trash.iterdir() if p.is_dir()]
+    free = 3 << 29  # above the reserve: writes are taken, and go on to be
+    await eventually(lambda: not [p for p in trash.iterdir() if p.is_dir()], within_s=10)
+    await datanodes.appended(2, make_batch(3))
 
 
 async def test_r2_6_a_removed_store_does_not_come_back(datanodes: Cluster) -> None:

@@ -136,7 +136,7 @@ async def test_the_datanodes_refuse_orders_of_a_deposed_leader(cluster: Cluster)
     before = dict(datanode.replicas)
     member = first.view.current.catalog.live_stores[datanode.store_id]
     with pytest.raises(SteleError) as refused:
-        await orders._order(member, DeleteReplica(datanode.store_id, group, before[group].topic_id))
+        await orders.give(member, DeleteReplica(datanode.store_id, group, before[group].topic_id))
     assert refused.value.reason == "FENCED"
     assert datanode.replicas == before
 

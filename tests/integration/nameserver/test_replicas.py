@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from stele.nameserver.controller import Controller
-from stele.nameserver.reconcile import plan
+from stele.nameserver.reports import StrayKind
 from stele.nameserver.strays import set_apart
+from stele.nameserver.view import View
+from stele.services.errors import GroupNotFound, InvalidArgument
 from stele.services.pb import datanode_pb2
 from stele.services.pb import nameserver_pb2 as pb
 from tests.integration.nameserver.cluster import Cluster
@@ -14,7 +18,7 @@ from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 
 
-async def test_a_store_that_was_away_gets_its_replicas_and_drops_its_orphans(cluster: Cluster) -> None:
+async def test_a_store_that_was_away_gets_its_replicas_and_drops_what_was_deleted_meanwhile(cluster: Cluster) -> None:
     await cluster.start(nameservers=2, datanodes=3)
     await cluster.create("demo/old", partitions=2)
     away = cluster.datanodes["dn3"]
@@ -56,6 +60,40 @@ async def test_r4_6_a_loading_store_is_alive_and_given_nothing(cluster: Cluster)
     assert len(loading.replicas) == 4
 
 
+async def orphans(cluster: Cluster) -> list[tuple[int, int, str]]:
+    stores = (await cluster.ask("ListStores", pb.ListStoresRequest())).stores
+    return [(s.store_id, r.group, r.state) for s in stores for r in s.status.replicas if r.state in tuple(StrayKind)]
+
+
+async def test_p3_what_lost_its_record_is_kept_and_listed_until_an_operator_removes_it(cluster: Cluster) -> None:
+    """The records of a topic are gone without its having been deleted, as from a ZooKeeper of which parts were lost."""
+    await cluster.start(nameservers=2, datanodes=3)
+    await cluster.create("demo/t", partitions=1)
+    await cluster.create("demo/other", partitions=1)
+    leader = await cluster.leader()
+    catalog = leader.view.current.catalog
+    (lost,) = (g for g, p in catalog.partitions.items() if p.topic == "demo/t")
+    topic_id = catalog.topics["demo/t"].topic_id
+    session = (await cluster.metadata()).session
+    await session.delete("topics/demo/t")
+    await session.delete(f"partitions/{lost}")
+    await eventually(lambda: lost not in leader.view.current.catalog.partitions)
+    # What used to clean up has had its turn once another topic was made and deleted.
+    await cluster.create("demo/u", partitions=1)
+    await cluster.delete("demo/u")
+    assert all(lost in d.replicas for d in cluster.datanodes.values())
+    assert await orphans(cluster) == [(s, lost, "orphan") for s in (1, 2, 3)]
+    with pytest.raises(GroupNotFound):
+        await cluster.ask("RemoveOrphan", pb.RemoveOrphanRequest(store_id=2, group=lost, topic_id=topic_id + 9))
+    (recorded,) = (g for g, p in catalog.partitions.items() if p.topic == "demo/other")
+    with pytest.raises(GroupNotFound):
+        await cluster.ask("RemoveOrphan", pb.RemoveOrphanRequest(store_id=2, group=recorded, topic_id=2))
+    for store_id, name in enumerate(cluster.nameservers, 1):  # the one that leads and the one that forwards
+        request = pb.RemoveOrphanRequest(store_id=store_id, group=lost, topic_id=topic_id)
+        await cluster.ask("RemoveOrphan", request, of=name)
+    assert [lost in d.replicas for d in cluster.datanodes.values()] == [False, False, True]
+
+
 async def test_a_group_that_was_never_given_out_is_left_alone(cluster: Cluster) -> None:
     await cluster.start(nameservers=1, datanodes=3)
     await cluster.create("demo/t", partitions=1)
@@ -70,28 +108,28 @@ async def test_a_group_that_was_never_given_out_is_left_alone(cluster: Cluster) 
     assert 5000 in datanode.replicas
 
 
-async def test_an_orphan_is_dropped_only_on_zookeepers_word(cluster: Cluster) -> None:
-    """The mirror lacks a partition that ZooKeeper has: its replica must not be touched."""
+async def test_an_orphan_is_removed_only_on_zookeepers_word(cluster: Cluster) -> None:
+    """The mirror lacks a partition that ZooKeeper has: its replica is no orphan, whatever the operator says."""
     await cluster.start(nameservers=1, datanodes=3)
     await cluster.create("demo/t", partitions=1)
     leader = await cluster.leader()
     whole = leader.view.current
-    (group,) = whole.catalog.partitions
+    ((group, _),) = whole.catalog.partitions.items()
+    topic_id = whole.catalog.topics["demo/t"].topic_id
     behind = replace(whole.catalog, partitions={}, topics={})
-    assert leader.controller is not None
-    suspects = plan(behind, set_apart(behind, whole.reports), {})
-    assert len(suspects) == 3
 
     async def scenario(kind: type[Controller]) -> None:
         assert leader.controller is not None
         controller = kind(leader.controller.leadership, leader.session, leader.view, cluster.channels)
-        await controller._drop_orphans(suspects, whole)  # type: ignore[arg-type]
-        working = list(controller._orders._working.values())
-        for task in working:
-            await task
-        await controller.close()
-        with promise("nothing is deleted that ZooKeeper has a record of"):
-            assert all(group in d.replicas for d in cluster.datanodes.values())
+        leader.view.current = View(behind, set_apart(behind, whole.reports), {})
+        try:
+            with promise("nothing is removed as an orphan that ZooKeeper has a record of"):
+                with pytest.raises(InvalidArgument):
+                    await controller.remove_orphan(1, group, topic_id)
+                assert group in cluster.datanodes["dn1"].replicas
+        finally:
+            leader.view.current = whole
+            await controller.close()
 
     await holds_and_mutant_fails(scenario, Controller, "catalog.TrustsTheMirror")
 

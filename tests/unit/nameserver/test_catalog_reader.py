@@ -7,6 +7,7 @@ from stele.services.coordination.records import (
     BundleRecord,
     BuriedRecord,
     CounterRecord,
+    DeletedTopicsRecord,
     LeaderRecord,
     MemberRecord,
     NamespaceRecord,
@@ -43,6 +44,7 @@ NODES = {
     "topics/alloc": node(CounterRecord(next=2)),
     "topics/demo": node(None),
     "topics/demo/t": node(TopicRecord(id=1, partitions=1, replication=3, state="ready", created_ms=5)),
+    "deleted/topics": node(DeletedTopicsRecord(intervals=((4, 4),))),
     "partitions/8": node(PartitionRecord(topic="demo/t", index=0, replicas=(1, 2))),
     "bundles/demo/00000000-ffffffff": node(BundleRecord(broker="br1", epoch=6)),
 }
@@ -57,7 +59,7 @@ def test_every_record_finds_its_place() -> None:
     assert (catalog.datanodes["dn1"].loaded, catalog.datanodes["dn1"].total) == (2, 3)
     assert catalog.live_stores[1].name == "dn1"
     assert 3 in catalog.buried
-    assert catalog.groups_next == 9
+    assert 4 in catalog.deleted_topics
     assert set(catalog.stores) == {1}
     assert set(catalog.topics) == {"demo/t"}
     assert catalog.partitions[8].replicas == (1, 2)

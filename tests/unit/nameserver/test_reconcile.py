@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, StoreEntry, TopicEntry, TopicState
+from stele.nameserver.ids import IntervalSet
 from stele.nameserver.reconcile import (
     ConfigureReplica,
     CreateReplica,
     DeleteReplica,
-    DropOrphan,
     MarkReady,
     ReconcileEffect,
     RecordPartitions,
@@ -35,11 +35,16 @@ def planned(catalog: Catalog, reports: Reports) -> list[ReconcileEffect]:
     return plan(catalog, known, leaders(known))
 
 
-def catalog_of(topic: TopicEntry, *partitions: PartitionEntry, stores: tuple[int, ...] = (1, 2, 3)) -> Catalog:
+def catalog_of(
+    topic: TopicEntry,
+    *partitions: PartitionEntry,
+    stores: tuple[int, ...] = (1, 2, 3),
+    deleted_topics: IntervalSet = IntervalSet(),
+) -> Catalog:
     return Catalog(
+        deleted_topics=deleted_topics,
         topics={topic.name: topic},
         partitions={p.group: p for p in partitions},
-        groups_next=100,
         datanodes={f"dn{s}": datanode(s) for s in stores},
     )
 
@@ -150,13 +155,32 @@ def test_a_new_replica_is_created_with_its_topics_retention() -> None:
     assert planned(catalog, {2: report(2)}) == [CreateReplica(2, 7, 1, "demo/t", 0, (1, 2, 3), small)]
 
 
-def test_orphans_are_suspected_only_below_the_group_counter_and_on_a_complete_report() -> None:
-    catalog = Catalog(groups_next=50, datanodes={"dn1": datanode(1)})
-    assert planned(catalog, {1: report(1, replica(49), replica(50), replica(99))}) == [DropOrphan(1, 49, 1)]
-    assert planned(catalog, {1: report(1, replica(49), complete=False)}) == []
-    assert planned(catalog, {1: disconnected(report(1, replica(49)))}) == []
-    unknown_counter = replace(catalog, groups_next=0)
-    assert planned(unknown_counter, {1: report(1, replica(49))}) == []
+async def test_p3_what_no_record_speaks_for_is_kept() -> None:
+    """ZooKeeper lost the records of a topic, or of all: that says nothing about the data."""
+    held = {1: report(1, replica(7), replica(49, topic_id=3), replica(99, topic="", topic_id=0))}
+    others = catalog_of(TopicEntry("demo/u", 2, 1, 3, TopicState.READY), deleted_topics=IntervalSet.of([(1, 2)]))
+
+    async def scenario(planner: Planner) -> None:
+        for catalog in (Catalog(datanodes={"dn1": datanode(1)}), replace(others, deleted_topics=IntervalSet())):
+            with promise("what no record speaks for is kept"):
+                assert planner(catalog, set_apart(catalog, held), {}) == []
+
+    await holds_and_mutant_fails(scenario, plan, "catalog.drops_orphans")
+
+
+def test_p3_what_a_store_that_was_away_holds_of_a_deleted_topic_is_deleted_by_its_id() -> None:
+    catalog = catalog_of(TopicEntry("demo/t", 2, 1, 3, TopicState.READY), deleted_topics=IntervalSet.of([(1, 1)]))
+    held = report(1, replica(7), replica(8, topic_id=3), replica(9, topic_id=0))
+    assert planned(catalog, {1: held}) == [DeleteReplica(1, 7, 1)]
+    assert planned(catalog, {1: disconnected(held)}) == []
+    # A group that was given to another topic since is not deleted even then: its record does not speak for what is there.
+    given_again = replace(catalog, partitions={7: replace(PARTITION, replicas=(2, 3))})
+    assert planned(given_again, {1: held}) == []
+
+
+def test_p3_what_is_left_of_a_deletion_whose_records_went_in_parts_is_deleted() -> None:
+    catalog = catalog_of(replace(CREATING, state=TopicState.DELETING))
+    assert DeleteReplica(1, 7, 1) in planned(catalog, {1: report(1, replica(7))})
 
 
 actions = st.one_of(

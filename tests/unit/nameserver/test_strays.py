@@ -20,7 +20,6 @@ CATALOG = Catalog(
     namespaces={"demo": NamespaceEntry("demo", 1, 3)},
     topics={"demo/t": TOPIC},
     partitions={7: PartitionEntry(7, "demo/t", 0, (1, 2, 3))},
-    groups_next=8,
     datanodes={f"dn{s}": datanode(s) for s in (1, 2, 3)},
 )
 CREATING = replace(CATALOG, topics={"demo/t": replace(TOPIC, state=TopicState.CREATING)})

@@ -15,12 +15,12 @@ from stele.nameserver.catalog import (
     TopicEntry,
     TopicState,
 )
+from stele.nameserver.ids import IntervalSet
 from stele.nameserver.placement import place
 from stele.nameserver.reconcile import (
     ConfigureReplica,
     CreateReplica,
     DeleteReplica,
-    DropOrphan,
     MarkReady,
     ReconcileEffect,
     RecordPartitions,
@@ -89,6 +89,7 @@ class World:
     # (store, group) → as it was last configured
     configured: dict[tuple[int, int], Retention] = field(default_factory=dict)
     identities: dict[int, tuple[str, int, int]] = field(default_factory=dict)  # group → topic, its id, partition
+    deleted: IntervalSet = field(default_factory=IntervalSet)
     groups_next: int = 1
     topic_ids: int = 1
 
@@ -124,16 +125,15 @@ class World:
                 self.configured[store_id, group] = retention
             case DeleteReplica(store_id, group, topic_id) if store_id in self.up:
                 assert self.identities[group][1] == topic_id
-                assert self.topics[self.partitions[group].topic].state == TopicState.DELETING
-                self.held[store_id].discard(group)
-            case DropOrphan(store_id, group) if store_id in self.up:
-                assert group not in self.partitions
+                topic = self.topics.get(self.identities[group][0])
+                assert (topic is not None and topic.state == TopicState.DELETING) or topic_id in self.deleted
                 self.held[store_id].discard(group)
             case RecordPartitions(topic, missing):
                 self.record(topic, missing)
             case MarkReady(topic):
                 self.topics[topic] = replace(self.topics[topic], state=TopicState.READY)
             case RemoveRecords(topic):
+                self.deleted = self.deleted.add(self.topics[topic].topic_id)
                 del self.topics[topic]
                 self.partitions = {g: p for g, p in self.partitions.items() if p.topic != topic}
             case _:
@@ -145,7 +145,7 @@ class World:
             topics=dict(self.topics),
             partitions=dict(self.partitions),
             stores={s: StoreEntry(s, f"dn{s}", "up", f"u{s}") for s in self.stores},
-            groups_next=self.groups_next,
+            deleted_topics=self.deleted,
             datanodes={
                 f"dn{s}": datanode(s, MemberState.LOADING if s in self.loading else MemberState.READY) for s in self.up
             },
