@@ -9,6 +9,7 @@ Not promised: that a stray is one for good.  A catalog may lag behind its cluste
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from stele.nameserver.catalog import Catalog, PartitionEntry, TopicEntry
@@ -17,8 +18,27 @@ from stele.services.pb.datanode_pb2 import ReplicaStatus
 
 
 def set_apart(catalog: Catalog, reports: Reports) -> Reports:
-    """The reports with their strays named as such."""
-    return {store_id: _with_strays(report, catalog) for store_id, report in reports.items()}
+    """The reports with their strays named as such.  Live: what becomes of ``reports`` shows, for not every change makes a new view."""
+    return _Apart(catalog, reports)
+
+
+class _Apart(Mapping[int, StoreReport]):
+    def __init__(self, catalog: Catalog, reports: Reports) -> None:
+        self._catalog, self._reports = catalog, reports
+        self._known: dict[int, tuple[StoreReport, StoreReport]] = {}  # store id → the report as it came, and set apart
+
+    def __getitem__(self, store_id: int) -> StoreReport:
+        report = self._reports[store_id]
+        known = self._known.get(store_id)
+        if known is None or known[0] is not report:
+            known = self._known[store_id] = (report, _with_strays(report, self._catalog))
+        return known[1]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._reports)
+
+    def __len__(self) -> int:
+        return len(self._reports)
 
 
 def _with_strays(report: StoreReport, catalog: Catalog) -> StoreReport:

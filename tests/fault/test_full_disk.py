@@ -37,7 +37,12 @@ LEFT_BYTES = 3 * MIB
 PARTITIONS = 2
 MESSAGES = 40
 DATANODES = ("dn1", "dn2", "dn3")
-SMALL = {"segment_bytes": "2MiB", "election_timeout_min_s": "0.5", "election_timeout_max_s": "1"}
+SMALL = {
+    "segment_bytes": "2MiB",
+    "election_timeout_min_s": "0.5",
+    "election_timeout_max_s": "1",
+    "trash_retention_s": "0.1",  # what an earlier test deleted is no room that a full disk still has
+}
 
 
 class Disks(Protocol):

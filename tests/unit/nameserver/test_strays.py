@@ -92,3 +92,15 @@ def test_p3_a_group_without_a_record_is_an_orphan_and_not_lacking() -> None:
 def test_p3_a_partition_whose_topic_is_not_seen_yet_proves_nothing() -> None:
     behind = replace(CATALOG, topics={})
     assert set_apart(behind, {1: report(1, replica(7))})[1].holds(7)
+
+
+def test_p3_positions_are_shown_as_the_stores_tell_them_though_nobody_decides_by_them() -> None:
+    told = {1: report(1, replica(7))}
+    known = set_apart(CATALOG, told)
+    assert known[1].replicas[7].high_watermark == 0
+    moved = replica(7)
+    moved.high_watermark = 50
+    told[1] = report(1, moved)
+    told[2] = report(2)
+    assert known[1].replicas[7].high_watermark == 50
+    assert sorted(known) == [1, 2]
