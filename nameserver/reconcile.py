@@ -140,11 +140,12 @@ def _creating(
 
 
 def _deleting(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports: Reports) -> list[ReconcileEffect]:
+    """Who cannot say what it holds is not waited for: it says so once it can, and is told then, as one that is away."""
     held: list[ReconcileEffect] = [
         DeleteReplica(store_id, partition.group, topic.topic_id)
         for partition in partitions
         for store_id, report in sorted(reports.items())
-        if report.holds(partition.group)
+        if report.holds(partition.group) and report.replicas[partition.group].topic
     ]
     return held or [RemoveRecords(topic.name)]
 

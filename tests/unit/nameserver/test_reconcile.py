@@ -155,6 +155,12 @@ def test_a_new_replica_is_created_with_its_topics_retention() -> None:
     assert planned(catalog, {2: report(2)}) == [CreateReplica(2, 7, 1, "demo/t", 0, (1, 2, 3), small)]
 
 
+def test_p3_a_delete_does_not_wait_for_a_replica_whose_files_are_not_readable() -> None:
+    catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), PARTITION)
+    unreadable = replica(7, topic="", topic_id=0, state=ReplicaState.FAILED)
+    assert planned(catalog, {1: report(1, unreadable)}) == [RemoveRecords("demo/t")]
+
+
 async def test_p3_what_no_record_speaks_for_is_kept() -> None:
     """ZooKeeper lost the records of a topic, or of all: that says nothing about the data."""
     held = {1: report(1, replica(7), replica(49, topic_id=3), replica(99, topic="", topic_id=0))}
