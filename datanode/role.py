@@ -63,6 +63,7 @@ class Parts:
 
     gate: Callable[..., Gate] = Gate
     store: Callable[..., Store] = Store
+    directory: Callable[[Path], DataDirectory] = DataDirectory
     file_system: FileSystem | None = None
     free_bytes: Callable[[], int] | None = None
     rng: random.Random = field(default_factory=random.Random)
@@ -87,7 +88,7 @@ class Datanode:
 
     async def start(self) -> None:
         config, runtime = self._config, self._runtime
-        directory = await asyncio.to_thread(DataDirectory, Path(config.data_dir))
+        directory = await asyncio.to_thread(self._parts.directory, Path(config.data_dir))
         self._opened.callback(directory.close)
         self._reserved = runtime.transport.reserve(config.host, config.port)
         self._opened.callback(self._reserved.close)
