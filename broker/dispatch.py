@@ -110,6 +110,7 @@ class Dispatch:
         self._tasks = Tasks(on_failed)
         self._writes = Tasks(on_failed)
         self._closed: SteleError | None = None
+        self._leaving: SteleError | None = None  # what came is still written, nobody new is let in
 
     # --- the log --------------------------------------------------------------------------------------------------
 
@@ -154,8 +155,7 @@ class Dispatch:
         """Raises SteleError: ConsumerBusy, Overloaded, SubscriptionNotFound for what must exist, what ended this partition here."""
         type = SubscriptionType(request.type)
         live, created = await self._find_or_create(request.subscription, start_of(request), request.must_exist)
-        if self._closed is not None:
-            raise self._closed
+        self._check_open()
         core = live.core
         if len(core.consumers) >= CONSUMERS_MAX:
             raise Overloaded(f"subscription {core.name!r} has {CONSUMERS_MAX} consumers", limit=CONSUMERS_MAX)
@@ -398,8 +398,7 @@ class Dispatch:
     async def _find_or_create(
         self, name: str, request: datanode_pb2.CreateCursorRequest, must_exist: bool = False
     ) -> tuple[_LiveSubscription, bool]:
-        if self._closed is not None:
-            raise self._closed
+        self._check_open()
         if name in self._live:
             return self._live[name], False
         if must_exist:
@@ -411,6 +410,10 @@ class Dispatch:
         if name not in self._live:
             self._live[name] = self._live_from(response.cursor)
         return self._live[name], bool(response.created)
+
+    def _check_open(self) -> None:
+        if (error := self._closed or self._leaving) is not None:
+            raise error
 
     async def _call(self, method: str, request: Any) -> Any:
         try:
@@ -444,7 +447,16 @@ class Dispatch:
         await self._tasks.cancel()
         await self._writes.cancel()
 
-    async def flush_acks(self) -> None:
+    async def hand_over(self, error: SteleError, within_s: float) -> None:
+        """Closes every consumer with ``error`` once what they acknowledged is written: else the next owner delivers it again.  The
+        next owner's fence, or ``within_s``, ends the writing."""
+        self._leaving = self._leaving or error
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._flush_acks()
+        self.close(error)
+
+    async def _flush_acks(self) -> None:
         """Writes what was acknowledged so far."""
         for _ in range(2):  # what came while a write was under way goes with the next
             for live in self._live.values():

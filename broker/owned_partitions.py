@@ -1,8 +1,8 @@
 """The partitions that this broker serves: opened on first use, closed as soon as their bundle is not its own.
 
 Guarantee: a partition is served only after its group was fenced with this broker's epoch, so that a former owner's
-writes are refused from then on (R5.10); once ownership ends its producers are told NotOwner and its consumers closed
-with NotOwner at once, while appends that have left are answered with what became of them.
+writes are refused from then on (R5.10); once ownership ends its producers are told NotOwner at once and its consumers as
+soon as what they acknowledged is written, while appends that have left are answered with what became of them.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ ROUTE_WAIT_S = 1.0  # for a topic that was created a moment ago
 MISSING_MAX = 1_000
 OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
+HANDOVER_TIMEOUT_S = 1.0  # for acknowledgements of consumers that are closed because another broker owns the partition
 TICK_S = 0.1
 
 Build = Callable[[PartitionRoute, int, DatanodeClients], PartitionClient]
@@ -116,11 +117,20 @@ class OwnedPartition:
 
     def close(self, error: SteleError) -> None:
         """Takes nothing more and tells everyone; ``finish`` waits for what is under way."""
+        self._refuse(error)
+        self.dispatch.close(error)
+
+    async def hand_over(self, error: SteleError) -> None:
+        """Takes nothing more at once; consumers hear of it once what they acknowledged is written."""
+        self._refuse(error)
+        await self.dispatch.hand_over(error, HANDOVER_TIMEOUT_S)
+        await self.finish()
+
+    def _refuse(self, error: SteleError) -> None:
         if self.closed is None:
             self.closed = error
             self._settled.set()
             self.producer.close(error)
-            self.dispatch.close(error)
 
     async def finish(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -197,7 +207,7 @@ class OwnedPartitions:
         for key, owned in list(self._owned.items()):
             route = owned.client.route
             if route.bundle in bundles and self.ownership.epoch(route.bundle) != owned.client.epoch:
-                self._close(key, _not_owner(route))
+                self._hand_over(key, _not_owner(route))
         self.metrics.bundles.set(len(self.ownership.owned))
 
     def _deposed(self, owned: OwnedPartition, error: SteleError) -> None:
@@ -321,21 +331,27 @@ class OwnedPartitions:
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _close(self, key: Key, error: SteleError) -> None:
+        if (owned := self._take_out(key)) is not None:
+            owned.close(error)
+            self._finishing.start(owned.finish())
+
+    def _hand_over(self, key: Key, error: SteleError) -> None:
+        if (owned := self._take_out(key)) is not None:
+            self._finishing.start(owned.hand_over(error))
+
+    def _take_out(self, key: Key) -> OwnedPartition | None:
         owned = self._owned.pop(key, None)
-        if owned is None:
-            return
-        owned.close(error)
-        self._cache.forget(owned.client.group)
-        self.metrics.partitions.set(len(self._owned))
-        self._finishing.start(owned.finish())
+        if owned is not None:
+            self._cache.forget(owned.client.group)
+            self.metrics.partitions.set(len(self._owned))
+        return owned
 
     async def drain(self) -> None:
-        """Writes the acknowledgements there are, then hands every partition back."""
-        # BEFORE anything is closed: an acknowledgement that is not confirmed when its consumer is closed means a second delivery.
-        await asyncio.gather(*(s.dispatch.flush_acks() for s in list(self._owned.values())))
+        """Hands every partition back, with the acknowledgements that there are."""
+        # BEFORE they are handed back: what was taken on meanwhile would be left as it is.
         self._stopped = NotOwner(f"{self._broker} is shutting down")
         for key in list(self._owned):
-            self._close(key, self._stopped)
+            self._hand_over(key, self._stopped)
         await self._finishing.finished()
 
     async def stop(self) -> None:

@@ -23,7 +23,7 @@ from stele.services.config import BrokerConfig
 from stele.services.coordination.enrolment import Enrolment, Presence, open_session
 from stele.services.coordination.members import known_nameservers
 from stele.services.coordination.session import Session, SessionEvent, SessionState
-from stele.services.errors import CoordinationUnknown
+from stele.services.errors import SteleError
 from stele.services.pb import broker_pb2_grpc
 from stele.services.process import Runtime
 from stele.services.rpc.channels import Channels
@@ -112,7 +112,8 @@ class Broker:
             return
         self._server.set_serving(False)
         if self._presence is not None:
-            with suppress(CoordinationUnknown):
+            # Whatever is wrong with the registration: what others are to take over is handed to them all the same.
+            with suppress(SteleError):
                 await self._presence.update(state="draining")
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_timeout_s * HANDOVER_SHARE):

@@ -288,7 +288,8 @@ class Subscription:
 
     def flush_acks(self) -> list[SubscriptionEffect]:
         """The next write of acknowledgements; nothing while one is under way."""
-        if self._requests_writing is not None or not self.has_acks_to_write or len(self.acked) > CURSOR_RANGES_MAX:
+        # One range less than the cursor takes: what lies below the floor makes one more.
+        if self._requests_writing is not None or not self.has_acks_to_write or len(self.acked) >= CURSOR_RANGES_MAX:
             return []
         requests, self._requests = self._requests, _AckRequests()
         if not len(self._dirty):
@@ -300,9 +301,10 @@ class Subscription:
     def _whole_ranges(self, parts: RangeMap[None]) -> RangeMap[None]:
         """The acknowledged ranges that ``parts`` lie in: no more of them than the cursor holds."""
         whole: RangeMap[None] = RangeMap()
+        lowest = parts.head()
+        if lowest is not None and lowest[0] < self.floor:
+            whole.set(lowest[0], self.floor - 1, None)  # all of it is acknowledged
         for first, last, _ in parts:
-            if first < self.floor:
-                whole.set(first, self.floor - 1, None)
             if last >= self.floor:
                 for a, b, _ in self.acked.overlapping(max(first, self.floor), last):
                     whole.set(a, b, None)

@@ -6,7 +6,7 @@ replica that leads proposes only what is certain to be stored whole, and answers
 
 Guarantee: what it proposes is stored whole.  It waits until every append before is applied, and it leads with a state that is current, so
 that nothing it does not know of comes between its look and the entry; an owner that is being deposed is refused at once (R5.10).
-Requests keep their order.
+Requests keep their order.  An error is raised for a whole append only if nothing of it is stored; otherwise each batch has its own.
 
 Not promised: speed.  One append is under way at a time.
 """
@@ -21,6 +21,7 @@ from stele.datanode import commands
 from stele.datanode.commands import Appended, AppendOutcome, Refused
 from stele.datanode.partition import PartitionState, fenced
 from stele.services import batch
+from stele.services.errors import SteleError
 
 
 class Proposer(Protocol):
@@ -58,20 +59,32 @@ class SerialAppends:
             if before is not None:
                 await asyncio.wait({before})
             results: dict[int, Appended | Refused] = {}
-            chosen: dict[int, int] = {}  # position of a batch → its producer
-            for i, b in enumerate(batches):
-                header = batch.read_header(b, verify=False)
-                if header.producer_id and header.producer_id in chosen.values():
-                    # What this one comes to depends on the one before it.
-                    results |= await self._store(owner_epoch, batches, list(chosen))
-                    chosen.clear()
-                known = self._partition.producers.check(header)
-                if known is None:
-                    chosen[i] = header.producer_id
-                else:
-                    results[i] = known
-            results |= await self._store(owner_epoch, batches, list(chosen))
+            try:
+                await self._append_parts(owner_epoch, batches, results)
+            except SteleError as e:
+                if not results:
+                    raise
+                # Told of the whole append it would call unstored what is stored by now.  Nothing behind it is tried: it would overtake.
+                for i in range(len(batches)):
+                    results.setdefault(i, Refused.of(e))
             return AppendOutcome(tuple(results[i] for i in range(len(batches))))
+
+    async def _append_parts(
+        self, owner_epoch: int, batches: Sequence[bytes], results: dict[int, Appended | Refused]
+    ) -> None:
+        chosen: dict[int, int] = {}  # position of a batch → its producer
+        for i, b in enumerate(batches):
+            header = batch.read_header(b, verify=False)
+            if header.producer_id and header.producer_id in chosen.values():
+                # What this one comes to depends on the one before it.
+                results |= await self._store(owner_epoch, batches, list(chosen))
+                chosen.clear()
+            known = self._partition.producers.check(header)
+            if known is None:
+                chosen[i] = header.producer_id
+            else:
+                results[i] = known
+        results |= await self._store(owner_epoch, batches, list(chosen))
 
     async def _store(
         self, owner_epoch: int, batches: Sequence[bytes], chosen: list[int]

@@ -109,6 +109,9 @@ MUTANTS = _table(
     Mutant("incarnations.ServesWhoeverHasTheName", (), "what is meant for a former topic does not reach the new one"),
     Mutant("incarnations.BelievesWhoeverLags", (), "a nameserver that lags brings no former topic back"),
 
+    # --- appends and dispatch
+    Mutant("appends.RefusesTheWholeAppend", (), "what is stored is not called unstored"),
+
     # --- the resolver (F2)
     Mutant("resolver.MatchesText", ("R2.1",), "what an error means does not hang on its text",
            and_breaks=("a store that starts late is reached as soon as it registers",)),

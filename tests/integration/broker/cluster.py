@@ -62,7 +62,7 @@ class Cluster:
         self,
         partitions: int = 1,
         make_partition: Callable[[], PartitionState] = PartitionState,
-        serve: type[OwnedPartitions] = OwnedPartitions,
+        serve: Callable[..., OwnedPartitions] = OwnedPartitions,
     ) -> None:
         self.serve = serve
         self._first_group = 100

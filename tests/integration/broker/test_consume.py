@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from stele.broker.owned_partitions import Build, OwnedPartitions
 from stele.services.errors import (
     ConsumerBusy,
     InvalidArgument,
@@ -16,7 +17,7 @@ from stele.services.errors import (
     TopicNotFound,
 )
 from stele.services.pb import broker_pb2 as pb
-from stele.services.rpc.channels import call
+from stele.services.rpc.channels import Channels, call
 from stele.services.rpc.status import from_pb
 from tests.integration.broker.cluster import TOPIC, BrokerUnderTest, Cluster, Consumer
 from tests.support.eventually import eventually
@@ -131,6 +132,48 @@ async def test_next_owner_redelivers_what_was_not_confirmed(cluster: Cluster) ->
         datanode.hold_acks.set()
     successor = await cluster.consumer(second)
     assert await successor.received(7) == ["m2", "m3", "m4", "m6", "m7", "m8", "m9"]
+
+
+def flushes_rarely(name: str, channels: Channels, build: Build | None) -> OwnedPartitions:
+    return OwnedPartitions(name, channels, build=build, ack_flush_interval_s=60.0)
+
+
+@pytest.mark.parametrize("how", ["reassigned", "drained"])
+async def test_p9_what_was_acknowledged_is_written_before_the_partition_is_handed_over(how: str) -> None:
+    async with Cluster(serve=flushes_rarely) as cluster:
+        first, second = await cluster.broker("br1"), await cluster.broker("br2")
+        await fill(cluster, 10)
+        consumer = await cluster.consumer(first)
+        await consumer.received(10)
+        request_id = await consumer.ack(*range(7))
+        owned = first.partitions.get(TOPIC, 0)
+        assert owned is not None
+        await eventually(lambda: owned.dispatch._live["s"].core.has_acks_to_write)
+        if how == "drained":
+            await first.partitions.drain()
+        cluster.assign("br2", 2)
+        assert isinstance(await eventually(lambda: consumer.closed), NotOwner)
+        assert consumer.confirmed == {request_id}
+        assert await (await cluster.consumer(second)).received(3) == ["m7", "m8", "m9"]
+
+
+async def test_p9_a_broker_that_drains_takes_no_partition_on(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    await fill(cluster, 3)
+    consumer = await cluster.consumer(broker)
+    await consumer.received(3)
+    for datanode in cluster.datanodes.values():
+        datanode.hold_acks.clear()
+    await consumer.ack(0)
+    owned = broker.partitions.get(TOPIC, 0)
+    assert owned is not None
+    await eventually(lambda: owned.dispatch._writes)
+    draining = asyncio.create_task(broker.partitions.drain())
+    await eventually(lambda: broker.partitions.get(TOPIC, 0) is None)
+    with pytest.raises(NotOwner, match="shutting down"):
+        await cluster.consumer(broker, partition=1)
+    await draining
+    assert isinstance(consumer.closed, NotOwner), "it waits for acknowledgements, but not for ever"
 
 
 async def test_a_client_may_ack_at_the_next_owner_what_the_former_delivered(cluster: Cluster) -> None:

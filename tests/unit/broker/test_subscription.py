@@ -270,7 +270,7 @@ def test_a_bounded_number_of_holes_stops_new_deliveries(sub: Subscription, monke
 def test_acks_wait_while_the_cursor_has_no_room_for_their_holes(
     sub: Subscription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core, "CURSOR_RANGES_MAX", 2)
+    monkeypatch.setattr(core, "CURSOR_RANGES_MAX", 3)
     add(sub, A, SubscriptionType.SHARED, credit=100)
     sub.available(10, 0)
     sub.ack(A, 1, [(1, 1), (3, 3), (5, 5)], False, sub.generation, 0)
@@ -292,6 +292,23 @@ def test_a_write_of_acks_has_no_more_ranges_than_the_cursor(sub: Subscription) -
     sub.persisted(0)
     sub.ack(A, 3, [(0, 0)], False, sub.generation, 0)
     assert sub.flush_acks() == [PersistAcks(((0, 19),), 0)]
+
+
+def test_p10_a_write_never_has_more_ranges_than_a_cursor_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "CURSOR_RANGES_MAX", 10)
+    sub = Subscription("s", 0, end=100)
+    add(sub, A, SubscriptionType.SHARED)
+    sub.ack(A, 1, [(0, 0), (3, 3)], False, 0, 0)
+    sub.ack(A, 2, [(5 + 2 * i, 5 + 2 * i) for i in range(9)], False, 0, 0)
+    sub.ack(A, 3, [(1, 1)], False, 0, 0)
+    assert sub.flush_acks() == [], "there is room for one range less: what is below the floor makes one"
+    sub.ack(A, 4, [(2, 2)], False, 0, 0)
+    (write,) = sub.flush_acks()
+    assert isinstance(write, PersistAcks)
+    assert write.ranges == ((0, 3), *((5 + 2 * i, 5 + 2 * i) for i in range(9)))
+    assert len(write.ranges) <= 10
+    assert sub.persisted(0) == [ConfirmAcks(A, (1, 2, 3, 4))]
+    sub.validate()
 
 
 async def acknowledgements_of_another_generation_count_for_nothing(make: type[Subscription]) -> None:
