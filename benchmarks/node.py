@@ -93,6 +93,7 @@ class Node:
             Path(directory) / "groups",
             transport,
             open_storage,
+            observed_ms=lambda: round(time.monotonic() * 1000),
             rng=rng,
             timing=Timing(election_min_s=config.election_timeout_min_s, election_max_s=config.election_timeout_max_s),
             entry_bytes_max=config.entry_bytes_max,

@@ -1,6 +1,6 @@
 """The data directory of a store: who it belongs to and which groups it holds.
 
-    lock  store.json  groups/<id>/{group.json, log, term}  quarantine/<id>-<n>/  trash/
+    lock  store.json  observed.json  groups/<id>/{group.json, log, term}  quarantine/<id>-<n>/  trash/
 
 Guarantee: one process at a time has the directory open (DirectoryBusy for the second); a JSON file in it is the old one
 or the new one, whole, after any crash; a group's folder is never deleted because it is damaged, it is moved into
@@ -110,6 +110,7 @@ class DataDirectory:
         self.groups_path = path / "groups"
         self.quarantine_path = path / "quarantine"
         self.trash_path = path / "trash"
+        self.observed_path = path / "observed.json"  # datanode/observed_time.py
         with _typed(path):
             for folder in (path, self.groups_path, self.quarantine_path, self.trash_path):
                 folder.mkdir(parents=True, exist_ok=True)

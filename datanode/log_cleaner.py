@@ -56,6 +56,7 @@ class LogCleaner:
     spacing: SnapshotSpacing
     retention_check_s: float
     is_short_of_space: Callable[[], bool]
+    observed_ms: Callable[[], int]
     clock: Clock = SYSTEM
     _watched: dict[int, _Watched] = field(default_factory=dict)
     _decide_at_s: float = 0.0
@@ -98,7 +99,7 @@ class LogCleaner:
             return
         watched = self._watched.get(number)
         if watched is None:
-            watched = self._watched[number] = _Watched(replica, self.clock.wall_ms())
+            watched = self._watched[number] = _Watched(replica, self.observed_ms())
         seen = (group.applied_index, replica.partition.log_start, replica.spec.retention)
         is_short = self.is_short_of_space()
         if seen == watched.seen and self.clock.monotonic() < watched.look_again_s and not is_short:
@@ -123,11 +124,11 @@ class LogCleaner:
         if unneeded:
             await group.drop_snapshots(unneeded)
         if decides and retention and group.is_leader and (watched.trim is None or watched.trim.done()):
-            chosen = trim_due(group.snapshots, bytes_after, retention, log_start, self.clock.wall_ms())
+            chosen = trim_due(group.snapshots, bytes_after, retention, log_start, self.observed_ms())
             if chosen is not None:
                 watched.trim = self._trim(replica, chosen.mark)
         newest = group.snapshots[-1] if group.snapshots else None
-        now_ms = self.clock.wall_ms()
+        now_ms = self.observed_ms()
         taken: Snapshot | None = None
         if snapshot_due(newest, group.applied_index, bytes_after, retention, self.spacing, watched.since_ms, now_ms):
             taken = await group.take_snapshot()
@@ -139,7 +140,7 @@ class LogCleaner:
         """When its bytes ask for it, or its clock, or when retention is decided again."""
         replica = watched.replica
         every = spacing_of(replica.spec.retention, self.spacing)
-        behind, last_ms = (newest.index, newest.time_ms) if newest is not None else (0, watched.since_ms)
+        behind, last_ms = (newest.index, newest.taken_ms) if newest is not None else (0, watched.since_ms)
         left_bytes = every.snapshot_bytes - group.journal.bytes_after(behind)
         replica.notify_after(max(left_bytes, NOTIFY_BYTES_MIN), functools.partial(self._request_look, group.group_id))
         watched.look_again_s = math.inf

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from dataclasses import dataclass
 
 from stele.datanode.snapshot_codec import SnapshotDecoder, SnapshotEncoder
 
@@ -15,6 +16,9 @@ POINTS_MAX = 65_536
 INDEX_SPACING = 64  # log entries between two points, at first; 16 KiB count as one entry more
 TIME_POINTS_MAX = 4_096
 TIME_SPACING_MS = 1_000  # milliseconds between two points, at first
+FAR_MS = 3_600_000  # of two times that are further apart than clocks and queues explain, one may be wrong
+LEAPS_MAX = 16
+DOUBTS_MAX = 16
 PARTIAL_BYTES_MAX = 1 << 20  # in a snapshot; past it a leader lets it grow no more (datanode/serial_appends.py)
 _PARTIAL_HEAD_BYTES = 16
 
@@ -44,6 +48,11 @@ class _Points:
             del self.keys[:count], self.values[:count]
         if len(self.keys) * 4 <= self._max and self.spacing > self._spacing_min:
             self.spacing //= 2
+
+    def cut_behind(self, key: int) -> None:
+        """Forgets the points above ``key``."""
+        at = bisect_right(self.keys, key)
+        del self.keys[at:], self.values[at:]
 
     def validate(self) -> None:
         assert len(self.keys) == len(self.values) <= self._max
@@ -138,23 +147,66 @@ def _bytes_of(mask: int) -> int:
     return _PARTIAL_HEAD_BYTES + (mask.bit_length() + 7) // 8
 
 
+@dataclass(frozen=True, slots=True)
+class _Leap:
+    """The batches' time went ahead by more than ``FAR_MS`` at once."""
+
+    from_ms: int
+    to_ms: int
+
+
 class TimeIndex:
     """From a time to an offset before which every batch is older.
 
-    Times are those of batches (their oldest message), given by producers' clocks: they need not grow.  The position
+    Times are those of batches (their oldest message), given by producers' clocks: they need not grow, and some are wrong.  The position
     found may be early by the spacing of the points, never late.
+
+    A leap ahead may be a pause of the producers or a clock that is set wrong, and everything that comes at the right time would then be
+    older than the last point for as long as that clock is ahead.  So leaps are remembered, and one is taken back, with all that
+    followed it, once ``DOUBTS_MAX`` more batches have gone on from before it than from behind it.  Until then times are found early.
     """
 
     def __init__(self, points_max: int = TIME_POINTS_MAX, spacing_ms: int = TIME_SPACING_MS) -> None:
         self._points = _Points(points_max, spacing_ms)  # time → offset
-        self.latest_ms = 0  # the highest time of any batch
+        self.latest_ms = 0  # the highest time of any batch that is believed
+        self._leaps: list[_Leap] = []  # the newest, oldest first
+        self._doubts = 0
+        self._doubting_ms = 0  # the highest time of a batch that doubts
 
     def stored(self, timestamp_ms: int, base_offset: int) -> None:
+        if self._takes_back_a_leap(timestamp_ms):
+            # Older than this are all batches before, and this one: without a point here the next leap would leave none.
+            timestamp_ms = self.latest_ms + 1
         times = self._points.keys
-        self.latest_ms = max(self.latest_ms, timestamp_ms)
-        # All batches before a point are older than it: one that was not would have been a point itself.
-        if not times or timestamp_ms >= times[-1] + self._points.spacing:
+        # All batches before a point are older than it: one that was not would have been a point itself, or is not believed.
+        if not times or timestamp_ms >= max(times[-1] + self._points.spacing, self.latest_ms + 1):
             self._points.add(timestamp_ms, base_offset)
+        self.latest_ms = max(self.latest_ms, timestamp_ms)
+
+    def _takes_back_a_leap(self, timestamp_ms: int) -> bool:
+        if timestamp_ms > self.latest_ms + FAR_MS:
+            self._leaps = [*self._leaps, _Leap(self.latest_ms, timestamp_ms)][-LEAPS_MAX:]
+            self._doubts = self._doubting_ms = 0
+        elif timestamp_ms >= self.latest_ms - FAR_MS:
+            self._doubts = max(0, self._doubts - 1)
+        else:
+            return self._doubt(timestamp_ms)
+        return False
+
+    def _doubt(self, timestamp_ms: int) -> bool:
+        """True if that was one doubt too many."""
+        doubted = [leap for leap in self._leaps if leap.from_ms - FAR_MS <= timestamp_ms < leap.to_ms - FAR_MS]
+        if not doubted:
+            return False  # it is merely late
+        self._doubts += 1
+        self._doubting_ms = max(self._doubting_ms, timestamp_ms)
+        if self._doubts < DOUBTS_MAX:
+            return False
+        self.latest_ms = max(doubted[0].from_ms, self._doubting_ms)
+        self._points.cut_behind(doubted[0].from_ms)
+        self._leaps = self._leaps[: self._leaps.index(doubted[0])]
+        self._doubts = self._doubting_ms = 0
+        return True
 
     def locate(self, timestamp_ms: int) -> int | None:
         """The offset to start from for everything at or after ``timestamp_ms``; None: from the beginning."""
@@ -170,11 +222,26 @@ class TimeIndex:
         if self._points.keys:
             assert self._points.keys[-1] <= self.latest_ms
             assert self._points.values[-1] < high_watermark
+        assert len(self._leaps) <= LEAPS_MAX
+        assert all(leap.from_ms + FAR_MS < leap.to_ms <= self.latest_ms for leap in self._leaps)
+        assert 0 <= self._doubts < DOUBTS_MAX
 
     def encode(self, out: SnapshotEncoder) -> None:
         out.u64(self.latest_ms)
         self._points.encode(out)
 
+    def encode_leaps(self, out: SnapshotEncoder) -> None:
+        """At the very end of a snapshot, and nothing where there are none: so it was before leaps were known."""
+        if self._leaps:
+            out.u64(self._doubts, self._doubting_ms, len(self._leaps))
+            for leap in self._leaps:
+                out.u64(leap.from_ms, leap.to_ms)
+
     def decode(self, source: SnapshotDecoder) -> None:
         self.latest_ms = source.u64()
         self._points.decode(source)
+
+    def decode_leaps(self, source: SnapshotDecoder) -> None:
+        if source.has_more:
+            self._doubts, self._doubting_ms = source.u64(), source.u64()
+            self._leaps = [_Leap(source.u64(), source.u64()) for _ in range(source.u64())]

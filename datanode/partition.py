@@ -262,6 +262,7 @@ class PartitionState:
         self.producers.encode(out)
         self.offsets.encode(out)
         self.times.encode(out)
+        self.times.encode_leaps(out)  # last: what has none is as it was before there were any
         return out.bytes()
 
     def restore(self, snapshot: bytes) -> None:
@@ -282,6 +283,7 @@ class PartitionState:
         fresh.producers.decode(source)
         fresh.offsets.decode(source)
         fresh.times.decode(source)
+        fresh.times.decode_leaps(source)
         source.end()
         try:
             fresh.validate()

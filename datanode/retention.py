@@ -1,8 +1,10 @@
 """What a replica does about its log's length: when it takes a snapshot, where its log may begin, which snapshots it can do without.  Pure.
 
-Guarantee: nothing that a topic's retention keeps is given up: whatever is unknown or rounded errs towards keeping.  Two replicas that
-lead one after the other do not fight: each only ever proposes a higher start than the one in force, and a start that is passed stays
-passed.
+Guarantee: nothing that a topic's retention keeps is given up: whatever is unknown or rounded errs towards keeping.  Ages are differences
+of the store's own observed time (datanode/observed_time.py): no wall clock, and no stamp of another machine, makes a message old.
+
+Two replicas that lead one after the other do not fight: each only ever proposes a higher start than the one in force, and a start that
+is passed stays passed.
 
 A log can only begin behind a snapshot, so what retention removes comes in steps of them; a policy that is short for the usual distance
 between snapshots has them taken closer together.
@@ -48,11 +50,11 @@ def snapshot_due(
     """Whether it is time for one of what is applied.  ``since_ms``: when the replica began to run, for its first.
 
     No more bytes of snapshots are written than of log, unless the clock asks for them."""
-    behind, size, last_ms = (newest.index, newest.size, newest.time_ms) if newest is not None else (0, 0, since_ms)
+    behind, size, last_ms = (newest.index, newest.size, newest.taken_ms) if newest is not None else (0, 0, since_ms)
     if applied_index <= behind:
         return False
     every = spacing_of(retention, usual)
-    # A clock that was set back must not hold snapshots up until it has caught up.
+    # One that seems to be of the future (a crash lost a part of the observed time) must not hold snapshots up until that is caught up.
     if abs(now_ms - last_ms) >= every.snapshot_interval_ms:
         return True
     return bytes_after(behind) >= max(every.snapshot_bytes, size)
@@ -78,7 +80,7 @@ def trim_due(
     best: Snapshot | None = None
     for snapshot in snapshots:
         is_long = bool(retention.size_bytes) and bytes_after(snapshot.index) >= retention.size_bytes
-        is_old = bool(retention.age_ms) and snapshot.time_ms <= now_ms - retention.age_ms
+        is_old = bool(retention.age_ms) and snapshot.taken_ms <= now_ms - retention.age_ms
         if (is_long or is_old) and snapshot.mark > log_start:
             best = snapshot
     return best
@@ -117,5 +119,5 @@ def _weight(snapshot: Snapshot, bytes_after: BytesAfter, retention: Retention) -
     if retention.size_bytes:
         weight -= bytes_after(snapshot.index) / retention.size_bytes
     if retention.age_ms:
-        weight += snapshot.time_ms / retention.age_ms
+        weight += snapshot.taken_ms / retention.age_ms
     return weight

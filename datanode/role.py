@@ -27,6 +27,7 @@ from stele.datanode.disk import Disk
 from stele.datanode.gate import Gate
 from stele.datanode.log_cleaner import LogCleaner
 from stele.datanode.metrics import DatanodeMetrics
+from stele.datanode.observed_time import ObservedTime
 from stele.datanode.registration import Registration, wait_until_alone
 from stele.datanode.reopening import Reopening
 from stele.datanode.retention import SnapshotSpacing
@@ -34,6 +35,7 @@ from stele.datanode.server import DatanodeServicer
 from stele.datanode.storage import opener
 from stele.datanode.store import Store
 from stele.datanode.trash import Trash
+from stele.services.clock import SYSTEM, Clock
 from stele.services.config import DatanodeConfig
 from stele.services.coordination.enrolment import Presence, open_session
 from stele.services.coordination.members import known_nameservers
@@ -65,7 +67,9 @@ class Parts:
     store: Callable[..., Store] = Store
     directory: Callable[[Path], DataDirectory] = DataDirectory
     file_system: FileSystem | None = None
+    observed_time: Callable[..., ObservedTime] = ObservedTime
     free_bytes: Callable[[], int] | None = None
+    clock: Clock = SYSTEM
     rng: random.Random = field(default_factory=random.Random)
 
 
@@ -113,6 +117,7 @@ class Datanode:
         raft_reserved.close()
         runtime.announce(self.endpoint, raft_endpoint, config.advertised(self._reserved.number))
         await self._register(raft_endpoint)
+        self._tasks.start(self._observed.keep(), "observed-time")
         if not confirmed:
             self._tasks.start(registration.confirm(), "confirm-registration")
         self._tasks.start(self.store.disk.watch(lambda: self._disk_changed()), "disk")
@@ -139,11 +144,15 @@ class Datanode:
         transport = RaftTransport(store_id, cluster_id, channels, resolver, parts.rng, timing=timing)
         disk = Disk(directory, config.disk_reserve_bytes, parts.free_bytes)
         await disk.look()
+        self._observed = await asyncio.to_thread(parts.observed_time, directory.observed_path, parts.clock)
+        self._opened.push_async_callback(asyncio.to_thread, self._observed.record)
         registry = Registry(
             store_id,
             directory.groups_path,
             transport,
             opener(config.segment_bytes, config.entry_bytes_max, config.disk_reserve_bytes // 2, parts.file_system),
+            observed_ms=self._observed.now_ms,
+            clock=parts.clock,
             rng=parts.rng,
             timing=timing,
             entry_bytes_max=config.entry_bytes_max,
@@ -216,7 +225,15 @@ class Datanode:
         config = self._config
         spacing = SnapshotSpacing(config.snapshot_bytes, round(config.snapshot_interval_s * 1000))
         store = self.store
-        await LogCleaner(store.replicas, spacing, config.retention_check_s, lambda: store.disk.disk_full).run()
+        cleaner = LogCleaner(
+            store.replicas,
+            spacing,
+            config.retention_check_s,
+            lambda: store.disk.disk_full,
+            self._observed.now_ms,
+            self._parts.clock,
+        )
+        await cleaner.run()
 
     def _disk_changed(self) -> None:
         """A store without room hands its leaderships over once: one of the others may have some."""

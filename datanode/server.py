@@ -34,10 +34,10 @@ from stele.datanode.watch import watch
 from stele.services.errors import InvalidArgument, Timeout
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc
+from stele.services.rpc.servers import left_s
 from stele.services.topics import FOR_EVER, check_name, check_retention, parse_topic
 
 PROPOSAL_TIMEOUT_S = 10.0
-ANSWER_MARGIN_S = 0.05  # of a caller's deadline: the answer has to arrive before it
 
 _Order = pb.CreateReplicaRequest | pb.ConfigureReplicaRequest | pb.DeleteReplicaRequest
 _CursorRequest = pb.CreateCursorRequest | pb.ResetCursorRequest
@@ -124,10 +124,9 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
     async def _propose(self, group: int, command: commands.OwnerCommand, context: Any) -> object:
         """The outcome of ``command``, committed.  Raises what refused it; Timeout once the caller's deadline is
         near."""
-        left_s = context.time_remaining()
-        timeout_s = PROPOSAL_TIMEOUT_S if left_s is None else min(PROPOSAL_TIMEOUT_S, left_s - ANSWER_MARGIN_S)
+        timeout_s = min(PROPOSAL_TIMEOUT_S, left_s(context, PROPOSAL_TIMEOUT_S))
         proposal = self._store.replica(group).propose(command)
-        done, _ = await asyncio.wait({proposal}, timeout=max(0.0, timeout_s))
+        done, _ = await asyncio.wait({proposal}, timeout=timeout_s)
         if not done:
             proposal.add_done_callback(_discard_outcome)
             raise Timeout(f"group {group} gave no outcome within {timeout_s:.3g} s", timeout_s=timeout_s)

@@ -68,6 +68,10 @@ class SnapshotDecoder:
             values.byteswap()
         return values
 
+    @property
+    def has_more(self) -> bool:
+        return self._at < len(self._data)
+
     def end(self) -> None:
         if self._at != len(self._data):
             raise SnapshotDamaged(f"{len(self._data) - self._at} bytes follow a snapshot")

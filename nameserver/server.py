@@ -21,12 +21,12 @@ from stele.services.errors import NoLeader, NotLeader, Unreachable
 from stele.services.pb import common_pb2, nameserver_pb2_grpc
 from stele.services.pb import nameserver_pb2 as pb
 from stele.services.rpc.channels import Channels
+from stele.services.rpc.servers import left_s
 from stele.services.rpc.status import typed_errors
 from stele.services.topics import parse_topic
 
 FORWARDED_KEY = "stele-forwarded-by"
 TIMEOUT_DEFAULT_S = 30.0  # of a caller that gave none
-ANSWER_MARGIN_S = 0.1  # of a caller's deadline: the answer has to arrive before it
 LEADER_CONNECT_S = 1.0
 CATCH_UP_S = 1.0
 ROUTING_INTERVAL_S = 0.02
@@ -62,7 +62,7 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         controller = self._lead()
         if controller is None:
             return await self._forward(pb.CreateTopicResponse, "CreateTopic", request, context)
-        return await controller.create_topic(request, _left_s(context))
+        return await controller.create_topic(request, left_s(context, TIMEOUT_DEFAULT_S))
 
     async def AlterTopic(self, request: pb.AlterTopicRequest, context: Any) -> pb.AlterTopicResponse:
         controller = self._lead()
@@ -74,7 +74,7 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         controller = self._lead()
         if controller is None:
             return await self._forward(pb.DeleteTopicResponse, "DeleteTopic", request, context)
-        await controller.delete_topic(request.topic, _left_s(context))
+        await controller.delete_topic(request.topic, left_s(context, TIMEOUT_DEFAULT_S))
         return pb.DeleteTopicResponse()
 
     async def RegisterStore(self, request: pb.RegisterStoreRequest, context: Any) -> pb.RegisterStoreResponse:
@@ -104,7 +104,9 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         if any(key == FORWARDED_KEY for key, _ in context.invocation_metadata() or ()):
             raise NotLeader(f"{self._name} does not lead, {leader.name} does", leader=leader.endpoint)
         try:
-            channel = await self._channels.connected(leader.endpoint, min(LEADER_CONNECT_S, _left_s(context)))
+            channel = await self._channels.connected(
+                leader.endpoint, min(LEADER_CONNECT_S, left_s(context, TIMEOUT_DEFAULT_S))
+            )
         except Unreachable:
             raise NotLeader(
                 f"{leader.name} leads and cannot be reached from {self._name}", leader=leader.endpoint
@@ -112,7 +114,7 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         stub: Any = nameserver_pb2_grpc.NameserverStub(channel)  # type: ignore[no-untyped-call]
         with typed_errors():
             forwarded = getattr(stub, method)(
-                request, timeout=_left_s(context), metadata=((FORWARDED_KEY, self._name),)
+                request, timeout=left_s(context, TIMEOUT_DEFAULT_S), metadata=((FORWARDED_KEY, self._name),)
             )
             return cast(T, await forwarded)
 
@@ -193,9 +195,3 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
                 yield pb.Event(
                     id=event.id, time_ms=event.time_ms, kind=event.kind, subject=event.subject, facts=event.facts
                 )
-
-
-def _left_s(context: Any) -> float:
-    """What is left of the caller's deadline, less what the answer needs."""
-    left = context.time_remaining()
-    return TIMEOUT_DEFAULT_S if left is None else max(0.05, left - ANSWER_MARGIN_S)

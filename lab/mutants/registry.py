@@ -225,6 +225,11 @@ MUTANTS = _table(
     Mutant("snapshots.SnapshotsBeforeTheSync", ("H10",), "a snapshot stands for entries that are synced here"),
     Mutant("snapshots.starts_without_its_beginning", ("H10",), "a log that begins behind 1 needs its snapshot",
            "stele.datanode.storage:opener"),
+
+    # --- clocks
+    Mutant("retention.AgesByTheWallClock", (), "what a retention keeps outlives any step of a clock"),
+    Mutant("retention.CountsTheDowntime", (), "what a retention keeps outlives any step of a clock"),
+    Mutant("retention.BelievesEveryTime", (), "one clock that is set wrong does not hide times that are right"),
 )
 # fmt: on
 

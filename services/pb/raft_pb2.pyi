@@ -349,21 +349,21 @@ class SnapshotInfo(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     MARK_FIELD_NUMBER: _builtins.int
-    TIME_MS_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     CRC_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """last entry that its state stands for"""
     term: _builtins.int
     """that entry's term"""
     mark: _builtins.int
     """the state machine's own measure of how far it is"""
-    time_ms: _builtins.int
-    """when it was taken"""
     size: _builtins.int
     """bytes of the state"""
     crc: _builtins.int
     """CRC32C of the state"""
+    age_ms: _builtins.int
+    """how long ago it was taken, at least: as much time as the sender has seen pass since"""
     @_builtins.property
     def members(self) -> Global___Members:
         """in force at that entry"""
@@ -375,13 +375,13 @@ class SnapshotInfo(_message.Message):
         term: _builtins.int = ...,
         members: Global___Members | None = ...,
         mark: _builtins.int = ...,
-        time_ms: _builtins.int = ...,
         size: _builtins.int = ...,
         crc: _builtins.int = ...,
+        age_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["members", b"members"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc", b"crc", "index", b"index", "mark", b"mark", "members", b"members", "size", b"size", "term", b"term", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "crc", b"crc", "index", b"index", "mark", b"mark", "members", b"members", "size", b"size", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

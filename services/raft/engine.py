@@ -84,7 +84,8 @@ log = structlog.get_logger()
 
 class Engine:
     """Its members are those that ``journal`` names; ``machine`` is as the journal's newest snapshot has it, or new; ``now`` is monotonic
-    seconds; ``may_lead`` is the node's gate; ``recovering`` says that the log was lost and the term file was not."""
+    seconds; ``may_lead`` is the node's gate; ``observed_ms`` is the store's own time, in which snapshots have an age; ``recovering`` says
+    that the log was lost and the term file was not."""
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class Engine:
         timing: Timing,
         may_lead: Callable[[], bool],
         entry_bytes_max: int,
+        observed_ms: Callable[[], int],
         recovering: bool = False,
     ) -> None:
         self.group_id = group_id
@@ -108,11 +110,12 @@ class Engine:
         self.on_members: Callable[[], None] = lambda: None
         self.on_offer: Callable[[], None] = lambda: None
         self._now = now
+        self._observed_ms = observed_ms
         self._timing = timing
         self.core = RaftCore(store_id, journal)
         self.election = RaftElection(store_id, self.core, journal, rng, timing, may_lead, now())
         self.recovery = Recovery(recovering)
-        self.replication = Replication(group_id, store_id, journal, timing)
+        self.replication = Replication(group_id, store_id, journal, timing, observed_ms)
         self.follower = Follower(journal)
         self.snapshot_offer = SnapshotOffer(journal)
         self.reads = ReadIndex(store_id)
@@ -498,7 +501,7 @@ class Engine:
     def _on_snapshot_offer(self, leader: int, term: int, m: pb.SnapshotOffer) -> None:
         if not self._obey(leader, term, m.request):
             return
-        snapshot = from_pb(m.snapshot)
+        snapshot = from_pb(m.snapshot, self._observed_ms())
         self._catch_up.on_leader_commit(snapshot.index)
         self.commit_index = max(self.commit_index, self.snapshot_offer.verified_commit(snapshot))
         if self.snapshot_offer.on_offer(leader, snapshot, self.commit_index):

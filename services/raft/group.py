@@ -62,6 +62,7 @@ class Group:
         directory: Path,
         count_vanished: Callable[[], None],
         fetch: Fetch,
+        observed_ms: Callable[[], int],
         on_members: Callable[[Group], None],
     ) -> None:
         self.group_id = group_id
@@ -84,12 +85,13 @@ class Group:
             timing,
             may_lead,
             entry_bytes_max,
+            observed_ms,
             storage.recovering,
         )
         self.engine.on_change = self._changed
         self.engine.on_members = lambda: self._soon(on_members)
         self._snapshotting = Snapshotting(
-            self.engine, storage.snapshots, fetch, ticker.wall_ms, lambda: ticker.wake(self), self._broken
+            self.engine, storage.snapshots, fetch, observed_ms, lambda: ticker.wake(self), self._broken
         )
         self._retry: asyncio.TimerHandle | None = None
         self._flushed = asyncio.Event()

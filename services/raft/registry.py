@@ -66,7 +66,8 @@ class ActivityLinks(Protocol):
 
 
 class Registry:
-    """``root`` holds one folder per group; ``open_storage(folder)`` runs on a thread and raises GroupDirectoryBusy or LogDamaged."""
+    """``root`` holds one folder per group; ``open_storage(folder)`` runs on a thread and raises GroupDirectoryBusy or LogDamaged;
+    ``observed_ms`` is the time in which the snapshots of this store have an age (datanode/observed_time.py)."""
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class Registry:
         links: Links,
         open_storage: Callable[[Path], OpenStorage],
         *,
+        observed_ms: Callable[[], int],
         clock: Clock = SYSTEM,
         rng: random.Random | None = None,
         timing: Timing | None = None,
@@ -90,6 +92,7 @@ class Registry:
         self._rng = rng or random.Random()
         self._timing = timing or Timing()
         self._entry_bytes_max = entry_bytes_max
+        self._observed_ms = observed_ms
         self._ticker = Ticker(links.send, links.flush, clock)
         self._groups: dict[int, Group] = {}
         self._storage: dict[int, OpenStorage] = {}
@@ -174,6 +177,7 @@ class Registry:
             self.path(group_id),
             self._vanished.inc,
             self._links.fetch_snapshot,
+            self._observed_ms,
             self._link,
         )
         if isinstance(self._links, ActivityLinks):

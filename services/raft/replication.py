@@ -32,13 +32,25 @@ Outbound = list[tuple[int, pb.RaftMessage]]
 class Replication:
     """``followers`` are all members but this store while it leads, and nobody while it does not."""
 
-    __slots__ = ("_group_id", "_journal", "_notice_at", "_store_id", "_timing", "followers", "newest_request")
+    __slots__ = (
+        "_group_id",
+        "_journal",
+        "_notice_at",
+        "_observed_ms",
+        "_store_id",
+        "_timing",
+        "followers",
+        "newest_request",
+    )
 
-    def __init__(self, group_id: int, store_id: int, journal: Journal, timing: Timing) -> None:
+    def __init__(
+        self, group_id: int, store_id: int, journal: Journal, timing: Timing, observed_ms: Callable[[], int]
+    ) -> None:
         self._group_id = group_id
         self._store_id = store_id
         self._journal = journal
         self._timing = timing
+        self._observed_ms = observed_ms
         self.followers: dict[int, Progress] = {}
         self.newest_request = 0  # sent in this term; numbers tell answers apart that promise different things (H4, H15)
         self._notice_at: float | None = None  # when followers are told of a commit at the latest
@@ -187,7 +199,8 @@ class Replication:
         snapshot = snapshot_for(self._journal)
         self.newest_request += 1
         progress.on_offered(snapshot.index, commit_index, now)
-        return pb.RaftMessage(snapshot_offer=pb.SnapshotOffer(request=self.newest_request, snapshot=to_pb(snapshot)))
+        info = to_pb(snapshot, self._observed_ms())
+        return pb.RaftMessage(snapshot_offer=pb.SnapshotOffer(request=self.newest_request, snapshot=info))
 
     def next_due(self) -> float:
         """When a round is due if nothing happens."""

@@ -6,6 +6,9 @@ applied: state does not go back (H3).  What it replaces was not committed, or th
 A leader whose log no longer reaches back to what a follower needs says ``SnapshotOffer`` in place of AppendEntries, as often as it
 says heartbeats, and gets answers as it does to them: a long transfer silences nobody (H16).  The follower's caller fetches the bytes
 over a stream of their own, checks them whole, and only then installs them; the answer leaves once that is durable (H8).
+
+Stores do not share a clock.  An offer says how old its snapshot is, and whoever takes it counts on from there: too young by what the way
+took, never too old.
 """
 
 from __future__ import annotations
@@ -26,20 +29,21 @@ class Offer:
     snapshot: Snapshot
 
 
-def to_pb(snapshot: Snapshot) -> pb.SnapshotInfo:
+def to_pb(snapshot: Snapshot, now_ms: int) -> pb.SnapshotInfo:
+    """``now_ms``: of the time in which ``taken_ms`` is."""
     return pb.SnapshotInfo(
         index=snapshot.index,
         term=snapshot.term,
         members=membership.to_pb(snapshot.members),
         mark=snapshot.mark,
-        time_ms=snapshot.time_ms,
+        age_ms=max(0, now_ms - snapshot.taken_ms),
         size=snapshot.size,
         crc=snapshot.crc,
     )
 
 
-def from_pb(m: pb.SnapshotInfo) -> Snapshot:
-    return Snapshot(m.index, m.term, membership.from_pb(m.members), m.mark, m.time_ms, m.size, m.crc)
+def from_pb(m: pb.SnapshotInfo, now_ms: int) -> Snapshot:
+    return Snapshot(m.index, m.term, membership.from_pb(m.members), m.mark, max(0, now_ms - m.age_ms), m.size, m.crc)
 
 
 def snapshot_for(journal: Journal) -> Snapshot:

@@ -41,14 +41,14 @@ class Snapshotting:
         engine: Engine,
         storage: SnapshotStorage,
         fetch: Fetch,
-        wall_ms: Callable[[], int],
+        observed_ms: Callable[[], int],
         wake: Callable[[], None],
         broken: Callable[[BaseException], None],
     ) -> None:
         self._engine = engine
         self._storage = storage
         self._fetch = fetch
-        self._wall_ms = wall_ms
+        self._observed_ms = observed_ms
         self._wake = wake
         self._broken = broken
         self._one_at_a_time = asyncio.Lock()
@@ -76,7 +76,7 @@ class Snapshotting:
             journal = engine.journal
             members = journal.members.at(index)
             snapshot = Snapshot(
-                index, journal.term_at(index), members, mark, self._wall_ms(), len(state), crc32c(state)
+                index, journal.term_at(index), members, mark, self._observed_ms(), len(state), crc32c(state)
             )
             await self._until_synced(index)
             try:

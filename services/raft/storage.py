@@ -6,7 +6,7 @@ Everything here is synchronous: the journal calls it from one flush at a time, a
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 REGULAR = 0
@@ -39,7 +39,9 @@ class Snapshot:
     term: int  # that entry's term
     members: Members  # in force at that entry
     mark: int  # the machine's own measure of how far it is
-    time_ms: int  # when it was taken, wall clock, ms since 1970
+    # When it was taken, by the time that this store has seen pass.  Not part of what makes two the same: the offers of one snapshot
+    # tell its age, which each receiver turns into its own time, and a transfer goes on although that rounds differently.
+    taken_ms: int = field(compare=False)
     size: int  # bytes of the state
     crc: int  # CRC32C of the state
 

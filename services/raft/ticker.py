@@ -40,7 +40,6 @@ class Ticker:
         self.send = send
         self._sent = sent
         self.now = clock.monotonic
-        self.wall_ms = clock.wall_ms
         self.flush_threads = ThreadPoolExecutor(flush_threads, thread_name_prefix="flush")
         self._woken: dict[Turned, None] = {}
         self._scheduled = False

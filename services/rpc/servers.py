@@ -26,6 +26,8 @@ from stele.services.rpc.limits import MESSAGE_BYTES_MAX
 from stele.services.rpc.status import task_is_cancelled, to_status
 from stele.services.rpc.transport import GRPC, Transport
 
+ANSWER_MARGIN_S = 0.1  # of a caller's deadline: the answer has to arrive before it
+WAIT_MIN_S, WAIT_MAX_S = 0.05, 600.0  # for what a caller asked
 CLIENT_PING_INTERVAL_MIN_MS = 500
 SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.so_reuseport", 0),  # else two processes share one port, each seeing half of the connections
@@ -126,6 +128,17 @@ class Server:
             self._transport.reserve(self._host, self._port).close()
             raise RuntimeError(f"gRPC could not open {address}")
         return bound
+
+
+def left_s(context: Any, default_s: float) -> float:
+    """For how long a handler may work on its answer: until shortly before the caller's deadline; ``default_s`` for one that gave none.
+
+    gRPC tells the deadline by the wall clock, which may have been set since.  A handler runs for a caller that still waits, so one whose
+    time seems to be up has not been told how long."""
+    told_s = context.time_remaining()
+    if told_s is None or told_s <= 0:
+        return default_s
+    return float(max(WAIT_MIN_S, min(told_s, WAIT_MAX_S) - ANSWER_MARGIN_S))
 
 
 class TypedErrors(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]

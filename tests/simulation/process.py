@@ -8,7 +8,10 @@ locks, links.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import random
+import stat
 from collections.abc import Callable, Coroutine
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any
@@ -50,6 +53,11 @@ class SimulatedPath(PosixPath):
 
     def exists(self) -> bool:
         return self.disk.has_folder(self) or self.disk.has_file(self)
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        if not self.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+        return os.stat_result((stat.S_IFDIR if self.is_dir() else stat.S_IFREG, *[0] * 9))
 
     def unlink(self, missing_ok: bool = False) -> None:
         if missing_ok and not self.disk.has_file(self):
@@ -150,6 +158,7 @@ class Process:
                 store.path,
                 self.links,
                 self._opener(),
+                observed_ms=lambda: int(self.loop.time() * 1000),
                 clock=_Clock(self.loop, 1_700_000_000_000),
                 rng=random.Random(self._rng.getrandbits(64)),
                 timing=world.timing,

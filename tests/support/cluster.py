@@ -80,12 +80,16 @@ class ClusterUnderTest:
 
 
 def start_cluster(
-    nameservers: int = 1, datanodes: int = 3, brokers: int = 2, settings: Mapping[str, Mapping[str, str]] | None = None
+    nameservers: int = 1,
+    datanodes: int = 3,
+    brokers: int = 2,
+    settings: Mapping[str, Mapping[str, str]] | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> ClusterUnderTest:
-    """A ready cluster in a directory of its own, under a short path."""
+    """A ready cluster in a directory of its own, under a short path; ``env``: what its processes find there besides."""
     directory = Path(tempfile.mkdtemp(prefix="cluster-under-test-", dir=os.environ.get("STELE_TEST_DIR") or None))
-    env = {k: v for k, v in os.environ.items() if k != "STELE_ZOOKEEPER"}
-    cluster = ClusterUnderTest(LocalCluster(directory, env))
+    whole = {k: v for k, v in os.environ.items() if k != "STELE_ZOOKEEPER"} | dict(env or {})
+    cluster = ClusterUnderTest(LocalCluster(directory, whole))
     try:
         cluster.local.up(ClusterSpec(nameservers, datanodes, brokers, settings or {}))
     except BaseException:

@@ -107,6 +107,7 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
         self.orders: list[pb.CreateReplicaRequest | pb.DeleteReplicaRequest] = []
         self.epoch_seen = 0
         self.is_full = False
+        self.high_watermark = 0  # of every replica
         self.obeys = asyncio.Event()
         self.obeys.set()
         self.moved = asyncio.Event()
@@ -214,5 +215,6 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
                 term=term,
                 retention=request.retention,
                 topic_id=request.topic_id,
+                high_watermark=self.high_watermark,
             )
         return status

@@ -160,3 +160,20 @@ async def test_a_restarted_nameserver_tells_what_is_so_with_its_true_times(clust
         assert second[fact] == first[fact]
     assert ("topic_created", "demo/t") in second
     assert ("partition_leader_elected", "demo/t-0") not in second
+
+
+async def test_listings_show_how_far_logs_are_although_nothing_is_decided_by_it(cluster: Cluster) -> None:
+    await cluster.start(nameservers=2, datanodes=3, brokers=1)
+    await cluster.create("demo/t", partitions=1)
+    for end in (5, 6):
+        for datanode in cluster.datanodes.values():
+            datanode.high_watermark = end
+            datanode.moved.set()
+        for nameserver in cluster.nameservers.values():
+            stub = nameserver_pb2_grpc.NameserverStub(cluster.channels.get(nameserver.endpoint))
+
+            async def is_shown(stub=stub, end=end) -> bool:
+                [partition] = (await stub.ListPartitions(pb.ListPartitionsRequest(topic="demo/t"))).partitions
+                return [r.status.high_watermark for r in partition.reports] == [end] * 3
+
+            await eventually(is_shown)

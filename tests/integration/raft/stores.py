@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class Store:
             self.directory / "groups",
             self.transport,
             self.options.get("open_storage", opener(64 << 20, 2 << 20, 0)),
+            observed_ms=lambda: round(time.monotonic() * 1000),
             rng=random.Random(self.store_id),
             timing=TIMING,
             **{k: v for k, v in self.options.items() if k != "open_storage"},

@@ -27,8 +27,8 @@ HOUR_MS = 3_600_000
 USUAL = SnapshotSpacing(snapshot_bytes=64 * MIB, snapshot_interval_ms=600_000)
 
 
-def snapshot(index: int, mark: int = -1, time_ms: int = 0, size: int = 100) -> Snapshot:
-    return Snapshot(index, 1, Members((1, 2, 3)), index * 10 if mark < 0 else mark, time_ms, size, 0)
+def snapshot(index: int, mark: int = -1, taken_ms: int = 0, size: int = 100) -> Snapshot:
+    return Snapshot(index, 1, Members((1, 2, 3)), index * 10 if mark < 0 else mark, taken_ms, size, 0)
 
 
 def one_mib_each(last_index: int):
@@ -36,7 +36,7 @@ def one_mib_each(last_index: int):
     return lambda index: max(0, last_index - index) * MIB
 
 
-HOURLY = [snapshot(10 * n, time_ms=n * HOUR_MS) for n in range(1, 6)]  # entries 10, 20, … 50, marks 100, 200, … 500
+HOURLY = [snapshot(10 * n, taken_ms=n * HOUR_MS) for n in range(1, 6)]  # entries 10, 20, … 50, marks 100, 200, … 500
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,15 @@ def test_a_snapshot_without_a_message_before_it_is_no_start() -> None:
 )
 def test_leaders_that_follow_one_another_never_take_a_start_back(steps, log_start, size_bytes, age_ms, now_ms) -> None:
     """And what is left behind the start is always what was asked for."""
-    snapshots, index, mark, time_ms = [], 0, 0, 0
+    snapshots, index, mark, taken_ms = [], 0, 0, 0
     for entries, messages, ms in steps:
-        index, mark, time_ms = index + entries, mark + messages, time_ms + ms
-        snapshots.append(snapshot(index, mark, time_ms))
+        index, mark, taken_ms = index + entries, mark + messages, taken_ms + ms
+        snapshots.append(snapshot(index, mark, taken_ms))
     retention, after = Retention(size_bytes, age_ms), one_mib_each(index + 30)
     found = trim_due(snapshots, after, retention, log_start, now_ms)
     if found is not None:
         assert found.mark > log_start
-        assert (size_bytes and after(found.index) >= size_bytes) or (age_ms and found.time_ms <= now_ms - age_ms)
+        assert (size_bytes and after(found.index) >= size_bytes) or (age_ms and found.taken_ms <= now_ms - age_ms)
         assert trim_due(snapshots, after, retention, found.mark, now_ms) is None
 
 
@@ -99,10 +99,10 @@ def test_leaders_that_follow_one_another_never_take_a_start_back(steps, log_star
         pytest.param(None, 5, 5, Retention(), 10, False, id="the first, soon after the start"),
         pytest.param(None, 5, 5, Retention(), 600, True, id="the first, by the clock"),
         pytest.param(None, 70, 70, Retention(), 10, True, id="the first, by bytes"),
-        pytest.param(snapshot(50, time_ms=0), 50, 70, Retention(), 9_999, False, id="nothing was applied since"),
-        pytest.param(snapshot(50, time_ms=0), 51, 51, Retention(), 599, False, id="too soon, too few bytes"),
-        pytest.param(snapshot(50, time_ms=0), 51, 51, Retention(), 600, True, id="by the clock"),
-        pytest.param(snapshot(50, time_ms=0), 120, 120, Retention(), 1, True, id="by bytes"),
+        pytest.param(snapshot(50, taken_ms=0), 50, 70, Retention(), 9_999, False, id="nothing was applied since"),
+        pytest.param(snapshot(50, taken_ms=0), 51, 51, Retention(), 599, False, id="too soon, too few bytes"),
+        pytest.param(snapshot(50, taken_ms=0), 51, 51, Retention(), 600, True, id="by the clock"),
+        pytest.param(snapshot(50, taken_ms=0), 120, 120, Retention(), 1, True, id="by bytes"),
         pytest.param(
             snapshot(50, size=80 * MIB), 120, 120, Retention(), 1, False, id="its state is larger than the log"
         ),
@@ -110,7 +110,7 @@ def test_leaders_that_follow_one_another_never_take_a_start_back(steps, log_star
         pytest.param(snapshot(50), 51, 51, Retention(size_bytes=16 * MIB), 1, False, id="an eighth of it"),
         pytest.param(snapshot(50), 51, 51, Retention(age_ms=40_000), 5, True, id="closer for a short retention"),
         pytest.param(snapshot(50), 51, 51, Retention(age_ms=40_000), 4, False, id="an eighth of that"),
-        pytest.param(snapshot(50, time_ms=10**9), 51, 51, Retention(), 1, True, id="the clock was set back"),
+        pytest.param(snapshot(50, taken_ms=10**9), 51, 51, Retention(), 1, True, id="the clock was set back"),
     ],
 )
 def test_when_a_snapshot_is_due(
@@ -149,10 +149,10 @@ def test_what_a_follower_behind_the_beginning_is_given_is_kept() -> None:
     st.booleans(),
 )
 def test_snapshots_are_bounded_and_the_needed_ones_stay(steps, retention, log_start, is_shortened) -> None:
-    snapshots, index, time_ms = [], 0, 0
+    snapshots, index, taken_ms = [], 0, 0
     for entries, ms in steps:
-        index, time_ms = index + entries, time_ms + ms
-        snapshots.append(snapshot(index, time_ms=time_ms))
+        index, taken_ms = index + entries, taken_ms + ms
+        snapshots.append(snapshot(index, taken_ms=taken_ms))
     after = one_mib_each(index + 30)
     gone = superfluous(snapshots, after, retention, log_start, is_shortened)
     begins = compaction_point(snapshots, log_start)
@@ -169,10 +169,10 @@ def test_those_that_stay_divide_the_retention_evenly() -> None:
     """Snapshots come one by one; thinning at every step leaves a retention by age with usable steps."""
     kept: list[Snapshot] = []
     for n in range(1, 500):
-        kept.append(snapshot(n, time_ms=n * 60_000))
+        kept.append(snapshot(n, taken_ms=n * 60_000))
         gone = superfluous(kept, one_mib_each(500), Retention(age_ms=400 * 60_000), 0, False)
         kept = [s for s in kept if s.index not in gone]
-    steps = [b.time_ms - a.time_ms for a, b in itertools.pairwise(kept)]
+    steps = [b.taken_ms - a.taken_ms for a, b in itertools.pairwise(kept)]
     assert len(kept) == SNAPSHOTS_MAX
     assert max(steps) <= 100 * 60_000
 

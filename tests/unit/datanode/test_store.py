@@ -65,7 +65,9 @@ async def running(
     disk = Disk(directory, 0)
     await disk.look()
     opens = opener(segment_bytes, 1 << 16, 0, files)
-    registry = Registry(1, directory.groups_path, NoLinks(), opens, rng=random.Random(1), timing=FAST)
+    registry = Registry(
+        1, directory.groups_path, NoLinks(), opens, observed_ms=lambda: 0, rng=random.Random(1), timing=FAST
+    )
     store = kind(directory, registry, disk, 1 << 16)
     try:
         await store.load(4)

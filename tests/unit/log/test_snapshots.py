@@ -9,10 +9,17 @@ import pytest
 from crc32c import crc32c
 
 from stele.datanode.log import SnapshotFiles
-from stele.datanode.log.snapshot_format import MEMBERS_MAX, SnapshotHeader, decode_header, snapshot_name
+from stele.datanode.log.snapshot_format import (
+    MEMBERS_MAX,
+    UNDATED_MS,
+    SnapshotHeader,
+    decode_header,
+    snapshot_name,
+)
 from stele.services.errors import LogDamaged
 from stele.services.files import OsFileSystem
 from stele.services.raft.storage import Members, Snapshot, SnapshotStorage
+from stele.services.topics import RETENTION_MS_MAX
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.disks import PowerLost, SimulatedDisk
 from tests.unit.log.groups import cut, flip, snapshot_of
@@ -198,6 +205,15 @@ def test_a_header_of_another_version_is_refused() -> None:
     head[-4:] = crc32c(bytes(head[:-4])).to_bytes(4, "big")
     with pytest.raises(LogDamaged, match="version 9"):
         decode_header(bytes(head), path_of(A))
+
+
+def test_p36_a_snapshot_that_was_dated_by_a_wall_clock_is_read_and_never_counts_as_old() -> None:
+    head = bytearray(SnapshotHeader(A, False).to_bytes())
+    head[5] = 1
+    head[-4:] = crc32c(bytes(head[:-4])).to_bytes(4, "big")
+    found = decode_header(bytes(head), path_of(A)).snapshot
+    assert found == A
+    assert found.taken_ms == UNDATED_MS > RETENTION_MS_MAX * 1_000
 
 
 def test_a_header_has_bounded_members() -> None:

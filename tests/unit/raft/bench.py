@@ -82,6 +82,7 @@ class Bench:
             Timing(),
             lambda: self.may_lead[i],
             1 << 20,
+            lambda: round(self.now * 1000),
             recovering=platter.recovering,
         )
         return self.engines[i]

@@ -59,7 +59,9 @@ class Opener:
 
 
 def registry(kind: type[Registry], root: Path, opened: Opener | None = None) -> Registry:
-    made = kind(1, root / "groups", NoLinks(), opened or Opener(), rng=random.Random(1), timing=FAST)
+    made = kind(
+        1, root / "groups", NoLinks(), opened or Opener(), observed_ms=lambda: 0, rng=random.Random(1), timing=FAST
+    )
     made.may_lead = True
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.journal import Journal
 from stele.services.raft.replication import Replication
-from stele.services.raft.snapshot_offer import SnapshotOffer, to_pb
+from stele.services.raft.snapshot_offer import SnapshotOffer, from_pb, to_pb
 from stele.services.raft.storage import Members
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.in_place import with_part
@@ -117,7 +118,7 @@ async def test_h3_an_old_snapshot_does_not_roll_the_state_back() -> None:
         bench.propose(1, *(b"d-%d" % i for i in range(10)))
         bench.settle()
         applied = list(bench.machines[3].applied)
-        offer = pb.SnapshotOffer(request=10_000, snapshot=to_pb(late.snapshot))
+        offer = pb.SnapshotOffer(request=10_000, snapshot=to_pb(late.snapshot, 0))
         bench.engines[3].receive(1, pb.RaftMessage(group=7, term=bench.engines[1].term, snapshot_offer=offer))
         bench.snapshots[3].stage(late.snapshot, bench.snapshots[3].staged(late.snapshot), state)
         bench.engines[3].install(late.snapshot, state)  # a transfer that ends late
@@ -159,7 +160,7 @@ def test_a_log_that_holds_the_entry_keeps_what_stands_behind_it() -> None:
     follower.receive(
         1,
         pb.RaftMessage(
-            group=7, term=follower.term, snapshot_offer=pb.SnapshotOffer(request=10_000, snapshot=to_pb(snapshot))
+            group=7, term=follower.term, snapshot_offer=pb.SnapshotOffer(request=10_000, snapshot=to_pb(snapshot, 0))
         ),
     )
     bench.turn(2)
@@ -295,3 +296,15 @@ def test_r4_5_a_replica_that_lost_its_log_comes_back_by_snapshot_and_counts_only
     bench.propose(1, b"z")
     bench.settle(3)
     assert bench.machines[3].applied[-1] == b"z"
+
+
+def test_p36_an_offer_tells_an_age_and_makes_no_snapshot_older_than_it_is() -> None:
+    bench = behind()
+    snapshot = dataclasses.replace(bench.snapshots[1].snapshots[0], taken_ms=5_000)
+    offered = to_pb(snapshot, 65_000)
+    assert offered.age_ms == 60_000
+    taken = from_pb(offered, 1_000_000)
+    assert taken == snapshot, "when it was taken is not part of what makes a snapshot the same"
+    assert taken.taken_ms == 940_000
+    assert from_pb(offered, 10).taken_ms == 0, "a store that is younger than the snapshot"
+    assert to_pb(snapshot, 4_000).age_ms == 0, "one that seems to be of the future"
