@@ -15,6 +15,7 @@ from typing import Protocol
 import structlog
 
 from stele.datanode.log import SegmentLog, SnapshotFiles, TermFile, check_term
+from stele.datanode.log.reached import ReachedFile
 from stele.datanode.log.segments import base_of
 from stele.datanode.log.start_point import StartPoint, decide
 from stele.services.directory_lock import DirectoryLock
@@ -46,20 +47,37 @@ class GroupStorage:
     terms: TermStorage
     snapshots: SnapshotStorage
     recovering: bool
+    _reached: ReachedFile
     _folder: Path
     _files: FileSystem
     _close: Callable[[], None]
 
+    def note_synced(self) -> None:
+        """Writes down, from any thread and without a sync, how far the log is synced."""
+        self._reached.note()
+
+    def lost(self) -> None:
+        """The log lacks what it had promised; durable when this returns."""
+        try:
+            self._files.create(self._folder / RECOVERING_NAME).close()
+            self._files.fsync_dir(self._folder)
+        except OSError as e:
+            raise StorageFailed(f"{self._folder}: {e.strerror or e}", path=self._folder, errno=e.errno) from e
+        self.recovering = True
+
     def recovered(self) -> None:
         """The log is whole again; durable when this returns."""
         try:
+            self._reached.forget_lost()
             with suppress(FileNotFoundError):
                 self._files.unlink(self._folder / RECOVERING_NAME)
             self._files.fsync_dir(self._folder)
         except OSError as e:
             raise StorageFailed(f"{self._folder}: {e.strerror or e}", path=self._folder, errno=e.errno) from e
+        self.recovering = False
 
     def close(self) -> None:
+        self.note_synced()
         self._close()
 
 
@@ -102,10 +120,14 @@ def opener(
 
         try:
             _settle(folder, term, entries, snapshots)
+            storage = GroupStorage(entries, terms, snapshots, recovering, entries.reached, folder, files, close)
+            if entries.reached.is_ahead and not recovering:
+                log.error("log_tail_lost", path=str(folder), last_index=entries.last_index)
+                storage.lost()  # BEFORE it is filled up again: half filled, it would look whole to the next opening
         except BaseException:
             entries.close()
             raise
-        return GroupStorage(entries, terms, snapshots, recovering, folder, files, close)
+        return storage
 
     return open_group
 

@@ -33,6 +33,7 @@ import structlog
 
 from stele.datanode.log import frames
 from stele.datanode.log.frame_reader import locate, read_run
+from stele.datanode.log.reached import ReachedFile
 from stele.datanode.log.recovery import recover
 from stele.datanode.log.segment_list import SegmentList, opened
 from stele.datanode.log.segments import HEADER_BYTES, Segment, SegmentHeader, SegmentIndex
@@ -80,6 +81,7 @@ class SegmentLog:
         self._failed: str | None = None
         self._closed = False
         self._segments = SegmentList(directory, self._fs)
+        self.reached = ReachedFile(directory, self._fs)  # up to where it was synced once
         try:
             self._open()
         except OSError as e:
@@ -94,8 +96,9 @@ class SegmentLog:
         self._segments.load()
         if not self._segments.all:
             self._segments.push(self._segments.create(SegmentHeader(1, self._new_seed())))
-            return
-        self._recover(self._segments.active)
+        else:
+            self._recover(self._segments.active)
+        self.reached.open(self.last_index)
 
     def _recover(self, active: Segment) -> None:
         file = opened(active)
@@ -281,6 +284,7 @@ class SegmentLog:
             return
         self._sync_file(active, "sync")
         active.synced_end = end
+        self.reached.synced(active.last_index)
 
     def truncate_from(self, index: int) -> None:
         """Removes ``index`` and everything after it, durably when it returns.  Each step is synced before the next: what a crash
@@ -302,6 +306,7 @@ class SegmentLog:
         except OSError as e:
             raise self._read_failed(e) from e
         try:
+            self.reached.cut(index - 1)
             while segments.active is not segment:
                 segments.remove_last()  # the newest first: a crash leaves a prefix, not a hole
             with segments.guard:
@@ -344,6 +349,7 @@ class SegmentLog:
             segments.name(new)
         except OSError as e:
             raise self._disk_full() if e.errno in NO_SPACE else self._fail("begin anew", e) from e
+        self.reached.synced(index)
         try:
             segments.begin_anew(new)
         except OSError as e:
@@ -361,6 +367,7 @@ class SegmentLog:
 
     def close(self) -> None:
         """Closes the files, without a sync.  Whatever is called afterwards raises GroupStopped."""
+        self.reached.close()
         self._closed = True
         self._segments.close()
 

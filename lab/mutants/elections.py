@@ -76,3 +76,22 @@ class EndsWithoutAwake(Quiescence):
     def end(self, followers: Mapping[int, Progress]) -> list[int]:
         self.asleep = False
         return []
+
+
+class RecoversAtAWord(Recovery):
+    """A replica that lost entries counts itself whole as soon as its leader has spoken to it."""
+
+    def on_verified(self, term: int, until_index: int, held_index: int) -> None:
+        super().on_verified(term, until_index, held_index)
+        self.holds_again = self.recovering
+
+    def on_told(self, term: int, until_index: int) -> None:
+        super().on_told(term, until_index)
+        self.holds_again = self.recovering
+
+
+class DoesNotListen(Recovery):
+    """A replica that its leader tells that it lost entries goes on voting."""
+
+    def on_told(self, term: int, until_index: int) -> None:
+        """Nothing."""

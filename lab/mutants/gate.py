@@ -13,6 +13,7 @@ from stele.datanode.replica import Replica
 from stele.datanode.role import Datanode
 from stele.datanode.store import Store
 from stele.services.errors import LogDamaged
+from stele.services.raft.catch_up import CatchUp
 
 
 class OpensPortFirst(Gate):
@@ -114,3 +115,10 @@ class ClosesPortFirst(Datanode):
         await self.close_port()
         await self.leave()
         await self.hand_over()
+
+
+class WaitsForTheStuck(CatchUp):
+    """A node waits for a replica for as long as its leader speaks to it, whether it comes any further or not."""
+
+    def is_stuck(self, now: float) -> bool:
+        return False

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stele.datanode.log import SegmentLog, SnapshotFiles, TermFile
+from stele.datanode.log.reached import ReachedFile
 from stele.datanode.log.recovery import recover, scan
 from stele.datanode.log.segment_list import opened
 from stele.datanode.log.segments import Segment, SegmentHeader
@@ -192,3 +193,18 @@ class TruncatesOldestFirst(SegmentLog):
                 self._fs.fsync_dir(self._directory)
         self._segments.all = [segment for segment in self._segments.all if segment.base <= keep.base]
         super().truncate_from(index)
+
+
+class CutsWithoutAWord(ReachedFile):
+    """A log is cut on purpose, and the file beside it says as before how far it reached."""
+
+    def cut(self, index: int) -> None:
+        self._synced = min(self._synced, index)
+
+
+class NeverLooksBack(ReachedFile):
+    """A log is taken for whole wherever it ends."""
+
+    @property
+    def is_ahead(self) -> bool:
+        return False

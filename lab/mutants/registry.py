@@ -158,6 +158,7 @@ MUTANTS = _table(
     Mutant("gate.SkipsCatchingUp", ("R4.1",), "the client port is closed until every group has caught up"),
     Mutant("gate.CampaignsWhileLoading", ("R4.2",), "nobody leads behind a closed port"),
     Mutant("gate.WaitsForALeader", ("R4.3",), "a whole cluster starts cold"),
+    Mutant("gate.WaitsForTheStuck", ("R4.3", "R4.5"), "a replica that comes no further does not hold its node"),
     Mutant("gate.LoadsAllAtOnce", ("R4.4",), "no more groups load at once than the bound allows"),
     Mutant("gate.LoadsOneByOne", ("R4.4",), "groups load in parallel"),
     Mutant("gate.StopsAtDamage", ("R4.5",), "one damaged group does not hold the node"),
@@ -172,6 +173,8 @@ MUTANTS = _table(
     Mutant("elections.CampaignsByTheClock", ("H14", "H15"), "a stall alone elects nobody"),
     Mutant("elections.OvertakesItsVotes", ("H15",), "a slow disk does not keep a group from electing"),
     Mutant("elections.VotesWithoutItsLog", ("R4.5",), "a replica that lost its log counts for nothing it promised"),
+    Mutant("elections.RecoversAtAWord", ("R4.5",), "who lost entries is no voter until it holds them again"),
+    Mutant("elections.DoesNotListen", ("R4.5",), "who lost entries is no voter until it holds them again"),
     Mutant("elections.DeafToSilence", (), "a sleeping group elects when its leader's node falls silent"),
     Mutant("elections.EndsWithoutAwake", (), "a sleeping group hears of its leader's end"),
 
@@ -193,6 +196,9 @@ MUTANTS = _table(
     Mutant("replication.TakesAnyLength", ("H13",), "an entry over the limit is refused"),
     Mutant("replication.GoesBackByOne", ("H18",), "logs that conflict are matched in a few round trips"),
     Mutant("replication.FallsSilentOnceItOffers", ("H16",), "a long transfer silences nobody"),
+    Mutant("replication.KeepsToWhatWasAcknowledged", ("R4.5",), "what a follower lost is sent again"),
+    Mutant("replication.CountsWhatWasLost", ("R4.5",), "what was lost is not counted"),
+    Mutant("replication.BelievesLateRefusals", ("R4.5", "H1"), "a late refusal takes nothing back"),
     Mutant("replication.ReadsWithoutARound", ("H15",), "a read sees every write that was acknowledged before it"),
     Mutant("replication.ReadsBeforeItsOwnEntry", ("H15",), "a read sees every write that was acknowledged before it"),
 
@@ -209,6 +215,8 @@ MUTANTS = _table(
     Mutant("log.LeavesEntries", ("H7",), "what a failed sync lost is not taken for stored"),
     Mutant("log.LeavesATransfer", ("H7",), "what a failed sync lost is not taken for stored"),
     Mutant("log.SyncsAgain", ("H7",), "a sync that failed is never believed later"),
+    Mutant("log.CutsWithoutAWord", ("R4.5",), "what was cut on purpose does not look lost"),
+    Mutant("log.NeverLooksBack", ("R4.5",), "a log whose end is gone says so"),
     Mutant("log.RemovesBeforeNaming", ("H8",), "a reset leaves the old log or the new one"),
     Mutant("log.TruncatesOldestFirst", ("H8",), "what was promised survives a power loss"),
 

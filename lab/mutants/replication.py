@@ -209,3 +209,31 @@ class ReadsBeforeItsOwnEntry(ReadIndex):
 
     def _may_confirm(self, committed_in_term: bool) -> bool:
         return True
+
+
+class KeepsToWhatWasAcknowledged(Progress):
+    """A leader never asks a follower for less than it once acknowledged, whatever it says."""
+
+    def _lacks_acknowledged(self, m: pb.AppendAnswer) -> bool:
+        return False
+
+
+class CountsWhatWasLost(Progress):
+    """What a follower acknowledged before it lost it still counts towards a majority."""
+
+    _acknowledged = 0
+
+    def on_answer(self, m: pb.AppendAnswer, newest_request: int, journal: Journal, now: float) -> bool:
+        self._acknowledged = max(self._acknowledged, self.match_index)
+        return super().on_answer(m, newest_request, journal, now)
+
+    @property
+    def counted_index(self) -> int:
+        return max(self._acknowledged, super().counted_index)
+
+
+class BelievesLateRefusals(Progress):
+    """A refusal that was given before an acknowledgement, and arrives after it, takes it back."""
+
+    def _lacks_acknowledged(self, m: pb.AppendAnswer) -> bool:
+        return not m.success and 0 < m.conflict_index <= self.match_index

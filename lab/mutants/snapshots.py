@@ -83,4 +83,4 @@ class SnapshotsBeforeTheSync(Snapshotting):
 def starts_without_its_beginning(fs: FileSystem, folder: Path, segment_bytes: int) -> GroupStorage:
     """A log that begins behind 1 is opened although no snapshot holds what was before."""
     log = SegmentLog(folder, fs, segment_bytes, disk_reserve_bytes=0)
-    return GroupStorage(log, TermFile(folder, fs), SnapshotFiles(folder, fs), False, folder, fs, log.close)
+    return GroupStorage(log, TermFile(folder, fs), SnapshotFiles(folder, fs), False, log.reached, folder, fs, log.close)

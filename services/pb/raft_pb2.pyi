@@ -224,8 +224,8 @@ class AppendEntries(_message.Message):
     prev_log_term: _builtins.int
     commit_index: _builtins.int
     recovered_at: _builtins.int
-    """Only to a replica that said `recovering`: the leader does not count it, and once its synced log reaches this index it holds
-    everything it may ever have acknowledged.
+    """Not 0: the receiver lost entries that it acknowledged, as it said itself or as the leader found.  It is not counted, and is recovering
+    until its synced log reaches this index: then it holds everything it may ever have acknowledged.
     """
     sleep: _builtins.bool
     """the group is idle and every replica holds everything: no more heartbeats until something happens"""
@@ -280,7 +280,7 @@ class AppendAnswer(_message.Message):
     request_term: _builtins.int
     """term of the request that this answers"""
     recovering: _builtins.bool
-    """its log was lost: not to be counted towards a majority (R4.5)"""
+    """it lost entries: not to be counted towards a majority (R4.5)"""
     def __init__(
         self,
         *,
@@ -395,7 +395,10 @@ class SnapshotOffer(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    RECOVERED_AT_FIELD_NUMBER: _builtins.int
     request: _builtins.int
+    recovered_at: _builtins.int
+    """as in AppendEntries"""
     @_builtins.property
     def snapshot(self) -> Global___SnapshotInfo: ...
     def __init__(
@@ -403,10 +406,11 @@ class SnapshotOffer(_message.Message):
         *,
         request: _builtins.int = ...,
         snapshot: Global___SnapshotInfo | None = ...,
+        recovered_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recovered_at", b"recovered_at", "request", b"request", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

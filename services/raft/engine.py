@@ -36,7 +36,7 @@ H15      election.py                             pre-vote; check-quorum
 H16      replication.py _offer                   snapshots travel beside the heartbeats, resumable, checked before they replace anything
 H17      engine.py receive, applier.py           typed messages only; the library's VERSION and MEMBERSHIP commands are refused
 H18      follower.py match                       a refusal names the conflicting term and its first index
-R4.5     recovery.py                             a replica that lost its log neither votes, campaigns nor counts until it holds it again
+R4.5     recovery.py, progress.py                who lost what it acknowledged neither votes, campaigns nor counts until it holds it
 =======  ======================================  ==================================================================================
 """
 
@@ -85,7 +85,7 @@ log = structlog.get_logger()
 class Engine:
     """Its members are those that ``journal`` names; ``machine`` is as the journal's newest snapshot has it, or new; ``now`` is monotonic
     seconds; ``may_lead`` is the node's gate; ``observed_ms`` is the store's own time, in which snapshots have an age; ``recovering`` says
-    that the log was lost and the term file was not."""
+    that entries were lost and the term file was not."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Engine:
         self.commit_index = journal.committed_at_start
         self._connected: set[int] = set()
         self._members_seen = self.members
-        self._catch_up = CatchUp(now(), timing)
+        self.catch_up = CatchUp(now(), timing)
         self._hand_over_at = 0.0
 
     # --- what it is -----------------------------------------------------------------------------------------------------
@@ -181,9 +181,9 @@ class Engine:
         if self.recovery.recovering:
             return True  # one bad replica does not hold its node
         alone = self.members.voters == (self.store_id,)
-        if self._catch_up.leader_commit is None and (alone or self.is_leader):
+        if self.catch_up.leader_commit is None and (alone or self.is_leader):
             return self.applied_index >= self.commit_index
-        return self._catch_up.is_done(self._now(), self.applied_index, self.election.leader_active_at)
+        return self.catch_up.is_done(self._now(), self.applied_index, self.election.leader_active_at)
 
     def match_index(self, store_id: int) -> int:
         """On the leader: up to where that member is known to hold the log; 0 for others."""
@@ -206,11 +206,11 @@ class Engine:
         self._on_node_changed(store_id)
         self._connected.add(store_id)
         self.replication.on_link_changed(store_id)
-        if self._catch_up.leader_commit is None and not self.is_leader and self.quiescence.node_active_at is not None:
+        if self.catch_up.leader_commit is None and not self.is_leader and self.quiescence.node_active_at is not None:
             # It knows of no leader: it may have been started on a link that stands, under a leader that sleeps (R4.1).
             self._send(store_id, pb.RaftMessage(awake=pb.Awake()))
-        if self._catch_up.awaits_majority and is_majority({self.store_id, *self._connected}, self.members.voters):
-            self._catch_up.on_majority_connected(self._now())
+        if self.catch_up.awaits_majority and is_majority({self.store_id, *self._connected}, self.members.voters):
+            self.catch_up.on_majority_connected(self._now())
 
     def disconnected(self, store_id: int) -> None:
         """The link to a peer is down; what was in flight may be lost."""
@@ -478,15 +478,15 @@ class Engine:
             self.quiescence.on_append(term, m, self._is_at_rest(leader, m))
 
     def _replicate_from(self, leader: int, term: int, m: pb.AppendEntries, entries: list[Entry]) -> None:
-        if not self._obey(leader, term, m.request):
+        if not self._obey(leader, term, m):
             return
-        self._catch_up.on_leader_commit(m.commit_index)
+        self.catch_up.on_leader_commit(m.commit_index)
         match = self.follower.match(m, entries, self.commit_index)
         if isinstance(match, Conflict):
             self._send(leader, self.follower.refused(match, self.recovery.recovering))
             return
         synced, verified = self.journal.synced_index, match.verified_index
-        self.recovery.on_verified(m.recovered_at, min(m.prev_log_index, synced))
+        self.recovery.on_verified(term, m.recovered_at, min(m.prev_log_index, synced))
         if match.new:
             self.follower.append(match.new)
         self.commit_index = max(self.commit_index, match.commit_index)
@@ -499,10 +499,10 @@ class Engine:
         self._accept(leader, verified)
 
     def _on_snapshot_offer(self, leader: int, term: int, m: pb.SnapshotOffer) -> None:
-        if not self._obey(leader, term, m.request):
+        if not self._obey(leader, term, m):
             return
         snapshot = from_pb(m.snapshot, self._observed_ms())
-        self._catch_up.on_leader_commit(snapshot.index)
+        self.catch_up.on_leader_commit(snapshot.index)
         self.commit_index = max(self.commit_index, self.snapshot_offer.verified_commit(snapshot))
         if self.snapshot_offer.on_offer(leader, snapshot, self.commit_index):
             self._accept(leader, 0, promise=False)  # alive, and no further than before
@@ -510,10 +510,10 @@ class Engine:
         else:
             self._accept(leader, snapshot.index)
 
-    def _obey(self, leader: int, term: int, request: int) -> bool:
+    def _obey(self, leader: int, term: int, m: pb.AppendEntries | pb.SnapshotOffer) -> bool:
         """Takes ``leader``'s word, from here on the one that is answered.  False if its term is over: it must learn that it was
         deposed, or it would believe that it leads for as long as nobody answers (H15)."""
-        self.follower.term, self.follower.request = term, request
+        self.follower.term, self.follower.request = term, m.request
         if term < self.core.term:
             self._send(leader, self.follower.refused(STALE, self.recovery.recovering))
             return False
@@ -521,6 +521,7 @@ class Engine:
         if old is RaftState.LEADER:
             raise AssertionError(f"two leaders in term {term}: {self.store_id} and {leader}")
         self.election.on_leader(leader, self._now())
+        self.recovery.on_told(term, m.recovered_at)
         self._on_state(old)
         return True
 
@@ -656,8 +657,7 @@ class Engine:
         return self.journal.term_at(self.commit_index) == self.core.term
 
     def _apply(self) -> None:
-        error = self.applier.apply(self.commit_index)
-        if error is not None:
+        if (error := self.applier.apply(self.commit_index)) is not None:
             self.fail(error)
 
     def _end_reads(self, error: SteleError) -> None:

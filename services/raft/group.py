@@ -97,7 +97,7 @@ class Group:
         self._flushed = asyncio.Event()
         self._flushed.set()
         self._stopped = False
-        self._ending_recovery: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None  # what becomes durable of its recovery
 
     # --- what it is -------------------------------------------------------------------------------------------------
 
@@ -125,13 +125,20 @@ class Group:
 
     @property
     def state(self) -> str:
-        """``follower``, ``candidate``, ``leader``, ``recovering`` (its log was lost and comes back from its peers) or ``failed``."""
+        """``follower``, ``candidate``, ``leader``, ``recovering`` (entries were lost and come back from its peers) or ``failed``."""
         return "recovering" if self.engine.recovering and not self.engine.failed else self.engine.state
 
     @property
     def problem(self) -> str:
-        """One line when the replica has failed, else empty."""
-        return str(self.engine.failed or "")
+        """One line when the replica has failed, recovers or does not catch up after its start; else empty."""
+        engine = self.engine
+        if engine.failed:
+            return str(engine.failed)
+        if engine.recovering:
+            return f"lost entries that it had acknowledged, holds {self.last_index} and does not count until it has all again"
+        if engine.catch_up.is_stuck(self._ticker.now()):
+            return f"does not catch up: at {engine.applied_index} of {engine.catch_up.leader_commit} since its start"
+        return ""
 
     @property
     def commit_index(self) -> int:
@@ -155,7 +162,8 @@ class Group:
 
     @property
     def settled(self) -> bool:
-        """Loaded and caught up, or no leader anywhere, or failed: it does not hold the ready gate (R4.1, R4.3, R4.5)."""
+        """Loaded and caught up, or no leader anywhere, or failed, recovering or stuck: it does not hold the ready gate (R4.1, R4.3,
+        R4.5)."""
         return self.engine.failed is not None or self.engine.caught_up
 
     def subscribe(self, callback: Callable[[Group], None]) -> None:
@@ -298,8 +306,9 @@ class Group:
             self._broken(e)
         self._send_ready()
         self._start_flush()
-        if self.engine.recovery.holds_again and self._ending_recovery is None:
-            self._ending_recovery = asyncio.get_running_loop().create_task(self._end_recovery())
+        recovery = self.engine.recovery
+        if (recovery.unmarked or recovery.holds_again) and self._keeping is None and not self.engine.failed:
+            self._keeping = asyncio.get_running_loop().create_task(self._keep_recovery())
         return self.engine.next_deadline()
 
     def _guarded(self, event: Callable[..., None], *arguments: Any) -> None:
@@ -355,15 +364,23 @@ class Group:
                 StorageFailed(f"replica of group {self.group_id} on store {self.store_id} stopped: {error}")
             )
 
-    async def _end_recovery(self) -> None:
-        """PERSIST BEFORE VOTE: once this replica counts again, a restart must not take it for one that lost its log."""
+    async def _keep_recovery(self) -> None:
+        """That it recovers is durable as soon as it is known: a restart, half filled up, would look whole.  And, PERSIST BEFORE VOTE,
+        that it does no more: once it counts again, a restart must not take it for one that lost entries."""
+        recovery, about = self.engine.recovery, {"group": self.group_id, "store": self.store_id}
         try:
-            await asyncio.to_thread(self._storage.recovered)
+            if recovery.unmarked:
+                log.warning("replica_recovering", last_index=self.last_index, **about)
+                await asyncio.to_thread(self._storage.lost)
+                recovery.marked()
+            if recovery.holds_again:
+                await asyncio.to_thread(self._storage.recovered)
+                log.info("replica_recovered", last_index=self.last_index, **about)
+                self.engine.recovered()
         except Exception as e:
             self._broken(e)
-            return
-        log.info("replica_recovered", group=self.group_id, store=self.store_id, last_index=self.last_index)
-        self.engine.recovered()
+        self._keeping = None
+        self._changed()
 
     def directory_vanished(self) -> None:
         """Its directory is no longer there: it stops itself and reports once (R3.7)."""
@@ -406,5 +423,5 @@ class Group:
             self._ticker.forget(self)
         await self._snapshotting.stop()
         await self._flushed.wait()
-        if self._ending_recovery is not None:
-            await asyncio.gather(self._ending_recovery, return_exceptions=True)
+        if self._keeping is not None:
+            await asyncio.gather(self._keeping, return_exceptions=True)

@@ -4,9 +4,11 @@ Invariants, checked by :meth:`Progress.validate`:
 
 * ``match_index < next_index``: what is known to be held is not sent again.  ``next_index`` goes back on a refusal and after a broken link,
   never below ``match_index + 1``: an answer that comes late would otherwise make the follower cut what it acknowledged (H1).
-* ``match_index`` only grows, but for a follower that says that its log was lost (R4.5).
+* ``match_index`` only grows, but for a follower that lost what it acknowledged (R4.5): it says so, or it refuses for want of those very
+  entries a newer request than the one that it acknowledged them with.  Nothing else can make it: a leader never has a follower cut
+  what it acknowledged in this term.  A refusal of an older request was given before, and arrives late.
 * ``inflight`` is by request number, rising, and bounded: a follower that does not answer is not sent everything at once.
-* ``answered_request``, ``rewound_request`` and ``sleep_request`` are requests that were sent.
+* ``answered_request``, ``matched_request``, ``rewound_request`` and ``sleep_request`` are requests that were sent.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class Progress:
         "inflight",
         "inflight_bytes",
         "match_index",
+        "matched_request",
         "next_index",
         "offered_index",
         "recovering_until",
@@ -42,6 +45,7 @@ class Progress:
 
     def __init__(self, next_index: int, now: float) -> None:
         self.match_index = 0  # it holds the leader's log up to here, durably
+        self.matched_request = 0  # the newest request that it answered so
         self.next_index = next_index  # what it is sent next
         self.inflight: deque[tuple[int, int]] = deque()  # (request, bytes) of what went with entries, unanswered
         self.inflight_bytes = 0
@@ -52,7 +56,7 @@ class Progress:
         self.answered_request = 0
         self.offered_index = 0  # of the snapshot that it was offered last and may be fetching
         self.sleep_request = 0  # not 0: since this request, `sleep` was the last word to it
-        self.recovering_until = 0  # not 0: it lost its log, and is not counted until it holds entries up to here (R4.5)
+        self.recovering_until = 0  # not 0: it lost entries, and is not counted until it holds those up to here (R4.5)
 
     @property
     def counted_index(self) -> int:
@@ -77,30 +81,33 @@ class Progress:
         self.sent_at, self.commit_sent, self.offered_index = now, commit_index, snapshot_index
 
     def on_answer(self, m: pb.AppendAnswer, newest_request: int, journal: Journal, now: float) -> bool:
-        """An answer to a request of this term.  True if it says that the follower's log was lost, which was not known."""
+        """An answer to a request of this term.  True if it shows that the follower lost what it acknowledged, which was not known."""
         self.active_at = now
+        says_so = m.recovering and m.request >= self.answered_request  # not late: it may have recovered since
         self.answered_request = max(self.answered_request, m.request)
         while self.inflight and self.inflight[0][0] <= m.request:
             self.inflight_bytes -= self.inflight.popleft()[1]
-        lost = m.recovering and not self.recovering_until
-        if lost:  # what it acknowledged before it lost its log is void
-            self.recovering_until = journal.last_index
-            self.match_index = 0
-        elif not m.recovering:
-            self.recovering_until = 0
+        newly = (says_so or self._lacks_acknowledged(m)) and not self.recovering_until
+        if newly or self._lacks_acknowledged(m):  # what it acknowledged before is void
+            self.recovering_until = self.recovering_until or journal.last_index
+            self.match_index = self.matched_request = 0
         if m.success:
-            if m.match_index > self.match_index:
-                self.match_index = m.match_index
+            if m.match_index >= self.match_index:
+                self.match_index, self.matched_request = m.match_index, max(self.matched_request, m.request)
                 if m.match_index >= self.offered_index:
                     self.offered_index = 0
             self.next_index = max(self.next_index, self.match_index + 1)  # H1: forward only
         else:
             self._on_refusal(m, newest_request, journal)
-        return lost
+        if not m.recovering and self.match_index >= self.recovering_until:
+            self.recovering_until = 0
+        return newly
+
+    def _lacks_acknowledged(self, m: pb.AppendAnswer) -> bool:
+        """A refusal for want of entries that it acknowledged before it was asked."""
+        return not m.success and 0 < m.conflict_index <= self.match_index and m.request > self.matched_request
 
     def _on_refusal(self, m: pb.AppendAnswer, newest_request: int, journal: Journal) -> None:
-        if m.recovering:  # it may have lost its log once more since it was last known to recover
-            self.match_index = min(self.match_index, m.conflict_index - 1)
         if m.request <= self.rewound_request:
             return  # it refuses what was sent before the last rewind: to go back for it too would send everything twice
         wanted = m.conflict_index
@@ -151,7 +158,13 @@ class Progress:
         assert not requests or self.rewound_request < requests[0], (self.rewound_request, requests)
         assert len(requests) <= INFLIGHT_REQUESTS_MAX, len(requests)
         assert self.inflight_bytes == sum(size for _, size in self.inflight), self.inflight_bytes
-        for request in (self.answered_request, self.rewound_request, self.sleep_request, *requests[-1:]):
+        for request in (
+            self.answered_request,
+            self.matched_request,
+            self.rewound_request,
+            self.sleep_request,
+            *requests[-1:],
+        ):
             assert 0 <= request <= newest_request, (request, newest_request)
         assert self.commit_sent <= last_index, (self.commit_sent, last_index)
         assert 0 <= self.recovering_until <= last_index, (self.recovering_until, last_index)

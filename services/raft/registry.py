@@ -282,7 +282,7 @@ class Registry:
         while True:
             await asyncio.sleep(DIRECTORY_CHECK_S)
             watched = [(g, self.path(g.group_id)) for g in self._groups.values() if not g.engine.failed]
-            gone = await asyncio.to_thread(lambda pairs: [g for g, path in pairs if is_gone(path)], watched)
+            gone = await asyncio.to_thread(_look, watched, list(self._storage.values()))
             for group in gone:
                 if self._groups.get(group.group_id) is group and not group.engine.failed:
                     group.directory_vanished()
@@ -320,6 +320,13 @@ class Registry:
     def peer_active(self, store_id: int) -> None:
         for group in self._by_peer.get(store_id, ()):
             group.peer_active(store_id)
+
+
+def _look(watched: Sequence[tuple[Group, Path]], open_ones: Sequence[OpenStorage]) -> list[Group]:
+    """Notes how far each log is synced, so that a later start sees what it lost (R4.5); the groups whose folder is gone."""
+    for storage in open_ones:
+        storage.note_synced()
+    return [group for group, path in watched if is_gone(path)]
 
 
 def _restore(machine: StateMachine, state: bytes, path: Path) -> None:

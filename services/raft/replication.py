@@ -200,7 +200,8 @@ class Replication:
         self.newest_request += 1
         progress.on_offered(snapshot.index, commit_index, now)
         info = to_pb(snapshot, self._observed_ms())
-        return pb.RaftMessage(snapshot_offer=pb.SnapshotOffer(request=self.newest_request, snapshot=info))
+        offer = pb.SnapshotOffer(request=self.newest_request, snapshot=info, recovered_at=progress.recovering_until)
+        return pb.RaftMessage(snapshot_offer=offer)
 
     def next_due(self) -> float:
         """When a round is due if nothing happens."""

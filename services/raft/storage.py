@@ -201,7 +201,17 @@ class OpenStorage(Protocol):
 
     @property
     def recovering(self) -> bool:
-        """The log that was here is lost and its term file is not: the replica stands for nothing until its peers have made it whole."""
+        """Entries that were synced here are lost and the term file is not: the replica stands for nothing until its peers have made it
+        whole."""
+        ...
+
+    def note_synced(self) -> None:
+        """Writes down, from any thread and without a sync, how far the log is synced: if it ends before that when it is opened the next
+        time, it is ``recovering``."""
+        ...
+
+    def lost(self) -> None:
+        """From here on it is ``recovering``; durable when this returns."""
         ...
 
     def recovered(self) -> None:

@@ -50,9 +50,14 @@ class Checks:
     def opened(self, process: Process) -> None:
         """Its group runs: from here on its journal says what it holds durably."""
         assert process.group is not None
-        process.store.held.clear()
-        if not process.group.engine.recovering:
-            process.store.lost_log = False
+        store, recovering = process.store, process.group.engine.recovering
+        store.held.clear()
+        if store.must_notice and not recovering:
+            raise Violation("loss not noticed", f"store {store.id} does not see that the end of its log is gone")
+        store.must_notice = False
+        process.recovering_seen = recovering
+        if not recovering:
+            self._whole(store)
 
     def after(self, process: Process) -> None:
         """Cheap: most of the time nothing that matters has changed."""
@@ -88,8 +93,16 @@ class Checks:
         if position != process.position_seen:
             self._validate(process, "log", journal._log.validate)
             process.position_seen = position
+        if engine.recovering != process.recovering_seen:
+            process.recovering_seen = engine.recovering
+            self._world.counts["recoveries by a leader's word"] += engine.recovering
         if process.store.lost_log and not engine.recovering:
-            process.store.lost_log = False
+            self._whole(process.store)
+
+    @staticmethod
+    def _whole(store: Store) -> None:
+        store.lost_log = False
+        store.promised.clear()
 
     def _failed(self, process: Process, engine: Any) -> None:
         if not process.store.broken:
@@ -161,10 +174,11 @@ class Checks:
         self.committed_in[entry.index] = engine.term
 
     def _durable(self, process: Process, engine: Any, index: int) -> None:
-        """A majority holds ``index`` durably, or has lost its log and stands aside until it holds it again (R4.5)."""
+        """A majority holds ``index`` durably, or did before it lost it and stands aside until it holds it again (R4.5)."""
         term = engine.journal.term_at(index)
         voters = self._world.voters(engine)
-        holding = [s for s in voters if self._holds(self._world.stores[s], index, term)]
+        stores = [self._world.stores[s] for s in voters]
+        holding = [s.id for s in stores if self.holds(s, index, term) or s.promised.get(index) == term]
         if len(holding) * 2 <= len(voters):
             raise Violation(
                 "committed without a majority",
@@ -173,9 +187,8 @@ class Checks:
             )
 
     @staticmethod
-    def _holds(store: Store, index: int, term: int) -> bool:
-        if store.lost_log:
-            return True
+    def holds(store: Store, index: int, term: int) -> bool:
+        """Durably, by what its disk says."""
         process = store.process
         if process is None or process.group is None:
             return store.held.get(index) == term
@@ -199,6 +212,15 @@ class Checks:
                 store.held = {index: journal.term_at(index) for index in held}
         except SteleError:  # its disk failed: what it holds cannot be read any more
             store.held = {}
+
+    @staticmethod
+    def synced_terms(process: Process) -> dict[int, int]:
+        """Index → term of all that ``process`` holds durably."""
+        if process.group is None:
+            return {}
+        journal = process.group.engine.journal
+        with process.store.disk.watched():
+            return {i: journal.term_at(i) for i in range(max(1, journal.first_index), journal.synced_index + 1)}
 
     def restored(self, process: Process, index: int, state: bytes) -> None:
         """A machine became a snapshot's state."""

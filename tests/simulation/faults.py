@@ -94,6 +94,16 @@ class Strike:
         world.kill(store, "lost log", lose_log=True)
         return True
 
+    def lost_tail(self, which: float, share: float, down_s: float) -> bool:
+        """store, share of its log that stays, seconds: its last synced entries are gone, and nothing says so but what it noted beside its
+        log.  What it had not noted goes only where a majority holds it without this store: that nobody could notice"""
+        world, store = self._world, self._store(which)
+        if store is None or store.process is None or store.process.group is None or not world.may_lose_log(store):
+            return False
+        store.power_fails, store.down_s = True, down_s
+        world.kill(store, "lost tail", keep_share=share)
+        return True
+
     # --- clocks ---------------------------------------------------------------------------------------------------------
 
     def clock_drift(self, which: float, rate: float) -> bool:
@@ -285,6 +295,35 @@ class Strike:
         if now is not None and now is not wanted and now.process is not None and now.process.group is not None:
             group = now.process.group
             now.process.loop.arrive(lambda: (group.engine.transfer_leadership(wanted.id), group._ticker.wake(group)))
+
+    def unguarded_word(self, rank: float, lag_s: float, effects: float) -> bool:
+        """which follower, seconds, effects: the leader writes with that follower alone; it loses its log, and the leader dies after so many
+        of its effects when it is back; then those come back that hold less"""
+        world, leader = self._world, self._store(LEADER)
+        if leader is None or leader.process is None or leader.process.group is None:
+            return False
+        members = leader.process.group.members.voters
+        others = [i for i in members if i != leader.id]
+        if leader.id not in members or not others:
+            return False
+        follower = world.stores[others[int(rank) % len(others)]]
+        apart = [i for i in world.ids if i not in (leader.id, follower.id)]
+        down_s, back_s = 0.1, 0.3
+        self._block([_ordered(i, j) for i in apart for j in (leader.id, follower.id)], lag_s + down_s + back_s)
+
+        def lose() -> None:
+            if follower.process is not None and world.may_lose_log(follower):
+                follower.power_fails, follower.down_s = True, down_s
+                world.kill(follower, "lost log", lose_log=True)
+
+        def kill_leader() -> None:
+            if leader.process is not None:
+                leader.power_fails, leader.down_s = False, 3.0
+                leader.process.loop.fuse = int(effects)
+
+        world.after_unless_healed(lag_s, lose)
+        world.after_unless_healed(lag_s + down_s, kill_leader)
+        return True
 
     def contested_election(self, share: float, down_s: float) -> bool:
         """share of frames that arrive twice, seconds that the leader is down: links are slow meanwhile, so that several campaign at once"""

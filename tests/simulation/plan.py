@@ -50,6 +50,8 @@ _KINDS: dict[str, tuple[float, _Draw]] = {
     "kill in disk operation": (1, lambda r, ids: (_any(r, ids), r.randint(0, 12), r.uniform(0.02, 1.5))),
     "pause": (3, lambda r, ids: (_any(r, ids), _short_or_long(r, 4.0))),
     "lost log": (1, lambda r, ids: (_any(r, ids), r.uniform(0.02, 1.5))),
+    "lost tail": (1, lambda r, ids: (_any(r, ids), r.uniform(0.0, 1.0), r.uniform(0.02, 1.5))),
+    "unguarded word": (1, lambda r, ids: (r.randrange(8), r.uniform(0.3, 1.5), r.randint(1, 60))),
     "clock drift": (1, lambda r, ids: (_any(r, ids), r.uniform(0.85, 1.15))),
     "clock jump": (1, lambda r, ids: (_any(r, ids), r.uniform(0.1, 4.0))),
     "disconnect": (3, lambda r, ids: (*r.sample(ids, 2), _short_or_long(r, 3.0))),

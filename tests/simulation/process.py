@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING, Any
 import stele.datanode.log.log as log_module
 from stele.datanode.commands import Outcome, TrimOutcome
 from stele.datanode.directory import GroupSpec
+from stele.datanode.log import frames
+from stele.datanode.log.reached import REACHED_NAME, read_reached
+from stele.datanode.log.segments import HEADER_BYTES, base_of, read_header, segment_name
+from stele.datanode.log.snapshot_format import index_of
 from stele.datanode.replica import Replica
 from stele.datanode.storage import RECOVERING_NAME, GroupStorage, opener
 from stele.services.errors import SteleError
@@ -47,6 +51,11 @@ class SimulatedPath(PosixPath):
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         self.disk.makedirs(self)
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        if not self.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+        return os.stat_result((0,) * 10)
 
     def is_dir(self) -> bool:
         return self.disk.has_folder(self)
@@ -141,6 +150,7 @@ class Process:
         self.led_term = 0
         self.campaign_term = 0
         self.asleep_seen = False
+        self.recovering_seen = False
         self.commit_seen = 0
         self.position_seen = -1
         self.applied_seen = 0
@@ -312,7 +322,11 @@ class Store:
         self.latency = Latency(rng)
         self.drift = 1.0
         self.process: Process | None = None
-        self.lost_log = False  # its log is gone and not all of it has come back yet (R4.5)
+        self.lost_log = False  # its log, or the end of it, is gone and not all of it has come back yet (R4.5)
+        self.must_notice = False  # its log's end is gone, which the next process has to find out by itself
+        self.promised: dict[
+            int, int
+        ] = {}  # index → term of what it held durably, and may have acknowledged, when it was lost
         self.broken = False  # an error of the disk was injected: its replica may fail
         self.held: dict[int, int] = {}  # while no process runs: index → term of durable entries beyond the commit index
         self.power_fails = False  # the next death of its process is a loss of power
@@ -328,6 +342,43 @@ class Store:
                 disk.unlink(folder / name)
         disk.create(folder / RECOVERING_NAME).close()
         disk.fsync_dir(folder)
-        self.lost_log = True
+        self._lost()
         self.held.clear()
         return True
+
+    def lose_tail(self, keep: int, missed: int) -> int:
+        """The log ends behind entry ``keep`` from now on, or further on: never in front of a snapshot, and where it would not be noticed
+        behind the last entry that would be ``missed``.  Returns where it ends."""
+        disk, folder = self.disk, self.folder
+        names = disk.listdir(folder)
+        bases = sorted(base for name in names if (base := base_of(name)) is not None)
+        if not bases:
+            return 0
+        keep = max(keep, bases[0] - 1, *(index_of(name) or 0 for name in names))
+        if keep < read_reached(folder / REACHED_NAME, disk):
+            self._lost()
+            self.must_notice = True
+        else:
+            keep = max(keep, missed)
+        for base in reversed(bases):
+            path = folder / segment_name(base)
+            if base <= keep + 1:
+                end = _end_of(disk.content(path), path, keep)
+                disk.damage(path, lambda content, end=end: content.__delitem__(slice(end, None)))  # type: ignore[misc]
+                break
+            disk.unlink(path)
+        disk.fsync_dir(folder)
+        self.held = {index: term for index, term in self.held.items() if index <= keep}
+        return keep
+
+    def _lost(self) -> None:
+        self.lost_log = True
+        self.promised = dict(self.held)
+
+
+def _end_of(content: bytes, path: Path, keep: int) -> int:
+    """Where the entries of a segment up to ``keep`` end."""
+    at, seed = HEADER_BYTES, read_header(content, path).seed
+    while (frame := frames.frame_at(content, at, seed)) is not None and frame.index <= keep:
+        at = frame.end
+    return at

@@ -53,6 +53,8 @@ PROOFS = (
     Proof(("replication.ReadsWithoutARound",), 0),
     Proof(("replication.ReadsBeforeItsOwnEntry",), 0),
     Proof(("elections.VotesWithoutItsLog",), 100),
+    Proof(("elections.RecoversAtAWord",), 200, ("unguarded word",)),
+    Proof(("log.NeverLooksBack",), 100, ("lost tail",)),
 )
 
 

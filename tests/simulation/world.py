@@ -204,13 +204,15 @@ class World:
             store.process = Process(self, store)
             store.process.start()
 
-    def kill(self, store: Store, why: str, lose_log: bool = False) -> None:
-        """The process on ``store`` ends here; it is started again after ``store.down_s``."""
+    def kill(self, store: Store, why: str, lose_log: bool = False, keep_share: float | None = None) -> None:
+        """The process on ``store`` ends here; it is started again after ``store.down_s``.  ``keep_share``: how much of
+        its log is left."""
         process = store.process
         if process is None:
             return
         self.say(f"{'power loss' if store.power_fails else 'kill'} {store.id} ({why})")
         self.checks.ended(process)
+        promised = self.checks.synced_terms(process) if keep_share is not None else {}
         process.loop.end()
         self._remains.append(process)
         store.process = None
@@ -220,6 +222,11 @@ class World:
             store.disk.kill()
         if lose_log and not store.lose_log():
             self.say(f"the log of {store.id} stays: it has no term file")
+        if keep_share is not None:
+            kept = store.lose_tail(int(keep_share * max(promised, default=0)), self._missed(store, promised))
+            self.say(f"the log of {store.id} ends at {kept} now")
+            if kept < max(promised, default=0):
+                self.counts["tails lost that were noted" if store.must_notice else "tails lost that were not"] += 1
         self.network.process_ended(store.id)
         self.scheduler.after(store.down_s, self.start, store)
 
@@ -251,6 +258,18 @@ class World:
             s.process.group for s in self.stores.values() if s.process is not None and s.process.group is not None
         ]
         return all(len(group.members.voters) >= 3 for group in groups if group.members.voters)
+
+    def _missed(self, store: Store, promised: dict[int, int]) -> int:
+        """The last entry of what ``store`` promised that no majority of the voters holds durably without it.  Where members change, it
+        is not known which majority counts."""
+        if set(MEMBERS) & set(self.kinds):
+            return max(promised, default=0)
+        others = [s for s in self.stores.values() if s is not store and s.id in self.first_members]
+        wanted = len(self.first_members) // 2 + 1
+        for index in sorted(promised, reverse=True):
+            if sum(self.checks.holds(other, index, promised[index]) for other in others) < wanted:
+                return index
+        return 0
 
     def leader_store(self) -> Store | None:
         """The one that leads in the highest term."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+import stele.datanode.log.log as log_module
 import stele.services.raft.engine as engine_module
 import stele.services.raft.group as group_module
 import stele.services.raft.registry as registry_module
@@ -17,6 +18,7 @@ import stele.services.raft.replication as replication_module
 from stele.lab.mutants import MUTANTS
 
 PLACES: dict[str, ModuleType] = {
+    "CatchUp": engine_module,
     "RaftElection": engine_module,
     "Engine": group_module,
     "Follower": engine_module,
@@ -26,6 +28,7 @@ PLACES: dict[str, ModuleType] = {
     "Progress": replication_module,
     "Proposals": engine_module,
     "Quiescence": engine_module,
+    "ReachedFile": log_module,
     "ReadIndex": engine_module,
     "Recovery": engine_module,
     "Replication": engine_module,

@@ -59,6 +59,8 @@ def live(seed: int, kit: Kit) -> None:
             check(seed, log, history)
             for _ in range(rng.randint(0, 25)):
                 term = work(rng, log, history, term)
+            if rng.random() < 0.3:
+                log.close()
         except PowerLost:
             # At that step the power goes, or only the process ends.
             if rng.random() < 0.7:
@@ -66,8 +68,6 @@ def live(seed: int, kit: Kit) -> None:
             else:
                 disk.kill()
         else:
-            if rng.random() < 0.3:
-                log.close()
             disk.kill()
             if rng.random() < 0.5:
                 disk.crash(rng)
@@ -82,7 +82,7 @@ def live(seed: int, kit: Kit) -> None:
 
 
 def work(rng: random.Random, log: SegmentLog, history: History, term: int) -> int:
-    match rng.choices(("append", "sync", "truncate", "drop"), (10, 6, 2, 1))[0]:
+    match rng.choices(("append", "sync", "truncate", "drop", "note"), (10, 6, 2, 1, 3))[0]:
         case "append":
             first = len(history.entries) + 1
             more = [entry(i, term, rng.choice((0, 5, 60, 700))) for i in range(first, first + rng.randint(1, 12))]
@@ -103,6 +103,8 @@ def work(rng: random.Random, log: SegmentLog, history: History, term: int) -> in
         case "drop" if history.promised > 10:
             history.first_min = max(history.first_min, rng.randint(1, history.promised))
             log.drop_before(history.first_min)
+        case "note":
+            log.reached.note()
         case _:
             pass
     return term
@@ -111,6 +113,7 @@ def work(rng: random.Random, log: SegmentLog, history: History, term: int) -> in
 def check(seed: int, log: SegmentLog, history: History) -> None:
     found = everything(log)
     assert log.last_index >= history.promised, f"seed {seed}: {history.promised} promised, {log.last_index} there"
+    assert not log.reached.is_ahead, f"seed {seed}: it ends at {log.last_index} and looks as if its tail were lost"
     assert log.first_index <= max(1, history.first_min), f"seed {seed}: {log.first_index} is the first"
     assert found == history.entries[log.first_index - 1 : log.last_index], f"seed {seed}: other entries"
     del history.entries[log.last_index :]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stele.datanode.log import SegmentLog, TermFile, start_point
+from stele.datanode.log.reached import REACHED_NAME
 from stele.datanode.log.snapshot_format import snapshot_name
 from stele.datanode.log.start_point import StartPoint
 from stele.datanode.storage import GroupStorage
@@ -185,7 +186,8 @@ def _installed(disk: SimulatedDisk, storage: GroupStorage, snapshot: Snapshot) -
         snapshot.index,
         snapshot.term,
     )
-    assert disk.listdir(FOLDER) == [f"{snapshot.index + 1:020d}.seg", snapshot_name(snapshot.index), "term"]
+    found = [name for name in disk.listdir(FOLDER) if name != REACHED_NAME]
+    assert found == [f"{snapshot.index + 1:020d}.seg", snapshot_name(snapshot.index), "term"]
 
 
 def _die(disk: SimulatedDisk, how: str | int) -> None:

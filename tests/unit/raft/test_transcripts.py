@@ -1,4 +1,4 @@
-"""Golden transcripts: ten scenarios, message for message (tests/unit/raft/transcript.py says how to read and to rewrite them)."""
+"""Golden transcripts: eleven scenarios, message for message (tests/unit/raft/transcript.py says how to read and to rewrite them)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ SCENARIOS = (
     "conflict",
     "contested_election",
     "election",
+    "lost_tail",
     "membership",
     "quiescence",
     "read_index",

@@ -28,6 +28,8 @@ Commands (``1`` is a store, times are seconds):
     sync 1 on|off, flush 1     the disk
     gate 1 open|closed         whether the store may lead
     crash 1, lose 1            restarted from what was synced; with its log lost as well
+    shorten 1 5                restarted with its log ending at entry 5, and nothing on its disk says so
+    marked 1                   that it recovers is durable
     recovered 1                that it holds everything again is durable
     compact 1                  a snapshot of what is applied, and the log behind it
     fetch 1                    it fetches and installs the snapshot that it was offered
@@ -118,7 +120,8 @@ class Recorder(Bench):
             f"{i}: {self.seen[i]}",
             f"   voters {list(engine.members.voters)} learners {list(engine.members.learners)}"
             f" vote {journal.voted_for or '-'}{' recovering' if engine.recovering else ''}"
-            f"{' holds again' if engine.recovery.holds_again else ''}{' caught up' if engine.caught_up else ''}",
+            f"{' unmarked' if engine.recovery.unmarked else ''}{' holds again' if engine.recovery.holds_again else ''}"
+            f"{' caught up' if engine.caught_up else ''}",
             f"   log {journal.first_index}..{journal.last_index} synced {journal.synced_index} [{log}]"
             f" snapshots {[s.index for s in journal.snapshots]}",
             f"   machine {b' '.join(self.machines[i].applied).decode()!r}"
@@ -193,6 +196,16 @@ class Recorder(Bench):
         platter.recovering = True
         self.crash(i)
 
+    def shorten(self, i: int, keep: int) -> None:
+        platter = self.platters[i]
+        del platter.synced.entries[keep - platter.synced.base :]
+        platter.unsynced.clear()
+        self.crash(i)
+
+    def mark(self, i: int) -> None:
+        self.platters[i].recovering = True
+        self.engines[i].recovery.marked()
+
     def end_recovery(self, i: int) -> None:
         self.platters[i].recovering = False
         self.engines[i].recovered()
@@ -231,6 +244,7 @@ def shown(message: pb.RaftMessage) -> str:
         case "snapshot_offer":
             line += f" #{said.request} index {said.snapshot.index}/{said.snapshot.term} of {said.snapshot.size} bytes"
             line += f" voters {list(said.snapshot.members.voters)}"
+            line += f" recovered at {said.recovered_at}" if said.recovered_at else ""
     return line
 
 
@@ -302,6 +316,10 @@ def carry_out(bench: Recorder, line: str) -> None:
             bench.crash(int(words[0]))
         case "lose":
             bench.lose(int(words[0]))
+        case "shorten":
+            bench.shorten(int(words[0]), int(words[1]))
+        case "marked":
+            bench.mark(int(words[0]))
         case "recovered":
             bench.end_recovery(int(words[0]))
         case "compact":
