@@ -193,6 +193,7 @@ MUTANTS = _table(
     Mutant("replication.BelievesItsCommitIndex", ("H9",), "nothing is committed that the log does not hold"),
     Mutant("replication.KeepsItsCommitIndex", ("H9",), "nothing is committed that the log does not hold"),
     Mutant("replication.LeavesProposalsUnanswered", ("H12",), "a proposal ends with the leadership that took it"),
+    Mutant("replication.CallsTheUnknownDefinite", ("H12",), "an outcome that is not known is not called definite"),
     Mutant("replication.TakesAnyLength", ("H13",), "an entry over the limit is refused"),
     Mutant("replication.GoesBackByOne", ("H18",), "logs that conflict are matched in a few round trips"),
     Mutant("replication.FallsSilentOnceItOffers", ("H16",), "a long transfer silences nobody"),

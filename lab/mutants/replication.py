@@ -16,7 +16,7 @@ from stele.services.raft.journal import Journal
 from stele.services.raft.membership import MemberHistory
 from stele.services.raft.outbox import Outbox, Outgoing
 from stele.services.raft.progress import Progress
-from stele.services.raft.proposals import Done, Proposals
+from stele.services.raft.proposals import Done, Proposals, isolated
 from stele.services.raft.read_index import ReadDone, ReadIndex
 from stele.services.raft.replication import Outbound, Replication
 from stele.services.raft.snapshot_offer import Offer, SnapshotOffer
@@ -159,6 +159,15 @@ class LeavesProposalsUnanswered(Proposals):
 
     def end(self, error: SteleError) -> None:
         self._pending, self._bytes = {}, 0
+
+
+class CallsTheUnknownDefinite(Proposals):
+    """What a replica was asked ends with what ended the replica, although others may store it."""
+
+    def end(self, error: SteleError) -> None:
+        pending, self._pending, self._bytes = self._pending, {}, 0
+        for proposal in pending.values():
+            isolated(self._group_id, proposal.done, None, error)
 
 
 class TakesAnyLength(Engine):

@@ -175,8 +175,8 @@ class Group:
     def propose(self, payload: bytes) -> asyncio.Future[object]:
         """Replicates ``payload``.  The future ends with the result of ``apply`` on this replica.
 
-        Errors: NotLeader (definite; fact ``leader``), MessageTooLarge, Overloaded, DiskFull (definite); ProposalLost (indefinite);
-        GroupStopped, StorageFailed (indefinite once the proposal was accepted).
+        Errors, of what was not accepted: NotLeader (fact ``leader``), MessageTooLarge, Overloaded, DiskFull, GroupStopped, all definite;
+        of what was: ProposalLost, StorageFailed (indefinite).
         """
         return self._asked(self.engine.propose, payload)
 
@@ -213,7 +213,7 @@ class Group:
         """One store more or less, or a learner promoted (H6).  The future is done once a majority of the new set has it.
 
         Errors: NotLeader, InvalidArgument, NotReady (another change is under way, or the new voter has not caught up), DiskFull, all
-        definite; ProposalLost, GroupStopped, StorageFailed, indefinite.
+        definite; ProposalLost, StorageFailed, indefinite.
         """
         return self._asked(self.engine.change_members, members)
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from stele.services.errors import NotLeader, Overloaded, SteleError
+from stele.services.errors import NotLeader, Overloaded, ProposalLost, SteleError
 from stele.services.raft.storage import Entry
 
 log = structlog.get_logger()
@@ -61,7 +61,12 @@ class Proposals:
         isolated(self._group_id, proposal.done, None, another)
 
     def end(self, error: SteleError) -> None:
-        """All of them: whoever leads next decides what becomes of their entries, and nobody here will learn it (H12)."""
+        """All of them: whoever leads next decides what becomes of their entries, and nobody here will learn it (H12).
+
+        So no error that says *definite* reaches a proposer from here, true as it is of those who ask from now on: whoever sends again
+        what has no number of its own would have it stored twice."""
+        if error.definite:
+            error = ProposalLost(f"{error.message}; the proposal may have been stored")
         pending, self._pending, self._bytes = self._pending, {}, 0
         for proposal in pending.values():
             isolated(self._group_id, proposal.done, None, error)

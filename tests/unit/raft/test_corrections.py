@@ -9,7 +9,15 @@ import pickle
 import pytest
 from pysyncobj import SyncObj
 
-from stele.services.errors import MessageTooLarge, NotLeader, ProposalLost
+from stele.services.errors import (
+    GroupStopped,
+    LogDamaged,
+    MessageTooLarge,
+    NotLeader,
+    ProposalLost,
+    SteleError,
+    StorageFailed,
+)
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.election import RaftElection
 from stele.services.raft.engine import Engine
@@ -280,6 +288,32 @@ async def test_h12_proposals_end_when_leadership_is_lost_and_followers_refuse() 
             bench.engines[1].propose(b"b", lambda result, error: None)
 
     await holds_and_mutant_fails(scenario, Proposals, "replication.LeavesProposalsUnanswered")
+
+
+async def test_p18_what_a_replica_was_asked_before_it_ended_is_not_called_undone() -> None:
+    """Both followers have the entry when the leader's replica is stopped; whoever leads next stores it."""
+
+    @with_part
+    async def scenario() -> None:
+        for reason in (GroupStopped("the replica ends"), StorageFailed("its disk failed"), LogDamaged("its log")):
+            bench = Bench()
+            bench.elect(1)
+            bench.settle()
+            bench.propose(1, b"x")
+            bench.deliver(1, 2)
+            bench.deliver(1, 3)
+            bench.engines[1].fail(reason)
+            bench.elect(2, without=(1,))
+            bench.settle(without=(1,))
+            assert bench.machines[3].applied == [b"x"]
+            with promise("an outcome that is not known is not called definite"):
+                ended = bench.outcomes[b"x"]
+                assert isinstance(ended, SteleError)
+                assert not ended.definite
+            with pytest.raises(type(reason)):  # whoever asks now is told the truth, too
+                bench.engines[1].propose(b"y", lambda result, error: None)
+
+    await holds_and_mutant_fails(scenario, Proposals, "replication.CallsTheUnknownDefinite")
 
 
 async def test_h13_the_limit_is_enforced_when_proposing() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from stele.services.errors import GroupDirectoryBusy, GroupStopped, SteleError
+from stele.services.errors import GroupDirectoryBusy, GroupStopped, ProposalLost, SteleError
 from stele.services.raft import registry as registry_module
 from stele.services.raft.registry import Registry
 from tests.support.both_ways import holds_and_mutant_fails, promise
@@ -117,7 +117,7 @@ async def test_r3_4_nothing_of_a_deleted_group_is_left(tmp_path: Path) -> None:
             proposals = [group.propose(b"x" * 1000) for _ in range(200)]
             await groups.delete(1)
             ended = await asyncio.gather(*proposals, return_exceptions=True)
-            assert all(isinstance(e, int | GroupStopped) for e in ended)
+            assert all(isinstance(e, int | ProposalLost) for e in ended)
             assert not groups.path(1).exists()
             with promise("nothing of a group is left once it is deleted"):
                 assert open_files_below(groups.root.parent) == []
