@@ -52,11 +52,6 @@ class SimulatedPath(PosixPath):
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         self.disk.makedirs(self)
 
-    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        if not self.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
-        return os.stat_result((0,) * 10)
-
     def is_dir(self) -> bool:
         return self.disk.has_folder(self)
 
