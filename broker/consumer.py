@@ -28,7 +28,7 @@ class Source(Protocol):
     def cached(self, offset: int) -> StoredBatch | None: ...
 
     async def load(self, offset: int) -> StoredBatch | None:
-        """The batch that contains ``offset``; None if it is no longer kept."""
+        """The batch that contains ``offset``; None if it is no longer kept.  Raises MessagesLost."""
         ...
 
 
@@ -110,7 +110,12 @@ class ConsumerStream:
                     return
                 batch: StoredBatch | None = None
                 if loading is not None and loading.done():
-                    batch, loading = loading.result(), None
+                    loaded, loading = loading, None
+                    try:
+                        batch = loaded.result()
+                    except SteleError as e:  # the consumer decides whether to go on without them
+                        self.close(e)
+                        continue
                 if loading is None and not self._finishing and self._drop_stale():
                     offset = self._deliveries[0].first
                     if batch is None or not batch.base_offset <= offset <= batch.last_offset:

@@ -1,7 +1,7 @@
 """Reading one partition's stored batches, for all its subscriptions.
 
 Guarantee: what is read is committed; bytes in memory are bounded by the broker's cache and one read ahead per
-partition. A replica that does not answer, or lags behind what is known to be committed, is passed over for another.
+partition. A replica that does not answer, is damaged, or lags behind what is known to be committed, is passed over for another.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from stele.broker.metrics import BrokerMetrics
 from stele.broker.partition_client import PartitionClient
 from stele.services.backoff import Backoff
 from stele.services.batch import BatchHeader, read_header
-from stele.services.errors import InvalidArgument, OffsetOutOfRange, SteleError
+from stele.services.errors import InvalidArgument, MessagesLost, OffsetOutOfRange, SteleError
 from stele.services.pb import datanode_pb2
 
 READ_BYTES = 1 << 20  # of one read ahead
 READ_AGAIN = Backoff(first_s=0.1, max_s=0.5)
+ATTEMPTS_SILENT = 10  # after which a read that still fails is told of, once
 
 _log = structlog.get_logger()
 
@@ -73,7 +74,8 @@ class LogReader:
         return batch
 
     async def load(self, offset: int) -> StoredBatch | None:
-        """The batch that contains ``offset``, with what follows read ahead; None once it is no longer kept.  Tries until then."""
+        """The batch that contains ``offset``, with what follows read ahead; None once it is no longer kept.  Tries until then.  Raises
+        MessagesLost where no replica can read it."""
         attempts = 0
         while True:
             async with self._reading:
@@ -91,10 +93,15 @@ class LogReader:
                     self._trimmed(e)
                     if offset < self.log_start:
                         return None
+                except MessagesLost as e:
+                    _log.error("messages_lost", group=self._partition.group, **e.facts)
+                    self._metrics.lost.inc()
+                    raise
                 except InvalidArgument as e:
                     _log.error("read_refused", group=self._partition.group, offset=offset, error=e.message)
                 except SteleError as e:
-                    _log.debug("read_failed", group=self._partition.group, offset=offset, reason=e.reason)
+                    say = _log.warning if attempts == ATTEMPTS_SILENT else _log.debug
+                    say("read_failed", group=self._partition.group, offset=offset, reason=e.reason, error=e.message)
             attempts += 1
             await asyncio.sleep(READ_AGAIN.after(attempts, self._rng))
 

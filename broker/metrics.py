@@ -27,6 +27,9 @@ class BrokerMetrics:
             "Messages that retention removed before a subscription had acknowledged them",
             registry=registry,
         )
+        self.lost = Counter(
+            "stele_broker_lost_reads", "Reads of messages that no replica can read any more", registry=registry
+        )
         self.acked = Counter(
             "stele_broker_confirmed_acks", "Acknowledgement requests confirmed as durable", registry=registry
         )

@@ -28,6 +28,8 @@ from stele.services.errors import (
     GroupStopped,
     InternalError,
     InvalidArgument,
+    LogDamaged,
+    MessagesLost,
     NotLeader,
     NotOwner,
     NotReady,
@@ -58,6 +60,7 @@ TRY_ANOTHER_STORE = (
     GroupNotFound,
     GroupStopped,
     StorageFailed,
+    LogDamaged,  # of the one replica that says so
     StoreMismatch,
     InternalError,
 )
@@ -229,7 +232,8 @@ class PartitionClient:
             except TimeoutError:
                 raise trouble from None
             except TRY_ANOTHER_STORE as e:
-                trouble = e if trouble.definite else trouble
+                if trouble.definite and not isinstance(e, LogDamaged):  # what ends one replica ends no call
+                    trouble = e
                 self.failed(store_id, e)
             attempts += 1
             await asyncio.sleep(POLL.after(attempts, self._rng))
@@ -262,10 +266,12 @@ class PartitionClient:
 
     async def fetch(self, offset: int, bytes_max: int, *, is_committed: bool = False) -> datanode_pb2.FetchResponse:
         """Committed batches from ``offset`` on, from the leader or else another replica.  ``is_committed``: there is a message at
-        ``offset``, so that a replica which does not know it lags.  Raises OffsetOutOfRange where retention has removed it, another
-        SteleError when none answers."""
+        ``offset``, so that a replica which does not know it lags.  Raises OffsetOutOfRange where retention has removed it,
+        MessagesLost where every replica is damaged, another SteleError when none answers."""
         trouble: SteleError = Unreachable("no replica of the partition is known")
-        for store_id in self._stores_to_read():
+        holes: list[tuple[int, int]] = []
+        stores = self._stores_to_read()
+        for store_id in stores:
             request = datanode_pb2.FetchRequest(group=self.group, offset=offset, bytes_max=bytes_max)
             try:
                 async with asyncio.timeout(ATTEMPT_S):
@@ -281,8 +287,22 @@ class PartitionClient:
                 trouble = e
             if isinstance(trouble, InvalidArgument | OffsetOutOfRange):
                 raise trouble
+            if (hole := _hole(trouble)) is not None:
+                holes.append(hole)
             self._shunned[store_id] = self._clock.monotonic() + SHUN_S
+        if holes and len(holes) == len(stores):  # a replica that says nothing may be whole: then it is waited for
+            raise self._lost(max(first for first, _ in holes), min(last for _, last in holes))
         raise trouble
+
+    def _lost(self, first: int, last: int) -> MessagesLost:
+        topic, partition = self.route.topic, self.route.partition
+        return MessagesLost(
+            f"messages {first} to {last} of {topic}-{partition} cannot be read: all of its replicas are damaged there",
+            topic=topic,
+            partition=partition,
+            first=first,
+            last=last,
+        )
 
     def _stores_to_read(self) -> list[int]:
         now_s = self._clock.monotonic()
@@ -291,6 +311,14 @@ class PartitionClient:
             return self._shunned.get(store_id, 0.0) > now_s, store_id != self.leader
 
         return sorted(self.route.replicas, key=last)
+
+
+def _hole(error: SteleError) -> tuple[int, int] | None:
+    """The offsets that a replica cannot read, if it says which."""
+    first, last = error.facts.get("first", ""), error.facts.get("last", "")
+    if isinstance(error, LogDamaged) and first.isdigit() and last.isdigit():
+        return int(first), int(last)
+    return None
 
 
 async def _cancelled(probes: dict[int, asyncio.Task[int]]) -> None:

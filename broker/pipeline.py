@@ -22,6 +22,7 @@ from stele.services.errors import (
     ConnectionBroken,
     DiskFull,
     Fenced,
+    LogDamaged,
     MessageTooLarge,
     NotOwner,
     NotReady,
@@ -341,5 +342,6 @@ class Pipeline:
 
 
 def _is_mended(error: SteleError) -> bool:
-    """A later attempt, perhaps at another leader, may succeed.  A full disk is the sender's to know at once."""
-    return error.retryable and not isinstance(error, DiskFull | NotOwner)
+    """A later attempt, perhaps at another leader, may succeed.  A full disk is the sender's to know at once; damage is that of one
+    replica."""
+    return (error.retryable and not isinstance(error, DiskFull | NotOwner)) or isinstance(error, LogDamaged)

@@ -2,7 +2,8 @@
 
 Guarantee: what is returned are exactly the stored batches from ``offset`` on, in order, each at the offset it was given
 when it was applied, and nothing that is not applied.  A batch that contains ``offset`` comes whole.  The log may begin
-behind 1: no entry in front of what the snapshots vouch for is asked for.
+behind 1: no entry in front of what the snapshots vouch for is asked for.  Entries that are damaged cost the messages that stand in
+them: those are named, and what stands before and behind them is read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from stele.datanode import commands
 from stele.datanode.commands import CommandKind
 from stele.datanode.partition import PartitionState
+from stele.services.errors import LogDamaged
 from stele.services.raft.storage import REGULAR, Entry, Snapshot
 
 PLACES_MAX = 256
@@ -68,6 +70,7 @@ class BatchReader:
         self._entries = entries
         self._floor = log_floor
         self._places: OrderedDict[int, tuple[int, int]] = OrderedDict()  # next offset → (index, offset of that entry)
+        self._behind: OrderedDict[int, LogFloor] = OrderedDict()  # damaged entry → where the messages behind it begin
 
     @property
     def log_start(self) -> int:
@@ -75,11 +78,13 @@ class BatchReader:
         return max(self._partition.log_start, self._floor().offset)
 
     def forget(self) -> None:
-        """The partition is another one than before."""
+        """The partition is another one than before, or damage is mended."""
         self._places.clear()
+        self._behind.clear()
 
     def read(self, offset: int, bytes_max: int) -> list[LocatedBatch]:
-        """Batches from ``offset`` on, at least one if there is one, until they exceed ``bytes_max``."""
+        """Batches from ``offset`` on, at least one if there is one, until they exceed ``bytes_max`` or damage follows.  LogDamaged (facts
+        ``first``, ``last``: the offsets that cannot be read) if ``offset`` stands in a damaged entry."""
         partition = self._partition
         start = self._start(offset) if self.log_start <= offset < partition.high_watermark else None
         if start is None:
@@ -88,7 +93,19 @@ class BatchReader:
         size = 0
         index, at = start
         while at < partition.high_watermark and not (found and size >= bytes_max):
-            entries = self._entries(index, partition.applied_index, max(bytes_max - size, CHUNK_BYTES_MIN))
+            try:
+                entries = self._entries(index, partition.applied_index, max(bytes_max - size, CHUNK_BYTES_MIN))
+            except LogDamaged as e:
+                if found:
+                    break
+                behind = self._behind_damage(index, at)
+                if offset < behind.offset:
+                    raise LogDamaged(
+                        f"offsets {at} to {behind.offset - 1} cannot be read: {e}",
+                        **{**e.facts, "first": at, "last": behind.offset - 1},
+                    ) from e
+                index, at = behind.index, behind.offset
+                continue
             assert entries, f"entry {index} is applied and not in the log"
             for entry in entries:
                 index, entry_offset = entry.index, at
@@ -112,6 +129,31 @@ class BatchReader:
         for i, (begin, end, header) in enumerate(commands.batches_of(entry.payload)):
             if mask is None or mask >> i & 1:
                 yield begin, end, header.record_count
+
+    def _behind_damage(self, index: int, at: int) -> LogFloor:
+        """Where the messages begin again behind the damaged entry ``index``, whose own begin at offset ``at``.  How many those are is
+        not to be had from it: it is counted back from the next place whose offset is known."""
+        known = self._behind.get(index)
+        if known is None:
+            known = self._behind[index] = self._count_back(index, at)
+            if len(self._behind) > PLACES_MAX:
+                self._behind.popitem(last=False)
+        return known
+
+    def _count_back(self, index: int, at: int) -> LogFloor:
+        partition = self._partition
+        end = partition.offsets.next_point(at) or (partition.applied_index + 1, partition.high_watermark)
+        begins, count, next_index = index + 1, 0, index + 1
+        while next_index < end[0]:
+            try:
+                entries = self._entries(next_index, end[0] - 1, CHUNK_BYTES_MIN)
+            except LogDamaged:
+                next_index += 1
+                begins, count = next_index, 0
+                continue
+            count += sum(records for entry in entries for _, _, records in self._stored_in(entry))
+            next_index = entries[-1].index + 1
+        return LogFloor(begins, end[1] - count)
 
     def _start(self, offset: int) -> tuple[int, int] | None:
         located = self._partition.offsets.locate(offset)

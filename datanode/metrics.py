@@ -22,6 +22,9 @@ class _StoreGauges(Collector):
         yield GaugeMetricFamily("stele_groups_to_load", "Groups found at the start", store.total)
         yield GaugeMetricFamily("stele_disk_free_bytes", "Free space under the data directory", store.disk.free_bytes)
         yield GaugeMetricFamily("stele_disk_full", "1 while the store takes no writes", int(store.disk.disk_full))
+        yield GaugeMetricFamily(
+            "stele_replicas_damaged", "Replicas with entries that cannot be read", store.mender.damaged
+        )
         states = GaugeMetricFamily("stele_replicas", "Replicas by state", labels=["state"])
         counts: dict[str, int] = {"quarantined": len(store.quarantined)}
         for replica in store.replicas.values():
@@ -39,6 +42,11 @@ class DatanodeMetrics:
         self._batches = Counter("stele_append_batches", "Batches by outcome", ["outcome"], registry=registry)
         self._fetched_bytes = Counter("stele_fetched_bytes", "Bytes of batches sent to readers", registry=registry)
         self._fetches = Counter("stele_fetches", "Fetch answers by outcome", ["outcome"], registry=registry)
+
+        self._scrubbed_bytes = Counter("stele_scrubbed_bytes", "Stored bytes checked by the scrub", registry=registry)
+
+    def scrubbed(self, size: int) -> None:
+        self._scrubbed_bytes.inc(size)
 
     def appended(self, answer: pb.AppendResponse) -> None:
         if answer.error.reason:

@@ -106,6 +106,11 @@ class OffsetIndex:
         at = bisect_right(self._points.keys, offset) - 1
         return (self._points.values[at], self._points.keys[at]) if at >= 0 else None
 
+    def next_point(self, offset: int) -> tuple[int, int] | None:
+        """``(index, base_offset)`` of the first known entry that begins behind ``offset``; None: there is none."""
+        at = bisect_right(self._points.keys, offset)
+        return (self._points.values[at], self._points.keys[at]) if at < len(self._points.keys) else None
+
     def mask(self, index: int) -> int | None:
         """None: every batch of the append entry at ``index`` was stored."""
         return self._partial.get(index)

@@ -192,8 +192,8 @@ class Replica:
         return self._reader.log_start
 
     def read(self, offset: int, bytes_max: int) -> list[LocatedBatch]:
-        """Committed batches from ``offset`` on.  Raises LogDamaged for stored bytes that do not check, OffsetOutOfRange
-        below the log's start."""
+        """Committed batches from ``offset`` on.  Raises LogDamaged where ``offset`` stands in bytes that do not check (facts ``first``,
+        ``last``: the offsets that are not to be had here), OffsetOutOfRange below the log's start."""
         group = self.running()
         if group.state == "failed":
             raise StorageFailed(group.problem, group=self.spec.group)
@@ -227,7 +227,15 @@ class Replica:
 
     def _entries(self, first: int, last: int, bytes_max: int) -> Sequence[Entry]:
         assert self._group is not None
-        return self._group.journal.read(first, last, bytes_max)
+        try:
+            return self._group.journal.read(first, last, bytes_max)
+        except LogDamaged as e:
+            self._group.report_damage(e)
+            raise
+
+    def mended(self) -> None:
+        """What was damaged can be read again."""
+        self._reader.forget()
 
     def _log_floor(self) -> LogFloor:
         group = self._group

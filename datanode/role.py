@@ -31,6 +31,7 @@ from stele.datanode.observed_time import ObservedTime
 from stele.datanode.registration import Registration, wait_until_alone
 from stele.datanode.reopening import Reopening
 from stele.datanode.retention import SnapshotSpacing
+from stele.datanode.scrub import Scrub
 from stele.datanode.server import DatanodeServicer
 from stele.datanode.storage import opener
 from stele.datanode.store import Store
@@ -126,6 +127,8 @@ class Datanode:
         self._tasks.start(self._keep_trash(directory), "trash")
         self._tasks.start(self._clean_logs(), "clean-logs")
         self._tasks.start(self._reopen_failed(), "reopen-failed")
+        if config.scrub_bytes_per_s:
+            self._tasks.start(self._scrub(), "scrub")
 
     async def _open_raft(
         self, directory: DataDirectory, cluster_id: str, nameservers: NameserverClient, port: int
@@ -161,6 +164,7 @@ class Datanode:
         )
         self.store = parts.store(directory, registry, disk, config.entry_bytes_max)
         self._metrics = DatanodeMetrics(metrics, self.store)
+        self.store.mender.count_in(metrics)
         server = Server(config.host, port, transport=self._runtime.transport)
         server.add(raft_pb2_grpc.add_RaftServicer_to_server, transport, "stele.v1.Raft")
         self._opened.push_async_callback(server.stop)
@@ -234,6 +238,17 @@ class Datanode:
             self._parts.clock,
         )
         await cleaner.run()
+
+    async def _scrub(self) -> None:
+        await self._runtime.ready.wait("loaded")
+        config, store = self._config, self.store
+        await Scrub(
+            store.replicas,
+            config.scrub_bytes_per_s,
+            config.scrub_interval_s,
+            store.mender.found,
+            self._metrics.scrubbed,
+        ).run()
 
     def _disk_changed(self) -> None:
         """A store without room hands its leaderships over once: one of the others may have some."""

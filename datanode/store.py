@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ import structlog
 
 from stele.datanode.directory import DataDirectory, GroupSpec, Quarantined
 from stele.datanode.disk import Disk
+from stele.datanode.mender import Mender
 from stele.datanode.replica import RETRY_AFTER_MS, Replica
 from stele.services.errors import (
     ClusterMismatch,
@@ -75,6 +77,7 @@ class Store:
         self._vanished: set[int] = set()  # groups whose folder went while they ran
         self._epoch_lock = asyncio.Lock()
         self._listeners: list[GroupListener] = []
+        self.mender = Mender(registry, self._damage_changed)
 
     # --- loading ----------------------------------------------------------------------------------------------------
 
@@ -168,6 +171,7 @@ class Store:
         replica = self.replicas[spec.group] = self._replica(spec)
         group = await self.registry.create(spec.group, spec.members, replica)
         group.subscribe(self._publish_group)
+        group.on_damage = functools.partial(self.mender.found, spec.group)
         replica.run(group)
         self._publish(spec.group)
 
@@ -365,6 +369,11 @@ class Store:
         log.info("store_state", state=state, store_id=self.store_id)
         self._publish(0)
 
+    def _damage_changed(self, group: int) -> None:
+        if (replica := self.replicas.get(group)) is not None:
+            replica.mended()
+        self._publish(group)
+
     def _publish_group(self, group: Group) -> None:
         self._publish(group.group_id)
 
@@ -374,6 +383,7 @@ class Store:
 
     async def close(self) -> None:
         """Ends every replica and its storage; the directory stays open."""
+        await self.mender.close()
         for replica in self.replicas.values():
             replica.end()
         await self.registry.close()

@@ -160,6 +160,16 @@ class DatanodeConfig(NodeConfig):
         description="seconds of running for which a deleted partition's files stay in the data directory's trash",
     )
 
+    scrub_bytes_per_s: Bytes = Field(
+        4 * MIB,
+        ge=0,
+        le=1 << 40,
+        description="bytes of stored messages that are checked for damage in a second, beside everything else (0: none)",
+    )
+    scrub_interval_s: Seconds = Field(
+        86_400.0, ge=0.1, le=366 * 86_400, description="seconds between two checks of everything that is stored"
+    )
+
     @model_validator(mode="after")
     def _datanode_is_consistent(self) -> Self:
         _require(bool(self.data_dir.strip()), "data_dir", self.data_dir, "a folder")

@@ -311,6 +311,13 @@ class LogDamaged(SteleError):
     code, definite, retryable = Code.DATA_LOSS, True, False
 
 
+class MessagesLost(SteleError):
+    """Every replica of the partition is damaged where these messages stand (facts ``topic``, ``partition``, ``first``, ``last``: offsets):
+    nobody can read them.  Definite, terminal: read on behind ``last``."""
+
+    code, definite, retryable = Code.DATA_LOSS, True, False
+
+
 class DirectoryBusy(SteleError):
     """Another process has the data directory open (facts ``path``, ``owner``).  Definite, terminal."""
 

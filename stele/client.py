@@ -131,11 +131,13 @@ class Client:
         start: int | str = "earliest",
         credit: int = 1000,
         ack_timeout_s: float | None = None,
+        on_damage: str = "raise",
         name: str = "",
     ) -> Consumer:
         """Receives through a subscription, which is created at ``start`` ("earliest", "latest" or an offset) if it does not exist.
         ``type``: exclusive (one consumer), failover (one at a time), shared (spread).  ``credit``: messages held ready here.
-        ``ack_timeout_s``: a message not acknowledged by then is delivered again."""
+        ``ack_timeout_s``: a message not acknowledged by then is delivered again.  ``on_damage``: where messages can be read from no
+        replica any more, "raise" an error that names them, or "skip" them, counted in ``skipped``."""
         self._check_open()
         consumer = Consumer(
             topic,
@@ -148,6 +150,7 @@ class Client:
             start=start,
             credit=credit,
             ack_timeout_s=ack_timeout_s,
+            on_damage=on_damage,
             name=name,
             rng=random.Random(self._rng.random()),
             on_closed=self._opened.discard,

@@ -52,6 +52,8 @@ TYPES = {
     "shared": broker_pb2.SHARED,
 }
 
+ON_DAMAGE = ("raise", "skip")
+
 Find = Callable[[str, float], Awaitable[TopicRoutes]]  # topic, timeout
 Seek = Callable[
     [str, int, str, "int | str", "int | None"], Awaitable[int]
@@ -92,6 +94,7 @@ class Consumer:
         start: int | str = "earliest",
         credit: int = 1000,
         ack_timeout_s: float | None = None,
+        on_damage: str = "raise",
         name: str = "",
         rng: random.Random | None = None,
         on_closed: Callable[[Consumer], None] = lambda _: None,
@@ -104,6 +107,8 @@ class Consumer:
             raise InvalidArgument(f"credit {credit} is not accepted: 1 to {CREDIT_MAX} messages")
         if ack_timeout_s is not None and not 0.01 <= ack_timeout_s <= 86_400:
             raise InvalidArgument(f"ack_timeout_s {ack_timeout_s} is not accepted: 0.01 to 86400 seconds, or None")
+        if on_damage not in ON_DAMAGE:
+            raise InvalidArgument(f"on_damage {on_damage!r} is not accepted: {', '.join(ON_DAMAGE)}")
         self.topic, self.subscription, self.type = topic, subscription, type
         self._settings = SubscriptionSettings(
             topic=topic,
@@ -112,6 +117,7 @@ class Consumer:
             name=name or f"{socket.gethostname()}-{os.getpid()}-{(rng or random).randrange(1 << 16):04x}",
             start=check_start(start),
             ack_timeout_ms=int((ack_timeout_s or 0) * 1000),
+            skips_damage=on_damage == "skip",
         )
         self._credit = credit
         self._router, self._channels, self._find, self._seek = router, channels, find, seek
@@ -174,7 +180,8 @@ class Consumer:
             p.start()
 
     async def receive(self, timeout_s: float | None = None) -> Message | None:
-        """The next message; None when there was none within ``timeout_s``.  Raises terminal errors alone."""
+        """The next message; None when there was none within ``timeout_s``.  Raises terminal errors alone: MessagesLost and BatchCorrupt
+        (facts ``partition``, ``first``, ``last``) where messages cannot be read, unless the consumer skips them."""
         message = self._take()
         if message is not None:
             return message
@@ -306,6 +313,11 @@ class Consumer:
         """Where the subscription begins, on each partition where this consumer made it: at ``start``, or at the first message that
         is kept where that is later."""
         return {p.partition: p.began_at for p in self._partitions if p.began_at is not None}
+
+    @property
+    def skipped(self) -> int:
+        """With ``on_damage="skip"``: messages that nobody could read and that were passed over."""
+        return sum(p.skipped for p in self._partitions)
 
     @property
     def active_partitions(self) -> list[int]:

@@ -23,6 +23,7 @@ from stele.services.errors import (
     BatchCorrupt,
     ConnectionBroken,
     ConsumerBusy,
+    MessagesLost,
     StaleAck,
     SteleError,
     SubscriptionReset,
@@ -56,6 +57,7 @@ class SubscriptionSettings:
     name: str
     start: int | str  # an offset, "earliest" or "latest"
     ack_timeout_ms: int
+    skips_damage: bool = False  # messages that nobody can read are acknowledged and passed over, not an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class PartitionConsumer:
         self.is_ready = False  # it stands in the consumer's line of partitions with messages
         self.active = False
         self.began_at: int | None = None  # where the subscription begins, if this consumer made it
+        self.skipped = 0  # messages that nobody could read
         self.opened = asyncio.Event()
         self._settings = settings
         self._window = window
@@ -193,8 +196,10 @@ class PartitionConsumer:
                 busy_since_s = busy_since_s if busy_since_s is not None else loop.time()
                 grace_s = BUSY_GRACE_AGAIN_S if self._ever_opened else BUSY_GRACE_S
                 is_over = loop.time() - busy_since_s > grace_s
-            elif isinstance(error, BatchCorrupt):
-                is_over = unreadable >= UNREADABLE_MAX
+            elif isinstance(error, MessagesLost | BatchCorrupt):
+                is_over = isinstance(error, MessagesLost) or unreadable >= UNREADABLE_MAX
+                if is_over and self._settings.skips_damage and self._skip(error):
+                    failures, unreadable, is_over = 0, 0, False
             else:
                 is_over = not may_retry(error) and not 0 < not_found < NOT_FOUND_MAX
             if is_over:
@@ -205,6 +210,26 @@ class PartitionConsumer:
             self._log.debug(
                 "subscription_broken", topic=self._settings.topic, partition=self.partition, reason=error.reason
             )
+
+    def _skip(self, error: MessagesLost | BatchCorrupt) -> bool:
+        """Acknowledges what ``error`` says cannot be read: then nobody is given it again.  False if it does not say."""
+        first, last = error.facts.get("first", ""), error.facts.get("last", "")
+        if not first.isdigit() or not last.isdigit():
+            return False
+        self._log.warning(
+            "messages_skipped",
+            topic=self._settings.topic,
+            partition=self.partition,
+            first=first,
+            last=last,
+            reason=error.reason,
+        )
+        for offset in range(int(first), int(last) + 1):
+            promise: AckPromise = asyncio.get_running_loop().create_future()
+            promise.add_done_callback(_discard)
+            self.buffer.ack(offset, promise)
+            self.skipped += 1
+        return True
 
     async def _route(self, anew: bool) -> Route:
         topic = self._settings.topic
@@ -372,6 +397,12 @@ def _ack(request: AckRequest[AckPromise], generation: int) -> broker_pb2.Ack:
 
 def _stale(why: object) -> StaleAck:
     return StaleAck(f"the subscription was moved or made anew before the acknowledgement was durable: {why}")
+
+
+def _discard(promise: AckPromise) -> None:
+    """Nobody waits for it."""
+    if not promise.cancelled():
+        promise.exception()
 
 
 def _fail(promise: AckPromise, error: SteleError) -> None:

@@ -168,6 +168,10 @@ class Consumer:
         self.topic, self.subscription = inner.topic, inner.subscription
 
     @property
+    def skipped(self) -> int:
+        return self._loop.call(lambda: self._inner.skipped)
+
+    @property
     def began_at(self) -> dict[int, int]:
         return self._loop.call(lambda: self._inner.began_at)
 

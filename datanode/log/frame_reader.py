@@ -1,4 +1,4 @@
-"""Entries from a segment: one ``pread`` for many frames, every frame checked."""
+"""Entries from a segment: one ``pread`` for many frames, every frame checked; what stands before a damaged one is given."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ _READ_BYTES_MAX = 1024 * 1024 + 64 * 1024
 def read_run(
     file: File, segment: Segment, span: tuple[int, int, int], first: int, last: int, bytes_max: int, at_least_one: bool
 ) -> list[Entry]:
-    """Entries ``first..last`` up to ``bytes_max`` payload bytes.  ``span`` is an index at or before ``first``, the offset of its
-    frame, and an offset behind the frame of ``last``."""
+    """Entries ``first..last`` up to ``bytes_max`` payload bytes, cut off before the first that does not check; LogDamaged (fact
+    ``index``) if that is ``first``.  ``span`` is an index at or before ``first``, the offset of its frame, and an offset behind the
+    frame of ``last``."""
     expected, position, end = span
     seed = segment.header.seed
     entries: list[Entry] = []
@@ -30,7 +31,7 @@ def read_run(
             length, _, term, index, kind = head = frames.read_head(buffer, at)
             needed += length
             if index != expected or position + needed > end:
-                raise _damaged(segment, position)
+                return _before_damage(entries, segment, position, max(first, expected))
             if expected >= first and length > left and (entries or not at_least_one):
                 break
         if have < needed and expected < first and needed > frames.HEAD_BYTES:
@@ -42,11 +43,11 @@ def read_run(
             ahead = max(_READ_BYTES_MIN, min(left + _READ_BYTES_MIN, _READ_BYTES_MAX), needed)
             buffer = file.pread(min(ahead, end - position), position)
             if len(buffer) < needed:
-                raise _damaged(segment, position)
+                return _before_damage(entries, segment, position, max(first, expected))
             continue
         if expected >= first:
             if not frames.fits(buffer, at, head, seed):
-                raise _damaged(segment, position)
+                return _before_damage(entries, segment, position, expected)
             payload = buffer[at + frames.HEAD_BYTES : at + needed]
             entries.append(Entry(index, term, kind & ~frames.SYNCED_BEFORE, payload))
             left -= length
@@ -61,14 +62,22 @@ def locate(file: File, segment: Segment, sparse: SegmentIndex, index: int) -> in
     while expected < index:
         content = file.pread(frames.HEAD_BYTES, position)
         if len(content) < frames.HEAD_BYTES:
-            raise _damaged(segment, position)
+            raise _damaged(segment, position, index)
         length, _, _, found, _ = frames.read_head(content, 0)
         if found != expected or position + frames.HEAD_BYTES + length > segment.frames_end:
-            raise _damaged(segment, position)
+            raise _damaged(segment, position, index)
         position += frames.HEAD_BYTES + length
         expected += 1
     return position
 
 
-def _damaged(segment: Segment, offset: int) -> LogDamaged:
-    return LogDamaged(f"{segment.path}: damaged at byte {offset}", path=segment.path, offset=offset)
+def _before_damage(entries: list[Entry], segment: Segment, offset: int, index: int) -> list[Entry]:
+    if not entries:
+        raise _damaged(segment, offset, index)
+    return entries
+
+
+def _damaged(segment: Segment, offset: int, index: int) -> LogDamaged:
+    """``index`` is the first entry that cannot be read on its account."""
+    path = segment.path
+    return LogDamaged(f"{path}: entry {index} is damaged at byte {offset}", path=path, offset=offset, index=index)

@@ -5,10 +5,12 @@ Guarantees:
 * What ``sync`` covered is there after any crash, in order, unless ``truncate_from`` removed it.
 * After any crash the log is a prefix of what it was: appended entries go from the end, never from the middle.  A truncation drops
   whole segments from the newest on and then cuts one, each step durable before the next.  A reset is one step behind such a cut.
-* Every byte is checked when it is read: the last segment when the log is opened, the others on each read.
+* Every byte is checked when it is read: the last segment when the log is opened, the others on each read.  What has changed on the
+  disk costs the entries that it stands in, and nothing before or behind them; a sealed segment is mended (mending.py).
 * Memory does not grow with the entries: one small record per segment, the sparse index of the active one and of a few in use.
 
-One thread at a time writes (``append``, ``truncate_from``, ``sync``, ``reset``, ``drop_before``); any thread may read meanwhile.
+One thread at a time writes (``append``, ``truncate_from``, ``sync``, ``seal``, ``put_mended``, ``reset``, ``drop_before``); any thread may
+read meanwhile.
 The directory belongs to one SegmentLog: its owner holds the DirectoryLock (R3.5).
 
 A full disk is DiskFull with nothing appended, and the log goes on.  Any other failed write or sync is StorageFailed and final: the
@@ -33,13 +35,14 @@ import structlog
 
 from stele.datanode.log import frames
 from stele.datanode.log.frame_reader import locate, read_run
+from stele.datanode.log.mending import SegmentMending
 from stele.datanode.log.reached import ReachedFile
 from stele.datanode.log.recovery import recover
 from stele.datanode.log.segment_list import SegmentList, opened
 from stele.datanode.log.segments import HEADER_BYTES, Segment, SegmentHeader, SegmentIndex
 from stele.services.errors import DiskFull, GroupStopped, LogDamaged, MessageTooLarge, StorageFailed
 from stele.services.files import OS_FILES, FileSystem
-from stele.services.raft.storage import Entry
+from stele.services.raft.storage import Entry, LogMending
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 ENTRY_BYTES_MAX = 8 * 1024 * 1024
@@ -160,8 +163,9 @@ class SegmentLog:
         return self._unless_cut(lambda: self._term_at(index))
 
     def read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
-        """Entries ``first..last``, cut off before they exceed ``bytes_max`` payload bytes, at least one; none if ``first`` is beyond
-        the end.  IndexError before the start; LogDamaged for bytes that do not check."""
+        """Entries ``first..last``, cut off before they exceed ``bytes_max`` payload bytes and before the first that does not check, at
+        least one; none if ``first`` is beyond the end.  IndexError before the start; LogDamaged (fact ``index``) if ``first`` does not
+        check."""
         return self._unless_cut(lambda: self._read(first, last, bytes_max))
 
     def _unless_cut(self, read: Callable[[], T]) -> T:
@@ -214,6 +218,11 @@ class SegmentLog:
                     point, offset = sparse.floor(at)
                     end = sparse.offset_after(until, segment.frames_end)
                 got = read_run(opened(segment), segment, (point, offset, end), at, until, left, not entries)
+            except LogDamaged as e:
+                if entries:
+                    break
+                e.facts["index"] = str(at)
+                raise
             finally:
                 self._segments.unpin(segment)
             entries += got
@@ -364,6 +373,43 @@ class SegmentLog:
             except OSError as e:
                 # Where every change takes room, as on file systems that copy on write, so does a removal.
                 raise self._disk_full() if e.errno in NO_SPACE else self._fail("drop a segment", e) from e
+
+    # --- mending ----------------------------------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """What is stored will not change any more but by ``truncate_from``: the next entry begins a segment.  Errors as of ``append``."""
+        self._check_usable()
+        if not self._segments.active.is_empty:
+            self._roll()
+
+    def sealed_around(self, index: int) -> tuple[int, int] | None:
+        """The first and the last entry of the sealed segment that holds ``index``; None if its segment may still grow.  IndexError."""
+        with self._segments.guard:
+            segment = self._segments.find(index)
+            return (segment.base, segment.last_index) if segment is not self._segments.active else None
+
+    def begin_mending(self, index: int) -> SegmentMending:
+        """To write the sealed segment anew that holds ``index``.  DiskFull, StorageFailed; IndexError if there is none."""
+        with self._segments.guard:
+            self._check_usable()
+            segment = self._segments.find(index)
+            if segment is self._segments.active:
+                raise IndexError(f"entry {index} is not in a sealed segment")
+        try:
+            if self._fs.free_bytes(self._directory) < self._disk_reserve_bytes + 2 * segment.file_bytes:
+                raise self._disk_full()
+            return SegmentMending(self._fs, segment)
+        except OSError as e:  # a file beside the log: the log itself goes on
+            raise self._disk_full() if e.errno in NO_SPACE else self._read_failed(e) from e
+
+    def put_mended(self, mending: LogMending) -> bool:
+        """What is mended takes the place of what was damaged, durably; False if that is gone or was cut meanwhile."""
+        self._check_usable()
+        assert isinstance(mending, SegmentMending)
+        try:
+            return self._segments.put_mended(mending)
+        except OSError as e:
+            raise self._fail("mend", e) from e
 
     def close(self) -> None:
         """Closes the files, without a sync.  Whatever is called afterwards raises GroupStopped."""

@@ -13,14 +13,17 @@ import errno
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
 from stele.datanode.log import frames
+from stele.datanode.log.mending import SegmentMending, damaged_path
 from stele.datanode.log.recovery import scan
 from stele.datanode.log.segments import (
     HEADER_BYTES,
+    MENDED_SUFFIX,
     Segment,
     SegmentHeader,
     SegmentIndex,
@@ -55,13 +58,13 @@ class SegmentList:
 
     def load(self) -> None:
         """All segments that the folder holds, checked against one another (LogDamaged).  The last is open and not yet recovered;
-        what an interrupted ``create`` or ``begin_anew`` left is removed."""
+        what an interrupted ``create``, ``begin_anew`` or mending left is removed."""
         bases: list[int] = []
         for name in self._fs.listdir(self._directory):
             base = base_of(name)
             if base is not None:
                 bases.append(base)
-            elif base_of(name.removesuffix(ASIDE_SUFFIX)) is not None:
+            elif base_of(name.removesuffix(ASIDE_SUFFIX).removesuffix(MENDED_SUFFIX)) is not None:
                 self._fs.unlink(self._directory / name)
         bases.sort()
         # The newest first: only a successor knows how long a segment is, and one that begins anew makes void what is in front of it.
@@ -166,7 +169,25 @@ class SegmentList:
             with self.guard:
                 self.all = [segment, *self.all]
             raise
+        with suppress(FileNotFoundError):  # what is no longer kept is not kept for its damage either
+            self._fs.unlink(damaged_path(segment.path))
         self._sync_folder()
+
+    def put_mended(self, mending: SegmentMending) -> bool:
+        """The mended file takes its segment's place, durably; False, and it is removed, if the segment is not there any more as it was."""
+        old = mending.segment
+        if not mending.is_current or old is self.active or all(s is not old for s in self.all):
+            mending.discard()
+            return False
+        self._fs.rename(mending.path, old.path)
+        self._sync_folder()
+        new = Segment(old.path, old.header, old.frames_end, old.file_bytes, old.last_index, old.last_term)
+        new.synced_end = old.synced_end
+        with self.guard:
+            self.all = [new if s is old else s for s in self.all]
+            self._sealed_in_use.pop(old.base, None)
+            self._release(old)
+        return True
 
     def _sync_folder(self) -> None:
         """A failure is final whatever its reason: a full disk that it found is no longer one that nothing was done on."""
@@ -239,7 +260,10 @@ class SegmentList:
             found = scan(opened(segment), segment.header, segment.frames_end)
             if found.last_index != segment.last_index or found.frames_end != segment.frames_end:
                 raise LogDamaged(
-                    f"{segment.path}: damaged at byte {found.frames_end}", path=segment.path, offset=found.frames_end
+                    f"{segment.path}: its footer, and entry {found.last_index + 1} at byte {found.frames_end}, are damaged",
+                    path=segment.path,
+                    offset=found.frames_end,
+                    index=segment.base,
                 )
             log.warning("log_footer_unusable", path=str(segment.path))
             sparse = found.index

@@ -41,6 +41,10 @@ _FOOTER_COUNTS = struct.Struct(">IIII")
 HEADER_BYTES = _HEADER.size + _CRC.size
 INDEX_EVERY_BYTES = 16 * 1024
 """Distance of sparse index points: 32 KiB of memory for a segment of 64 MiB."""
+MENDED_SUFFIX = ".mended"
+"""Of a segment that is being written anew (mending.py); what a crash leaves under such a name is worth nothing."""
+DAMAGED_SUFFIX = ".damaged"
+"""Of what was found damaged and is kept: nobody looks for it there."""
 _SEGMENT_NAME = re.compile(r"[0-9]{20}\.seg")
 
 

@@ -27,6 +27,7 @@ import structlog
 from crc32c import crc32c
 
 from stele.datanode.log.log import NO_SPACE
+from stele.datanode.log.segments import DAMAGED_SUFFIX
 from stele.datanode.log.snapshot_format import (
     HEADER_BYTES_MAX,
     SnapshotHeader,
@@ -40,7 +41,6 @@ from stele.services.raft.storage import Members, Snapshot
 
 _CHUNK_BYTES = 1024 * 1024
 PART_NAME = "incoming.part"
-DAMAGED_SUFFIX = ".damaged"
 
 log = structlog.get_logger()
 

@@ -44,6 +44,11 @@ class RaftStub(object):
                 request_serializer=stele_dot_v1_dot_raft__pb2.FetchSnapshotRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_raft__pb2.SnapshotChunk.FromString,
                 _registered_method=True)
+        self.FetchEntries = channel.unary_unary(
+                '/stele.v1.Raft/FetchEntries',
+                request_serializer=stele_dot_v1_dot_raft__pb2.FetchEntriesRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_raft__pb2.FetchedEntries.FromString,
+                _registered_method=True)
 
 
 class RaftServicer(object):
@@ -66,6 +71,14 @@ class RaftServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchEntries(self, request, context):
+        """Committed entries, for a peer whose copy of them is damaged: from `first` on, at least that one, at most `last`.
+        LOG_DAMAGED if it is damaged at the callee too; NOT_READY if the callee does not have it, or does not know it to be committed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RaftServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +91,11 @@ def add_RaftServicer_to_server(servicer, server):
                     servicer.FetchSnapshot,
                     request_deserializer=stele_dot_v1_dot_raft__pb2.FetchSnapshotRequest.FromString,
                     response_serializer=stele_dot_v1_dot_raft__pb2.SnapshotChunk.SerializeToString,
+            ),
+            'FetchEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchEntries,
+                    request_deserializer=stele_dot_v1_dot_raft__pb2.FetchEntriesRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_raft__pb2.FetchedEntries.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +152,33 @@ class Raft(object):
             '/stele.v1.Raft/FetchSnapshot',
             stele_dot_v1_dot_raft__pb2.FetchSnapshotRequest.SerializeToString,
             stele_dot_v1_dot_raft__pb2.SnapshotChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Raft/FetchEntries',
+            stele_dot_v1_dot_raft__pb2.FetchEntriesRequest.SerializeToString,
+            stele_dot_v1_dot_raft__pb2.FetchedEntries.FromString,
             options,
             channel_credentials,
             insecure,

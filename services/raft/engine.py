@@ -36,6 +36,7 @@ H15      election.py                             pre-vote; check-quorum
 H16      replication.py _offer                   snapshots travel beside the heartbeats, resumable, checked before they replace anything
 H17      engine.py receive, applier.py           typed messages only; the library's VERSION and MEMBERSHIP commands are refused
 H18      follower.py match                       a refusal names the conflicting term and its first index
+..       mending.py                              a damaged entry is had again from a peer; meanwhile the replica goes on without it
 R4.5     recovery.py, progress.py                who lost what it acknowledged neither votes, campaigns nor counts until it holds it
 =======  ======================================  ==================================================================================
 """
@@ -50,8 +51,10 @@ import structlog
 from stele.services.errors import (
     DiskFull,
     InvalidArgument,
+    LogDamaged,
     MessageTooLarge,
     NotLeader,
+    NotReady,
     Overloaded,
     ProposalLost,
     SteleError,
@@ -78,6 +81,9 @@ from stele.services.raft.state import RaftState
 from stele.services.raft.state_machine import StateMachine
 from stele.services.raft.storage import MEMBERSHIP, REGULAR, Entry, Members, Snapshot
 from stele.services.raft.timing import Timing
+
+DAMAGED_PATIENCE = 5
+"""Election timeouts between two handovers for damage: by then it is mended, or the others have it too."""
 
 log = structlog.get_logger()
 
@@ -109,6 +115,10 @@ class Engine:
         self.on_change: Callable[[], None] = lambda: None
         self.on_members: Callable[[], None] = lambda: None
         self.on_offer: Callable[[], None] = lambda: None
+        self.on_damage: Callable[[LogDamaged], None] = lambda _: None
+        self._damage: dict[
+            str, LogDamaged
+        ] = {}  # by entry: what this replica or a follower of it needs and cannot be read
         self._now = now
         self._observed_ms = observed_ms
         self._timing = timing
@@ -128,6 +138,7 @@ class Engine:
         self._members_seen = self.members
         self.catch_up = CatchUp(now(), timing)
         self._hand_over_at = 0.0
+        self._cannot_apply = False  # for damage
 
     # --- what it is -----------------------------------------------------------------------------------------------------
 
@@ -178,7 +189,7 @@ class Engine:
     @property
     def caught_up(self) -> bool:
         """Whether it does not hold its node's ready gate any more (R4.1, R4.3, R4.5)."""
-        if self.recovery.recovering:
+        if self.recovery.recovering or self._cannot_apply:
             return True  # one bad replica does not hold its node
         alone = self.members.voters == (self.store_id,)
         if self.catch_up.leader_commit is None and (alone or self.is_leader):
@@ -244,6 +255,13 @@ class Engine:
     def recovered(self) -> None:
         """What was lost is back, and the caller has made durable that it is: this replica votes and is counted again."""
         self.recovery.end()
+        self.on_change()
+
+    def mended(self) -> None:
+        """What was damaged may be readable again."""
+        self._damage.clear()
+        self._cannot_apply = False
+        self.replication.mended()
         self.on_change()
 
     def fail(self, error: SteleError) -> None:
@@ -351,6 +369,9 @@ class Engine:
             raise DiskFull(
                 f"store {self.store_id} has no room for writes to group {self.group_id}", store_id=self.store_id
             )
+        if self._cannot_apply:
+            damage = next(iter(self._damage.values()), None)
+            raise NotReady(f"store {self.store_id} cannot apply all of group {self.group_id}: {damage}")
 
     def _append(self, kind: int, payload: bytes, done: Done) -> None:
         self._wake()
@@ -614,8 +635,9 @@ class Engine:
                 self._take(self.election.on_deadline(now, self._connected, self.recovery.recovering))
         elif not self.election.keeps_leading(now, self.replication.active(now)):
             self._step_down(self.core.term)
-        elif self.journal.disk_full and now >= self._hand_over_at:  # one of the others may have room
-            self._hand_over_at = now + self._timing.election_max_s
+        elif (self.journal.disk_full or self._damage) and now >= self._hand_over_at:
+            # One of the others may have room, or what is damaged here.  If it has not, it gives back what it was given, and not at once.
+            self._hand_over_at = now + self._timing.election_max_s * (1 if self.journal.disk_full else DAMAGED_PATIENCE)
             self.transfer_leadership()
         if self.core.state is not RaftState.LEADER:
             self._apply()
@@ -638,7 +660,7 @@ class Engine:
         """When ``tick`` is next needed if nothing happens, in monotonic seconds."""
         if self.failed:
             return float("inf")
-        if self.applied_index < self.commit_index:
+        if self.applied_index < self.commit_index and not self._cannot_apply:
             return self._now()
         if self.quiescence.asleep:
             return float("inf")
@@ -648,6 +670,8 @@ class Engine:
         sleep = self.quiescence.offers_sleep
         for to, message in self.replication.round(self.commit_index, self._connected, sleep, self._now()):
             self._send(to, message)
+        if (damage := self.replication.damage) is not None and damage not in self._damage.values():
+            self._on_damage(damage)
 
     def _advance_commit(self) -> None:
         self.commit_index = self.replication.committed(self.commit_index, self.core.term, self._now())
@@ -657,8 +681,21 @@ class Engine:
         return self.journal.term_at(self.commit_index) == self.core.term
 
     def _apply(self) -> None:
-        if (error := self.applier.apply(self.commit_index)) is not None:
+        """A damaged entry holds the state up, and nothing else: this replica votes, stores and acknowledges as before."""
+        if self._cannot_apply:
+            return
+        try:
+            error = self.applier.apply(self.commit_index)
+        except LogDamaged as e:
+            self._cannot_apply = True
+            self._on_damage(e)
+            return
+        if error is not None:
             self.fail(error)
+
+    def _on_damage(self, error: LogDamaged) -> None:
+        if self._damage.setdefault(error.facts.get("index", ""), error) is error:
+            self.on_damage(error)
 
     def _end_reads(self, error: SteleError) -> None:
         for read in self.reads.take_all():

@@ -40,13 +40,17 @@ def runs_of(entries: Sequence[Entry]) -> list[pb.EntryRun]:
 
 def entries_of(m: pb.AppendEntries) -> list[Entry]:
     """What ``m`` carries, as entries behind ``m.prev_log_index``."""
-    payloads, runs = m.payloads, m.runs
+    return entries_from(m.prev_log_index + 1, m.payloads, m.runs)
+
+
+def entries_from(first: int, payloads: Sequence[bytes], runs: Sequence[pb.EntryRun]) -> list[Entry]:
+    """As entries from ``first`` on."""
     if sum(run.count for run in runs) != len(payloads):
         raise ValueError(f"{len(payloads)} payloads in runs of {[run.count for run in runs]}")
     entries: list[Entry] = []
-    left, index = iter(payloads), m.prev_log_index
+    left, index = iter(payloads), first
     for run in runs:
         term, kind = run.term, run.kind
-        entries += [Entry(at, term, kind, payload) for at, payload in enumerate(islice(left, run.count), index + 1)]
+        entries += [Entry(at, term, kind, payload) for at, payload in enumerate(islice(left, run.count), index)]
         index += run.count
     return entries

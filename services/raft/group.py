@@ -7,6 +7,7 @@ happens on one loop; only :meth:`Flush.run` leaves it, on the flush threads of t
     group.read_index() -> Future         on the leader: from here the machine may be read
     group.add_member(store_id)           learner, caught up, voter
     group.take_snapshot(), compact()     what is applied now; what may go
+    group.mend(index)                    a damaged entry, had again from a peer
     group.subscribe(callback)            leader or state changed
 
 Failures of storage end the replica, never the process: ENOSPC makes it read-only until space returns, any other error stops it
@@ -23,15 +24,16 @@ from typing import Any
 
 import structlog
 
-from stele.services.errors import DiskFull, GroupStopped, InvalidArgument, NotReady, StorageFailed
+from stele.services.errors import DiskFull, GroupStopped, InvalidArgument, LogDamaged, NotReady, StorageFailed
 from stele.services.files import is_gone
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
 from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Flush, Journal
+from stele.services.raft.mending import FetchEntries, Mending
 from stele.services.raft.snapshotting import Fetch, Snapshotting
 from stele.services.raft.state_machine import StateMachine
-from stele.services.raft.storage import Members, OpenStorage, Snapshot
+from stele.services.raft.storage import Entry, Members, OpenStorage, Snapshot
 from stele.services.raft.ticker import Ticker
 from stele.services.raft.timing import Timing
 
@@ -62,6 +64,7 @@ class Group:
         directory: Path,
         count_vanished: Callable[[], None],
         fetch: Fetch,
+        fetch_entries: FetchEntries,
         observed_ms: Callable[[], int],
         on_members: Callable[[Group], None],
     ) -> None:
@@ -93,6 +96,9 @@ class Group:
         self._snapshotting = Snapshotting(
             self.engine, storage.snapshots, fetch, observed_ms, lambda: ticker.wake(self), self._broken
         )
+        self._mending = Mending(self.engine, storage.log, fetch_entries, lambda: ticker.wake(self))
+        self.on_damage: Callable[[LogDamaged], None] = lambda _: None
+        self.engine.on_damage = self.report_damage
         self._retry: asyncio.TimerHandle | None = None
         self._flushed = asyncio.Event()
         self._flushed.set()
@@ -268,6 +274,25 @@ class Group:
         if gone:
             await self._snapshotting.drop(gone)
 
+    # --- damage -------------------------------------------------------------------------------------------------------
+
+    def report_damage(self, error: LogDamaged) -> None:
+        """An entry of its log was found damaged (fact ``index``): ``on_damage`` is told, soon."""
+        if not self._stopped:
+            self._loop.call_soon(lambda: self.on_damage(error))
+
+    def read_stored(self, first: int, last: int, bytes_max: int) -> list[Entry]:
+        """What is on the disk of these entries, checked, on any thread; as ``LogStorage.read``."""
+        return self._storage.log.read(first, last, bytes_max)
+
+    async def check_snapshot(self, index: int) -> None:
+        """Reads it whole.  One that is damaged is set aside if there is all without it that it stands for; else LogDamaged."""
+        await self._snapshotting.check(index)
+
+    async def mend(self, index: int) -> None:
+        """When it returns entry ``index`` is readable again, had from a peer.  Errors: those of ``Mending.mend``."""
+        await self._mending.mend(index)
+
     # --- what is stored -------------------------------------------------------------------------------------------------
 
     def transfer_leadership(self) -> bool:
@@ -339,6 +364,7 @@ class Group:
         error = self.journal.finish(flush)
         self._flushed.set()
         self._snapshotting.flushed()
+        self._mending.flushed()
         if self._stopped:
             return
         if isinstance(error, DiskFull):
@@ -394,6 +420,7 @@ class Group:
             asyncio.get_running_loop().call_soon(self._publish)
         if self.engine.failed:
             self._snapshotting.flushed()
+            self._mending.flushed()
         self._ticker.wake(self)
 
     def _soon(self, callback: Callable[[Group], None]) -> None:
@@ -422,6 +449,7 @@ class Group:
                 self._retry.cancel()
             self._ticker.forget(self)
         await self._snapshotting.stop()
+        await self._mending.stop()
         await self._flushed.wait()
         if self._keeping is not None:
             await asyncio.gather(self._keeping, return_exceptions=True)

@@ -20,7 +20,16 @@ from typing import Final
 
 from stele.services.errors import DiskFull
 from stele.services.raft.membership import MemberHistory
-from stele.services.raft.storage import MEMBERSHIP, Entry, LogStorage, Members, Snapshot, SnapshotStorage, TermStorage
+from stele.services.raft.storage import (
+    MEMBERSHIP,
+    Entry,
+    LogMending,
+    LogStorage,
+    Members,
+    Snapshot,
+    SnapshotStorage,
+    TermStorage,
+)
 
 TAIL_BYTES_MAX: Final = 1 << 20
 
@@ -57,7 +66,17 @@ class _Compact:
     index: int
 
 
-_Change = _Append | _Truncate | _StoreTerm | _InstallSnapshot | _ResetLog | _Compact
+@dataclass(frozen=True, slots=True)
+class _Seal:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Mend:
+    mending: LogMending
+
+
+_Change = _Append | _Truncate | _StoreTerm | _InstallSnapshot | _ResetLog | _Compact | _Seal | _Mend
 
 
 @dataclass(slots=True)
@@ -104,6 +123,10 @@ class Flush:
             case _Compact(index):
                 self.snapshots.drop_before(index)
                 self.log.drop_before(index + 1)
+            case _Seal():
+                self.log.seal()
+            case _Mend(mending):
+                self.log.put_mended(mending)
 
 
 class Journal:
@@ -182,7 +205,8 @@ class Journal:
         return self._tail[index - first].term if index >= first else self._log.term_at(index)
 
     def read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
-        """Entries ``first..last`` or fewer: cut off after ``bytes_max`` bytes of payload, at least one if there is any."""
+        """Entries ``first..last`` or fewer: cut off after ``bytes_max`` bytes of payload and before the first that is damaged, at least
+        one if there is any.  LogDamaged if ``first`` is damaged."""
         last = min(last, self._last_index)
         if first > last:
             return []
@@ -257,6 +281,14 @@ class Journal:
             # At once: what a flush is dropping on its thread must not be asked for meanwhile.
             self._first_index = index + 1
         self._change(_Compact(index))
+
+    def seal(self) -> None:
+        """What is written by then may be mended."""
+        self._change(_Seal())
+
+    def mend(self, mending: LogMending) -> None:
+        """What was written anew takes the place of what was damaged."""
+        self._change(_Mend(mending))
 
     def _unsynced_from(self, index: int) -> None:
         self.synced_index = min(self.synced_index, index - 1)

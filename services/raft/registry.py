@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -22,14 +22,15 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from stele.services.clock import SYSTEM, Clock
-from stele.services.errors import GroupNotFound, GroupStopped, LogDamaged
+from stele.services.errors import GroupNotFound, GroupStopped, LogDamaged, NotReady
 from stele.services.files import is_gone
 from stele.services.keyed_lock import KeyedLock
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.group import Group
 from stele.services.raft.membership import first_members
+from stele.services.raft.mending import READ_BYTES_MAX
 from stele.services.raft.state_machine import StateMachine
-from stele.services.raft.storage import Members, OpenStorage, SnapshotSource
+from stele.services.raft.storage import Entry, Members, OpenStorage, SnapshotSource
 from stele.services.raft.ticker import Ticker
 from stele.services.raft.timing import Timing
 
@@ -54,6 +55,8 @@ class Links(Protocol):
     def flush(self) -> None: ...
 
     def fetch_snapshot(self, store_id: int, group_id: int, index: int, offset: int) -> AsyncIterator[bytes]: ...
+
+    def fetch_entries(self, store_id: int, group_id: int, first: int, last: int) -> Awaitable[list[Entry]]: ...
 
 
 @runtime_checkable
@@ -177,6 +180,7 @@ class Registry:
             self.path(group_id),
             self._vanished.inc,
             self._links.fetch_snapshot,
+            self._links.fetch_entries,
             self._observed_ms,
             self._link,
         )
@@ -300,6 +304,24 @@ class Registry:
         if storage is None:
             raise GroupNotFound(f"store {self.store_id} has no replica of group {group_id}", group=group_id)
         return storage.snapshots.open(index)
+
+    async def read_entries(self, group_id: int, first: int, last: int) -> list[Entry]:
+        """For a peer whose copy is damaged: committed entries from ``first`` on, at least that one.  GroupNotFound; NotReady: not known
+        here to be committed, or not kept; LogDamaged."""
+        group, storage = self._groups.get(group_id), self._storage.get(group_id)
+        if group is None or storage is None:
+            raise GroupNotFound(f"store {self.store_id} has no replica of group {group_id}", group=group_id)
+        # What is synced: behind it the disk may hold entries that the log has replaced by then.
+        last = min(last, group.commit_index, group.journal.synced_index)
+        if not group.journal.first_index <= first <= last:
+            raise NotReady(f"store {self.store_id} has no committed entry {first} of group {group_id}")
+        try:
+            return await asyncio.to_thread(storage.log.read, first, last, READ_BYTES_MAX)
+        except IndexError:
+            raise NotReady(f"store {self.store_id} does not keep entry {first} of group {group_id}") from None
+        except LogDamaged as e:
+            group.report_damage(e)
+            raise
 
     def peer_connected(self, store_id: int) -> None:
         for group in self._by_peer.get(store_id, ()):

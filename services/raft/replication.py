@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from stele.services.errors import LogDamaged
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import quorum
 from stele.services.raft.entries import Batch
@@ -33,12 +34,14 @@ class Replication:
     """``followers`` are all members but this store while it leads, and nobody while it does not."""
 
     __slots__ = (
+        "_damaged_index",
         "_group_id",
         "_journal",
         "_notice_at",
         "_observed_ms",
         "_store_id",
         "_timing",
+        "damage",
         "followers",
         "newest_request",
     )
@@ -54,6 +57,8 @@ class Replication:
         self.followers: dict[int, Progress] = {}
         self.newest_request = 0  # sent in this term; numbers tell answers apart that promise different things (H4, H15)
         self._notice_at: float | None = None  # when followers are told of a commit at the latest
+        self.damage: LogDamaged | None = None  # why this log cannot give what a follower needs
+        self._damaged_index = 0
 
     # --- who there is -----------------------------------------------------------------------------------------------------
 
@@ -61,6 +66,7 @@ class Replication:
         """A term of leadership begins; ``next_index`` is where its own first entry stands."""
         self.newest_request = 0
         self._notice_at = None
+        self.mended()
         self._add_followers(next_index, now)
 
     def end(self) -> None:
@@ -172,12 +178,18 @@ class Replication:
         due = now - progress.sent_at >= self._timing.heartbeat_s or (notice and progress.commit_sent < commit_index)
         while due or progress.next_index <= journal.last_index:
             room = progress.room_bytes
+            if progress.next_index == self._damaged_index:
+                room = 0  # others may have it, and lead: to them, as to any other, this leader is alive
             if room <= 0 and not due:
                 return
             first, room = progress.next_index, min(BATCH_BYTES_MAX, room) if room > 0 else 0  # a heartbeat at least
             batch = batches.get((first, room))
             if batch is None:
-                entries = journal.read(first, journal.last_index, room) if room else []
+                try:
+                    entries = journal.read(first, journal.last_index, room) if room else []
+                except LogDamaged as e:
+                    self.damage, self._damaged_index = e, first
+                    continue
                 batch = batches[first, room] = Batch(entries)
             self.newest_request += 1
             append = pb.AppendEntries(
@@ -193,6 +205,10 @@ class Replication:
             progress.on_sent(self.newest_request, len(batch.payloads), batch.size, commit_index, sleep, now)
             sent.append((follower, pb.RaftMessage(append_entries=append)))
             due = False
+
+    def mended(self) -> None:
+        """What was damaged may be readable again."""
+        self.damage, self._damaged_index = None, 0
 
     def _offer(self, progress: Progress, commit_index: int, now: float) -> pb.RaftMessage:
         """In place of a heartbeat, as often, and answered like one: a transfer that takes long silences nobody (H16)."""

@@ -111,6 +111,28 @@ class Snapshotting:
                 self._broken(e)
                 raise
 
+    async def check(self, index: int) -> None:
+        """Reads the snapshot at ``index`` whole.  One that is damaged is set aside if an older one, or a log from the first entry on,
+        holds what it stands for; else LogDamaged: it is what a follower starts from that needs all that is kept."""
+        async with self._one_at_a_time:
+            if self._engine.failed is not None or self._stopped:
+                return
+            try:
+                await self._on_thread(self._read_whole, index)
+                return
+            except KeyError:
+                return
+            except LogDamaged as e:
+                log.error("snapshot_damaged", group=self._engine.group_id, index=index, problem=e.message)
+                first = self._engine.journal.first_index
+                oldest = min((s.index for s in self._storage.snapshots if s.index >= first - 1), default=index)
+                if first > 1 and oldest >= index:
+                    raise
+            await self._on_thread(self._storage.set_aside, index)
+
+    def _read_whole(self, index: int) -> None:
+        self._storage.open(index).close()
+
     # --- from the leader ----------------------------------------------------------------------------------------------
 
     def _offered(self) -> None:

@@ -74,8 +74,9 @@ class LogStorage(Protocol):
         ...
 
     def read(self, first: int, last: int, bytes_max: int) -> list[Entry]:
-        """Entries ``first..last``, cut off after ``bytes_max`` payload bytes; always at least one if ``first`` exists.
-        IndexError before the start, which moves while others read."""
+        """Entries ``first..last``, cut off after ``bytes_max`` payload bytes and before the first that is damaged; always at least one if
+        ``first`` exists.  IndexError before the start, which moves while others read; LogDamaged (fact ``index``) if ``first`` is
+        damaged."""
         ...
 
     def memberships(self) -> list[Entry]:
@@ -97,7 +98,46 @@ class LogStorage(Protocol):
         """Removes whole segments all of whose entries are below ``index``; never the active one."""
         ...
 
+    # what was damaged is written anew (services/raft/mending.py)
+
+    def seal(self) -> None:
+        """What is stored now may be mended from here on.  Errors as of ``append``."""
+        ...
+
+    def sealed_around(self, index: int) -> tuple[int, int] | None:
+        """The first and the last entry of the part that is mended as a whole, if ``index`` is damaged; None: not before ``seal``.
+        IndexError."""
+        ...
+
+    def begin_mending(self, index: int) -> LogMending:
+        """Of the part that holds ``index``; beside readers and the writer.  DiskFull, StorageFailed, IndexError."""
+        ...
+
+    def put_mended(self, mending: LogMending) -> bool:
+        """A finished ``mending`` takes the place of what was damaged, durably; False if that is gone meanwhile."""
+        ...
+
     def close(self) -> None: ...
+
+
+class LogMending(Protocol):
+    """A part of a log that is being written anew, beside the old one.  OSError from every method but ``discard``."""
+
+    @property
+    def next_index(self) -> int: ...
+
+    @property
+    def last_index(self) -> int: ...
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """From ``next_index`` on.  LogDamaged for what cannot have stood there."""
+        ...
+
+    def finish(self) -> None:
+        """Once all up to ``last_index`` is added: whole and durable, not yet in its place.  LogDamaged if it is not what stood there."""
+        ...
+
+    def discard(self) -> None: ...
 
 
 def is_ahead(snapshot: Snapshot, log: LogStorage) -> bool:
@@ -151,6 +191,10 @@ class SnapshotStorage(Protocol):
 
     def drop(self, indexes: Set[int]) -> None:
         """Removes the snapshots at these indexes."""
+        ...
+
+    def set_aside(self, index: int) -> None:
+        """A damaged one is no longer listed, and its bytes are kept where nobody looks for them; durable."""
         ...
 
     # a transfer, kept over restarts so that it can be resumed

@@ -10,7 +10,7 @@ When a stream breaks, the peer's Raft port is dialled again at once: if that is 
 port that merely does not answer says nothing (a pause, a partition): there the election timeout decides.  A link on which nothing is
 said carries empty frames, so that silence means something: services/raft/liveness.py.
 
-Snapshots travel apart from all this: services/raft/snapshot_transfer.py.
+Snapshots travel apart from all this, and so do entries that replace damaged ones: services/raft/snapshot_transfer.py, mending.py.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ from stele.services.errors import (
 )
 from stele.services.pb import raft_pb2 as pb
 from stele.services.pb import raft_pb2_grpc
+from stele.services.raft.entries import Batch
 from stele.services.raft.links import Link, Stream, takes_over
 from stele.services.raft.liveness import Liveness
+from stele.services.raft.mending import fetch_entries
 from stele.services.raft.snapshot_transfer import Fetches, Served
-from stele.services.raft.storage import SnapshotSource
+from stele.services.raft.storage import Entry, SnapshotSource
 from stele.services.raft.timing import Timing
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.resolver import Resolver
@@ -81,6 +83,10 @@ class Listener(Protocol):
 
     def open_snapshot(self, group_id: int, index: int) -> SnapshotSource:
         """Blocks; called on a thread.  KeyError or a SteleError: there is none."""
+        ...
+
+    async def read_entries(self, group_id: int, first: int, last: int) -> list[Entry]:
+        """Committed entries from ``first`` on, at least that one.  SteleError."""
         ...
 
 
@@ -166,6 +172,14 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         when the transfer may be resumed."""
         return self._fetches.fetch(store_id, group_id, index, offset)
 
+    async def fetch_entries(self, store_id: int, group_id: int, first: int, last: int) -> list[Entry]:
+        """Committed entries of that store's replica, from ``first`` on, at least that one.  Raises SteleError: LogDamaged when they
+        are damaged there too."""
+        request = pb.FetchEntriesRequest(
+            cluster_id=self.cluster_id, to_store_id=store_id, group=group_id, first=first, last=last
+        )
+        return await fetch_entries(request, self._channels, self._resolver)
+
     async def close(self) -> None:
         self._closed = True
         if self._looking is not None:
@@ -218,6 +232,14 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         if self._listener is None:
             raise NotReady(f"store {self.store_id} is starting")
         await self._served.serve(request, self._listener.open_snapshot, context)
+
+    async def FetchEntries(self, request: pb.FetchEntriesRequest, context: Any) -> pb.FetchedEntries:
+        """gRPC handler.  Errors: StoreMismatch, ClusterMismatch, NotReady, GroupNotFound, LogDamaged."""
+        self._check_addressee(request.to_store_id, request.cluster_id)
+        if self._listener is None:
+            raise NotReady(f"store {self.store_id} is starting")
+        batch = Batch(await self._listener.read_entries(request.group, request.first, request.last))
+        return pb.FetchedEntries(payloads=batch.payloads, runs=batch.runs)
 
     def _check_addressee(self, store_id: int, cluster_id: str) -> None:
         if store_id != self.store_id:

@@ -50,6 +50,9 @@ def consume(
     timeout_s: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="End when nothing came for so long.", min=0)
     ] = None,
+    skip_damaged: Annotated[
+        bool, typer.Option("--skip-damaged", help="Go on behind messages that can be read from no replica any more.")
+    ] = False,
     server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
@@ -65,7 +68,10 @@ def consume(
     async def work(client: Client) -> None:
         nonlocal printed
         credit = CREDIT if count is None else min(CREDIT, count)
-        async with client.consumer(topic, subscription, type=kind, start=place, credit=credit) as consumer:
+        on_damage = "skip" if skip_damaged else "raise"
+        async with client.consumer(
+            topic, subscription, type=kind, start=place, credit=credit, on_damage=on_damage
+        ) as consumer:
             report_no_longer_kept(place, consumer.began_at)
             unflushed: list[Message] = []
             try:
@@ -82,6 +88,8 @@ def consume(
                     printed += 1
             finally:
                 _flush(consumer, unflushed)
+                if consumer.skipped:
+                    report(f"{consumer.skipped} messages could be read from no replica and were skipped")
 
     with_client(server, directory, work)
     if count is not None and printed < count:

@@ -13,9 +13,11 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+from stele.services.errors import Unreachable
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.liveness import Liveness
 from stele.services.raft.registry import Registry
+from stele.services.raft.storage import Entry
 from tests.simulation.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -114,6 +116,10 @@ class ProcessLinks:
                 yield chunk
         finally:
             transfer.over = True
+
+    async def fetch_entries(self, store_id: int, group_id: int, first: int, last: int) -> list[Entry]:
+        """Asked for once bytes have changed on a disk, which on the simulated one they do not."""
+        raise Unreachable(f"store {store_id} is not asked for entries")
 
     # --- as things arrive, on the loop of the process -------------------------------------------------------------------
 

@@ -25,9 +25,9 @@ FILES = f"""## Open files
 
 No setting, but a bound of the system: a datanode holds up to {2 + SEALED_IN_USE_MAX} files open for each replica (its lock, the segment
 that it writes, {SEALED_IN_USE_MAX} that are read) and some {DESCRIPTORS_BESIDE} for connections. Every process raises
-its limit at start to the hard one (`ulimit -Hn`; `LimitNOFILE=` of systemd, `ulimits: nofile:` of Docker Compose). A datanode whose limit is below what its
-replicas may need says `too_few_file_descriptors` in its log before it opens the first of them. A replica that finds no descriptor
-is listed as *failed* with that reason, and runs again by itself once there are some.
+its limit at start to the hard one (`ulimit -Hn`; `LimitNOFILE=` of systemd, `ulimits: nofile:` of Docker Compose). A datanode whose
+limit is below what its replicas may need says `too_few_file_descriptors` in its log before it opens the first of
+them. A replica that finds no descriptor is listed as *failed* with that reason, and runs again by itself once there are some.
 """.splitlines()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 from stele.datanode import commands
@@ -22,7 +23,7 @@ from stele.datanode.commands import (
 )
 from stele.datanode.partition import PartitionState
 from stele.services.batch import decode, read_header
-from stele.services.errors import GroupNotFound, NotLeader, NotReady, OffsetOutOfRange, SteleError
+from stele.services.errors import GroupNotFound, LogDamaged, NotLeader, NotReady, OffsetOutOfRange, SteleError
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc
 from stele.services.rpc.servers import Server
@@ -72,13 +73,16 @@ class Group:
 
 class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
     """One store.  ``frozen``: takes requests and says nothing.  ``before_append`` and ``after_append`` run around an append being
-    applied, with the request: what they raise breaks the stream.  ``lags``: its copy of the log is empty."""
+    applied, with the request: what they raise breaks the stream.  ``lags``: its copy of the log is empty.  ``damaged``: offsets that
+    cannot be read from its copy.  ``quarantined``: it has no replica to show for what it was given."""
 
     def __init__(self, store_id: int, groups: dict[int, Group]) -> None:
         self.store_id = store_id
         self.groups = groups
         self.frozen = False
         self.lags = False
+        self.damaged: range = range(0)
+        self.quarantined = False
         self.thawed = asyncio.Event()
         self.before_append: Callable[[pb.AppendRequest], None] = lambda _: None
         self.after_append: Callable[[pb.AppendRequest], None] = lambda _: None
@@ -125,6 +129,8 @@ class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
         group = self.groups.get(group_id)
         if group is None or self.store_id not in group.stores:
             raise GroupNotFound(f"no group {group_id} here")
+        if self.quarantined:
+            raise LogDamaged(f"group {group_id} is quarantined here", group=group_id)
         return group
 
     def _led(self, group_id: int) -> Group:
@@ -162,10 +168,13 @@ class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
                 partition = self._replica(request.group).partition
                 if request.offset < partition.log_start:
                     raise OffsetOutOfRange("no longer kept", offset=request.offset, earliest=partition.log_start)
+                if request.offset in self.damaged:
+                    raise LogDamaged("damaged here", first=self.damaged[0], last=self.damaged[-1])
             except SteleError as e:
                 yield pb.FetchResponse(request_id=request.request_id, error=to_wire(e))
                 continue
             found = [] if self.lags else self.groups[request.group].read(request.offset, request.bytes_max)
+            found = list(takewhile(lambda stored: stored.base_offset not in self.damaged, found))
             yield pb.FetchResponse(
                 request_id=request.request_id,
                 batches=found,

@@ -235,9 +235,12 @@ def test_h7_damage_in_a_sealed_segment_is_found_by_reading_it() -> None:
         flip(disk, at)
         log = open_log(disk, 1000)
         bad = 1 + (at - HEADER_BYTES) // 65
+        if bad > 1:
+            assert log.read(1, 20, 1 << 20) == entries(1, bad - 1), "what stands before the damage"
         with pytest.raises(LogDamaged) as error:
-            log.read(1, 20, 1 << 20)
+            log.read(bad, 20, 1 << 20)
         assert error.value.facts["path"] == str(FIRST)
+        assert error.value.facts["index"] == str(bad)
         assert log.read(11, 60, 1 << 20) == entries(11, 60), "other segments stay readable"
         assert log.read(10, 10, 1) == entries(10, 10) if bad < 10 and (at - HEADER_BYTES) % 65 > 24 else True
 
