@@ -25,6 +25,11 @@ class _StoreGauges(Collector):
         yield GaugeMetricFamily(
             "stele_replicas_damaged", "Replicas with entries that cannot be read", store.mender.damaged
         )
+        yield GaugeMetricFamily(
+            "stele_replicas_awaiting_disk",
+            "Replicas whose disk has not answered for some seconds",
+            store.silence.waiting,
+        )
         states = GaugeMetricFamily("stele_replicas", "Replicas by state", labels=["state"])
         counts: dict[str, int] = {"quarantined": len(store.quarantined)}
         for replica in store.replicas.values():

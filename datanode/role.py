@@ -127,6 +127,7 @@ class Datanode:
         self._tasks.start(self._keep_trash(directory), "trash")
         self._tasks.start(self._clean_logs(), "clean-logs")
         self._tasks.start(self._reopen_failed(), "reopen-failed")
+        self._tasks.start(self.store.silence.watch(), "disk-silence")
         if config.scrub_bytes_per_s:
             self._tasks.start(self._scrub(), "scrub")
 

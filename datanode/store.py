@@ -24,6 +24,7 @@ from stele.datanode.directory import DataDirectory, GroupSpec, Quarantined
 from stele.datanode.disk import Disk
 from stele.datanode.mender import Mender
 from stele.datanode.replica import RETRY_AFTER_MS, Replica
+from stele.datanode.silence import Silence
 from stele.services.errors import (
     ClusterMismatch,
     Fenced,
@@ -78,6 +79,7 @@ class Store:
         self._epoch_lock = asyncio.Lock()
         self._listeners: list[GroupListener] = []
         self.mender = Mender(registry, self._damage_changed)
+        self.silence = Silence(registry, self._publish)
 
     # --- loading ----------------------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ def status_of(store: Store, groups: set[int] | None = None) -> pb.StoreStatus:
 def _replica_of(store: Store, group: int) -> pb.ReplicaStatus:
     replica = store.replicas.get(group)
     if replica is not None:
-        return _running_status(replica, store.mender.problem(group))
+        return _running_status(replica, store.mender.problem(group) or store.silence.problem(group))
     aside = store.quarantined.get(group)
     return _quarantined_status(aside) if aside is not None else pb.ReplicaStatus(group=group, state="deleted")
 
@@ -89,7 +89,9 @@ def _running_status(replica: Replica, problem: str) -> pb.ReplicaStatus:
     if group is not None:
         status.leader_store_id, status.term = group.leader_store_id, group.term
         status.commit_index, status.last_index = group.commit_index, group.last_index
-        status.log_bytes, status.problem = group.log_bytes, group.problem or problem
+        status.log_bytes, status.problem = group.log_bytes, group.problem
+        if problem and group.state != "failed":  # why it does not catch up, or whatever else it shows
+            status.problem = problem
     return status
 
 

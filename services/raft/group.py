@@ -102,6 +102,7 @@ class Group:
         self._retry: asyncio.TimerHandle | None = None
         self._flushed = asyncio.Event()
         self._flushed.set()
+        self._flush_began = 0.0
         self._stopped = False
         self._keeping: asyncio.Task[None] | None = None  # what becomes durable of its recovery
 
@@ -165,6 +166,11 @@ class Group:
     @property
     def disk_full(self) -> bool:
         return self.journal.disk_full
+
+    @property
+    def awaits_disk_s(self) -> float:
+        """For how long the disk has owed the end of a write or sync; 0 while it owes none."""
+        return 0.0 if self._flushed.is_set() else self._ticker.now() - self._flush_began
 
     @property
     def settled(self) -> bool:
@@ -356,6 +362,7 @@ class Group:
         if flush is None:
             return
         self._flushed.clear()
+        self._flush_began = self._ticker.now()
         loop = asyncio.get_running_loop()
         running = loop.run_in_executor(self._ticker.flush_threads, flush.run)
         running.add_done_callback(lambda _: self._flush_done(flush))

@@ -252,7 +252,12 @@ class ZooKeeperServer:
             return self._child.poll() is None
         if not self.pid:
             return False
-        return str(self.directory / "zoo.cfg") in _command_of(self.pid)
+        return self._mark in _command_of(self.pid)
+
+    @property
+    def _mark(self) -> str:
+        """By which its process is known, whoever looks."""
+        return f"-Dstele.directory={self.directory}"
 
     def serves(self) -> bool:
         """It answers as the leader of itself: clients can open sessions."""
@@ -344,8 +349,11 @@ class ZooKeeperServer:
         (self.directory / "zoo.cfg").write_text(self._settings())
         (self.directory / "conf" / "logback.xml").write_text(_LOGBACK)
         (self.directory / "conf" / "log4j.properties").write_text(_LOG4J)
+        # No path but these is named, and they as seen from its directory: what that is called is for nobody to read as settings, as a
+        # list of paths, or in another encoding than its own.
         command = [
             jvm.java,
+            self._mark,
             "-Xmx256m",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
@@ -355,9 +363,9 @@ class ZooKeeperServer:
             "-Dzookeeper.preAllocSize=1024",
             f"-Dzookeeper.forceSync={'yes' if self.sync else 'no'}",
             "-cp",
-            f"{self.directory / 'conf'}:{jvm.classpath}",
+            f"conf:{jvm.classpath}",
             MAIN_CLASS,
-            str(self.directory / "zoo.cfg"),
+            "zoo.cfg",
         ]
         with self.log_path.open("wb") as log:
             self._child = subprocess.Popen(
@@ -366,6 +374,7 @@ class ZooKeeperServer:
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
+                env={**os.environ, "LC_ALL": "C.UTF-8"},  # in which it reads the name of where it runs
                 start_new_session=True,  # a closed terminal or a Ctrl-C of its starter does not end it
             )
         self.pid, self._container = self._child.pid, ""
@@ -388,7 +397,7 @@ class ZooKeeperServer:
     def _settings(self, data: str = "", address: str = "127.0.0.1", port: int = 0) -> str:
         return (
             f"tickTime={self.tick_ms}\nminSessionTimeout=1000\nmaxSessionTimeout=60000\n"
-            f"dataDir={data or self.directory / 'data'}\nclientPort={port or self.port}\nclientPortAddress={address}\n"
+            f"dataDir={data or './data'}\nclientPort={port or self.port}\nclientPortAddress={address}\n"
             "admin.enableServer=false\n4lw.commands.whitelist=ruok,srvr,mntr,cons,wchs\nmaxClientCnxns=0\n"
             "autopurge.purgeInterval=1\nautopurge.snapRetainCount=3\nextendedTypesEnabled=false\n"
         )

@@ -76,3 +76,22 @@ def test_a_taken_port_is_one_clear_error(directory: Path) -> None:
         taken.listen()
         with pytest.raises(PortTaken, match="the port is in use"):
             ZooKeeperServer(directory, taken.getsockname()[1]).start(within_s=30)
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+@pytest.mark.parametrize("name", ["with space", "Büro", "a:b", "back\\slash", "x=y#z"])
+def test_p37_its_directory_may_have_any_name(
+    tmp_path: Path, name: str, locale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", locale)
+    directory = tmp_path / name / "zk1"
+    before = {path.name for path in tmp_path.iterdir()}
+    server = ZooKeeperServer(directory)
+    try:
+        server.start()
+        assert ZooKeeperServer(directory).is_running
+        assert any(path.is_file() for path in (directory / "data").rglob("*")), "its data lie in it"
+        server.restart()
+    finally:
+        ZooKeeperServer(directory).stop()
+    assert {path.name for path in tmp_path.iterdir()} == before | {name}
