@@ -13,8 +13,9 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from stele.broker.cache import StoredBatch
+from stele.broker.cursor_writes import Range
 from stele.broker.metrics import BrokerMetrics
-from stele.broker.subscription import Deliver, Range
+from stele.broker.subscription_effects import Deliver
 from stele.services.errors import SteleError
 from stele.services.pb import broker_pb2, datanode_pb2
 from stele.services.rpc.status import to_wire

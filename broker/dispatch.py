@@ -25,20 +25,20 @@ import structlog
 
 from stele.broker.cache import BatchCache
 from stele.broker.consumer import ConsumerStream
+from stele.broker.cursor_writes import Range
+from stele.broker.cursors import ack_of, start_of, subscription_of
 from stele.broker.log_reader import LogReader
 from stele.broker.metrics import BrokerMetrics
 from stele.broker.partition_client import PartitionClient
-from stele.broker.subscription import (
+from stele.broker.subscription import Subscription, SubscriptionType
+from stele.broker.subscription_effects import (
     Close,
     ConfirmAcks,
     Deliver,
     PersistAcks,
-    Range,
     RefuseAck,
     SetActive,
-    Subscription,
     SubscriptionEffect,
-    SubscriptionType,
 )
 from stele.services.batch import BatchHeader
 from stele.services.clock import SYSTEM, Clock
@@ -223,6 +223,11 @@ class Dispatch:
             now_s = self._clock.monotonic()
             self._carry_out(live, live.core.ack(id, ack.request_id, ranges, ack.cumulative, ack.generation, now_s))
 
+    def received(self, subscription: str, id: int, ranges: list[Range]) -> None:
+        live, _ = self._consumer(subscription, id)
+        if live is not None:
+            self._carry_out(live, live.core.received(id, ranges, self._clock.monotonic()))
+
     def nack(self, subscription: str, id: int, ranges: list[Range], delay_s: float) -> None:
         live, _ = self._consumer(subscription, id)
         if live is not None:
@@ -294,11 +299,7 @@ class Dispatch:
 
     async def _persist(self, live: _LiveSubscription, acks: PersistAcks) -> None:
         """Written again until it is known to be committed; confirmed only then."""
-        request = datanode_pb2.AckCursorRequest(
-            subscription=live.core.name,
-            ranges=[datanode_pb2.OffsetRange(first=a, last=b) for a, b in acks.ranges],
-            generation=acks.generation,
-        )
+        request = ack_of(live.core.name, acks)
         try:
             cursor = await self._write_acks(request)
         except Fenced as e:
@@ -423,12 +424,8 @@ class Dispatch:
             raise self._closed or e from None
 
     def _live_from(self, cursor: datanode_pb2.Cursor) -> _LiveSubscription:
-        acked = [(r.first, r.last) for r in cursor.acked]
         self._reader.grow(cursor.ack_floor)
-        reader = self._reader
-        return _LiveSubscription(
-            Subscription(cursor.subscription, cursor.ack_floor, acked, cursor.generation, reader.log_start, reader.end)
-        )
+        return _LiveSubscription(subscription_of(cursor, self._reader.log_start, self._reader.end))
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -472,16 +469,3 @@ class Dispatch:
     def _log_context(self, core: Subscription) -> dict[str, object]:
         route = self._partition.route
         return {"topic": route.topic, "partition": route.partition, "subscription": core.name}
-
-
-def start_of(
-    request: broker_pb2.OpenSubscription | broker_pb2.CreateSubscriptionRequest,
-) -> datanode_pb2.CreateCursorRequest:
-    """Where a subscription that does not exist yet begins; at the end if nothing is said."""
-    match request.WhichOneof("start"):
-        case "offset":
-            return datanode_pb2.CreateCursorRequest(offset=request.offset)
-        case "earliest":
-            return datanode_pb2.CreateCursorRequest(earliest=True)
-        case _:
-            return datanode_pb2.CreateCursorRequest(latest=True)

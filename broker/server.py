@@ -12,10 +12,12 @@ from contextlib import aclosing
 from typing import Any
 
 from stele.broker.consumer import ConsumerStream
-from stele.broker.dispatch import Dispatch, start_of
+from stele.broker.cursor_writes import Range
+from stele.broker.cursors import start_of
+from stele.broker.dispatch import Dispatch
 from stele.broker.owned_partitions import OwnedPartition, OwnedPartitions
 from stele.broker.produce import Produced, ProduceSession
-from stele.broker.subscription import Range, SubscriptionType
+from stele.broker.subscription import SubscriptionType
 from stele.services.batch import read_header
 from stele.services.errors import InvalidArgument, MessageTooLarge, SteleError
 from stele.services.pb import broker_pb2 as pb
@@ -152,6 +154,8 @@ async def _read_subscribe(
                 case "nack":
                     nack = request.nack
                     dispatch.nack(subscription, stream.id, _ranges(nack.ranges), nack.delay_ms / 1000)
+                case "received":
+                    dispatch.received(subscription, stream.id, _ranges(request.received.ranges))
                 case _:
                     stream.close(InvalidArgument("a subscription is opened once, by the first request of its stream"))
     finally:

@@ -1,8 +1,9 @@
 """One subscription of one partition: who is given which message, and what is acknowledged.  Pure: no clock, socket or task here.
 
 Guarantee: a message is delivered again until it is acknowledged, and is out with one consumer at a time.  ``exclusive`` and ``failover``
-deliver in the order of offsets; what a consumer leaves behind comes first, lowest offset first.  An acknowledgement is confirmed only after
-``persisted``.
+deliver in the order of offsets; what a consumer leaves behind comes first, lowest offset first.  What is handed back (nack) comes again
+later, each time after a longer wait, and holds up nothing else.  How often a message was delivered again is written to the cursor, and so
+outlives this broker.  An acknowledgement is confirmed only after ``persisted``.
 
 Every offset from ``floor`` up to ``read_position`` is in exactly one place::
 
@@ -20,20 +21,28 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from stele.broker.cursor_writes import CursorWrite, CursorWrites, Range, Redelivered
 from stele.broker.ranges import RangeMap
+from stele.broker.subscription_effects import (
+    Close,
+    ConfirmAcks,
+    Deliver,
+    PersistAcks,
+    RefuseAck,
+    SetActive,
+    SubscriptionEffect,
+)
+from stele.services.backoff import Backoff
 from stele.services.errors import ConsumerBusy, InvalidArgument, StaleAck, SteleError
 
 CREDIT_MESSAGES_MAX = 1_000_000
 TURN_MESSAGES_MAX = 1_000  # SHARED: how much one consumer is given before the next has its turn
 RANGES_MAX = 8_000  # ranges that are out, delayed or acknowledged out of order; past it nothing new is delivered
-CURSOR_RANGES_MAX = (
-    10_000  # what the partition's state takes for one cursor; past it acknowledgements wait for lower ones
-)
-
-Range = tuple[int, int]
+NACK_BACKOFF = Backoff(first_s=0.1, max_s=60.0)  # by how often a message was handed back
+DUE_SLOT_S = 0.1  # what is due within one is due together: neighbours that were handed back one by one stay one range
 
 
 class SubscriptionType(enum.IntEnum):
@@ -45,54 +54,8 @@ class SubscriptionType(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Deliver:
-    consumer: int
-    first: int
-    last: int
-    redelivery_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class ConfirmAcks:
-    """These acknowledgements are durable."""
-
-    consumer: int
-    request_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RefuseAck:
-    consumer: int
-    request_id: int
-    error: SteleError
-
-
-@dataclass(frozen=True, slots=True)
-class PersistAcks:
-    """Write these; answer with ``persisted`` or ``persist_failed``."""
-
-    ranges: tuple[Range, ...]
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class SetActive:
-    consumer: int
-    active: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    consumer: int
-    error: SteleError
-
-
-SubscriptionEffect = Deliver | ConfirmAcks | RefuseAck | PersistAcks | SetActive | Close
-
-
-@dataclass(frozen=True, slots=True)
 class _Out:
-    """A message that is out with a consumer."""
+    """A message that is out with a consumer: on its way or waiting there, ``due_s`` infinite, until the consumer has received it."""
 
     consumer: int
     due_s: float
@@ -113,34 +76,34 @@ class ConsumerState:
     name: str
     credit: int  # messages it may still be sent
     ack_timeout_s: float  # 0: none
-
-
-@dataclass(slots=True)
-class _AckRequests:
-    """Acknowledgements waiting for one write."""
-
-    of: dict[int, list[int]] = field(default_factory=dict)
-
-    def add(self, consumer: int, request_id: int) -> None:
-        self.of.setdefault(consumer, []).append(request_id)
+    heard_s: float  # when it last received, acknowledged or handed back anything
 
 
 class Subscription:
     """Delivery state of one subscription; see the module's docstring."""
 
     def __init__(
-        self, name: str, floor: int, acked: Iterable[Range] = (), generation: int = 0, log_start: int = 0, end: int = 0
+        self,
+        name: str,
+        floor: int,
+        acked: Iterable[Range] = (),
+        generation: int = 0,
+        log_start: int = 0,
+        end: int = 0,
+        redelivered: Iterable[Redelivered] = (),
     ) -> None:
         self.name = name
         self.type: SubscriptionType | None = None
         self.consumers: dict[int, ConsumerState] = {}  # in order of arrival
         self._turn = 0  # SHARED: id of the consumer served last
         self.end = end  # offset after the last committed message that is known
-        self._begin(floor, acked, generation)
+        self._begin(floor, acked, generation, redelivered)
         if log_start > floor:
             self.trim(log_start, 0.0)
 
-    def _begin(self, floor: int, acked: Iterable[Range], generation: int) -> None:
+    def _begin(
+        self, floor: int, acked: Iterable[Range], generation: int, redelivered: Iterable[Redelivered] = ()
+    ) -> None:
         self.floor = floor  # every offset below it is acknowledged
         self.generation = generation
         self.acked: RangeMap[None] = RangeMap((a, b, None) for a, b in acked if b >= floor)
@@ -148,10 +111,10 @@ class Subscription:
         self.pending: RangeMap[_Out] = RangeMap()
         self.waiting: RangeMap[int] = RangeMap()  # value: redelivery count
         self.delayed: RangeMap[_Later] = RangeMap()
-        self._dirty: RangeMap[None] = RangeMap()  # acknowledged, not yet handed out for writing
-        self._writing: RangeMap[None] = RangeMap()
-        self._requests = _AckRequests()
-        self._requests_writing: _AckRequests | None = None
+        self._counts: RangeMap[int] = RangeMap(
+            redelivered
+        )  # of what is unread here: how often former owners delivered it again
+        self._writes = CursorWrites(self.acked)
         self._wake_s = math.inf  # no later than the first ack timeout and the end of the first delay
         self._raise_floor()
 
@@ -170,7 +133,7 @@ class Subscription:
                 consumers=names,
             )
         self.type = type
-        self.consumers[consumer] = ConsumerState(consumer, name, min(credit, CREDIT_MESSAGES_MAX), ack_timeout_s)
+        self.consumers[consumer] = ConsumerState(consumer, name, min(credit, CREDIT_MESSAGES_MAX), ack_timeout_s, now_s)
         return self._dispatch(now_s)
 
     def remove_consumer(self, consumer: int, now_s: float) -> list[SubscriptionEffect]:
@@ -179,12 +142,8 @@ class Subscription:
             return []
         was_active = self.is_active(consumer)
         del self.consumers[consumer]
-        self._requests.of.pop(consumer, None)
-        if self._requests_writing is not None:
-            self._requests_writing.of.pop(consumer, None)
-        for first, last, out in self.pending:
-            if out.consumer == consumer:
-                self._return(first, last, 0.0, now_s)
+        self._writes.forget(consumer)
+        self._return_all_of(consumer)
         effects: list[SubscriptionEffect] = []
         if not self.consumers:
             self.type = None
@@ -238,14 +197,15 @@ class Subscription:
             ranges = self._checked(ranges, cumulative)
         except SteleError as e:
             return [RefuseAck(consumer, request_id, e)]
+        self.consumers[consumer].heard_s = now_s
         for first, last in ranges:
             for a, b in self.acked.gaps(max(first, self.floor), last):
                 self._settle(a, b)
-                self._dirty.set(a, b, None)
+                self._writes.ack(a, b)
             if last >= self.floor:
                 self.acked.set(max(first, self.floor), last, None)
         self._raise_floor()
-        self._requests.add(consumer, request_id)
+        self._writes.ask(consumer, request_id)
         return self._dispatch(now_s)
 
     def _check_generation(self, generation: int) -> None:
@@ -272,61 +232,70 @@ class Subscription:
                 )
         return ranges
 
+    def received(self, consumer: int, ranges: Sequence[Range], now_s: float) -> list[SubscriptionEffect]:
+        """Its user has these now: the time for acknowledging them begins.  What waits at the consumer keeps its place there."""
+        if consumer not in self.consumers:
+            return []
+        c = self.consumers[consumer]
+        c.heard_s = now_s
+        if c.ack_timeout_s > 0:
+            due_s = now_s + c.ack_timeout_s
+            for a, b, out in self._out_with(consumer, ranges):
+                if out.due_s == math.inf:
+                    self.pending.set(a, b, replace(out, due_s=due_s))
+                    self._wake_s = min(self._wake_s, due_s)
+        return []
+
     def nack(self, consumer: int, ranges: Sequence[Range], delay_s: float, now_s: float) -> list[SubscriptionEffect]:
-        """Only what is out with this consumer counts; the rest is somebody else's by now."""
-        for first, last in ranges:
-            if first > last:
-                continue
-            for a, b, out in self.pending.within(first, last):
-                if out.consumer == consumer:
-                    self._return(a, b, delay_s, now_s)
+        """Only what is out with this consumer counts; the rest is somebody else's by now.  It comes again after ``delay_s``, and each
+        time that it is handed back after a longer wait at least, so that what always fails holds up nothing else."""
+        if consumer not in self.consumers:
+            return []
+        self.consumers[consumer].heard_s = now_s
+        for a, b, out in self._out_with(consumer, ranges):
+            self.pending.take(a, b)
+            count = out.redelivery_count + 1
+            at_s = now_s + max(delay_s, NACK_BACKOFF.ceiling_s(count))
+            at_s = math.ceil(at_s / DUE_SLOT_S) * DUE_SLOT_S
+            self.delayed.set(a, b, _Later(at_s, count))
+            self._writes.redeliver(a, b, count)
+            self._wake_s = min(self._wake_s, at_s)
         return self._dispatch(now_s)
+
+    def _out_with(self, consumer: int, ranges: Sequence[Range]) -> list[tuple[int, int, _Out]]:
+        return [
+            (a, b, out)
+            for first, last in ranges
+            if first <= last
+            for a, b, out in self.pending.within(first, last)
+            if out.consumer == consumer
+        ]
+
+    # --- writing --------------------------------------------------------------------------------------------------
 
     @property
     def has_acks_to_write(self) -> bool:
-        return bool(len(self._dirty) or self._requests.of)
+        return self._writes.is_due
 
     def flush_acks(self) -> list[SubscriptionEffect]:
         """The next write of acknowledgements; nothing while one is under way."""
-        # One range less than the cursor takes: what lies below the floor makes one more.
-        if self._requests_writing is not None or not self.has_acks_to_write or len(self.acked) >= CURSOR_RANGES_MAX:
-            return []
-        requests, self._requests = self._requests, _AckRequests()
-        if not len(self._dirty):
-            return _confirmations(requests)  # all of it was durable before
-        self._writing, self._dirty = self._whole_ranges(self._dirty), RangeMap()
-        self._requests_writing = requests
-        return [PersistAcks(tuple((a, b) for a, b, _ in self._writing), self.generation)]
-
-    def _whole_ranges(self, parts: RangeMap[None]) -> RangeMap[None]:
-        """The acknowledged ranges that ``parts`` lie in: no more of them than the cursor holds."""
-        whole: RangeMap[None] = RangeMap()
-        lowest = parts.head()
-        if lowest is not None and lowest[0] < self.floor:
-            whole.set(lowest[0], self.floor - 1, None)  # all of it is acknowledged
-        for first, last, _ in parts:
-            if last >= self.floor:
-                for a, b, _ in self.acked.overlapping(max(first, self.floor), last):
-                    whole.set(a, b, None)
-        return whole
+        match self._writes.next(self.floor):
+            case None:
+                return []
+            case CursorWrite(ranges, redelivered):
+                return [PersistAcks(ranges, self.generation, redelivered)]
+            case durable:
+                return _confirmations(durable)
 
     def persisted(self, generation: int) -> list[SubscriptionEffect]:
-        if self._requests_writing is None or generation != self.generation:
+        if not self._writes.is_under_way or generation != self.generation:
             return []  # the subscription was reset meanwhile
-        requests, self._requests_writing = self._requests_writing, None
-        self._writing = RangeMap()
-        return _confirmations(requests)
+        return _confirmations(self._writes.succeeded())
 
     def persist_failed(self, generation: int) -> None:
         """The write may or may not have happened: the next flush repeats it, with what has come since."""
-        if self._requests_writing is None or generation != self.generation:
-            return
-        for first, last, _ in self._writing:
-            self._dirty.set(first, last, None)
-        for consumer, request_ids in self._requests.of.items():
-            self._requests_writing.of.setdefault(consumer, []).extend(request_ids)
-        self._requests, self._requests_writing = self._requests_writing, None
-        self._writing = RangeMap()
+        if generation == self.generation:
+            self._writes.failed()
 
     # --- time, seek -----------------------------------------------------------------------------------------------
 
@@ -338,11 +307,19 @@ class Subscription:
         if now_s < self._wake_s:
             return []
         self._wake_s = math.inf
+        silent: set[int] = set()
         for first, last, out in self.pending:
             if out.due_s <= now_s:
-                self._return(first, last, 0.0, now_s)
+                self._return(first, last)
+                c = self.consumers[out.consumer]
+                if c.heard_s <= out.due_s - c.ack_timeout_s:
+                    silent.add(c.id)
             else:
                 self._wake_s = min(self._wake_s, out.due_s)
+        for consumer in silent:
+            self._return_all_of(
+                consumer
+            )  # it has done nothing since it received that: what waits there is others' to have
         for first, last, later in self.delayed:
             if later.at_s <= now_s:
                 self.delayed.take(first, last)
@@ -364,10 +341,8 @@ class Subscription:
         self.consumers.clear()
         self.type = None
         for first, last, _ in self.pending:
-            self._return(first, last, 0.0, 0.0)
-        self._requests = _AckRequests()
-        if self._requests_writing is not None:
-            self._requests_writing = _AckRequests()
+            self._return(first, last)
+        self._writes.forget_all()
         return closed
 
     # --- questions ------------------------------------------------------------------------------------------------
@@ -393,19 +368,24 @@ class Subscription:
         self.pending.take(first, last)
         self.waiting.take(first, last)
         self.delayed.take(first, last)
+        self._counts.take(first, last)
+        self._writes.settle(first, last)
 
     def _raise_floor(self) -> None:
         self.floor = self.acked.next_free(self.floor)
         self.acked.take(0, self.floor - 1)
         self.read_position = max(self.read_position, self.floor)
 
-    def _return(self, first: int, last: int, delay_s: float, now_s: float) -> None:
+    def _return(self, first: int, last: int) -> None:
+        """They are delivered again as soon as somebody can take them."""
         for a, b, out in self.pending.take(first, last):
-            if delay_s > 0:
-                self.delayed.set(a, b, _Later(now_s + delay_s, out.redelivery_count + 1))
-                self._wake_s = min(self._wake_s, now_s + delay_s)
-            else:
-                self.waiting.set(a, b, out.redelivery_count + 1)
+            self.waiting.set(a, b, out.redelivery_count + 1)
+            self._writes.redeliver(a, b, out.redelivery_count + 1)
+
+    def _return_all_of(self, consumer: int) -> None:
+        for first, last, out in self.pending:
+            if out.consumer == consumer:
+                self._return(first, last)
 
     def _dispatch(self, now_s: float) -> list[SubscriptionEffect]:
         effects: list[SubscriptionEffect] = []
@@ -416,11 +396,10 @@ class Subscription:
                 break
             first, last, redelivery_count = ready
             last = min(last, first + min(consumer.credit, share) - 1)
-            due_s = now_s + consumer.ack_timeout_s if consumer.ack_timeout_s > 0 else math.inf
             self.waiting.take(first, last)
-            self.pending.set(first, last, _Out(consumer.id, due_s, redelivery_count))
+            self._counts.take(first, last)
+            self.pending.set(first, last, _Out(consumer.id, math.inf, redelivery_count))
             self.read_position = max(self.read_position, last + 1)
-            self._wake_s = min(self._wake_s, due_s)
             consumer.credit -= last - first + 1
             effects.append(Deliver(consumer.id, first, last, redelivery_count))
         return effects
@@ -433,8 +412,11 @@ class Subscription:
         self.read_position = self.acked.next_free(self.read_position)
         if self.read_position >= self.end or len(self.pending) + len(self.delayed) + len(self.acked) >= RANGES_MAX:
             return None
-        stop = self.acked.next_taken(self.read_position)
-        return self.read_position, (self.end if stop is None else min(self.end, stop)) - 1, 0
+        first, stop = self.read_position, self.acked.next_taken(self.read_position)
+        last = (self.end if stop is None else min(self.end, stop)) - 1
+        for a, b, count in self._counts.within(first, last):
+            return (first, b, count) if a == first else (first, a - 1, 0)
+        return first, last, 0
 
     def _able(self) -> Iterator[ConsumerState]:
         for c in self.consumers.values():
@@ -462,8 +444,9 @@ class Subscription:
         return max(1, min(TURN_MESSAGES_MAX, math.ceil(ready / max(1, able))))
 
     def validate(self) -> None:
-        for ranges in (self.acked, self.pending, self.waiting, self.delayed, self._dirty, self._writing):
+        for ranges in (self.acked, self.pending, self.waiting, self.delayed, self._counts):
             ranges.validate()
+        self._writes.validate()
         assert self.floor <= self.read_position <= max(self.end, self.floor), (self.floor, self.read_position, self.end)
         assert self.floor not in self.acked, "the floor is the lowest offset that is not acknowledged"
         placed: RangeMap[str] = RangeMap()
@@ -493,5 +476,5 @@ class Subscription:
         assert self.type is not SubscriptionType.EXCLUSIVE or len(self.consumers) == 1
 
 
-def _confirmations(requests: _AckRequests) -> list[SubscriptionEffect]:
-    return [ConfirmAcks(consumer, tuple(request_ids)) for consumer, request_ids in requests.of.items()]
+def _confirmations(requests: Mapping[int, list[int]]) -> list[SubscriptionEffect]:
+    return [ConfirmAcks(consumer, tuple(request_ids)) for consumer, request_ids in requests.items()]

@@ -6,6 +6,7 @@ A regular log entry holds one command, big-endian: ``command u8 | owner_epoch u6
 * fence, and nothing more;
 * create cursor: ``name | start u8 | value u64``;
 * ack: ``name | generation u64 | count u32 | count × (first u64, last u64)``, both ends included;
+* counted ack: like ack, then ``count u32 | count × (first u64, last u64, redeliveries u32)``;
 * reset cursor: like create; ``start`` may also be a timestamp;
 * delete cursor: ``name``;
 * trim: ``log_start u64``, with the owner epoch 0: retention is no owner's business;
@@ -26,11 +27,14 @@ from stele.services.errors import BatchCorrupt, SteleError, from_wire
 
 NAME_BYTES_MAX = 128
 ACK_RANGES_MAX = 10_000
+REDELIVERED_RANGES_MAX = 100
 
 _HEAD = struct.Struct(">BQ")
 _START = struct.Struct(">BQ")
 _ACK = struct.Struct(">QI")
 _RANGE = struct.Struct(">QQ")
+_COUNT = struct.Struct(">I")
+_REDELIVERED = struct.Struct(">QQI")
 _TRIM = struct.Struct(">Q")
 _BATCH_LENGTH = struct.Struct(">I")
 _BATCH_LENGTH_AT = 4
@@ -49,6 +53,7 @@ class CommandKind(IntEnum):
     RESET_CURSOR = 5
     DELETE_CURSOR = 6
     TRIM = 7
+    COUNTED_ACK = 8
 
 
 class Start(IntEnum):
@@ -94,6 +99,7 @@ class Ack:
     subscription: str
     generation: int
     ranges: tuple[tuple[int, int], ...]
+    redelivered: tuple[tuple[int, int, int], ...] = ()  # first, last, how often they were delivered again
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +219,14 @@ def encode(command: OwnerCommand | Trim) -> bytes:
             return (
                 _HEAD.pack(CommandKind.RESET_CURSOR, epoch) + _name(name) + _START.pack(position.start, position.value)
             )
-        case Ack(epoch, name, generation, ranges):
-            head = _HEAD.pack(CommandKind.ACK, epoch) + _name(name) + _ACK.pack(generation, len(ranges))
-            return head + b"".join(_RANGE.pack(first, last) for first, last in ranges)
+        case Ack(epoch, name, generation, ranges, redelivered):
+            kind = CommandKind.COUNTED_ACK if redelivered else CommandKind.ACK
+            head = _HEAD.pack(kind, epoch) + _name(name) + _ACK.pack(generation, len(ranges))
+            acked = head + b"".join(_RANGE.pack(first, last) for first, last in ranges)
+            if not redelivered:
+                return acked
+            counts = b"".join(_REDELIVERED.pack(*counted) for counted in redelivered)
+            return acked + _COUNT.pack(len(redelivered)) + counts
         case DeleteCursor(epoch, name):
             return _HEAD.pack(CommandKind.DELETE_CURSOR, epoch) + _name(name)
         case Trim(log_start):
@@ -284,13 +295,8 @@ def _decode_small(kind: CommandKind, epoch: int, payload: bytes) -> Command:
         at += 1 + length
         if kind is CommandKind.DELETE_CURSOR:
             command = DeleteCursor(epoch, name)
-        elif kind is CommandKind.ACK:
-            generation, count = _ACK.unpack_from(payload, at)
-            at += _ACK.size
-            if count > ACK_RANGES_MAX or len(payload) - at != count * _RANGE.size:
-                raise CommandDamaged(f"{count} ranges in {len(payload) - at} bytes")
-            command = Ack(epoch, name, generation, tuple(_RANGE.iter_unpack(payload[at:])))
-            at = len(payload)
+        elif kind in (CommandKind.ACK, CommandKind.COUNTED_ACK):
+            return _decode_ack(kind, epoch, name, payload[at:])
         else:
             start, value = _START.unpack_from(payload, at)
             at += _START.size
@@ -304,3 +310,23 @@ def _decode_small(kind: CommandKind, epoch: int, payload: bytes) -> Command:
     if at != len(payload):
         raise CommandDamaged(f"{len(payload) - at} bytes follow the command")
     return command
+
+
+def _decode_ack(kind: CommandKind, epoch: int, name: str, rest: bytes) -> Ack:
+    generation, count = _ACK.unpack_from(rest)
+    end = _ACK.size + count * _RANGE.size
+    if count > ACK_RANGES_MAX or len(rest) < end:
+        raise CommandDamaged(f"{count} ranges in {len(rest)} bytes")
+    ranges = tuple(_RANGE.iter_unpack(rest[_ACK.size : end]))
+    redelivered: tuple[tuple[int, int, int], ...] = ()
+    if kind is CommandKind.COUNTED_ACK:
+        (count,) = _COUNT.unpack_from(rest, end)
+        begin, end = end + _COUNT.size, end + _COUNT.size + count * _REDELIVERED.size
+        if not 0 < count <= REDELIVERED_RANGES_MAX or len(rest) < end:
+            raise CommandDamaged(f"{count} counts of redeliveries in {len(rest)} bytes")
+        redelivered = tuple(_REDELIVERED.iter_unpack(rest[begin:end]))
+        if not all(n for _, _, n in redelivered):
+            raise CommandDamaged("a count of 0 redeliveries")
+    if len(rest) != end:
+        raise CommandDamaged(f"{len(rest) - end} bytes follow the command")
+    return Ack(epoch, name, generation, ranges, redelivered)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from stele.datanode.redeliveries import Redeliveries
 from stele.datanode.snapshot_codec import SnapshotDecoder, SnapshotEncoder
 
 RANGES_MAX = 10_000
@@ -19,13 +20,14 @@ RANGES_MAX = 10_000
 
 class Cursor:
     """Offsets below ``ack_floor`` are acknowledged, and so are the ranges; a range never touches the floor or another
-    range."""
+    range.  ``redeliveries`` counts for what is not acknowledged."""
 
-    __slots__ = ("_firsts", "_lasts", "ack_floor", "generation")
+    __slots__ = ("_firsts", "_lasts", "ack_floor", "generation", "redeliveries")
 
     def __init__(self, ack_floor: int, generation: int) -> None:
         self.ack_floor = ack_floor
         self.generation = generation
+        self.redeliveries = Redeliveries()
         self._firsts = array("Q")
         self._lasts = array("Q")
 
@@ -47,7 +49,25 @@ class Cursor:
         if before is not None and len(self._firsts) > ranges_max:
             self.ack_floor, self._firsts, self._lasts = before
             return False
+        self.redeliveries.keep(self._unacked)
         return True
+
+    def redelivered(self, ranges: Iterable[tuple[int, int, int]]) -> None:
+        """Messages (first, last) were delivered again so often; of those that are acknowledged it is not remembered."""
+        self.redeliveries.set(ranges)
+        self.redeliveries.keep(self._unacked)
+
+    def _unacked(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """What of ``first..last`` is not acknowledged."""
+        first = max(first, self.ack_floor)
+        at = bisect_left(self._lasts, first)
+        while first <= last and at < len(self._firsts) and self._firsts[at] <= last:
+            if first < self._firsts[at]:
+                yield first, self._firsts[at] - 1
+            first = self._lasts[at] + 1
+            at += 1
+        if first <= last:
+            yield first, last
 
     def _add(self, first: int, last: int) -> None:
         if last < self.ack_floor:
@@ -74,11 +94,13 @@ class Cursor:
         acked = sum(min(last, log_start - 1) - first + 1 for first, last in spans)
         unacked = log_start - self.ack_floor - acked
         self._add(self.ack_floor, log_start - 1)
+        self.redeliveries.keep(self._unacked)
         return unacked
 
     def reset(self, ack_floor: int, generation: int) -> None:
         self.ack_floor, self.generation = ack_floor, generation
         self._firsts, self._lasts = array("Q"), array("Q")
+        self.redeliveries.clear()
 
     def validate(self, high_watermark: int, ranges_max: int = RANGES_MAX) -> None:
         assert self.ack_floor <= high_watermark
@@ -87,14 +109,19 @@ class Cursor:
         for first, last in self.ranges:
             assert previous + 1 < first <= last < high_watermark
             previous = last
+        self.redeliveries.validate(self.ack_floor, high_watermark)
+        assert not any(self.is_acked(first) for first, _, _ in self.redeliveries.ranges)
 
     def encode(self, out: SnapshotEncoder) -> None:
         out.u64(self.ack_floor, self.generation)
         out.column(self._firsts)
         out.column(self._lasts)
+        self.redeliveries.encode(out)
 
     @staticmethod
-    def decode(source: SnapshotDecoder) -> Cursor:
+    def decode(source: SnapshotDecoder, *, with_redeliveries: bool) -> Cursor:
         cursor = Cursor(source.u64(), source.u64())
         cursor._firsts, cursor._lasts = source.column(), source.column()
+        if with_redeliveries:
+            cursor.redeliveries = Redeliveries.decode(source)
         return cursor

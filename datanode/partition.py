@@ -49,7 +49,8 @@ from stele.services.errors import (
 )
 
 SUBSCRIPTIONS_MAX = 1_000
-_SNAPSHOT_MAGIC = 0x5374_656C_6550_0001  # "StelP", format 1
+_SNAPSHOT_MAGIC = 0x5374_656C_6550_0002  # "StelP", format 2
+_SNAPSHOT_MAGIC_1 = 0x5374_656C_6550_0001  # its cursors counted no redeliveries
 _OFFSET_END = 1 << 63
 
 
@@ -178,7 +179,7 @@ class PartitionState:
         cursor = self._cursors.get(command.subscription)
         if cursor is None:
             return Refused.of(_no_such(command.subscription))
-        for first, last in command.ranges:
+        for first, last in (*command.ranges, *((first, last) for first, last, _ in command.redelivered)):
             # An offset that does not exist yet must not be acknowledged: its message would never be delivered.
             if first > last or last >= self.high_watermark:
                 return Refused.of(
@@ -197,6 +198,8 @@ class PartitionState:
                     limit=self._ranges_max,
                 )
             )
+        if command.generation == cursor.generation and command.redelivered:
+            cursor.redelivered(command.redelivered)
         return CursorOutcome(command.subscription, cursor.ack_floor, cursor.generation)
 
     def _reset_cursor(self, name: str, position: Position) -> Outcome:
@@ -269,7 +272,8 @@ class PartitionState:
         """Becomes the state that ``snapshot`` holds, whatever it was.  Raises SnapshotDamaged, and then it is
         unchanged."""
         source = SnapshotDecoder(snapshot)
-        if source.u64() != _SNAPSHOT_MAGIC:
+        magic = source.u64()
+        if magic not in (_SNAPSHOT_MAGIC, _SNAPSHOT_MAGIC_1):
             raise SnapshotDamaged("not a partition's snapshot")
         fresh = PartitionState(
             producers_max=self.producers.limit, subscriptions_max=self._subscriptions_max, ranges_max=self._ranges_max
@@ -279,7 +283,7 @@ class PartitionState:
         fresh._last_generation = source.u64()
         for _ in range(source.u64()):
             name = source.blob().decode(errors="replace")
-            fresh._cursors[name] = Cursor.decode(source)
+            fresh._cursors[name] = Cursor.decode(source, with_redeliveries=magic == _SNAPSHOT_MAGIC)
         fresh.producers.decode(source)
         fresh.offsets.decode(source)
         fresh.times.decode(source)
@@ -290,7 +294,7 @@ class PartitionState:
         except (AssertionError, ValueError, IndexError) as e:
             raise SnapshotDamaged(f"the snapshot breaks an invariant: {e}") from None
         # Two byte strings for one state would make equal replicas look different, by the checksum of what they took.
-        if fresh.encode_snapshot() != snapshot:
+        if magic == _SNAPSHOT_MAGIC and fresh.encode_snapshot() != snapshot:
             raise SnapshotDamaged("the snapshot is not what its own state would be written as")
         # Field by field into this object, and only now that nothing can fail: whoever reads or appends holds on to it.
         self.__dict__.update(fresh.__dict__)

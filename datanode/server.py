@@ -18,6 +18,7 @@ from stele.datanode.commands import (
     ACK_RANGES_MAX,
     EARLIEST,
     LATEST,
+    REDELIVERED_RANGES_MAX,
     CursorOutcome,
     DeleteOutcome,
     FenceOutcome,
@@ -84,8 +85,13 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
         name = check_name("subscription", request.subscription)
         if len(request.ranges) > ACK_RANGES_MAX:
             raise InvalidArgument(f"{len(request.ranges)} ranges; accepted: up to {ACK_RANGES_MAX}")
+        if len(request.redelivered) > REDELIVERED_RANGES_MAX or not all(r.count for r in request.redelivered):
+            raise InvalidArgument(
+                f"{len(request.redelivered)} counts of redeliveries; accepted: up to {REDELIVERED_RANGES_MAX}, each above 0"
+            )
         ranges = tuple((r.first, r.last) for r in request.ranges)
-        command = commands.Ack(request.owner_epoch, name, request.generation, ranges)
+        redelivered = tuple((r.first, r.last, r.count) for r in request.redelivered)
+        command = commands.Ack(request.owner_epoch, name, request.generation, ranges, redelivered)
         return self._cursor(request.group, await self._propose(request.group, command, context))
 
     async def ResetCursor(self, request: pb.ResetCursorRequest, context: Any) -> pb.CursorResponse:
@@ -199,4 +205,5 @@ def _cursor_of(replica: Replica, name: str) -> pb.Cursor:
         ack_floor=cursor.ack_floor,
         acked=[pb.OffsetRange(first=first, last=last) for first, last in cursor.ranges],
         generation=cursor.generation,
+        redelivered=[pb.Redelivered(first=a, last=b, count=n) for a, b, n in cursor.redeliveries.ranges],
     )

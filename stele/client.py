@@ -136,8 +136,8 @@ class Client:
     ) -> Consumer:
         """Receives through a subscription, which is created at ``start`` ("earliest", "latest" or an offset) if it does not exist.
         ``type``: exclusive (one consumer), failover (one at a time), shared (spread).  ``credit``: messages held ready here.
-        ``ack_timeout_s``: a message not acknowledged by then is delivered again.  ``on_damage``: where messages can be read from no
-        replica any more, "raise" an error that names them, or "skip" them, counted in ``skipped``."""
+        ``ack_timeout_s``: a message not acknowledged so long after it was received is delivered again.  ``on_damage``: where messages
+        can be read from no replica any more, "raise" an error that names them, or "skip" them, counted in ``skipped``."""
         self._check_open()
         consumer = Consumer(
             topic,

@@ -236,7 +236,8 @@ class Consumer:
         await self._confirmed(promise)
 
     def nack(self, message: Message, delay_s: float = 0.0) -> None:
-        """Hands a message back: it is delivered again, not before ``delay_s``."""
+        """Hands a message back: it is delivered again, not before ``delay_s``, and behind what comes meanwhile: each time that it is
+        handed back it waits longer, a tenth of a second at first, twice as long each time, a minute at most."""
         if not 0 <= delay_s <= 86_400:
             raise InvalidArgument(f"delay_s {delay_s} is not accepted: 0 to 86400 seconds")
         if self._topic_id == message.topic_id or message.topic != self.topic:

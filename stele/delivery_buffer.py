@@ -130,9 +130,13 @@ class DeliveryBuffer(Generic[PromiseT]):
                 self._held_before.discard(offset)
                 unwanted += 1
             else:
-                unwanted += self._buffered.pop(offset, None) is not None
-                self._buffered[offset] = message
+                unwanted += offset in self._buffered
+                self._buffered[offset] = message  # what waits here already keeps its place
         return unwanted
+
+    def held_of(self, messages: Iterable[Message]) -> list[int]:
+        """Which of these, not yet taken in, the user holds since before the stream was opened anew."""
+        return [m.offset for m in messages if m.offset in self._held_before]
 
     def take(self) -> Message | None:
         """The next message for the user."""

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import grpc
 
-from stele.delivery_buffer import AckRequest, DeliveryBuffer, OffsetRange, read_delivery
+from stele.delivery_buffer import AckRequest, DeliveryBuffer, OffsetRange, join, read_delivery
 from stele.model import Message
 from stele.retry import backoff_s, may_retry
 from stele.routing import Route, Router
@@ -42,6 +42,9 @@ OPEN_TIMEOUT_S = 10.0  # the broker may have to find the partition's leader firs
 BUSY_GRACE_S = 2.0  # an exclusive subscription's last consumer may be noticed as gone a little late
 BUSY_GRACE_AGAIN_S = 15.0  # and so may this consumer's own broken stream
 NOT_FOUND_MAX = 3
+RECEIVED_JOIN_S = (
+    0.02  # how long what the user received waits to be told, at most; so much later its ack timeout begins
+)
 UNREADABLE_MAX = 3  # deliveries of the same bytes: on their way they may have been spoilt once
 
 AckPromise = asyncio.Future[None]
@@ -104,6 +107,10 @@ class PartitionConsumer:
         self._rng = rng
         self._endpoint = ""
         self._credit_to_return = 0
+        self._received: list[
+            int
+        ] = []  # by the user, and not yet told to the broker, which counts the ack timeout from then
+        self._telling: asyncio.TimerHandle | None = None
         self._nacks: deque[broker_pb2.Nack] = deque()
         self._wake = asyncio.Event()
         self._call: Any = None
@@ -128,7 +135,15 @@ class PartitionConsumer:
         message = self.buffer.take()
         if message is not None:
             self._return_credit(1)
+            self._tell_received([message.offset])
         return message
+
+    def _tell_received(self, offsets: list[int]) -> None:
+        if self._settings.ack_timeout_ms and offsets:
+            self._received += offsets
+            if self._telling is None:
+                join_s = min(RECEIVED_JOIN_S, self._settings.ack_timeout_ms / 4000)
+                self._telling = asyncio.get_running_loop().call_later(join_s, self._wake.set)
 
     def ack(self, message: Message, cumulative: bool) -> AckPromise:
         promise: AckPromise = asyncio.get_running_loop().create_future()
@@ -290,6 +305,7 @@ class PartitionConsumer:
         for promise in self.buffer.opened(response.opened.generation):
             _fail(promise, stale)
         self._nacks.clear()
+        self._received.clear()
         self._credit_to_return = self._window - credit
         self.active = response.opened.active
         if response.opened.created:
@@ -313,6 +329,7 @@ class PartitionConsumer:
                     self.topic_id,
                     self.buffer.generation or 0,
                 )
+                self._tell_received(self.buffer.held_of(messages))
                 self._return_credit(self.buffer.delivered(messages))
                 if self.buffer.buffered:
                     self._listeners.arrived(self)
@@ -339,6 +356,12 @@ class PartitionConsumer:
             self._wake.clear()
             try:
                 with typed_errors():
+                    self._telling = None
+                    if self._received:
+                        # BEFORE what is handed back: that is not out with this consumer any more.
+                        received, self._received = self._received, []
+                        ranges = [datanode_pb2.OffsetRange(first=a, last=b) for a, b in join(received)]
+                        await call.write(broker_pb2.SubscribeRequest(received=broker_pb2.Received(ranges=ranges)))
                     while self._nacks:
                         await call.write(broker_pb2.SubscribeRequest(nack=self._nacks.popleft()))
                     while (request := self.buffer.next_request()) is not None:

@@ -112,6 +112,10 @@ MUTANTS = _table(
     # --- appends and dispatch
     Mutant("appends.RefusesTheWholeAppend", (), "what is stored is not called unstored"),
 
+    Mutant("redelivery.RedeliversAtOnce", (), "messages that always fail hold up no others"),
+    Mutant("redelivery.TimesWhatWaits", (), "a message that waits at its consumer keeps its place"),
+    Mutant("redelivery.CountsInMemory", (), "how often a message failed outlives the broker"),
+
     # --- the resolver (F2)
     Mutant("resolver.MatchesText", ("R2.1",), "what an error means does not hang on its text",
            and_breaks=("a store that starts late is reached as soon as it registers",)),

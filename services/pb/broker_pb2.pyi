@@ -122,6 +122,7 @@ class SubscribeRequest(_message.Message):
     CREDIT_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
     NACK_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> Global___OpenSubscription: ...
     @_builtins.property
@@ -130,6 +131,8 @@ class SubscribeRequest(_message.Message):
     def ack(self) -> Global___Ack: ...
     @_builtins.property
     def nack(self) -> Global___Nack: ...
+    @_builtins.property
+    def received(self) -> Global___Received: ...
     def __init__(
         self,
         *,
@@ -137,12 +140,13 @@ class SubscribeRequest(_message.Message):
         credit: Global___Credit | None = ...,
         ack: Global___Ack | None = ...,
         nack: Global___Nack | None = ...,
+        received: Global___Received | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "credit", b"credit", "nack", b"nack", "open", b"open", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "credit", b"credit", "nack", b"nack", "open", b"open", "received", b"received", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "credit", b"credit", "nack", b"nack", "open", b"open", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "credit", b"credit", "nack", b"nack", "open", b"open", "received", b"received", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["open", "credit", "ack", "nack"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["open", "credit", "ack", "nack", "received"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -176,7 +180,7 @@ class OpenSubscription(_message.Message):
     credit: _builtins.int
     """messages"""
     ack_timeout_ms: _builtins.int
-    """0: no redelivery by time; else redelivered when not acknowledged by then"""
+    """0: no redelivery by time; else redelivered when not acknowledged so long after `received`"""
     topic_id: _builtins.int
     """as in ProduceRequest"""
     must_exist: _builtins.bool
@@ -260,6 +264,8 @@ Global___Ack: _TypeAlias = Ack  # noqa: Y015
 
 @_typing.final
 class Nack(_message.Message):
+    """Delivered again after delay_ms, and each time that it is handed back after a longer wait at least."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RANGES_FIELD_NUMBER: _builtins.int
@@ -280,6 +286,28 @@ class Nack(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Nack: _TypeAlias = Nack  # noqa: Y015
+
+@_typing.final
+class Received(_message.Message):
+    """The consumer's user has these now: the ack timeout counts from here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[_datanode_pb2.OffsetRange]: ...
+    def __init__(
+        self,
+        *,
+        ranges: _abc.Iterable[_datanode_pb2.OffsetRange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranges", b"ranges"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Received: _TypeAlias = Received  # noqa: Y015
 
 @_typing.final
 class SubscribeResponse(_message.Message):

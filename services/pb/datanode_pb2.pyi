@@ -269,6 +269,31 @@ class OffsetRange(_message.Message):
 Global___OffsetRange: _TypeAlias = OffsetRange  # noqa: Y015
 
 @_typing.final
+class Redelivered(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    last: _builtins.int
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        last: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first", b"first", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Redelivered: _TypeAlias = Redelivered  # noqa: Y015
+
+@_typing.final
 class Cursor(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -276,6 +301,7 @@ class Cursor(_message.Message):
     ACK_FLOOR_FIELD_NUMBER: _builtins.int
     ACKED_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    REDELIVERED_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
     ack_floor: _builtins.int
     """every offset below it is acknowledged"""
@@ -285,6 +311,10 @@ class Cursor(_message.Message):
     def acked(self) -> _containers.RepeatedCompositeFieldContainer[Global___OffsetRange]:
         """acknowledged at or above the floor"""
 
+    @_builtins.property
+    def redelivered(self) -> _containers.RepeatedCompositeFieldContainer[Global___Redelivered]:
+        """how often messages that are not acknowledged were delivered again; the highest counts"""
+
     def __init__(
         self,
         *,
@@ -292,10 +322,11 @@ class Cursor(_message.Message):
         ack_floor: _builtins.int = ...,
         acked: _abc.Iterable[Global___OffsetRange] | None = ...,
         generation: _builtins.int = ...,
+        redelivered: _abc.Iterable[Global___Redelivered] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_floor", b"ack_floor", "acked", b"acked", "generation", b"generation", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_floor", b"ack_floor", "acked", b"acked", "generation", b"generation", "redelivered", b"redelivered", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -346,12 +377,15 @@ class AckCursorRequest(_message.Message):
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     RANGES_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    REDELIVERED_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     owner_epoch: _builtins.int
     subscription: _builtins.str
     generation: _builtins.int
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___OffsetRange]: ...
+    @_builtins.property
+    def redelivered(self) -> _containers.RepeatedCompositeFieldContainer[Global___Redelivered]: ...
     def __init__(
         self,
         *,
@@ -360,10 +394,11 @@ class AckCursorRequest(_message.Message):
         subscription: _builtins.str = ...,
         ranges: _abc.Iterable[Global___OffsetRange] | None = ...,
         generation: _builtins.int = ...,
+        redelivered: _abc.Iterable[Global___Redelivered] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "group", b"group", "owner_epoch", b"owner_epoch", "ranges", b"ranges", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "group", b"group", "owner_epoch", b"owner_epoch", "ranges", b"ranges", "redelivered", b"redelivered", "subscription", b"subscription"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

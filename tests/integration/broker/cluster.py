@@ -339,6 +339,10 @@ class Consumer:
     async def nack(self, *offsets: int, delay_ms: int = 0) -> None:
         await self._call.write(pb.SubscribeRequest(nack=pb.Nack(ranges=_ranges(offsets), delay_ms=delay_ms)))
 
+    async def receive(self, *offsets: int) -> None:
+        """As if its user had these now."""
+        await self._call.write(pb.SubscribeRequest(received=pb.Received(ranges=_ranges(offsets))))
+
     async def leave(self) -> None:
         await self._call.done_writing()
         await eventually(lambda: self.ended, WITHIN_S)

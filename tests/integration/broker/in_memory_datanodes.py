@@ -195,7 +195,8 @@ class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
         await self.hold_acks.wait()
         self.acks += 1
         ranges = tuple((r.first, r.last) for r in request.ranges)
-        command = commands.Ack(request.owner_epoch, request.subscription, request.generation, ranges)
+        redelivered = tuple((r.first, r.last, r.count) for r in request.redelivered)
+        command = commands.Ack(request.owner_epoch, request.subscription, request.generation, ranges, redelivered)
         outcome = await self._propose(request.group, command)
         if self.fails_acks > 0:
             self.fails_acks -= 1
@@ -249,6 +250,7 @@ def _cursor_of(partition: PartitionState, name: str) -> pb.Cursor:
         ack_floor=cursor.ack_floor,
         acked=[pb.OffsetRange(first=first, last=last) for first, last in cursor.ranges],
         generation=cursor.generation,
+        redelivered=[pb.Redelivered(first=a, last=b, count=n) for a, b, n in cursor.redeliveries.ranges],
     )
 
 

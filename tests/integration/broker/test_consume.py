@@ -250,10 +250,32 @@ async def test_nack_and_ack_timeout_redeliver(cluster: Cluster) -> None:
     consumer = await cluster.consumer(broker, ack_timeout_ms=400)
     await consumer.received(3)
     await consumer.acked(0)
+    await consumer.receive(0, 1, 2)
     await consumer.nack(1, delay_ms=100)
     await eventually(lambda: consumer.redelivered.keys() == {1, 2})
     await consumer.acked(1, 2)
     assert 0 not in consumer.redelivered
+
+
+async def test_p15_how_often_a_message_failed_outlives_the_broker(cluster: Cluster) -> None:
+    first, second = await cluster.broker("br1"), await cluster.broker("br2")
+    await fill(cluster, 4)
+    consumer = await cluster.consumer(first)
+    await consumer.received(4)
+    await consumer.acked(0)
+    for count in (1, 2, 3):
+        await consumer.nack(2)
+        await eventually(lambda count=count: consumer.redelivered.get(2) == count)
+    cursor = cluster.group().partition.cursor("s")
+    assert cursor is not None
+    await eventually(lambda: cursor.redeliveries.ranges == [(2, 2, 3)])
+    cluster.assign("br2", 2)
+    await eventually(lambda: consumer.ended)
+    successor = await cluster.consumer(second)
+    assert await successor.received(3) == ["m1", "m2", "m3"]
+    assert successor.redelivered[2] >= 3
+    await successor.acked(1, 2, 3)
+    assert cursor.redeliveries.ranges == []
 
 
 async def test_refused_acks_say_why(cluster: Cluster) -> None:

@@ -10,8 +10,9 @@ import pytest
 from stele.broker import consumer as module
 from stele.broker.cache import StoredBatch
 from stele.broker.consumer import ConsumerStream
+from stele.broker.cursor_writes import Range
 from stele.broker.metrics import BrokerMetrics
-from stele.broker.subscription import Deliver, Range
+from stele.broker.subscription_effects import Deliver
 from stele.services.errors import NotOwner
 from stele.services.pb import broker_pb2
 

@@ -6,16 +6,17 @@ import math
 
 import pytest
 
+from stele.broker import cursor_writes
 from stele.broker import subscription as core
-from stele.broker.subscription import (
+from stele.broker.subscription import Subscription, SubscriptionType
+from stele.broker.subscription_effects import (
     Close,
     ConfirmAcks,
     Deliver,
     PersistAcks,
     RefuseAck,
     SetActive,
-    Subscription,
-    SubscriptionType,
+    SubscriptionEffect,
 )
 from stele.services.errors import ConsumerBusy, InvalidArgument, NotOwner, StaleAck
 from tests.support.both_ways import holds_and_mutant_fails, promise
@@ -37,7 +38,7 @@ def add(
     credit: int = 100,
     ack_timeout_s: float = 0,
     now_s: float = 0,
-) -> list[core.SubscriptionEffect]:
+) -> list[SubscriptionEffect]:
     return sub.add_consumer(consumer, f"c{consumer}", kind, credit, ack_timeout_s, now_s)
 
 
@@ -176,12 +177,20 @@ def test_acks_of_messages_that_a_predecessor_delivered() -> None:
     sub.validate()
 
 
-def test_nack_redelivers_with_a_count(sub: Subscription) -> None:
+def test_nack_redelivers_with_a_count_and_each_time_later(sub: Subscription) -> None:
     add(sub, A, SubscriptionType.SHARED)
     sub.available(5, 0)
-    assert sub.nack(A, [(1, 2), (4, 4), (3, 2)], 0, 0) == [Deliver(A, 1, 2, 1), Deliver(A, 4, 4, 1)]
-    assert sub.nack(A, [(2, 2)], 0, 0) == [Deliver(A, 2, 2, 2)]
-    assert sub.nack(B, [(0, 4)], 0, 0) == []
+    assert sub.nack(A, [(1, 2), (4, 4), (3, 2)], 0, 0) == []
+    assert sub.next_timer() == pytest.approx(0.1)
+    assert sub.timer(0.11) == [Deliver(A, 1, 2, 1), Deliver(A, 4, 4, 1)]
+    assert sub.nack(A, [(2, 2)], 0, 1.0) == []
+    assert sub.timer(1.15) == []
+    assert sub.timer(1.21) == [Deliver(A, 2, 2, 2)]
+    assert sub.nack(B, [(0, 4)], 0, 2.0) == []
+    for count in range(3, 20):
+        sub.nack(A, [(2, 2)], 0, 100.0 * count)
+        sub.timer(100.0 * count + 60.1)
+        assert sub.held(A, 2, 2) == [(2, 2)], "a minute at most"
 
 
 def test_nack_with_delay(sub: Subscription) -> None:
@@ -197,27 +206,151 @@ def test_nack_with_delay(sub: Subscription) -> None:
     assert sub.timer(25.0) == []
 
 
-def test_ack_timeout(sub: Subscription) -> None:
+def test_neighbours_handed_back_one_by_one_are_one_range() -> None:
+    sub = Subscription("s", 0, end=20_001)
+    add(sub, A, SubscriptionType.SHARED, credit=20_000)
+    for offset in range(20_000):
+        sub.nack(A, [(offset, offset)], 3600.0, offset * 0.001)
+    assert len(sub.delayed) < 300
+    assert sub.credit(A, 1, 30.0) == [Deliver(A, 20_000, 20_000, 0)]
+    sub.validate()
+
+
+async def messages_that_always_fail(make: type[Subscription]) -> None:
+    """As many of them as the consumer has credit, before the good ones."""
+    sub, now_s, good = make("s", 0, end=110), 0.0, set()
+    effects = add(sub, A, SubscriptionType.SHARED, credit=10)
+    for _ in range(1_000):
+        delivered = [o for e in effects if isinstance(e, Deliver) for o in range(e.first, e.last + 1)]
+        effects = []
+        for offset in delivered:
+            now_s += 0.001
+            if offset < 10:
+                effects += sub.nack(A, [(offset, offset)], 0.0, now_s)
+            else:
+                good.add(offset)
+                effects += sub.ack(A, offset, [(offset, offset)], False, sub.generation, now_s)
+            effects += sub.credit(A, 1, now_s)
+        if not effects and sub.next_timer() < math.inf:
+            now_s = sub.next_timer()
+            effects = sub.timer(now_s)
+        sub.validate()
+    with promise("messages that always fail hold up no others"):
+        assert good == set(range(10, 110))
+    assert now_s > 600, "they are tried ever more rarely"
+
+
+async def test_p15_messages_that_always_fail_hold_up_no_others() -> None:
+    await holds_and_mutant_fails(messages_that_always_fail, Subscription, "redelivery.RedeliversAtOnce")
+
+
+async def a_broker_goes(make: type[Subscription]) -> None:
+    sub = make("s", 0, end=10)
+    add(sub, A, SubscriptionType.SHARED)
+    for n in range(3):
+        sub.nack(A, [(2, 3)], 0.0, 10.0 * n)
+        sub.timer(10.0 * n + 5)
+    sub.nack(A, [(5, 5)], 0.0, 40.0)
+    sub.ack(A, 1, [(3, 3)], False, 0, 41.0)
+    (write,) = sub.flush_acks()
+    assert isinstance(write, PersistAcks)
+    assert write.ranges == ((3, 3),)
+    with promise("how often a message failed outlives the broker"):
+        assert write.redelivered == ((2, 2, 3), (5, 5, 1))
+        successor = make("s", 0, [(3, 3)], 0, 0, 10, write.redelivered)
+        assert add(successor, A, SubscriptionType.SHARED) == [
+            Deliver(A, 0, 1, 0),
+            Deliver(A, 2, 2, 3),
+            Deliver(A, 4, 4, 0),
+            Deliver(A, 5, 5, 1),
+            Deliver(A, 6, 9, 0),
+        ]
+    assert sub.persisted(0) == [ConfirmAcks(A, (1,))]
+    assert not sub.has_acks_to_write
+    successor.validate()
+    sub.validate()
+
+
+async def test_p15_how_often_a_message_failed_outlives_the_broker() -> None:
+    await holds_and_mutant_fails(a_broker_goes, Subscription, "redelivery.CountsInMemory")
+
+
+def test_p15_counts_go_with_the_next_write_when_one_fails_or_is_full() -> None:
+    sub = Subscription("s", 0, end=1000)
+    add(sub, A, SubscriptionType.SHARED, credit=2000)
+    sub.nack(A, [(o, o) for o in range(0, 400, 2)], 0.0, 0.0)
+    (first,) = sub.flush_acks()
+    assert isinstance(first, PersistAcks)
+    assert len(first.redelivered) == 100
+    sub.timer(1.0)
+    sub.nack(A, [(0, 0)], 0.0, 2.0)
+    sub.ack(A, 1, [(2, 2)], False, 0, 2.0)
+    sub.persist_failed(0)
+    written: dict[int, int] = {}
+    while writes := sub.flush_acks():
+        (write,) = writes
+        assert isinstance(write, PersistAcks)
+        written |= {o: n for a, b, n in write.redelivered for o in range(a, b + 1)}
+        sub.persisted(0)
+    assert written == {0: 2} | dict.fromkeys(range(4, 400, 2), 1)
+    sub.validate()
+
+
+async def what_waits_at_a_consumer(make: type[Subscription]) -> None:
+    """It works off each message in time; the last waits longer than the timeout until its turn comes."""
+    sub = make("s", 0, end=30)
+    add(sub, A, SubscriptionType.EXCLUSIVE, credit=100, ack_timeout_s=2.0)
+    with promise("a message that waits at its consumer keeps its place"):
+        for offset in range(30):
+            now_s = offset * 1.0
+            assert sub.received(A, [(offset, offset)], now_s) == []
+            assert sub.timer(now_s) == []
+            assert sub.ack(A, offset, [(offset, offset)], False, 0, now_s + 0.9) == []
+            assert sub.timer(now_s + 0.95) == []
+    assert sub.floor == 30
+    sub.validate()
+
+
+async def test_p35_a_message_that_waits_at_its_consumer_keeps_its_place() -> None:
+    await holds_and_mutant_fails(what_waits_at_a_consumer, Subscription, "redelivery.TimesWhatWaits")
+
+
+def test_p35_the_ack_timeout_begins_when_the_user_receives(sub: Subscription) -> None:
     add(sub, A, SubscriptionType.SHARED, credit=2, ack_timeout_s=10)
     sub.available(4, 1.0)
+    assert sub.next_timer() == math.inf
+    sub.received(A, [(0, 1)], 1.0)
+    sub.received(A, [(0, 1)], 2.0)  # told twice: the first time counts
     assert sub.next_timer() == 11.0
     assert add(sub, B, SubscriptionType.SHARED, credit=2, ack_timeout_s=20, now_s=5.0) == [Deliver(B, 2, 3, 0)]
+    sub.received(B, [(0, 3)], 5.0)  # 0 and 1 are not out with it
     sub.ack(A, 1, [(0, 0)], False, sub.generation, 6.0)
     assert sub.timer(11.0) == []  # waits for credit
     assert sub.held(A, 0, 3) == []
     assert sub.credit(B, 1, 12.0) == [Deliver(B, 1, 1, 1)]
     assert sub.next_timer() == 25.0
-    sub.ack(
-        A, 2, [(1, 1)], False, sub.generation, 13.0
-    )  # late, from the one that had it before: still an acknowledgement
+    # Late, from the one that had it before: still an acknowledgement.
+    sub.ack(A, 2, [(1, 1)], False, sub.generation, 13.0)
     assert sub.held(B, 0, 3) == [(2, 3)]
 
 
-def test_redelivery_goes_before_new_messages(sub: Subscription) -> None:
-    add(sub, A, SubscriptionType.EXCLUSIVE, credit=4)
+def test_p35_a_consumer_that_does_nothing_any_more_gives_back_what_waits_there(sub: Subscription) -> None:
+    sub.available(10, 0.0)
+    add(sub, A, SubscriptionType.SHARED, credit=10, ack_timeout_s=5)
+    sub.received(A, [(0, 0)], 1.0)
+    sub.ack(A, 1, [(0, 0)], False, 0, 2.0)
+    sub.received(A, [(1, 1)], 2.0)
+    add(sub, B, SubscriptionType.SHARED, credit=100, now_s=3.0)
+    assert sub.timer(7.0) == [Deliver(B, 1, 9, 1)], "it received 1 and was not heard of since"
+    sub.received(B, [(1, 1)], 7.0)
+    assert sub.next_timer() == math.inf, "without a timeout nothing is due"
+
+
+def test_what_a_consumer_leaves_goes_before_new_messages(sub: Subscription) -> None:
+    add(sub, A, SubscriptionType.FAILOVER, credit=4)
+    add(sub, B, SubscriptionType.FAILOVER, credit=4)
     sub.available(10, 0)
-    sub.nack(A, [(1, 3)], 0, 0)
-    assert sub.credit(A, 4, 0) == [Deliver(A, 1, 3, 1), Deliver(A, 4, 4, 0)]
+    assert sub.remove_consumer(A, 0) == [SetActive(B, True), Deliver(B, 0, 3, 1)]
 
 
 def test_trim_counts_as_acknowledged(sub: Subscription) -> None:
@@ -270,7 +403,7 @@ def test_a_bounded_number_of_holes_stops_new_deliveries(sub: Subscription, monke
 def test_acks_wait_while_the_cursor_has_no_room_for_their_holes(
     sub: Subscription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core, "CURSOR_RANGES_MAX", 3)
+    monkeypatch.setattr(cursor_writes, "CURSOR_RANGES_MAX", 3)
     add(sub, A, SubscriptionType.SHARED, credit=100)
     sub.available(10, 0)
     sub.ack(A, 1, [(1, 1), (3, 3), (5, 5)], False, sub.generation, 0)
@@ -295,7 +428,7 @@ def test_a_write_of_acks_has_no_more_ranges_than_the_cursor(sub: Subscription) -
 
 
 def test_p10_a_write_never_has_more_ranges_than_a_cursor_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "CURSOR_RANGES_MAX", 10)
+    monkeypatch.setattr(cursor_writes, "CURSOR_RANGES_MAX", 10)
     sub = Subscription("s", 0, end=100)
     add(sub, A, SubscriptionType.SHARED)
     sub.ack(A, 1, [(0, 0), (3, 3)], False, 0, 0)

@@ -6,16 +6,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stele.broker.subscription import (
+from stele.broker.subscription import Subscription, SubscriptionType
+from stele.broker.subscription_effects import (
     Close,
     ConfirmAcks,
     Deliver,
     PersistAcks,
     RefuseAck,
     SetActive,
-    Subscription,
     SubscriptionEffect,
-    SubscriptionType,
 )
 from stele.services.errors import ConsumerBusy, NotOwner
 
@@ -150,6 +149,14 @@ class SubscriptionMachine(RuleBasedStateMachine):
             offset = data.draw(st.sampled_from(sorted(self.holding[id])))
             del self.holding[id][offset]
             self.carry_out(self.sub.nack(id, [(offset, offset)], delay_s, self.now_s))
+
+    @precondition(lambda self: self.holding)
+    @rule(data=st.data())
+    def receive(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from(sorted(self.holding)))
+        if self.holding[id]:
+            offset = data.draw(st.sampled_from(sorted(self.holding[id])))
+            self.carry_out(self.sub.received(id, [(offset, offset)], self.now_s))
 
     @rule(seconds=st.integers(1, 6))
     def time_passes(self, seconds: int) -> None:

@@ -29,10 +29,12 @@ names = st.text(min_size=1, max_size=30)
 positions = st.builds(Position, st.sampled_from(Start), u64)
 creatable = positions.filter(lambda p: p.start is not Start.TIMESTAMP)
 ranges = st.lists(st.tuples(u64, u64), max_size=20).map(tuple)
+redelivered = st.lists(st.tuples(u64, u64, st.integers(1, 2**32 - 1)), min_size=1, max_size=5).map(tuple)
 small = st.one_of(
     st.builds(FenceOwner, u64),
     st.builds(CreateCursor, u64, names, creatable),
     st.builds(Ack, u64, names, u64, ranges),
+    st.builds(Ack, u64, names, u64, ranges, redelivered),
     st.builds(ResetCursor, u64, names, positions),
     st.builds(DeleteCursor, u64, names),
     st.builds(Trim, u64),

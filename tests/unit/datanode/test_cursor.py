@@ -71,12 +71,41 @@ def test_a_full_cursor_still_takes_the_ack_that_shrinks_it():
     assert (cursor.ack_floor, cursor.ranges) == (3, [(4, 4), (6, 6)])
 
 
-@given(acks)
-def test_a_cursor_survives_its_bytes(requests):
+counted = st.lists(st.tuples(one_range, st.integers(1, 5)).map(lambda r: (*r[0], r[1])), max_size=4)
+
+
+@given(st.lists(st.tuples(st.lists(one_range, max_size=3), counted), max_size=12))
+def test_p15_counts_of_redeliveries_stay_until_the_message_is_acknowledged(requests):
+    cursor, acked, counts = Cursor(0, 1), set(), {}
+    for ranges, redelivered in requests:
+        cursor.ack(ranges)
+        acked |= {o for first, last in ranges for o in range(first, last + 1)}
+        cursor.redelivered(redelivered)
+        counts |= {o: n for first, last, n in redelivered for o in range(first, last + 1)}
+        counts = {o: n for o, n in counts.items() if o not in acked}
+        cursor.validate(END)
+        found = {o: n for first, last, n in cursor.redeliveries.ranges for o in range(first, last + 1)}
+        assert found == counts
+
+
+def test_p15_of_too_many_counts_the_highest_are_kept():
+    cursor = Cursor(0, 1)
+    cursor.redelivered([(o, o, 1 + o % 3) for o in range(0, 3_000, 2)])
+    kept = cursor.redeliveries.ranges
+    assert len(kept) == 1_000
+    assert [r for r in kept if r[2] > 1] == [(o, o, 1 + o % 3) for o in range(0, 3_000, 2) if o % 3]
+    cursor.reset(0, 2)
+    assert cursor.redeliveries.ranges == []
+
+
+@given(acks, counted)
+def test_a_cursor_survives_its_bytes(requests, redelivered):
     cursor = Cursor(3, 9)
     for ranges in requests:
         cursor.ack(ranges)
+    cursor.redelivered(redelivered)
     out = SnapshotEncoder()
     cursor.encode(out)
-    again = Cursor.decode(SnapshotDecoder(out.bytes()))
+    again = Cursor.decode(SnapshotDecoder(out.bytes()), with_redeliveries=True)
+    assert again.redeliveries.ranges == cursor.redeliveries.ranges
     assert (again.ack_floor, again.ranges, again.generation) == (cursor.ack_floor, cursor.ranges, 9)

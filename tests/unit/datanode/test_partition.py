@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stele.datanode import commands
+from stele.datanode import commands, partition
 from stele.datanode.commands import (
     EARLIEST,
     LATEST,
@@ -26,6 +26,7 @@ from stele.datanode.commands import (
     TrimOutcome,
 )
 from stele.datanode.partition import PartitionState
+from stele.datanode.redeliveries import Redeliveries
 from stele.datanode.snapshot_codec import SnapshotDamaged
 from stele.services.errors import (
     Fenced,
@@ -431,3 +432,40 @@ def test_a_damaged_snapshot_changes_nothing(damage):
     with pytest.raises(SnapshotDamaged):
         log.partition.restore(damage(good))
     assert log.partition.encode_snapshot() == good
+
+
+def test_a_snapshot_of_before_redeliveries_were_counted_is_read(monkeypatch):
+    log = Log()
+    log.append(make_batch(10, producer_id=1))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    log.do(Ack(1, "s", 1, ((2, 3), (5, 5))))
+    now = log.partition.encode_snapshot()
+    with monkeypatch.context() as before:
+        before.setattr(partition, "_SNAPSHOT_MAGIC", partition._SNAPSHOT_MAGIC_1)
+        before.setattr(Redeliveries, "encode", lambda self, out: None)
+        former = log.partition.encode_snapshot()
+    assert former != now
+    log.partition.restore(former)
+    assert log.partition.encode_snapshot() == now
+
+
+# --- redeliveries -----------------------------------------------------------------------------------------------------
+
+
+def test_p15_counts_of_redeliveries_are_kept_with_the_cursor():
+    log = Log()
+    log.append(make_batch(10))
+    log.do(CreateCursor(1, "s", EARLIEST))
+    assert log.do(Ack(1, "s", 1, (), ((2, 5, 3), (7, 7, 1)))) == CursorOutcome("s", 0, 1)
+    log.do(Ack(1, "s", 1, ((0, 2), (4, 4)), ((7, 7, 2),)))
+    assert log.partition.cursor("s").redeliveries.ranges == [(3, 3, 3), (5, 5, 3), (7, 7, 2)]
+    log.do(Ack(1, "s", 9, (), ((8, 8, 1),)))
+    assert log.partition.cursor("s").redeliveries.ranges == [(3, 3, 3), (5, 5, 3), (7, 7, 2)], "another generation's"
+    again = PartitionState()
+    again.restore(log.partition.encode_snapshot())
+    assert again.cursor("s").redeliveries.ranges == [(3, 3, 3), (5, 5, 3), (7, 7, 2)]
+    assert refused(log.do(Ack(1, "s", 1, (), ((9, 10, 1),))), InvalidArgument)
+    log.do(Trim(6))
+    assert log.partition.cursor("s").redeliveries.ranges == [(7, 7, 2)]
+    log.do(ResetCursor(1, "s", EARLIEST))
+    assert log.partition.cursor("s").redeliveries.ranges == []

@@ -19,10 +19,12 @@ from tests.unit.layout.tree import PACKAGES, imports, modules, path_of
 PURE = (
     "stele.batching",
     "stele.broker.cache",
+    "stele.broker.cursor_writes",
     "stele.broker.ownership",
     "stele.broker.pipeline",
     "stele.broker.ranges",
     "stele.broker.subscription",
+    "stele.broker.subscription_effects",
     "stele.datanode.log.start_point",
     "stele.datanode.partition",
     "stele.datanode.retention",
