@@ -32,6 +32,7 @@ from stele.datanode.storage import RECOVERING_NAME
 from stele.services.directory_lock import LOCK_NAME, DirectoryLock
 from stele.services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
 from stele.services.files import ASIDE_SUFFIX, OS_FILES
+from stele.services.high_water import HighWater
 from stele.services.json_files import write_json
 from stele.services.topics import FOR_EVER, Retention
 
@@ -52,7 +53,14 @@ class StoreIdentity:
     store_id: int = 0  # 0: not registered yet
     cluster_id: str = ""  # "": belongs to no cluster yet
     leader_epoch: int = 0  # highest epoch of a leading nameserver that this store obeyed
+    topics_next: int = 0  # highest that a leading nameserver told it, as the two below
+    groups_next: int = 0
+    stores_next: int = 0
     format: int = FORMAT
+
+    @property
+    def seen(self) -> HighWater:
+        return HighWater(self.leader_epoch, self.topics_next, self.groups_next, self.stores_next)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +146,22 @@ class DataDirectory:
 
     def record_registration(self, store_id: int, cluster_id: str) -> None:
         """From here on the directory is that store's; durable when it returns."""
-        self._store_identity(replace(self.identity, store_id=store_id, cluster_id=cluster_id))
+        stores_next = max(self.identity.stores_next, store_id + 1)
+        self._store_identity(replace(self.identity, store_id=store_id, cluster_id=cluster_id, stores_next=stores_next))
 
-    def record_leader_epoch(self, leader_epoch: int) -> None:
-        """A nameserver of a higher epoch leads; durable when it returns, so that a restart does not obey a deposed
-        one."""
-        self._store_identity(replace(self.identity, leader_epoch=leader_epoch))
+    def record_seen(self, told: HighWater) -> None:
+        """What is higher than what was seen before is kept; durable when it returns, so that after a restart neither a deposed
+        nameserver is obeyed nor an older copy of ZooKeeper's records believed."""
+        seen = self.identity.seen.joined(told)
+        changed = replace(
+            self.identity,
+            leader_epoch=seen.epoch,
+            topics_next=seen.topics,
+            groups_next=seen.groups,
+            stores_next=seen.stores,
+        )
+        if changed != self.identity:
+            self._store_identity(changed)
 
     def _load_identity(self) -> StoreIdentity:
         path = self.path / "store.json"

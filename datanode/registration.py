@@ -60,7 +60,7 @@ class Registration:
     async def obtain(self) -> bool:
         """The directory has an id when this returns; True if a nameserver has confirmed it.
 
-        Errors: StoreTombstone, StoreMismatch (a copied directory), ClusterMismatch, and whatever else a nameserver says
+        Errors: StoreTombstone, StoreMismatch (a copied directory), ClusterMismatch, MetadataBehind, and whatever else a nameserver says
         that no waiting will change.
         """
         if self._directory.identity.store_id == 0:
@@ -92,7 +92,11 @@ class Registration:
     async def _register(self) -> None:
         mine = self._directory.identity
         request = pb.RegisterStoreRequest(
-            uuid=mine.uuid, name=self._name, store_id=mine.store_id, cluster_id=mine.cluster_id or self._cluster_id
+            uuid=mine.uuid,
+            name=self._name,
+            store_id=mine.store_id,
+            cluster_id=mine.cluster_id or self._cluster_id,
+            seen=mine.seen.message(),
         )
         answer = await self._nameservers.call("RegisterStore", request, ATTEMPT_S)
         if answer.cluster_id != self._cluster_id or mine.store_id not in (0, answer.store_id):

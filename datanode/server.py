@@ -33,6 +33,7 @@ from stele.datanode.replica import Replica
 from stele.datanode.store import Mandate, Store
 from stele.datanode.watch import watch
 from stele.services.errors import InvalidArgument, Timeout
+from stele.services.high_water import HighWater
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc
 from stele.services.rpc.servers import left_s
@@ -40,7 +41,7 @@ from stele.services.topics import FOR_EVER, check_name, check_retention, parse_t
 
 PROPOSAL_TIMEOUT_S = 10.0
 
-_Order = pb.CreateReplicaRequest | pb.ConfigureReplicaRequest | pb.DeleteReplicaRequest
+_Order = pb.CreateReplicaRequest | pb.ConfigureReplicaRequest | pb.DeleteReplicaRequest | pb.TellHighWaterRequest
 _CursorRequest = pb.CreateCursorRequest | pb.ResetCursorRequest
 
 
@@ -168,6 +169,10 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
         existed = await asyncio.shield(self._store.delete(request.group, request.topic_id, _mandate(request)))
         return pb.DeleteReplicaResponse(existed=existed)
 
+    async def TellHighWater(self, request: pb.TellHighWaterRequest, context: Any) -> pb.TellHighWaterResponse:
+        await asyncio.shield(self._store.tell(_mandate(request)))
+        return pb.TellHighWaterResponse()
+
     async def WatchStore(self, request: pb.WatchStoreRequest, context: Any) -> AsyncIterator[pb.StoreStatus]:
         async with aclosing(watch(self._store)) as statuses:
             async for status in statuses:
@@ -175,7 +180,7 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
 
 
 def _mandate(order: _Order) -> Mandate:
-    return Mandate(order.cluster_id, order.leader_epoch, order.to_store_id)
+    return Mandate(order.cluster_id, order.leader_epoch, order.to_store_id, HighWater.of(order.told))
 
 
 def _discard_outcome(future: asyncio.Future[object]) -> None:

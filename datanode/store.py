@@ -39,6 +39,7 @@ from stele.services.errors import (
 )
 from stele.services.file_limit import file_limit
 from stele.services.files import is_gone
+from stele.services.high_water import NOTHING_TOLD, HighWater
 from stele.services.keyed_lock import KeyedLock
 from stele.services.raft.group import Group
 from stele.services.raft.registry import Registry
@@ -58,6 +59,7 @@ class Mandate:
     cluster_id: str
     leader_epoch: int
     to_store_id: int
+    told: HighWater = NOTHING_TOLD
 
 
 class Store:
@@ -226,7 +228,10 @@ class Store:
                 f"group {spec.group} cannot have the members {list(spec.members)} on store {self.store_id}"
             )
         # Only now: a call that makes no sense must not depose the nameserver that leads.
-        await self._check_leader_epoch(mandate.leader_epoch)
+        ids = HighWater(topics=spec.topic_id + 1, groups=spec.group + 1, stores=max(spec.members) + 1)
+        await self._obey(
+            mandate, ids
+        )  # BEFORE the replica is there: whoever has data under an id knows that it was given out
         async with self._locks.hold(spec.group):
             if self._is_here(spec):
                 return False
@@ -276,7 +281,7 @@ class Store:
         """True if the replica keeps its messages for another time than before, or did not know its topic's id; durable when
         it returns.  ClusterMismatch, StoreMismatch, Fenced, TopicMismatch, NotReady, GroupNotFound."""
         self._check_meant_for_us(mandate)
-        await self._check_leader_epoch(mandate.leader_epoch)
+        await self._obey(mandate)
         async with self._locks.hold(group):
             replica = self.replica(group)
             _check_topic(group, replica.spec.topic_id, topic_id)
@@ -289,11 +294,16 @@ class Store:
             self._publish(group)
             return True
 
+    async def tell(self, mandate: Mandate) -> None:
+        """How far the cluster's metadata has come.  ClusterMismatch, StoreMismatch, Fenced."""
+        self._check_meant_for_us(mandate)
+        await self._obey(mandate)
+
     async def delete(self, group: int, topic_id: int, mandate: Mandate) -> bool:
         """True if there was such a replica.  When it returns nothing of it runs and its folder is gone (R3.4).
         ClusterMismatch, StoreMismatch, Fenced, TopicMismatch; StorageFailed where what it is cannot be read."""
         self._check_meant_for_us(mandate)
-        await self._check_leader_epoch(mandate.leader_epoch)
+        await self._obey(mandate)
         async with self._locks.hold(group):
             if (known := self.replicas.get(group)) is not None:
                 _check_topic(group, known.spec.topic_id, topic_id)
@@ -329,13 +339,16 @@ class Store:
                 got=self.store_id,
             )
 
-    async def _check_leader_epoch(self, leader_epoch: int) -> None:
+    async def _obey(self, mandate: Mandate, ids: HighWater = NOTHING_TOLD) -> None:
+        """Fenced where a higher epoch was seen; what the mandate tells is kept, durable when it returns."""
         async with self._epoch_lock:
-            seen = self.directory.identity.leader_epoch
-            if leader_epoch < seen:
-                raise Fenced(f"nameserver epoch {leader_epoch} was overtaken by {seen}", epoch=leader_epoch, seen=seen)
-            if leader_epoch > seen:
-                await asyncio.to_thread(self.directory.record_leader_epoch, leader_epoch)
+            seen, epoch = self.directory.identity.seen, mandate.leader_epoch
+            if epoch < seen.epoch:
+                raise Fenced(f"nameserver epoch {epoch} was overtaken by {seen.epoch}", epoch=epoch, seen=seen.epoch)
+            told = mandate.told.joined(ids).joined(HighWater(epoch=epoch))
+            if told.beyond(seen):
+                await asyncio.to_thread(self.directory.record_seen, told)
+                self._publish(0)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 

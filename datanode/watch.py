@@ -62,6 +62,7 @@ def status_of(store: Store, groups: set[int] | None = None) -> pb.StoreStatus:
         replicas=[_replica_of(store, group) for group in named],
         disk_free_bytes=store.disk.free_bytes,
         complete=groups is None,
+        seen=store.directory.identity.seen.message(),
     )
 
 
@@ -85,6 +86,7 @@ def _running_status(replica: Replica, problem: str) -> pb.ReplicaStatus:
         log_start_offset=replica.log_start,
         retention=spec.retention.message(),
         topic_id=spec.topic_id,
+        owner_epoch=replica.partition.owner_epoch,
     )
     if group is not None:
         status.leader_store_id, status.term = group.leader_store_id, group.term

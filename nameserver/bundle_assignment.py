@@ -43,7 +43,7 @@ class Assign:
     broker: str
     epoch: int
     former: str
-    cause: str  # unassigned, gone, reregistered, draining, even
+    cause: str  # unassigned, gone, reregistered, draining, even, overtaken
 
 
 def may_keep(bundle: BundleEntry, broker: BrokerCandidate | None) -> bool:
@@ -71,19 +71,27 @@ def assign(
     records: Mapping[str, BundleEntry],
     brokers: Mapping[str, BrokerCandidate],
     evening_moves_max: int = EVENING_MOVES_MAX,
+    seen: Mapping[str, int] | None = None,
 ) -> list[Assign]:
-    """The changes that give every bundle in ``wanted`` an owner, evenly, moving as little as that takes."""
+    """The changes that give every bundle in ``wanted`` an owner, evenly, moving as little as that takes.
+
+    ``seen``: the highest owner epoch that a bundle's partitions know of.  Every write under a lower one is refused (R5.10), so a bundle
+    whose record is behind it, as after ZooKeeper was put back to an older copy, is given anew above it."""
+    seen = seen or {}
     may_take = takers(brokers.values())
     owned: dict[str, list[str]] = {name: [] for name in may_take}
     homeless: list[str] = []
+    overtaken: list[str] = []
     for name in sorted(wanted):
         record = records.get(name)
         if record is not None and may_keep(record, brokers.get(record.broker)):
             owned.setdefault(record.broker, []).append(name)
+            if seen.get(name, 0) > record.epoch:
+                overtaken.append(name)
         else:
             homeless.append(name)
 
-    changes: dict[str, tuple[str, str]] = {}
+    changes: dict[str, tuple[str, str]] = {name: (records[name].broker, "overtaken") for name in overtaken}
     for name in homeless:
         record = records.get(name)
         former = record.broker if record is not None else ""
@@ -106,7 +114,7 @@ def assign(
             owned[least].append(name)
             changes[name] = (least, changes[name][1] if name in changes else "even")
 
-    return [_change(name, records.get(name), *changes[name]) for name in sorted(changes)]
+    return [_change(name, records.get(name), *changes[name], seen.get(name, 0)) for name in sorted(changes)]
 
 
 def _preferred(former: str, may_take: Sequence[str], owned: Mapping[str, Sequence[str]], total: int) -> str:
@@ -138,5 +146,6 @@ def _unsettled(owner: BrokerCandidate | None) -> bool:
     return owner is not None and owner.pulse is Pulse.UNPROBED
 
 
-def _change(name: str, record: BundleEntry | None, broker: str, cause: str) -> Assign:
-    return Assign(name, broker, (record.epoch if record else 0) + 1, record.broker if record else "", cause)
+def _change(name: str, record: BundleEntry | None, broker: str, cause: str, seen: int) -> Assign:
+    epoch = max(record.epoch if record else 0, seen) + 1
+    return Assign(name, broker, epoch, record.broker if record else "", cause)

@@ -8,7 +8,7 @@ broker is gone names it (R5.9).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -36,13 +36,13 @@ class BundleWriter:
         self._leadership, self._pulse, self._assigner = leadership, pulse, assigner
         self._evened_at = float("-inf")
 
-    async def settle(self, catalog: Catalog) -> int:
+    async def settle(self, catalog: Catalog, seen: Mapping[str, int] | None = None) -> int:
         """LeadershipLost, CoordinationUnknown; a broker or record that changed meanwhile is left to the next round."""
         now = asyncio.get_running_loop().time()
         may_even = now - self._evened_at >= EVENING_INTERVAL_S
         wanted = [b for n in catalog.namespaces.values() for b in bundles_of(n.name, n.bundles)]
         brokers = {name: BrokerCandidate(member, self._pulse(member)) for name, member in catalog.brokers.items()}
-        changes = self._assigner(wanted, catalog.bundles, brokers, EVENING_MOVES_MAX if may_even else 0)
+        changes = self._assigner(wanted, catalog.bundles, brokers, EVENING_MOVES_MAX if may_even else 0, seen)
         if any(change.cause == "even" for change in changes):
             self._evened_at = now
         written = 0

@@ -16,6 +16,7 @@ from functools import cached_property
 
 from stele.nameserver.ids import IntervalSet
 from stele.services.errors import StoreTombstone
+from stele.services.high_water import HighWater
 from stele.services.topics import FOR_EVER, Retention
 
 
@@ -136,6 +137,7 @@ class Catalog:
     stores: Mapping[int, StoreEntry] = field(default_factory=dict)
     buried: IntervalSet = field(default_factory=IntervalSet)
     deleted_topics: IntervalSet = field(default_factory=IntervalSet)  # ids
+    counters: HighWater = field(default_factory=HighWater)  # as they are recorded
     nameservers: Mapping[str, Member] = field(default_factory=dict)
     datanodes: Mapping[str, Member] = field(default_factory=dict)
     brokers: Mapping[str, Member] = field(default_factory=dict)
@@ -148,6 +150,18 @@ class Catalog:
         for partition in self.partitions.values():
             by_topic.setdefault(partition.topic, []).append(partition)
         return {t: tuple(sorted(ps, key=lambda p: (p.index, p.group))) for t, ps in by_topic.items()}
+
+    @cached_property
+    def high_water(self) -> HighWater:
+        """How far the metadata has come: what the counters say, and what follows from records that were seen before a counter was."""
+        return self.counters.joined(
+            HighWater(
+                epoch=self.leader.epoch if self.leader is not None else 0,
+                topics=max((t.topic_id + 1 for t in self.topics.values()), default=0),
+                groups=max((group + 1 for group in self.partitions), default=0),
+                stores=max((store_id + 1 for store_id in self.stores), default=0),
+            )
+        )
 
     @cached_property
     def live_stores(self) -> Mapping[int, Member]:

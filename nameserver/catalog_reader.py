@@ -6,6 +6,7 @@ and named in ``unreadable``, and everything else is still there.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,7 +25,9 @@ from stele.nameserver.ids import IntervalSet
 from stele.services.coordination.records import (
     BundleRecord,
     BuriedRecord,
+    CounterRecord,
     DeletedTopicsRecord,
+    EpochRecord,
     LeaderRecord,
     MemberRecord,
     NamespaceRecord,
@@ -35,6 +38,7 @@ from stele.services.coordination.records import (
 )
 from stele.services.coordination.znode import Node
 from stele.services.errors import RecordUnreadable
+from stele.services.high_water import HighWater
 
 Nodes = Mapping[str, Node]
 
@@ -82,6 +86,7 @@ def _assemble(found: Mapping[type, list[Any]]) -> Catalog:
         bundles={b.name: b for b in found.get(BundleEntry, ())},
         stores={s.store_id: s for s in found.get(StoreEntry, ())},
         buried=next(iter(found.get(IntervalSet, ())), IntervalSet()),
+        counters=functools.reduce(HighWater.joined, found.get(HighWater, ()), HighWater()),
         deleted_topics=next((deleted.topics for deleted in found.get(_Deleted, ())), IntervalSet()),
         nameservers=members[MemberKind.NAMESERVERS],
         datanodes=members[MemberKind.DATANODES],
@@ -125,7 +130,20 @@ def _member(path: str, rest: list[str], node: Node) -> Member | None:
     )
 
 
-def _store(path: str, rest: list[str], node: Node) -> StoreEntry | IntervalSet | None:
+def _epoch(path: str, rest: list[str], node: Node) -> HighWater:
+    return HighWater(epoch=decode(node.value, EpochRecord, path).epoch)
+
+
+def _counter(path: str, rest: list[str], node: Node) -> HighWater | None:
+    """``groups/alloc``, ``topics/alloc``; the other nodes there hold topics together."""
+    if rest[0] != "alloc":
+        return None
+    return HighWater(**{path.partition("/")[0]: decode(node.value, CounterRecord, path).next})
+
+
+def _store(path: str, rest: list[str], node: Node) -> StoreEntry | IntervalSet | HighWater | None:
+    if rest[0] == "alloc":
+        return _counter(path, rest, node)
     if rest[0] == "buried":
         return IntervalSet.of(decode(node.value, BuriedRecord, path).intervals)
     if not rest[0].isdecimal():
@@ -181,6 +199,9 @@ _READERS: dict[tuple[str, int], Callable[[str, list[str], Node], object | None]]
     ("leader", 0): _leader,
     ("members", 2): _member,
     ("stores", 1): _store,
+    ("epoch", 0): _epoch,
+    ("groups", 1): _counter,
+    ("topics", 1): _counter,
     ("deleted", 1): _deleted,
     ("namespaces", 1): _namespace,
     ("topics", 2): _topic,

@@ -36,6 +36,7 @@ JOIN_S = 0.005  # changes that come together are looked at together
 # What is mirrored, and how many levels of it.
 SUBTREES = {
     "cluster": 0,
+    "epoch": 0,
     "leader": 0,
     "members": 2,
     "stores": 1,
@@ -171,7 +172,7 @@ class ClusterView:
         reports = set_apart(catalog, self._watch.reports)
         led = leaders(reports)
         self.events.record(self._leader_events.derive(catalog, led), self._clock.wall_ms())
-        self.current = View(catalog, reports, led)
+        self.current = View(catalog, reports, led, self._watch.seen)
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
         for callback in list(self._callbacks):

@@ -10,6 +10,7 @@ Usage: ``controller = Controller(...); controller.open(); ...; await controller.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from stele.nameserver.bundle_writer import BundleWriter
 from stele.nameserver.catalog import Catalog, TopicEntry, TopicState
 from stele.nameserver.catalog_reader import topic_entry
 from stele.nameserver.clusterview import ClusterView
+from stele.nameserver.metadata_guard import MetadataGuard
 from stele.nameserver.probes import BrokerProbes
 from stele.nameserver.reconcile import (
     ConfigureReplica,
@@ -29,6 +31,7 @@ from stele.nameserver.reconcile import (
     RecordPartitions,
     RemoveRecords,
     plan,
+    tells,
 )
 from stele.nameserver.replicas import ReplicaOrders
 from stele.nameserver.stores import StoreRegister
@@ -54,6 +57,7 @@ from stele.services.topics import FOR_EVER, check_retention, parse_topic
 ROUND_S = 1.0
 PAUSE_S = 0.01  # between rounds, however often something changes
 MIRRORED_WITHIN_S = 1.0
+HEARD_WITHIN_S = 1.0
 
 Planner = Callable[..., list[ReconcileEffect]]
 _log = structlog.get_logger()
@@ -64,6 +68,7 @@ class Decisions:
     """What a controller decides with; tests put wrong ones in their place."""
 
     plan: Planner = plan
+    guard: type[MetadataGuard] = MetadataGuard
 
 
 class Controller:
@@ -78,13 +83,15 @@ class Controller:
     ) -> None:
         metadata = MetadataStore(session)
         self.leadership = leadership
-        self.stores = StoreRegister(leadership, metadata, session.cluster_id)
+        decisions = decisions or Decisions()
+        self.guard = decisions.guard(leadership, metadata, lambda: view.current)
+        self.stores = StoreRegister(leadership, metadata, session.cluster_id, check=self.guard.check)
         self.topics = TopicWriter(leadership, metadata)
         self.probes = BrokerProbes(channels, self._request_assignment)
         self.bundles = BundleWriter(leadership, self.probes.pulse)
         self._orders = ReplicaOrders(channels, session.cluster_id, leadership.epoch, self._request_reconciliation)
         self._view = view
-        self._plan = (decisions or Decisions()).plan
+        self._plan = decisions.plan
         self._replicas_due, self._bundles_due = asyncio.Event(), asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._unsubscribe: Callable[[], None] = lambda: None
@@ -123,13 +130,15 @@ class Controller:
         check_namespace(namespace)
         check_shape(request.partitions, request.replication)
         check_retention(FOR_EVER.changed_by(request.retention))
+        await self._heard()
+        await self.guard.check()
         created, topic_id = True, 0
         while not topic_id:
             async with self.topics.turn:
                 defaults = await self.topics.defaults(namespace)
                 replication = request.replication or defaults.replication
                 retention = check_retention(defaults.retention.changed_by(request.retention))
-                catalog = self._view.current.catalog
+                catalog = self._placeable()
                 try:
                     record = await self.topics.begin_create(name, request.partitions, replication, catalog, retention)
                     topic_id = record.id
@@ -186,6 +195,7 @@ class Controller:
         """Returns once its records are gone; past the deadline the deletion goes on and Timeout says so."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         parse_topic(name)
+        await self.guard.check()
         async with self.topics.turn:
             topic_id = await self.topics.begin_delete(name)
         self._request_reconciliation()
@@ -262,6 +272,21 @@ class Controller:
         """Waits until the mirror shows what was just written, so that the next decision counts it; a hint, not a condition."""
         await self._view.until(lambda view: seen(view.catalog), asyncio.get_running_loop().time() + MIRRORED_WITHIN_S)
 
+    async def _heard(self) -> None:
+        """Gives stores that registered a moment ago the time to say what they have seen: ids are given out by that."""
+        await self._view.until(
+            lambda view: not view.unheard_stores(), asyncio.get_running_loop().time() + HEARD_WITHIN_S
+        )
+
+    def _placeable(self, view: View | None = None) -> Catalog:
+        """The catalog with the datanodes alone that have been heard: one that cannot be asked is given nothing."""
+        view = view or self._view.current
+        unheard = view.unheard_stores()
+        if not unheard:
+            return view.catalog
+        heard = {name: m for name, m in view.catalog.datanodes.items() if m.store_id not in unheard}
+        return dataclasses.replace(view.catalog, datanodes=heard)
+
     # --- what nobody has to ask for ---------------------------------------------------------------------------------
 
     def _changed(self) -> None:
@@ -298,17 +323,19 @@ class Controller:
             await asyncio.sleep(PAUSE_S)
 
     async def _settle_bundles(self) -> None:
-        before = self._view.current.catalog
-        if await self.bundles.settle(before):
+        view = self._view.current
+        before = view.catalog
+        if await self.bundles.settle(before, view.owner_epochs()):
             await self._mirrored(lambda c: c.bundles != before.bundles)
 
     async def _reconcile(self) -> None:
         """Orders first, since nobody waits for them; then the records, where one topic's trouble holds up no other."""
+        await self.guard.check()
         view = self._view.current
         effects = self._plan(view.catalog, view.reports, view.leaders)
+        orders = [e for e in effects if isinstance(e, CreateReplica | ConfigureReplica | DeleteReplica)]
         self._orders.submit(
-            [e for e in effects if isinstance(e, CreateReplica | ConfigureReplica | DeleteReplica)],
-            view.catalog.live_stores,
+            [*orders, *tells(view.catalog, view.reports)], view.catalog.live_stores, view.catalog.high_water
         )
         trouble: SteleError | None = None
         for effect in effects:
@@ -325,7 +352,7 @@ class Controller:
         match effect:
             case RecordPartitions(topic):
                 async with self.topics.turn:
-                    recorded = await self.topics.record_partitions(topic, view.catalog)
+                    recorded = await self.topics.record_partitions(topic, self._placeable(view))
                     await self._mirrored(lambda c: len(c.partitions_of.get(topic, ())) >= recorded)
             case MarkReady(topic):
                 await self.topics.mark_ready(topic)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, TopicEntry, TopicState
 from stele.nameserver.reports import RUNNING, LeaderReport, Reports, StrayKind, retention_of
+from stele.services.high_water import HighWater
 from stele.services.topics import FOR_EVER, Retention
 
 
@@ -69,6 +70,14 @@ class RemoveRecords:
     topic: str
 
 
+@dataclass(frozen=True, slots=True)
+class TellHighWater:
+    """The store was told less than the metadata has come to."""
+
+    store_id: int
+    told: HighWater
+
+
 ReconcileEffect = CreateReplica | ConfigureReplica | DeleteReplica | RecordPartitions | MarkReady | RemoveRecords
 
 
@@ -87,6 +96,16 @@ def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
                 effects += _creating(topic, partitions, leaders)
     effects += _remains(catalog, reports)
     return effects
+
+
+def tells(catalog: Catalog, reports: Reports) -> list[TellHighWater]:
+    """Who is to be told how far the metadata has come, so that any store that is left knows it of an older copy."""
+    told = catalog.high_water
+    return [
+        TellHighWater(store_id, told)
+        for store_id, report in sorted(reports.items())
+        if report.connected and told.beyond(HighWater.of(report.status.seen))
+    ]
 
 
 def _creates(

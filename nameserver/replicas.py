@@ -15,8 +15,9 @@ from typing import Any
 import structlog
 
 from stele.nameserver.catalog import Member
-from stele.nameserver.reconcile import ConfigureReplica, CreateReplica, DeleteReplica
+from stele.nameserver.reconcile import ConfigureReplica, CreateReplica, DeleteReplica, TellHighWater
 from stele.services.errors import SteleError
+from stele.services.high_water import NOTHING_TOLD, HighWater
 from stele.services.pb import datanode_pb2, datanode_pb2_grpc
 from stele.services.rpc.channels import Channels, call
 
@@ -25,7 +26,7 @@ ORDERS_AT_ONCE_MAX = 16
 RETRY_S = 1.0
 REPORT_DELAY_S = 1.0
 
-Order = CreateReplica | ConfigureReplica | DeleteReplica
+Order = CreateReplica | ConfigureReplica | DeleteReplica | TellHighWater
 
 _log = structlog.get_logger()
 
@@ -39,8 +40,11 @@ class ReplicaOrders:
         self._completed: dict[Order, float] = {}
         self._retry_at: dict[int, float] = {}
         self._failures: dict[int, SteleError] = {}
+        self._told = NOTHING_TOLD.message()
 
-    def submit(self, orders: Iterable[Order], members: Mapping[int, Member]) -> None:
+    def submit(self, orders: Iterable[Order], members: Mapping[int, Member], told: HighWater = NOTHING_TOLD) -> None:
+        """``told``: how far the metadata has come; every order carries it."""
+        self._told = told.message()
         now = asyncio.get_running_loop().time()
         self._completed = {order: at for order, at in self._completed.items() if at > now - REPORT_DELAY_S}
         by_store: dict[int, list[Order]] = {}
@@ -114,6 +118,7 @@ class ReplicaOrders:
                 retention=order.retention.message(),
                 topic_id=order.topic_id,
                 cluster_id=self._cluster_id,
+                told=self._told,
             )
             await call(stub.CreateReplica, request, ORDER_TIMEOUT_S)
         elif isinstance(order, ConfigureReplica):
@@ -124,8 +129,17 @@ class ReplicaOrders:
                 retention=order.retention.message(),
                 topic_id=order.topic_id,
                 cluster_id=self._cluster_id,
+                told=self._told,
             )
             await call(stub.ConfigureReplica, change, ORDER_TIMEOUT_S)
+        elif isinstance(order, TellHighWater):
+            news = datanode_pb2.TellHighWaterRequest(
+                leader_epoch=self._epoch,
+                to_store_id=order.store_id,
+                cluster_id=self._cluster_id,
+                told=order.told.message(),
+            )
+            await call(stub.TellHighWater, news, ORDER_TIMEOUT_S)
         else:
             deletion = datanode_pb2.DeleteReplicaRequest(
                 group=order.group,
@@ -133,5 +147,6 @@ class ReplicaOrders:
                 to_store_id=order.store_id,
                 topic_id=order.topic_id,
                 cluster_id=self._cluster_id,
+                told=self._told,
             )
             await call(stub.DeleteReplica, deletion, ORDER_TIMEOUT_S)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from stele.services.high_water import HighWater
 from stele.services.pb.datanode_pb2 import ReplicaStatus, StoreStatus
 from stele.services.topics import FOR_EVER, Retention
 
@@ -118,11 +119,12 @@ def retention_of(replica: ReplicaStatus) -> Retention:
 def decisive(report: StoreReport) -> object:
     """What of a report anybody decides by; positions in the log move with every message and are for display."""
     replicas = {
-        g: (r.state, r.leader_store_id, r.term, r.problem, retention_of(r), r.topic_id)
+        g: (r.state, r.leader_store_id, r.term, r.problem, retention_of(r), r.topic_id, r.owner_epoch)
         for g, r in report.replicas.items()
     }
     status = report.status
-    return status.state, status.loaded, status.total, report.complete, report.connected, replicas
+    seen = HighWater.of(status.seen)
+    return status.state, status.loaded, status.total, report.complete, report.connected, seen, replicas
 
 
 @dataclass(frozen=True, slots=True)

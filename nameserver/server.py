@@ -90,6 +90,13 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         await controller.remove_orphan(request.store_id, request.group, request.topic_id)
         return pb.RemoveOrphanResponse()
 
+    async def RecoverMetadata(self, request: pb.RecoverMetadataRequest, context: Any) -> pb.RecoverMetadataResponse:
+        controller = self._lead()
+        if controller is None:
+            return await self._forward(pb.RecoverMetadataResponse, "RecoverMetadata", request, context)
+        before, after = await controller.guard.recover()
+        return pb.RecoverMetadataResponse(before=before.message(), after=after.message())
+
     def _lead(self) -> Controller | None:
         controller = self._controller()
         return controller if controller is not None and controller.is_open else None
@@ -121,6 +128,9 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
     # --- reads ------------------------------------------------------------------------------------------------------
 
     async def GetCluster(self, request: pb.GetClusterRequest, context: Any) -> pb.GetClusterResponse:
+        # A mirror may be a moment behind what a store was told by the leader: that is no trouble of the cluster.
+        deadline = asyncio.get_running_loop().time() + CATCH_UP_S
+        await self._view.until(lambda view: not view.problems(), deadline)
         catalog = self._view.current.catalog
         leader = catalog.leader
         response = pb.GetClusterResponse(
@@ -129,6 +139,7 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
             answered_by=self._name,
             nameservers=[member_info(m) for _, m in sorted(catalog.nameservers.items())],
             coordination_connected=self._session.state is SessionState.CONNECTED and not self._session.fenced,
+            problems=self._view.current.problems(),
         )
         if leader is not None:
             member = catalog.nameservers.get(leader.name)

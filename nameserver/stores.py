@@ -7,12 +7,13 @@ start (R2.2); a store of another cluster and a removed one are refused (R2.6).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from stele.nameserver.catalog import StoreState, removed
 from stele.nameserver.ids import STORES, IdCounter, IntervalSet
+from stele.nameserver.view import behind
 from stele.services.clock import SYSTEM, Clock
 from stele.services.config import PROCESS_NAMES, is_process_name
 from stele.services.coordination.election import Leadership
@@ -27,6 +28,7 @@ from stele.services.errors import (
     StoreUnknown,
     VersionConflict,
 )
+from stele.services.high_water import HighWater
 from stele.services.pb import nameserver_pb2
 
 ROUNDS_MAX = 8
@@ -53,13 +55,16 @@ class StoreRegister:
         *,
         clock: Clock = SYSTEM,
         take: Take = take_next,
+        check: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """``check`` raises while no id may be given out."""
         self._leadership, self._metadata, self._cluster_id = leadership, metadata, cluster_id
-        self._clock, self._take = clock, take
+        self._clock, self._take, self._check = clock, take, check
         self._turn = asyncio.Lock()
 
     async def register(self, request: nameserver_pb2.RegisterStoreRequest) -> nameserver_pb2.RegisterStoreResponse:
-        """InvalidArgument, ClusterMismatch, StoreTombstone, StoreUnknown, StoreMismatch, LeadershipLost, CoordinationUnknown."""
+        """InvalidArgument, ClusterMismatch, StoreTombstone, StoreUnknown, StoreMismatch, MetadataBehind, LeadershipLost,
+        CoordinationUnknown."""
         if not 0 < len(request.uuid) <= UUID_CHARS_MAX:
             raise InvalidArgument(f"a store's uuid has 1 to {UUID_CHARS_MAX} characters, not {len(request.uuid)}")
         if not is_process_name(request.name):
@@ -80,7 +85,7 @@ class StoreRegister:
             raise removed(store_id)
         known = await self._get(store_id)
         if known is None:
-            raise StoreUnknown(f"store {store_id} was never seen in this cluster", store_id=store_id)
+            return await self._take_back(request)
         if known.record.uuid != request.uuid:
             raise StoreMismatch(
                 f"store {store_id} is {known.record.uuid}, not {request.uuid}: was the data directory copied?",
@@ -90,7 +95,27 @@ class StoreRegister:
         await self._readmit(store_id, known, request.name)
         return store_id
 
+    async def _take_back(self, request: nameserver_pb2.RegisterStoreRequest) -> int:
+        """A store whose id was given out and whose record is gone: ZooKeeper lost it, for no record of a store is ever removed but for
+        an id that is buried.  MetadataBehind, StoreUnknown: the id was not given out by this ZooKeeper."""
+        store_id = request.store_id
+        counter = await self._metadata.get(STORES, CounterRecord)
+        recorded = HighWater(stores=counter.record.next if counter is not None else 0)
+        if store_id >= recorded.stores:
+            seen = HighWater(stores=request.seen.stores)
+            if seen.beyond(recorded):
+                raise behind(recorded, seen)
+            raise StoreUnknown(f"store {store_id} was never seen in this cluster", store_id=store_id)
+        record = StoreRecord(
+            name=request.name, state=StoreState.UP, uuid=request.uuid, registered_ms=self._clock.wall_ms()
+        )
+        await self._leadership.transaction().create(f"stores/{store_id}", record).commit()
+        _log.warning("store_taken_back", store=store_id, name=request.name, uuid=request.uuid)
+        return store_id
+
     async def _register_new(self, request: nameserver_pb2.RegisterStoreRequest) -> int:
+        if self._check is not None:
+            await self._check()
         for _ in range(ROUNDS_MAX):
             counter = IdCounter(STORES, await self._metadata.get(STORES, CounterRecord))
             # Read here and not from the mirror: the same store may ask again before the mirror has seen its first record.  And read

@@ -19,6 +19,7 @@ from stele.nameserver.catalog import Member, MemberState
 from stele.nameserver.reports import StoreReport, decisive, disconnected, merge
 from stele.services.backoff import Backoff
 from stele.services.errors import ConnectionBroken, SteleError, StoreMismatch, Timeout
+from stele.services.high_water import HighWater
 from stele.services.pb import datanode_pb2, datanode_pb2_grpc
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.status import typed_errors
@@ -35,6 +36,7 @@ class StoreWatch:
 
     def __init__(self, channels: Channels, changed: Callable[[], None], *, rng: random.Random | None = None) -> None:
         self.reports: dict[int, StoreReport] = {}
+        self.seen = HighWater()  # the highest that any store has said it was told, also of those that are gone
         self._channels, self._changed = channels, changed
         self._rng = rng or random.Random()
         self._watching: dict[int, tuple[Member, asyncio.Task[None]]] = {}
@@ -95,6 +97,7 @@ class StoreWatch:
         known = self.reports.get(store_id)
         if known is None or not known.connected:
             _log.info("store_watched", store=store_id, state=received.state, replicas=len(received.replicas))
+        self.seen = self.seen.joined(HighWater.of(received.seen))
         merged = merge(known, received)
         self.reports[store_id] = merged
         if known is None or decisive(merged) != decisive(known):

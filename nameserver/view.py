@@ -23,7 +23,8 @@ from stele.nameserver.catalog import (
 )
 from stele.nameserver.reports import LeaderReport, Reports
 from stele.services.bundles import bundle_of
-from stele.services.errors import NamespaceNotFound, StoreUnknown, TopicNotFound
+from stele.services.errors import MetadataBehind, NamespaceNotFound, StoreUnknown, TopicNotFound
+from stele.services.high_water import NOTHING_TOLD, HighWater
 from stele.services.pb import common_pb2, datanode_pb2, nameserver_pb2
 from stele.services.topics import parse_topic
 
@@ -31,10 +32,62 @@ from stele.services.topics import parse_topic
 class View:
     """One moment of the cluster, ready to be asked."""
 
-    def __init__(self, catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        reports: Reports,
+        leaders: Mapping[int, LeaderReport],
+        seen: HighWater = NOTHING_TOLD,
+    ) -> None:
         self.catalog = catalog
         self.reports = reports
         self.leaders = leaders
+        self.seen = seen  # the highest that a store has said it was told
+
+    # --- the whole ------------------------------------------------------------------------------------------------
+
+    def problems(self) -> list[str]:
+        """What is wrong with the cluster as a whole, one line each."""
+        found = []
+        if self.seen.beyond(self.catalog.high_water):
+            found.append(behind(self.catalog.high_water, self.seen).message)
+        for name, epoch in sorted(self.owner_epochs().items()):
+            bundle = self.catalog.bundles.get(name)
+            if bundle is not None and bundle.epoch < epoch:
+                found.append(
+                    f"nothing of the bundle {name} can be written: its partitions have seen the owner epoch {epoch}, "
+                    f"{bundle.broker or 'nobody'} has it under {bundle.epoch}"
+                )
+        return found
+
+    def owner_epochs(self) -> dict[str, int]:
+        """The highest owner epoch that partitions of a bundle have seen, of bundles of which any has been reported."""
+        seen: dict[int, int] = {}
+        for report in self.reports.values():
+            if report.connected:
+                for group, replica in report.replicas.items():
+                    if replica.owner_epoch > seen.get(group, 0):
+                        seen[group] = replica.owner_epoch
+        epochs: dict[str, int] = {}
+        for group, epoch in seen.items():
+            partition = self.catalog.partitions.get(group)
+            bundle = self._bundle(partition) if partition is not None else ""
+            if bundle:
+                epochs[bundle] = max(epoch, epochs.get(bundle, 0))
+        return epochs
+
+    def _bundle(self, partition: PartitionEntry) -> str:
+        """Empty while its namespace is not seen."""
+        namespace = self.catalog.namespaces.get(partition.topic.partition("/")[0])
+        return bundle_of(partition.topic, partition.index, namespace.bundles) if namespace is not None else ""
+
+    def unheard_stores(self) -> set[int]:
+        """Stores that could be given replicas and have not said yet what they hold and have seen."""
+        return {
+            store_id
+            for store_id in self.catalog.placeable_stores
+            if (report := self.reports.get(store_id)) is None or not report.connected
+        }
 
     # --- topics ---------------------------------------------------------------------------------------------------
 
@@ -84,9 +137,8 @@ class View:
         leader = self.leaders.get(partition.group)
         if leader is not None and leader.store_id in partition.replicas:
             route.leader_store_id = leader.store_id
-        namespace = self.catalog.namespaces.get(partition.topic.partition("/")[0])
-        if namespace is not None:
-            route.bundle = bundle_of(partition.topic, partition.index, namespace.bundles)
+        route.bundle = self._bundle(partition)
+        if route.bundle:
             owner = self.owner(route.bundle)
             bundle = self.catalog.bundles.get(route.bundle)
             route.owner_epoch = bundle.epoch if bundle is not None else 0
@@ -224,6 +276,19 @@ class View:
                 for _, t in sorted(catalog.topics.items())
             ],
         )
+
+
+def behind(recorded: HighWater, seen: HighWater) -> MetadataBehind:
+    """``seen`` is beyond ``recorded``."""
+    names = {"epoch": "the leader's epoch", "topics": "topic ids", "groups": "group ids", "stores": "store ids"}
+    what = seen.beyond(recorded)
+    listed = ", ".join(f"{names[n]} (at {getattr(recorded, n)}, stores have seen {getattr(seen, n)})" for n in what)
+    return MetadataBehind(
+        f"ZooKeeper holds an older copy of the records: {listed}; nothing is created or deleted by it",
+        behind=" ".join(what),
+        recorded=recorded,
+        seen=seen,
+    )
 
 
 def check_not_removed(catalog: Catalog, store_id: int) -> None:

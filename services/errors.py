@@ -358,6 +358,14 @@ class RecordMissing(_NotFound):
     """A metadata record was to be changed and is not there (fact ``path``).  Definite, terminal."""
 
 
+class MetadataBehind(SteleError):
+    """ZooKeeper holds an older copy of the cluster's records than the one that stores were told of (facts ``behind``, ``recorded``,
+    ``seen``): nothing is done by it.  Restore the newer copy, or let `stele nameserver recover-metadata` go on with this one.
+    Definite, terminal."""
+
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
+
+
 class RecordUnreadable(SteleError):
     """A metadata record is not of its type, or of a later format than this version knows (fact ``path``).  Definite, terminal."""
 

@@ -49,6 +49,7 @@ _WAY_OUT: dict[type[SteleError], str] = {
     errors.NameTaken: "stop that process or choose another --name",
     errors.PortTaken: "stop the process that listens there or choose another port",
     errors.ClusterMismatch: "give it the --zookeeper, --cluster or data directory it belongs to",
+    errors.MetadataBehind: "restore the newer copy of ZooKeeper's data, or run `stele nameserver recover-metadata`",
     errors.StoreTombstone: "a removed store does not come back: start it with an empty --data-dir, it then gets a new id",
     errors.DirectoryBusy: "stop the process that uses it or give another --data-dir",
     errors.CoordinationUnreachable: "start ZooKeeper or set --zookeeper to where it is",

@@ -67,6 +67,7 @@ class Admin:
             leader_epoch=c.leader_epoch,
             coordination_connected=c.coordination_connected,
             nameservers=tuple(_member(m) for m in c.nameservers),
+            problems=tuple(c.problems),
         )
 
     async def list_nameservers(self) -> list[NameserverInfo]:
@@ -100,6 +101,11 @@ class Admin:
             store_id=orphan.store_id, group=orphan.group, topic_id=orphan.topic_id
         )
         await self._write("RemoveOrphan", request)
+
+    async def recover_metadata(self) -> None:
+        """Goes on with an older copy of ZooKeeper's records: epoch and ids rise above what the stores have seen, so that none is given
+        out twice; what the older copy lacks remains as orphans.  NotReady while a registered datanode is not ready."""
+        await self._write("RecoverMetadata", nameserver_pb2.RecoverMetadataRequest())
 
     async def events(self, follow: bool = False, since_ms: int = 0) -> AsyncIterator[Event]:
         """What happened, oldest first; with ``follow`` what happens from now on too, over nameservers that come and go (after such a

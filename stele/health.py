@@ -36,6 +36,7 @@ def judge(
             if cluster.coordination_connected
             else f"{cluster.answered_by} has no ZooKeeper session",
         ),
+        _check("metadata", cluster.problems, "ZooKeeper's records are as new as what the stores were told"),
         _stores(stores),
         _brokers(brokers),
         _partitions(partitions),

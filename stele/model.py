@@ -160,6 +160,7 @@ class ClusterInfo:
     leader_epoch: int
     coordination_connected: bool
     nameservers: tuple[MemberInfo, ...]
+    problems: tuple[str, ...] = ()  # of the cluster as a whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,17 @@ def keeps_the_epoch(
     return bundle_assignment.assign(wanted, records, as_if_never_gone)
 
 
+def forgets_what_was_seen(
+    wanted: Sequence[str],
+    records: Mapping[str, BundleEntry],
+    brokers: Mapping[str, BrokerCandidate],
+    evening_moves_max: int = bundle_assignment.EVENING_MOVES_MAX,
+    seen: Mapping[str, int] | None = None,
+) -> list[Assign]:
+    """The epoch in ZooKeeper is taken for the highest that there was."""
+    return bundle_assignment.assign(wanted, records, brokers, evening_moves_max)
+
+
 class BorrowsEpoch(PartitionClient):
     """A broker that is told of a higher owner epoch sends that one from then on, instead of giving up what it no
     longer owns."""

@@ -98,6 +98,8 @@ MUTANTS = _table(
     Mutant("ownership.WritesUnchecked", ("R5.9",), "no assignment names a broker that is gone"),
     Mutant("ownership.keeps_the_epoch", ("R5.10",), "a broker that registered anew owns under a new epoch",
            "stele.nameserver.bundle_assignment:assign"),
+    Mutant("ownership.forgets_what_was_seen", ("R5.10",), "a bundle is given above what its partitions have seen",
+           "stele.nameserver.bundle_assignment:assign"),
     Mutant("ownership.BorrowsEpoch", ("R5.10",), "a paused owner that wakes up gets nothing accepted"),
     Mutant("ownership.IgnoresEpoch", ("R5.10",), "a paused owner that wakes up gets nothing accepted"),
 
@@ -144,6 +146,7 @@ MUTANTS = _table(
     Mutant("catalog.counts_the_loading_as_ready", ("R4.6",), "a loading store is given no replicas",
            "stele.nameserver.catalog:Catalog"),
     Mutant("catalog.TrustsTheMirror", (), "nothing is removed as an orphan that ZooKeeper has a record of"),
+    Mutant("catalog.BelievesTheOlderCopy", (), "an older copy of the records gives nothing out"),
     Mutant("catalog.drops_orphans", (), "what no record speaks for is kept", "stele.nameserver.reconcile:plan"),
     Mutant("catalog.counts_strangers", (), "a replica of another topic is not counted, created over or deleted",
            "stele.nameserver.strays:set_apart"),

@@ -556,6 +556,36 @@ class ListCursorsResponse(_message.Message):
 Global___ListCursorsResponse: _TypeAlias = ListCursorsResponse  # noqa: Y015
 
 @_typing.final
+class HighWater(_message.Message):
+    """The highest epoch of a leading nameserver, and the next ids to be given out; 0: not known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    STORES_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    topics: _builtins.int
+    groups: _builtins.int
+    stores: _builtins.int
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        topics: _builtins.int = ...,
+        groups: _builtins.int = ...,
+        stores: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "groups", b"groups", "stores", b"stores", "topics", b"topics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HighWater: _TypeAlias = HighWater  # noqa: Y015
+
+@_typing.final
 class CreateReplicaRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -568,6 +598,7 @@ class CreateReplicaRequest(_message.Message):
     RETENTION_FIELD_NUMBER: _builtins.int
     TOPIC_ID_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
@@ -585,6 +616,10 @@ class CreateReplicaRequest(_message.Message):
 
     @_builtins.property
     def retention(self) -> _common_pb2.Retention: ...
+    @_builtins.property
+    def told(self) -> Global___HighWater:
+        """kept by the store, as from every order"""
+
     def __init__(
         self,
         *,
@@ -597,10 +632,11 @@ class CreateReplicaRequest(_message.Message):
         retention: _common_pb2.Retention | None = ...,
         topic_id: _builtins.int = ...,
         cluster_id: _builtins.str = ...,
+        told: Global___HighWater | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention", "told", b"told"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "partition", b"partition", "retention", b"retention", "store_ids", b"store_ids", "to_store_id", b"to_store_id", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "partition", b"partition", "retention", b"retention", "store_ids", b"store_ids", "to_store_id", b"to_store_id", "told", b"told", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -635,6 +671,7 @@ class ConfigureReplicaRequest(_message.Message):
     RETENTION_FIELD_NUMBER: _builtins.int
     TOPIC_ID_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     leader_epoch: _builtins.int
     to_store_id: _builtins.int
@@ -642,6 +679,8 @@ class ConfigureReplicaRequest(_message.Message):
     cluster_id: _builtins.str
     @_builtins.property
     def retention(self) -> _common_pb2.Retention: ...
+    @_builtins.property
+    def told(self) -> Global___HighWater: ...
     def __init__(
         self,
         *,
@@ -651,10 +690,11 @@ class ConfigureReplicaRequest(_message.Message):
         retention: _common_pb2.Retention | None = ...,
         topic_id: _builtins.int = ...,
         cluster_id: _builtins.str = ...,
+        told: Global___HighWater | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention", "told", b"told"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "retention", b"retention", "to_store_id", b"to_store_id", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "retention", b"retention", "to_store_id", b"to_store_id", "told", b"told", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -688,11 +728,14 @@ class DeleteReplicaRequest(_message.Message):
     TO_STORE_ID_FIELD_NUMBER: _builtins.int
     TOPIC_ID_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     leader_epoch: _builtins.int
     to_store_id: _builtins.int
     topic_id: _builtins.int
     cluster_id: _builtins.str
+    @_builtins.property
+    def told(self) -> Global___HighWater: ...
     def __init__(
         self,
         *,
@@ -701,10 +744,11 @@ class DeleteReplicaRequest(_message.Message):
         to_store_id: _builtins.int = ...,
         topic_id: _builtins.int = ...,
         cluster_id: _builtins.str = ...,
+        told: Global___HighWater | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "to_store_id", b"to_store_id", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "to_store_id", b"to_store_id", "told", b"told", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -728,6 +772,50 @@ class DeleteReplicaResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteReplicaResponse: _TypeAlias = DeleteReplicaResponse  # noqa: Y015
+
+@_typing.final
+class TellHighWaterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEADER_EPOCH_FIELD_NUMBER: _builtins.int
+    TO_STORE_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
+    leader_epoch: _builtins.int
+    to_store_id: _builtins.int
+    cluster_id: _builtins.str
+    @_builtins.property
+    def told(self) -> Global___HighWater: ...
+    def __init__(
+        self,
+        *,
+        leader_epoch: _builtins.int = ...,
+        to_store_id: _builtins.int = ...,
+        cluster_id: _builtins.str = ...,
+        told: Global___HighWater | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "leader_epoch", b"leader_epoch", "to_store_id", b"to_store_id", "told", b"told"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TellHighWaterRequest: _TypeAlias = TellHighWaterRequest  # noqa: Y015
+
+@_typing.final
+class TellHighWaterResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TellHighWaterResponse: _TypeAlias = TellHighWaterResponse  # noqa: Y015
 
 @_typing.final
 class WatchStoreRequest(_message.Message):
@@ -755,6 +843,7 @@ class StoreStatus(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
     store_id: _builtins.int
     state: _builtins.str
     """loading, ready, draining"""
@@ -765,6 +854,10 @@ class StoreStatus(_message.Message):
     """every replica is listed; else only those that changed"""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]: ...
+    @_builtins.property
+    def seen(self) -> Global___HighWater:
+        """the highest that this store was told"""
+
     def __init__(
         self,
         *,
@@ -775,10 +868,11 @@ class StoreStatus(_message.Message):
         replicas: _abc.Iterable[Global___ReplicaStatus] | None = ...,
         disk_free_bytes: _builtins.int = ...,
         complete: _builtins.bool = ...,
+        seen: Global___HighWater | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["seen", b"seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "disk_free_bytes", b"disk_free_bytes", "loaded", b"loaded", "replicas", b"replicas", "state", b"state", "store_id", b"store_id", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "disk_free_bytes", b"disk_free_bytes", "loaded", b"loaded", "replicas", b"replicas", "seen", b"seen", "state", b"state", "store_id", b"store_id", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -802,6 +896,7 @@ class ReplicaStatus(_message.Message):
     LOG_START_OFFSET_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
     TOPIC_ID_FIELD_NUMBER: _builtins.int
+    OWNER_EPOCH_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
@@ -822,6 +917,8 @@ class ReplicaStatus(_message.Message):
     """first offset that this replica can be read from"""
     topic_id: _builtins.int
     """0: written before ids travelled"""
+    owner_epoch: _builtins.int
+    """the highest epoch of an owner that it has seen (R5.10)"""
     @_builtins.property
     def retention(self) -> _common_pb2.Retention:
         """as it was last configured"""
@@ -843,10 +940,11 @@ class ReplicaStatus(_message.Message):
         log_start_offset: _builtins.int = ...,
         retention: _common_pb2.Retention | None = ...,
         topic_id: _builtins.int = ...,
+        owner_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "group", b"group", "high_watermark", b"high_watermark", "last_index", b"last_index", "leader_store_id", b"leader_store_id", "log_bytes", b"log_bytes", "log_start_offset", b"log_start_offset", "partition", b"partition", "problem", b"problem", "retention", b"retention", "state", b"state", "term", b"term", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "group", b"group", "high_watermark", b"high_watermark", "last_index", b"last_index", "leader_store_id", b"leader_store_id", "log_bytes", b"log_bytes", "log_start_offset", b"log_start_offset", "owner_epoch", b"owner_epoch", "partition", b"partition", "problem", b"problem", "retention", b"retention", "state", b"state", "term", b"term", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,6 +89,11 @@ class DatanodeStub(object):
                 request_serializer=stele_dot_v1_dot_datanode__pb2.DeleteReplicaRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_datanode__pb2.DeleteReplicaResponse.FromString,
                 _registered_method=True)
+        self.TellHighWater = channel.unary_unary(
+                '/stele.v1.Datanode/TellHighWater',
+                request_serializer=stele_dot_v1_dot_datanode__pb2.TellHighWaterRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_datanode__pb2.TellHighWaterResponse.FromString,
+                _registered_method=True)
         self.WatchStore = channel.unary_stream(
                 '/stele.v1.Datanode/WatchStore',
                 request_serializer=stele_dot_v1_dot_datanode__pb2.WatchStoreRequest.SerializeToString,
@@ -176,6 +181,13 @@ class DatanodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TellHighWater(self, request, context):
+        """How far the cluster's metadata has come; durable when it is answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchStore(self, request, context):
         """The node's state now, then again at each change (load progress, leaders, quarantine), at least every 5 s.
         """
@@ -240,6 +252,11 @@ def add_DatanodeServicer_to_server(servicer, server):
                     servicer.DeleteReplica,
                     request_deserializer=stele_dot_v1_dot_datanode__pb2.DeleteReplicaRequest.FromString,
                     response_serializer=stele_dot_v1_dot_datanode__pb2.DeleteReplicaResponse.SerializeToString,
+            ),
+            'TellHighWater': grpc.unary_unary_rpc_method_handler(
+                    servicer.TellHighWater,
+                    request_deserializer=stele_dot_v1_dot_datanode__pb2.TellHighWaterRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_datanode__pb2.TellHighWaterResponse.SerializeToString,
             ),
             'WatchStore': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStore,
@@ -544,6 +561,33 @@ class Datanode(object):
             '/stele.v1.Datanode/DeleteReplica',
             stele_dot_v1_dot_datanode__pb2.DeleteReplicaRequest.SerializeToString,
             stele_dot_v1_dot_datanode__pb2.DeleteReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TellHighWater(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Datanode/TellHighWater',
+            stele_dot_v1_dot_datanode__pb2.TellHighWaterRequest.SerializeToString,
+            stele_dot_v1_dot_datanode__pb2.TellHighWaterResponse.FromString,
             options,
             channel_credentials,
             insecure,

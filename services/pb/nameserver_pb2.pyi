@@ -47,6 +47,7 @@ class GetClusterResponse(_message.Message):
     LEADER_EPOCH_FIELD_NUMBER: _builtins.int
     NAMESERVERS_FIELD_NUMBER: _builtins.int
     COORDINATION_CONNECTED_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """name"""
     cluster_id: _builtins.str
@@ -61,6 +62,10 @@ class GetClusterResponse(_message.Message):
     def leader_address(self) -> _common_pb2.Address: ...
     @_builtins.property
     def nameservers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the cluster as a whole, one line each"""
+
     def __init__(
         self,
         *,
@@ -72,10 +77,11 @@ class GetClusterResponse(_message.Message):
         leader_epoch: _builtins.int = ...,
         nameservers: _abc.Iterable[Global___Member] | None = ...,
         coordination_connected: _builtins.bool = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leader_address", b"leader_address"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "cluster", b"cluster", "cluster_id", b"cluster_id", "coordination_connected", b"coordination_connected", "leader", b"leader", "leader_address", b"leader_address", "leader_epoch", b"leader_epoch", "nameservers", b"nameservers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "cluster", b"cluster", "cluster_id", b"cluster_id", "coordination_connected", b"coordination_connected", "leader", b"leader", "leader_address", b"leader_address", "leader_epoch", b"leader_epoch", "nameservers", b"nameservers", "problems", b"problems"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -577,10 +583,13 @@ class RegisterStoreRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
     store_id: _builtins.int
     cluster_id: _builtins.str
+    @_builtins.property
+    def seen(self) -> _datanode_pb2.HighWater: ...
     def __init__(
         self,
         *,
@@ -588,10 +597,11 @@ class RegisterStoreRequest(_message.Message):
         name: _builtins.str = ...,
         store_id: _builtins.int = ...,
         cluster_id: _builtins.str = ...,
+        seen: _datanode_pb2.HighWater | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["seen", b"seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "name", b"name", "store_id", b"store_id", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "name", b"name", "seen", b"seen", "store_id", b"store_id", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -702,6 +712,45 @@ class RemoveOrphanResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveOrphanResponse: _TypeAlias = RemoveOrphanResponse  # noqa: Y015
+
+@_typing.final
+class RecoverMetadataRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoverMetadataRequest: _TypeAlias = RecoverMetadataRequest  # noqa: Y015
+
+@_typing.final
+class RecoverMetadataResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def before(self) -> _datanode_pb2.HighWater: ...
+    @_builtins.property
+    def after(self) -> _datanode_pb2.HighWater: ...
+    def __init__(
+        self,
+        *,
+        before: _datanode_pb2.HighWater | None = ...,
+        after: _datanode_pb2.HighWater | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoverMetadataResponse: _TypeAlias = RecoverMetadataResponse  # noqa: Y015
 
 @_typing.final
 class ListStoresRequest(_message.Message):

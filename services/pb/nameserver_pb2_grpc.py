@@ -89,6 +89,11 @@ class NameserverStub(object):
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.RemoveOrphanRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_nameserver__pb2.RemoveOrphanResponse.FromString,
                 _registered_method=True)
+        self.RecoverMetadata = channel.unary_unary(
+                '/stele.v1.Nameserver/RecoverMetadata',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.RecoverMetadataRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.RecoverMetadataResponse.FromString,
+                _registered_method=True)
         self.ListStores = channel.unary_unary(
                 '/stele.v1.Nameserver/ListStores',
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.ListStoresRequest.SerializeToString,
@@ -196,6 +201,13 @@ class NameserverServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecoverMetadata(self, request, context):
+        """An operator's word that ZooKeeper's older copy is the one to go on with: epoch and ids rise above what the stores have seen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListStores(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -291,6 +303,11 @@ def add_NameserverServicer_to_server(servicer, server):
                     servicer.RemoveOrphan,
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.RemoveOrphanRequest.FromString,
                     response_serializer=stele_dot_v1_dot_nameserver__pb2.RemoveOrphanResponse.SerializeToString,
+            ),
+            'RecoverMetadata': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecoverMetadata,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.RecoverMetadataRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.RecoverMetadataResponse.SerializeToString,
             ),
             'ListStores': grpc.unary_unary_rpc_method_handler(
                     servicer.ListStores,
@@ -620,6 +637,33 @@ class Nameserver(object):
             '/stele.v1.Nameserver/RemoveOrphan',
             stele_dot_v1_dot_nameserver__pb2.RemoveOrphanRequest.SerializeToString,
             stele_dot_v1_dot_nameserver__pb2.RemoveOrphanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecoverMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/RecoverMetadata',
+            stele_dot_v1_dot_nameserver__pb2.RecoverMetadataRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.RecoverMetadataResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, ServerOption, examples, group, with_client
-from stele.cli.output import OutputFormat, moment, show
+from typing import Annotated
+
+import typer
+
+from stele.cli.options import (
+    DEFAULT_DIRECTORY,
+    Directory,
+    Output,
+    ServerOption,
+    confirm,
+    examples,
+    group,
+    with_client,
+)
+from stele.cli.output import OutputFormat, moment, report, show
 from stele.client import Client
 from stele.model import NameserverInfo
 
@@ -37,3 +50,20 @@ def ls(
         for n in found
     ]
     show(output, found, ("NAME", "ROLE", "EPOCH", "STATE", "ENDPOINT", "STARTED"), rows)
+
+
+@app.command("recover-metadata", epilog=examples("stele nameserver recover-metadata"))
+def recover_metadata(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    server: ServerOption = "",
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Go on with an older copy of ZooKeeper's records, where there is no newer one: epoch and ids rise above what the stores have seen.
+    Topics that the copy lacks remain as orphans."""
+    confirm("Go on with ZooKeeper's older copy of the records, for good?", yes)
+
+    async def work(client: Client) -> None:
+        await client.admin.recover_metadata()
+
+    with_client(server, directory, work, "raising epoch and ids")
+    report("recovered; `stele store orphans` lists what the copy lacks")

@@ -20,6 +20,7 @@ from stele.services.errors import (
     StoreTombstone,
     TopicMismatch,
 )
+from stele.services.high_water import HighWater
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb.common_pb2 import Retention
 from tests.integration.datanode.cluster import TOPIC, TOPIC_ID, Cluster, Node
@@ -239,3 +240,22 @@ async def test_p3_a_replica_says_its_topics_id_and_learns_it_if_it_was_written_b
         assert status_of(node.store, {1}).replicas[0].topic_id == TOPIC_ID
         await node.stop()
         await node.start()
+
+
+async def test_p3_a_store_keeps_the_highest_that_it_was_told_and_says_it(datanodes: Cluster) -> None:
+    [node] = await datanodes.start(1)
+    assert HighWater.of(status_of(node.store).seen) == HighWater(stores=2)
+    await datanodes.create(4, epoch=2)
+    assert HighWater.of(status_of(node.store).seen) == HighWater(2, TOPIC_ID + 1, 5, 2)
+    facts = {"to_store_id": 1, "cluster_id": node.store.directory.identity.cluster_id}
+    for epoch, told in ((3, HighWater(topics=9, stores=7)), (3, HighWater(topics=4, groups=6))):
+        request = pb.TellHighWaterRequest(leader_epoch=epoch, told=told.message(), **facts)
+        await node.call("TellHighWater", request)
+    for _ in range(2):
+        assert HighWater.of(status_of(node.store, set()).seen) == HighWater(3, 9, 6, 7)
+        await node.stop()
+        await node.start()
+    with pytest.raises(Fenced):
+        await node.call("TellHighWater", pb.TellHighWaterRequest(leader_epoch=2, **facts))
+    with pytest.raises(ClusterMismatch):
+        await node.call("TellHighWater", pb.TellHighWaterRequest(leader_epoch=9, **facts | {"cluster_id": "x"}))

@@ -12,6 +12,7 @@ from stele.services.coordination.members import Membership
 from stele.services.coordination.records import MemberRecord
 from stele.services.coordination.session import Session
 from stele.services.errors import ClusterMismatch, DiskFull, Fenced, StoreMismatch, TopicMismatch
+from stele.services.high_water import HighWater
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc, nameserver_pb2
 from stele.services.rpc.nameservers import NameserverClient
@@ -105,9 +106,10 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
         self.state = "ready"
         self.replicas: dict[int, pb.CreateReplicaRequest] = {}
         self.orders: list[pb.CreateReplicaRequest | pb.DeleteReplicaRequest] = []
-        self.epoch_seen = 0
+        self.seen = HighWater()
         self.is_full = False
         self.high_watermark = 0  # of every replica
+        self.owner_epochs: dict[int, int] = {}  # by group
         self.obeys = asyncio.Event()
         self.obeys.set()
         self.moved = asyncio.Event()
@@ -178,6 +180,10 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
         self.groups.changed()
         return pb.DeleteReplicaResponse(existed=existed)
 
+    async def TellHighWater(self, request: pb.TellHighWaterRequest, context: Any) -> pb.TellHighWaterResponse:
+        self._obey(request)
+        return pb.TellHighWaterResponse()
+
     async def WatchStore(self, request: pb.WatchStoreRequest, context: Any) -> AsyncIterator[pb.StoreStatus]:
         while True:
             self.moved.clear()
@@ -193,17 +199,20 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
         if known is not None and known.topic_id not in (0, request.topic_id):
             raise TopicMismatch("another topic", expected=request.topic_id, got=known.topic_id)
 
-    def _obey(self, request: Order) -> None:
+    def _obey(self, request: Order | pb.TellHighWaterRequest) -> None:
         if request.cluster_id != self.session.cluster_id:
             raise ClusterMismatch("another cluster", expected=self.session.cluster_id, got=request.cluster_id)
         if request.to_store_id != self.store_id:
             raise StoreMismatch("another store", expected=self.store_id, got=request.to_store_id)
-        if request.leader_epoch < self.epoch_seen:
-            raise Fenced("an older leader", epoch=request.leader_epoch, seen=self.epoch_seen)
-        self.epoch_seen = request.leader_epoch
+        if request.leader_epoch < self.seen.epoch:
+            raise Fenced("an older leader", epoch=request.leader_epoch, seen=self.seen.epoch)
+        told = HighWater.of(request.told).joined(HighWater(epoch=request.leader_epoch))
+        if told.beyond(self.seen):
+            self.seen = self.seen.joined(told)
+            self.moved.set()
 
     def _status(self) -> pb.StoreStatus:
-        status = pb.StoreStatus(store_id=self.store_id, state=self.state, complete=True)
+        status = pb.StoreStatus(store_id=self.store_id, state=self.state, complete=True, seen=self.seen.message())
         for group, request in sorted(self.replicas.items()):
             leader, term = self.groups.leader_of(group, tuple(request.store_ids))
             status.replicas.add(
@@ -216,5 +225,6 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
                 retention=request.retention,
                 topic_id=request.topic_id,
                 high_watermark=self.high_watermark,
+                owner_epoch=self.owner_epochs.get(group, 0),
             )
         return status

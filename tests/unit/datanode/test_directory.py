@@ -13,6 +13,7 @@ from stele.datanode.log import SnapshotFiles, TermFile
 from stele.datanode.log.snapshot_format import snapshot_name
 from stele.services.errors import ClusterMismatch, DirectoryBusy, LogDamaged
 from stele.services.files import OsFileSystem
+from stele.services.high_water import HighWater
 from stele.services.raft.storage import Members, Snapshot
 from stele.services.topics import Retention
 
@@ -32,10 +33,12 @@ def test_identity_is_kept(tmp_path: Path) -> None:
     mine = directory.identity.uuid
     directory.check_cluster("any")
     directory.record_registration(4, "c1")
-    directory.record_leader_epoch(9)
+    directory.record_seen(HighWater(epoch=9, topics=7))
+    directory.record_seen(HighWater(epoch=3, groups=5))
     directory.close()
     again = DataDirectory(tmp_path)
-    assert (again.identity.uuid, again.identity.store_id, again.identity.leader_epoch) == (mine, 4, 9)
+    assert (again.identity.uuid, again.identity.store_id) == (mine, 4)
+    assert again.identity.seen == HighWater(epoch=9, topics=7, groups=5, stores=5)
     again.check_cluster("c1")
     with pytest.raises(ClusterMismatch) as refused:
         again.check_cluster("c2")

@@ -45,6 +45,7 @@ PURE = (
     "stele.services.batch",
     "stele.services.bundles",
     "stele.services.errors",
+    "stele.services.high_water",
     "stele.services.raft.catch_up",
     "stele.services.raft.liveness",
     "stele.services.raft.membership",

@@ -198,3 +198,24 @@ def test_any_number_of_brokers_is_served(number: int) -> None:
     records, _ = settle({}, brokers, 20)
     held = counts(records)
     assert max(held[b] for b in brokers) - min(held[b] for b in brokers) <= 1
+
+
+async def test_p3_a_bundle_whose_record_is_behind_its_partitions_is_given_above_them() -> None:
+    """ZooKeeper was put back to an older copy: every write of the owner that it names would be refused."""
+    brokers = by_name([broker("br1"), broker("br2")])
+    records, _ = settle({}, brokers, 20)
+    overtaken, gone, fine = BUNDLES[0], BUNDLES[1], BUNDLES[2]
+    records[gone] = BundleEntry(gone, "br9", 1, 20)
+    seen = {overtaken: 7, gone: 5, fine: 1}
+
+    async def scenario(assigner: Assigner) -> None:
+        changes = {c.bundle: c for c in assigner(BUNDLES, records, brokers, 0, seen)}
+        with promise("a bundle is given above what its partitions have seen"):
+            assert changes.get(overtaken) == Assign(
+                overtaken, records[overtaken].broker, 8, records[overtaken].broker, "overtaken"
+            )
+            assert changes[gone].epoch == 6
+        assert fine not in changes
+        assert assigner(BUNDLES, carry_out(records, changes.values(), 30), brokers, 0, seen) == []
+
+    await holds_and_mutant_fails(scenario, assign, "ownership.forgets_what_was_seen")
