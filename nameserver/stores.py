@@ -114,8 +114,6 @@ class StoreRegister:
         return store_id
 
     async def _register_new(self, request: nameserver_pb2.RegisterStoreRequest) -> int:
-        if self._check is not None:
-            await self._check()
         for _ in range(ROUNDS_MAX):
             counter = IdCounter(STORES, await self._metadata.get(STORES, CounterRecord))
             # Read here and not from the mirror: the same store may ask again before the mirror has seen its first record.  And read
@@ -124,6 +122,8 @@ class StoreRegister:
             if known is not None:
                 await self._readmit(*known, request.name)
                 return known[0]
+            if self._check is not None:
+                await self._check()
             transaction = self._leadership.transaction()
             store_id = self._take(counter, transaction)
             record = StoreRecord(

@@ -19,7 +19,7 @@ from tests.integration.nameserver.cluster import Cluster
 from tests.integration.nameserver.stand_ins import InMemoryDatanode
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
-from tests.support.zookeeper import server
+from tests.support.zookeeper import open_session, server
 
 NAME = "older-copy"
 
@@ -35,6 +35,13 @@ async def put_back(zookeeper: ZooKeeperServer, copy: Path) -> None:
     shutil.rmtree(zookeeper.directory / "data")
     shutil.copytree(copy, zookeeper.directory / "data")
     await zookeeper.async_start()
+    async with open_session(zookeeper.hosts, NAME) as session:
+        # The sessions of those days are in the copy: they end by their timeout.
+        async def ended() -> bool:
+            members = [await session.children(f"members/{kind}") for kind in ("nameservers", "datanodes")]
+            return not any(members) and await session.exists("names/ns1/live") is None
+
+        await eventually(ended, within_s=30)
 
 
 async def before_and_after(zookeeper: ZooKeeperServer, copy: Path) -> list[InMemoryDatanode]:
