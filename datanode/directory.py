@@ -65,7 +65,9 @@ class StoreIdentity:
 
 @dataclass(frozen=True, slots=True)
 class GroupSpec:
-    """``group.json``: what a replica is a replica of, its first members, and how long its messages are kept.
+    """``group.json``: what a replica is a replica of, its group's first members, and how long its messages are kept.
+
+    ``members``: none where the replica joined a group that there was.
 
     ``topic_id`` tells topics of one name apart; 0 in what was written before it was known."""
 
@@ -201,7 +203,10 @@ class DataDirectory:
 
     def create_group(self, spec: GroupSpec) -> bool:
         """The group's folder, durable with its ``group.json``.  False if there is a folder already: nothing in it is touched, since a
-        replica that runs in it may have promised something.  An error leaves nothing of what this call made."""
+        replica that runs in it may have promised something.  An error leaves nothing of what this call made.
+
+        A replica without first members joins a group that exists, and begins as *recovering*: whatever the store had promised
+        before, it promises nothing until it is whole."""
         path = self.group_path(spec.group)
         with _typed(path):
             try:
@@ -211,7 +216,9 @@ class DataDirectory:
         try:
             with _typed(path):
                 OS_FILES.fsync_dir(self.groups_path)
-            _write_json(path / "group.json", spec.to_body())
+                if not spec.members:
+                    (path / RECOVERING_NAME).touch()
+            _write_json(path / "group.json", spec.to_body())  # which syncs the folder
         except BaseException:
             self.unmake(spec.group)
             raise
@@ -238,7 +245,7 @@ class DataDirectory:
                 raise LogDamaged(f"{path} is missing", path=path, offset=0)
             return None
         spec = GroupSpec.of_body(path, body)
-        if spec.group != group or not spec.members:
+        if spec.group != group:
             raise LogDamaged(f"{path} is that of group {spec.group}", path=path, offset=0)
         return spec
 
@@ -286,7 +293,7 @@ class DataDirectory:
         if known is not None and self.identity.store_id in known.voters:  # its first members may be long gone
             spec = replace(spec, members=known.voters)
         term, voted_for = TermFile(aside.path).load()
-        if len(spec.members) < 2 or (term, voted_for) == (0, 0):
+        if len(spec.members) == 1 or (term, voted_for) == (0, 0):
             return None
         path = self.group_path(spec.group)
         new = path.with_name(path.name + ASIDE_SUFFIX)

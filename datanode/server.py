@@ -36,12 +36,25 @@ from stele.services.errors import InvalidArgument, Timeout
 from stele.services.high_water import HighWater
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc
+from stele.services.raft import membership
 from stele.services.rpc.servers import left_s
 from stele.services.topics import FOR_EVER, check_name, check_retention, parse_topic
 
 PROPOSAL_TIMEOUT_S = 10.0
 
-_Order = pb.CreateReplicaRequest | pb.ConfigureReplicaRequest | pb.DeleteReplicaRequest | pb.TellHighWaterRequest
+_Order = (
+    pb.CreateReplicaRequest
+    | pb.ConfigureReplicaRequest
+    | pb.DeleteReplicaRequest
+    | pb.TellHighWaterRequest
+    | pb.ChangeMemberRequest
+)
+_ROLES = {
+    pb.MEMBER_ROLE_NONE: membership.without,
+    pb.MEMBER_ROLE_LEARNER: membership.with_learner,
+    pb.MEMBER_ROLE_VOTER: membership.with_voter,
+}
+
 _CursorRequest = pb.CreateCursorRequest | pb.ResetCursorRequest
 
 
@@ -149,6 +162,10 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
         if request.group == 0 or request.topic_id == 0:
             raise InvalidArgument("the ids of a group and of its topic are not 0")
         retention = check_retention(FOR_EVER.changed_by(request.retention))
+        if request.joins == bool(request.store_ids):
+            raise InvalidArgument(
+                "the members of a new group, or that the replica joins one that exists: one of the two"
+            )
         spec = GroupSpec(
             request.group,
             request.topic,
@@ -172,6 +189,13 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
     async def TellHighWater(self, request: pb.TellHighWaterRequest, context: Any) -> pb.TellHighWaterResponse:
         await asyncio.shield(self._store.tell(_mandate(request)))
         return pb.TellHighWaterResponse()
+
+    async def ChangeMember(self, request: pb.ChangeMemberRequest, context: Any) -> pb.ChangeMemberResponse:
+        role = _ROLES.get(request.role)
+        if role is None or request.store_id == 0:
+            raise InvalidArgument(f"store {request.store_id} cannot get the role {request.role}")
+        change = self._store.change_member(request.group, request.topic_id, request.store_id, role, _mandate(request))
+        return pb.ChangeMemberResponse(changed=await asyncio.shield(change))
 
     async def WatchStore(self, request: pb.WatchStoreRequest, context: Any) -> AsyncIterator[pb.StoreStatus]:
         async with aclosing(watch(self._store)) as statuses:

@@ -35,6 +35,7 @@ from stele.services.errors import (
     SteleError,
     StorageFailed,
     StoreMismatch,
+    Timeout,
     TopicMismatch,
 )
 from stele.services.file_limit import file_limit
@@ -42,14 +43,19 @@ from stele.services.files import is_gone
 from stele.services.high_water import NOTHING_TOLD, HighWater
 from stele.services.keyed_lock import KeyedLock
 from stele.services.raft.group import Group
+from stele.services.raft.membership import check_change
 from stele.services.raft.registry import Registry
+from stele.services.raft.storage import Members
 from stele.services.topics import Retention
 
+CHANGE_TIMEOUT_S = 4.0
 DESCRIPTORS_BESIDE = 256  # of connections, listeners and ZooKeeper
 
 log = structlog.get_logger()
 
 GroupListener = Callable[[int], None]
+RoleChange = Callable[[Members, int], Members]
+"""The members with a store in that role (services/raft/membership.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ class Store:
         self._entry_bytes_max = entry_bytes_max
         self._locks = KeyedLock[int]()  # by group
         self._vanished: set[int] = set()  # groups whose folder went while they ran
+        self._held: set[int] = set()  # groups that have run here and were not deleted
         self._epoch_lock = asyncio.Lock()
         self._listeners: list[GroupListener] = []
         self.mender = Mender(registry, self._damage_changed)
@@ -174,6 +181,7 @@ class Store:
     async def _open(self, spec: GroupSpec) -> None:
         replica = self.replicas[spec.group] = self._replica(spec)
         group = await self.registry.create(spec.group, spec.members, replica)
+        self._held.add(spec.group)
         group.subscribe(self._publish_group)
         group.on_damage = functools.partial(self.mender.found, spec.group)
         replica.run(group)
@@ -223,18 +231,20 @@ class Store:
         before the call is there after it.
         """
         self._check_meant_for_us(mandate)
-        if self.store_id not in spec.members or len(set(spec.members)) != len(spec.members):
+        if spec.members and (self.store_id not in spec.members or len(set(spec.members)) != len(spec.members)):
             raise InvalidArgument(
                 f"group {spec.group} cannot have the members {list(spec.members)} on store {self.store_id}"
             )
         # Only now: a call that makes no sense must not depose the nameserver that leads.
-        ids = HighWater(topics=spec.topic_id + 1, groups=spec.group + 1, stores=max(spec.members) + 1)
+        ids = HighWater(topics=spec.topic_id + 1, groups=spec.group + 1, stores=max((self.store_id, *spec.members)) + 1)
         await self._obey(
             mandate, ids
         )  # BEFORE the replica is there: whoever has data under an id knows that it was given out
         async with self._locks.hold(spec.group):
             if self._is_here(spec):
                 return False
+            if spec.members and spec.group in self._held:  # an order that was given before it was lost
+                raise StorageFailed(f"group {spec.group} was lost here: it can only join again", group=spec.group)
             if not await asyncio.to_thread(self.directory.create_group, spec):
                 # It came after the store was loaded, with a volume perhaps: what is in it counts.
                 await self._load_one(spec.group)
@@ -299,6 +309,33 @@ class Store:
         self._check_meant_for_us(mandate)
         await self._obey(mandate)
 
+    async def change_member(self, group: int, topic_id: int, store_id: int, role: RoleChange, mandate: Mandate) -> bool:
+        """One step of the group that this store's replica leads: ``store_id`` gets another role, committed when this returns.  False if
+        it has that role.
+
+        Errors: ClusterMismatch, StoreMismatch, Fenced, TopicMismatch, GroupNotFound, NotLeader, NotReady (another change is under way,
+        too few of those left answer, or the new voter lacks entries), InvalidArgument, all definite; ProposalLost, Timeout.
+        """
+        self._check_meant_for_us(mandate)
+        replica = self.replica(group)
+        _check_topic(group, replica.spec.topic_id, topic_id)
+        raft = replica.leading()
+        members = role(raft.members, store_id)
+        if members == raft.members:
+            return False
+        check_change(raft.members, members)
+        await self._obey(mandate)
+        try:
+            async with asyncio.timeout(CHANGE_TIMEOUT_S):
+                await raft.change_members(members)
+        except TimeoutError:
+            raise Timeout(
+                f"group {group} has not committed the change of store {store_id}", timeout_s=CHANGE_TIMEOUT_S
+            ) from None
+        log.info("member_changed", group=group, store=store_id, voters=members.voters, learners=members.learners)
+        self._publish(group)
+        return True
+
     async def delete(self, group: int, topic_id: int, mandate: Mandate) -> bool:
         """True if there was such a replica.  When it returns nothing of it runs and its folder is gone (R3.4).
         ClusterMismatch, StoreMismatch, Fenced, TopicMismatch; StorageFailed where what it is cannot be read."""
@@ -315,6 +352,7 @@ class Store:
             existed = await asyncio.to_thread(self.directory.release_quarantined, group, "deleted")
             self.quarantined.pop(group, None)
             self._vanished.discard(group)
+            self._held.discard(group)
             replica = self.replicas.pop(group, None)
             if replica is not None:
                 replica.end()

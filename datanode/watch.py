@@ -94,6 +94,9 @@ def _running_status(replica: Replica, problem: str) -> pb.ReplicaStatus:
         status.log_bytes, status.problem = group.log_bytes, group.problem
         if problem and group.state != "failed":  # why it does not catch up, or whatever else it shows
             status.problem = problem
+        status.voters.extend(group.members.voters)
+        status.learners.extend(group.members.learners)
+        status.members_settled = group.members_settled
     return status
 
 

@@ -113,6 +113,7 @@ class PartitionEntry:
     index: int
     replicas: tuple[int, ...]
     node_version: int = 0
+    materialised: tuple[int, ...] = ()  # stores that have reported their replica once: it may have promised something
 
 
 @dataclass(frozen=True, slots=True)

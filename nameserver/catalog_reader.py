@@ -184,7 +184,9 @@ def _partition(path: str, rest: list[str], node: Node) -> PartitionEntry | None:
     if not rest[0].isdecimal():
         return None
     record = decode(node.value, PartitionRecord, path)
-    return PartitionEntry(int(rest[0]), record.topic, record.index, record.replicas, node.stat.version)
+    return PartitionEntry(
+        int(rest[0]), record.topic, record.index, record.replicas, node.stat.version, record.materialised
+    )
 
 
 def _bundle(path: str, rest: list[str], node: Node) -> BundleEntry:

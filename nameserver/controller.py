@@ -23,11 +23,13 @@ from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.metadata_guard import MetadataGuard
 from stele.nameserver.probes import BrokerProbes
 from stele.nameserver.reconcile import (
+    ChangeMember,
     ConfigureReplica,
     CreateReplica,
     DeleteReplica,
     MarkReady,
     ReconcileEffect,
+    RecordMaterialised,
     RecordPartitions,
     RemoveRecords,
     plan,
@@ -333,7 +335,7 @@ class Controller:
         await self.guard.check()
         view = self._view.current
         effects = self._plan(view.catalog, view.reports, view.leaders)
-        orders = [e for e in effects if isinstance(e, CreateReplica | ConfigureReplica | DeleteReplica)]
+        orders = [e for e in effects if isinstance(e, CreateReplica | ConfigureReplica | DeleteReplica | ChangeMember)]
         self._orders.submit(
             [*orders, *tells(view.catalog, view.reports)], view.catalog.live_stores, view.catalog.high_water
         )
@@ -354,6 +356,10 @@ class Controller:
                 async with self.topics.turn:
                     recorded = await self.topics.record_partitions(topic, self._placeable(view))
                     await self._mirrored(lambda c: len(c.partitions_of.get(topic, ())) >= recorded)
+            case RecordMaterialised(topic, held):
+                if await self.topics.record_materialised(topic, dict(held)):
+                    # A condition, not a hint: what is decided next must not take a store for one that was never reported.
+                    await self._until_mirrored(lambda c: all(_is_recorded(c, group, stores) for group, stores in held))
             case MarkReady(topic):
                 await self.topics.mark_ready(topic)
             case RemoveRecords(topic):
@@ -361,6 +367,15 @@ class Controller:
                     await self.topics.remove_records(topic, view.catalog)
             case _:
                 pass
+
+    async def _until_mirrored(self, seen: Callable[[Catalog], bool]) -> None:
+        while self.leadership.is_valid and not seen(self._view.current.catalog):
+            await self._view.changed(ROUND_S)
+
+
+def _is_recorded(catalog: Catalog, group: int, stores: tuple[int, ...]) -> bool:
+    partition = catalog.partitions.get(group)
+    return partition is None or set(stores) <= set(partition.materialised)
 
 
 def _exists(name: str, partitions: int, replication: int) -> TopicExists:

@@ -6,21 +6,31 @@ apart (strays.py): only a topic's own replicas count for it, or are deleted with
 
 What destroys rests on a record that says so, and never on one that is missing: a replica is deleted while its topic's record says
 *deleting*, or once the topic's id is recorded as deleted.  A replica of which nothing is recorded is an orphan, and kept.
+
+A replica that a store has lost may have acknowledged and voted what it cannot know any more.  So one that begins as a voter is created
+only while its topic is, and only where none was ever reported; elsewhere the store leaves the group, by the word of those that are left
+(each majority of theirs meets every earlier one in a store that forgot nothing), and comes back as a learner.  Where too few are left
+for that, the partition waits for one of the lost to return: it is not available, and nothing of it is undone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
 
 from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, TopicEntry, TopicState
-from stele.nameserver.reports import RUNNING, LeaderReport, Reports, StrayKind, retention_of
+from stele.nameserver.reports import RUNNING, LeaderReport, ReplicaState, Reports, StrayKind, retention_of
 from stele.services.high_water import HighWater
+from stele.services.pb.datanode_pb2 import ReplicaStatus
 from stele.services.topics import FOR_EVER, Retention
 
 
 @dataclass(frozen=True, slots=True)
 class CreateReplica:
+    """``replicas``: those that a new group begins with; none: it joins a group that exists, and is silent until its leader tells it."""
+
     store_id: int
     group: int
     topic_id: int
@@ -47,6 +57,31 @@ class DeleteReplica:
     store_id: int
     group: int
     topic_id: int
+
+
+class MemberRole(StrEnum):
+    NONE = "none"
+    LEARNER = "learner"
+    VOTER = "voter"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeMember:
+    """``store_id`` leads the group and is to give ``member`` another role."""
+
+    store_id: int
+    group: int
+    topic_id: int
+    member: int
+    role: MemberRole
+
+
+@dataclass(frozen=True, slots=True)
+class RecordMaterialised:
+    """Stores report replicas of a topic that were not seen before; by group."""
+
+    topic: str
+    held: tuple[tuple[int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +113,16 @@ class TellHighWater:
     told: HighWater
 
 
-ReconcileEffect = CreateReplica | ConfigureReplica | DeleteReplica | RecordPartitions | MarkReady | RemoveRecords
+ReconcileEffect = (
+    CreateReplica
+    | ConfigureReplica
+    | DeleteReplica
+    | ChangeMember
+    | RecordMaterialised
+    | RecordPartitions
+    | MarkReady
+    | RemoveRecords
+)
 
 
 def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]) -> list[ReconcileEffect]:
@@ -90,9 +134,12 @@ def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
         if topic.state == TopicState.DELETING:
             effects += _deleting(topic, partitions, reports)
         else:
+            unrecorded = _materialised(topic, partitions, reports)
+            effects += unrecorded
             effects += _creates(topic, partitions, catalog, reports)
+            effects += _rejoins(topic, partitions, catalog, reports, leaders)
             effects += _configures(topic, partitions, reports)
-            if topic.state == TopicState.CREATING:
+            if topic.state == TopicState.CREATING and not unrecorded:
                 effects += _creating(topic, partitions, leaders)
     effects += _remains(catalog, reports)
     return effects
@@ -111,27 +158,100 @@ def tells(catalog: Catalog, reports: Reports) -> list[TellHighWater]:
 def _creates(
     topic: TopicEntry, partitions: tuple[PartitionEntry, ...], catalog: Catalog, reports: Reports
 ) -> list[ReconcileEffect]:
-    """Replicas that a store should hold and certainly does not.  One that is still loading is left alone (R4.6)."""
+    """The first voters of new groups."""
+    return [
+        _create(topic, partition, store_id, partition.replicas)
+        for partition in partitions
+        for store_id in partition.replicas
+        if is_new(topic, partition, store_id) and is_absent(catalog, reports, partition, store_id)
+    ]
+
+
+def _create(topic: TopicEntry, partition: PartitionEntry, store_id: int, replicas: tuple[int, ...]) -> CreateReplica:
+    return CreateReplica(
+        store_id, partition.group, topic.topic_id, partition.topic, partition.index, replicas, topic.retention
+    )
+
+
+def is_new(topic: TopicEntry, partition: PartitionEntry, store_id: int) -> bool:
+    """Whether nothing can have been promised by the store for the partition: only then is what it lacks not lost."""
+    return topic.state == TopicState.CREATING and store_id not in partition.materialised
+
+
+def is_absent(catalog: Catalog, reports: Reports, partition: PartitionEntry, store_id: int) -> bool:
+    """Whether the store serves and says that it holds no replica of the partition.  One that still loads says nothing (R4.6)."""
+    member, report = catalog.live_stores.get(store_id), reports.get(store_id)
+    if member is None or member.state != MemberState.READY or report is None:
+        return False
+    return report.status.state == MemberState.READY and report.lacks(partition.group)
+
+
+def _materialised(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports: Reports) -> list[ReconcileEffect]:
+    held = []
+    for partition in partitions:
+        unrecorded = set(partition.replicas) - set(partition.materialised)
+        reported = tuple(s for s in sorted(unrecorded) if s in reports and reports[s].holds(partition.group))
+        if reported:
+            held.append((partition.group, reported))
+    return [RecordMaterialised(topic.name, tuple(held))] if held else []
+
+
+def _rejoins(
+    topic: TopicEntry,
+    partitions: tuple[PartitionEntry, ...],
+    catalog: Catalog,
+    reports: Reports,
+    leaders: Mapping[int, LeaderReport],
+) -> list[ReconcileEffect]:
+    """The next step for each partition that a store has lost, or that counts a store not yet.  Each follows from what the leader says of
+    its members once they are committed: a store is created anew only when no quorum can count it any more."""
     effects: list[ReconcileEffect] = []
     for partition in partitions:
-        for store_id in partition.replicas:
-            member = catalog.live_stores.get(store_id)
-            report = reports.get(store_id)
-            if member is None or member.state != MemberState.READY or report is None:
-                continue
-            if report.status.state == MemberState.READY and report.lacks(partition.group):
-                effects.append(
-                    CreateReplica(
-                        store_id,
-                        partition.group,
-                        topic.topic_id,
-                        partition.topic,
-                        partition.index,
-                        partition.replicas,
-                        topic.retention,
-                    )
-                )
+        leader = leaders.get(partition.group)
+        if leader is None or not leader.confirmed or not reports[leader.store_id].holds(partition.group):
+            continue
+        if reports[leader.store_id].replicas[partition.group].members_settled:
+            effects += islice(_steps(topic, partition, catalog, reports, leader.store_id), 1)
     return effects
+
+
+def _steps(
+    topic: TopicEntry, partition: PartitionEntry, catalog: Catalog, reports: Reports, leader: int
+) -> Iterator[ReconcileEffect]:
+    """What is due, of which a group takes one at a time."""
+    said = reports[leader].replicas[partition.group]
+    for store_id in partition.replicas:
+        role = _role(said, store_id)
+        wanted = role
+        if is_absent(catalog, reports, partition, store_id):
+            if role is MemberRole.NONE:
+                yield _create(topic, partition, store_id, ())
+            elif not is_new(topic, partition, store_id):
+                wanted = MemberRole.NONE
+        elif (report := reports.get(store_id)) is not None and report.holds(partition.group):
+            wanted = _next_role(role, report.replicas[partition.group])
+        if wanted is not role:
+            yield ChangeMember(leader, partition.group, topic.topic_id, store_id, wanted)
+
+
+def _role(said: ReplicaStatus, store_id: int) -> MemberRole:
+    return (
+        MemberRole.VOTER
+        if store_id in said.voters
+        else MemberRole.LEARNER
+        if store_id in said.learners
+        else MemberRole.NONE
+    )
+
+
+def _next_role(role: MemberRole, replica: ReplicaStatus) -> MemberRole:
+    """On the way to a voter of one that is there.  Its folder may be one of before it left, put back: what it holds of the log is right
+    or replaced, and its term and votes are more than it would know without, so it is as welcome as an empty one."""
+    if replica.state not in RUNNING:
+        return role
+    if role is MemberRole.NONE:
+        return MemberRole.LEARNER
+    return role if replica.state == ReplicaState.RECOVERING else MemberRole.VOTER
 
 
 def _configures(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports: Reports) -> list[ReconcileEffect]:

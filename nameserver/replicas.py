@@ -1,4 +1,4 @@
-"""Tells the datanodes which replicas to create and delete, and what their topics' settings are.
+"""Tells the datanodes which replicas to create and delete, who counts in their groups, and what their topics' settings are.
 
 Guarantee: a store has at most one batch of orders in work, so that a store that hangs delays nobody else; every order carries the cluster,
 the leader's epoch, the id of the store that it is meant for (R2.5) and that of the topic, so that a deposed leader's orders, and those
@@ -15,8 +15,15 @@ from typing import Any
 import structlog
 
 from stele.nameserver.catalog import Member
-from stele.nameserver.reconcile import ConfigureReplica, CreateReplica, DeleteReplica, TellHighWater
-from stele.services.errors import SteleError
+from stele.nameserver.reconcile import (
+    ChangeMember,
+    ConfigureReplica,
+    CreateReplica,
+    DeleteReplica,
+    MemberRole,
+    TellHighWater,
+)
+from stele.services.errors import NotReady, SteleError
 from stele.services.high_water import NOTHING_TOLD, HighWater
 from stele.services.pb import datanode_pb2, datanode_pb2_grpc
 from stele.services.rpc.channels import Channels, call
@@ -26,7 +33,13 @@ ORDERS_AT_ONCE_MAX = 16
 RETRY_S = 1.0
 REPORT_DELAY_S = 1.0
 
-Order = CreateReplica | ConfigureReplica | DeleteReplica | TellHighWater
+Order = CreateReplica | ConfigureReplica | DeleteReplica | ChangeMember | TellHighWater
+
+_ROLES = {
+    MemberRole.NONE: datanode_pb2.MEMBER_ROLE_NONE,
+    MemberRole.LEARNER: datanode_pb2.MEMBER_ROLE_LEARNER,
+    MemberRole.VOTER: datanode_pb2.MEMBER_ROLE_VOTER,
+}
 
 _log = structlog.get_logger()
 
@@ -89,7 +102,8 @@ class ReplicaOrders:
             self._retry_at[member.store_id] = asyncio.get_running_loop().time() + RETRY_S
             known = self._failures.get(member.store_id)
             if known is None or known.reason != failures[0].reason:
-                _log.warning(
+                waits = all(isinstance(e, NotReady) for e in failures)  # a step that comes too early is no trouble
+                (_log.info if waits else _log.warning)(
                     "replica_orders_failed",
                     store=member.store_id,
                     node=member.name,
@@ -119,8 +133,21 @@ class ReplicaOrders:
                 topic_id=order.topic_id,
                 cluster_id=self._cluster_id,
                 told=self._told,
+                joins=not order.replicas,
             )
             await call(stub.CreateReplica, request, ORDER_TIMEOUT_S)
+        elif isinstance(order, ChangeMember):
+            step = datanode_pb2.ChangeMemberRequest(
+                group=order.group,
+                topic_id=order.topic_id,
+                store_id=order.member,
+                role=_ROLES[order.role],
+                leader_epoch=self._epoch,
+                to_store_id=order.store_id,
+                cluster_id=self._cluster_id,
+                told=self._told,
+            )
+            await call(stub.ChangeMember, step, ORDER_TIMEOUT_S)
         elif isinstance(order, ConfigureReplica):
             change = datanode_pb2.ConfigureReplicaRequest(
                 group=order.group,

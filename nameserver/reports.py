@@ -24,9 +24,13 @@ class ReplicaState(StrEnum):
     QUARANTINED = "quarantined"
     FAILED = "failed"
     DELETED = "deleted"
+    # in listings alone
+    LOST = "lost"  # its store serves and holds none
+    LEARNER = "learner"  # it runs, and its leader does not count it yet
 
 
-RUNNING = frozenset({ReplicaState.FOLLOWER, ReplicaState.CANDIDATE, ReplicaState.LEADER, ReplicaState.RECOVERING})
+VOTING = frozenset({ReplicaState.FOLLOWER, ReplicaState.CANDIDATE, ReplicaState.LEADER})
+RUNNING = VOTING | {ReplicaState.RECOVERING}
 
 
 class StrayKind(StrEnum):
@@ -116,10 +120,25 @@ def retention_of(replica: ReplicaStatus) -> Retention:
     return FOR_EVER.changed_by(replica.retention)
 
 
+def members_of(replica: ReplicaStatus) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Voters and learners, as the replica's log has them."""
+    return tuple(replica.voters), tuple(replica.learners)
+
+
 def decisive(report: StoreReport) -> object:
     """What of a report anybody decides by; positions in the log move with every message and are for display."""
     replicas = {
-        g: (r.state, r.leader_store_id, r.term, r.problem, retention_of(r), r.topic_id, r.owner_epoch)
+        g: (
+            r.state,
+            r.leader_store_id,
+            r.term,
+            r.problem,
+            retention_of(r),
+            r.topic_id,
+            r.owner_epoch,
+            members_of(r),
+            r.members_settled,
+        )
         for g, r in report.replicas.items()
     }
     status = report.status

@@ -11,7 +11,7 @@ began and everything it wrote itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 
@@ -188,6 +188,25 @@ class TopicWriter:
                 "partitions_recorded", topic=name, recorded=len(recorded) + len(chunk), of=topic.record.partitions
             )
         return len(recorded) + len(chunk)
+
+    async def record_materialised(self, name: str, held: Mapping[int, Iterable[int]]) -> bool:
+        """Records which stores have reported a replica of each group, beside those recorded before.  False: the topic goes, and
+        nothing was recorded."""
+        topic = await self.read(name)
+        if topic is None or topic.record.state == TopicState.DELETING:
+            return False
+        left = iter(sorted(held))
+        while chunk := list(islice(left, RECORDS_PER_TRANSACTION_MAX)):
+            known = await asyncio.gather(*(self._metadata.get(partition_path(g), PartitionRecord) for g in chunk))
+            transaction = self._leadership.transaction()
+            transaction.check(topic_path(name), topic.version)
+            for group, found in zip(chunk, known, strict=True):
+                if found is not None and found.record.topic == name:
+                    materialised = tuple(sorted({*found.record.materialised, *held[group]}))
+                    record = replace(found.record, materialised=materialised)
+                    transaction.set(partition_path(group), record, found.version)
+            await transaction.commit()
+        return True
 
     async def mark_ready(self, name: str) -> None:
         await self._enter(name, TopicState.CREATING, TopicState.READY)

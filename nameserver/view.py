@@ -19,9 +19,11 @@ from stele.nameserver.catalog import (
     StoreEntry,
     StoreState,
     TopicEntry,
+    TopicState,
     removed,
 )
-from stele.nameserver.reports import LeaderReport, Reports
+from stele.nameserver.reconcile import is_absent, is_new
+from stele.nameserver.reports import VOTING, LeaderReport, ReplicaState, Reports
 from stele.services.bundles import bundle_of
 from stele.services.errors import MetadataBehind, NamespaceNotFound, StoreUnknown, TopicNotFound
 from stele.services.high_water import NOTHING_TOLD, HighWater
@@ -132,7 +134,7 @@ class View:
         route = nameserver_pb2.PartitionRoute(
             partition=partition.index,
             group=partition.group,
-            replicas=[self._replica(partition.group, s) for s in partition.replicas],
+            replicas=[self._replica(partition, s) for s in partition.replicas],
         )
         leader = self.leaders.get(partition.group)
         if leader is not None and leader.store_id in partition.replicas:
@@ -155,19 +157,42 @@ class View:
         member = self.catalog.brokers.get(bundle.broker)
         return member if member is not None and member.joined_zxid <= bundle.assigned_zxid else None
 
-    def _replica(self, group: int, store_id: int) -> nameserver_pb2.Replica:
+    def _replica(self, partition: PartitionEntry, store_id: int) -> nameserver_pb2.Replica:
         member = self.catalog.live_stores.get(store_id)
-        report = self.reports.get(store_id)
-        state = ""
-        if report is not None and report.connected:
-            known, stray = report.replicas.get(group), report.strays.get(group)
-            state = stray.kind if stray is not None else known.state if known is not None else ""
         reachable = member is not None and member.state != MemberState.LOADING
+        lost = self._lost(partition, store_id)
         return nameserver_pb2.Replica(
             store_id=store_id,
             endpoint=member.endpoint if member is not None and reachable else "",
-            state=state,
+            state=ReplicaState.LOST if lost else self._replica_state(partition.group, store_id),
+            problem=lost,
         )
+
+    def _replica_state(self, group: int, store_id: int) -> str:
+        report = self.reports.get(store_id)
+        if report is None or not report.connected:
+            return ""
+        if (stray := report.strays.get(group)) is not None:
+            return stray.kind
+        if (known := report.replicas.get(group)) is None:
+            return ""
+        return ReplicaState.LEARNER if known.state in VOTING and self._is_not_counted(group, store_id) else known.state
+
+    def _is_not_counted(self, group: int, store_id: int) -> bool:
+        leader = self.leaders.get(group)
+        report = self.reports.get(leader.store_id) if leader is not None else None
+        said = report.replicas.get(group) if report is not None else None
+        return said is not None and len(said.voters) > 0 and store_id not in said.voters
+
+    def _lost(self, partition: PartitionEntry, store_id: int) -> str:
+        """What is to be said of a replica that its store should have and has not; nothing while the partition is new there."""
+        topic = self.catalog.topics.get(partition.topic)
+        if topic is None or topic.state == TopicState.DELETING or is_new(topic, partition, store_id):
+            return ""
+        if not is_absent(self.catalog, self.reports, partition, store_id):
+            return ""
+        has_lost = "lost its" if store_id in partition.materialised else "has no"
+        return f"store {store_id} {has_lost} replica of {partition.topic}-{partition.index}"
 
     # --- stores ---------------------------------------------------------------------------------------------------
 

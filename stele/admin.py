@@ -401,7 +401,7 @@ def _partition(p: nameserver_pb2.PartitionInfo) -> PartitionInfo:
 
 def _replica(r: nameserver_pb2.Replica, status: datanode_pb2.ReplicaStatus | None) -> ReplicaInfo:
     if status is None:
-        return ReplicaInfo(r.store_id, r.endpoint, r.state)
+        return ReplicaInfo(r.store_id, r.endpoint, r.state, problem=r.problem)
     return ReplicaInfo(
         store_id=r.store_id,
         endpoint=r.endpoint,

@@ -85,6 +85,7 @@ def _partitions(partitions: Sequence[PartitionInfo]) -> HealthCheck:
         in_order = sum(_is_in_order(r) for r in p.replicas)
         if in_order < len(p.replicas):
             problems.append(f"{name} has {in_order} of {len(p.replicas)} replicas")
+        problems += [r.problem for r in p.replicas if r.state == "lost"]
     return _check("partitions", problems, f"{len(partitions)} with leader, broker and every replica")
 
 

@@ -72,7 +72,7 @@ class MemberInfo:
 class ReplicaInfo:
     store_id: int
     endpoint: str  # "" while the store is not live
-    state: str  # follower, candidate, leader, loading, quarantined, failed; "" when its store has not reported
+    state: str  # follower, candidate, leader, learner, recovering, loading, quarantined, failed, lost; "": its store has not reported
     term: int = 0
     commit_index: int = 0
     last_index: int = 0

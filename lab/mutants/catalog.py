@@ -7,11 +7,11 @@ from dataclasses import replace
 from itertools import count
 
 from stele.nameserver import reconcile
-from stele.nameserver.catalog import Catalog, MemberState
+from stele.nameserver.catalog import Catalog, MemberState, TopicState
 from stele.nameserver.controller import Controller
 from stele.nameserver.metadata_guard import MetadataGuard
-from stele.nameserver.reconcile import DeleteReplica
-from stele.nameserver.reports import LeaderReport, Reports
+from stele.nameserver.reconcile import CreateReplica, DeleteReplica
+from stele.nameserver.reports import LeaderReport, Reports, StoreReport
 from stele.nameserver.stores import StoreRegister
 from stele.nameserver.topic_writer import TopicWriter, partition_path
 from stele.nameserver.view import View
@@ -19,7 +19,7 @@ from stele.services.coordination.metadata import Transaction
 from stele.services.coordination.records import PartitionRecord
 from stele.services.errors import StoreTombstone, StoreUnknown
 from stele.services.pb import nameserver_pb2
-from stele.services.pb.datanode_pb2 import StoreStatus
+from stele.services.pb.datanode_pb2 import ReplicaStatus, StoreStatus
 
 
 class UnknownIsTombstone(View):
@@ -88,6 +88,33 @@ def counts_the_loading_as_ready(catalog: Catalog) -> Catalog:
     """Every datanode that shows itself counts as ready."""
     members = {name: replace(m, state=MemberState.READY) for name, m in catalog.datanodes.items()}
     return replace(catalog, datanodes=members)
+
+
+def begins_the_lost_anew(
+    catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
+) -> list[reconcile.ReconcileEffect]:
+    """Whatever a store should hold and does not is created there as a voter, whether or not it ever held it."""
+    forgetful = replace(
+        catalog,
+        topics={name: replace(t, state=TopicState.CREATING) for name, t in catalog.topics.items()},
+        partitions={g: replace(p, materialised=()) for g, p in catalog.partitions.items()},
+    )
+    return [e for e in reconcile.plan(forgetful, reports, leaders) if isinstance(e, CreateReplica)]
+
+
+def joins_before_it_has_left(
+    catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
+) -> list[reconcile.ReconcileEffect]:
+    """A leader's members count as settled as soon as it has written them down."""
+    hasty: dict[int, StoreReport] = {}
+    for store_id, report in reports.items():
+        replicas = {}
+        for group, known in report.replicas.items():
+            replicas[group] = ReplicaStatus()
+            replicas[group].CopyFrom(known)
+            replicas[group].members_settled = True
+        hasty[store_id] = replace(report, replicas=replicas)
+    return reconcile.plan(catalog, hasty, leaders)
 
 
 class TrustsTheMirror(Controller):

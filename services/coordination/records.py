@@ -165,6 +165,9 @@ class PartitionRecord:
     index: int
     replicas: tuple[int, ...]  # ids of stores
     version: int = 0
+    materialised: tuple[
+        int, ...
+    ] = ()  # of these, which have ever reported theirs: what is lost there is never begun anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from stele.services.pb import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +19,29 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _MemberRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MemberRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MEMBER_ROLE_NONE: _MemberRole.ValueType  # 0
+    """out of the group"""
+    MEMBER_ROLE_LEARNER: _MemberRole.ValueType  # 1
+    """gets the log and is not counted"""
+    MEMBER_ROLE_VOTER: _MemberRole.ValueType  # 2
+    """refused with NOT_READY until the learner holds what is committed"""
+
+class MemberRole(_MemberRole, metaclass=_MemberRoleEnumTypeWrapper): ...
+
+MEMBER_ROLE_NONE: MemberRole.ValueType  # 0
+"""out of the group"""
+MEMBER_ROLE_LEARNER: MemberRole.ValueType  # 1
+"""gets the log and is not counted"""
+MEMBER_ROLE_VOTER: MemberRole.ValueType  # 2
+"""refused with NOT_READY until the learner holds what is committed"""
+Global___MemberRole: _TypeAlias = MemberRole  # noqa: Y015
 
 @_typing.final
 class AppendRequest(_message.Message):
@@ -599,6 +623,7 @@ class CreateReplicaRequest(_message.Message):
     TOPIC_ID_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     TOLD_FIELD_NUMBER: _builtins.int
+    JOINS_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
@@ -610,6 +635,8 @@ class CreateReplicaRequest(_message.Message):
     """refused with TOPIC_MISMATCH where the group is another topic's"""
     cluster_id: _builtins.str
     """refused with CLUSTER_MISMATCH by a store of another cluster"""
+    joins: _builtins.bool
+    """a group that exists: store_ids is empty, and the replica silent until its leader tells it"""
     @_builtins.property
     def store_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """every replica, this store included"""
@@ -633,10 +660,11 @@ class CreateReplicaRequest(_message.Message):
         topic_id: _builtins.int = ...,
         cluster_id: _builtins.str = ...,
         told: Global___HighWater | None = ...,
+        joins: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention", "told", b"told"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "partition", b"partition", "retention", b"retention", "store_ids", b"store_ids", "to_store_id", b"to_store_id", "told", b"told", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "joins", b"joins", "leader_epoch", b"leader_epoch", "partition", b"partition", "retention", b"retention", "store_ids", b"store_ids", "to_store_id", b"to_store_id", "told", b"told", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -818,6 +846,68 @@ class TellHighWaterResponse(_message.Message):
 Global___TellHighWaterResponse: _TypeAlias = TellHighWaterResponse  # noqa: Y015
 
 @_typing.final
+class ChangeMemberRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    LEADER_EPOCH_FIELD_NUMBER: _builtins.int
+    TO_STORE_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
+    group: _builtins.int
+    topic_id: _builtins.int
+    store_id: _builtins.int
+    """whose role changes"""
+    role: Global___MemberRole.ValueType
+    leader_epoch: _builtins.int
+    to_store_id: _builtins.int
+    """the store of the replica that leads"""
+    cluster_id: _builtins.str
+    @_builtins.property
+    def told(self) -> Global___HighWater: ...
+    def __init__(
+        self,
+        *,
+        group: _builtins.int = ...,
+        topic_id: _builtins.int = ...,
+        store_id: _builtins.int = ...,
+        role: Global___MemberRole.ValueType = ...,
+        leader_epoch: _builtins.int = ...,
+        to_store_id: _builtins.int = ...,
+        cluster_id: _builtins.str = ...,
+        told: Global___HighWater | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "role", b"role", "store_id", b"store_id", "to_store_id", b"to_store_id", "told", b"told", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeMemberRequest: _TypeAlias = ChangeMemberRequest  # noqa: Y015
+
+@_typing.final
+class ChangeMemberResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeMemberResponse: _TypeAlias = ChangeMemberResponse  # noqa: Y015
+
+@_typing.final
 class WatchStoreRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -897,6 +987,9 @@ class ReplicaStatus(_message.Message):
     RETENTION_FIELD_NUMBER: _builtins.int
     TOPIC_ID_FIELD_NUMBER: _builtins.int
     OWNER_EPOCH_FIELD_NUMBER: _builtins.int
+    VOTERS_FIELD_NUMBER: _builtins.int
+    LEARNERS_FIELD_NUMBER: _builtins.int
+    MEMBERS_SETTLED_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
@@ -919,10 +1012,18 @@ class ReplicaStatus(_message.Message):
     """0: written before ids travelled"""
     owner_epoch: _builtins.int
     """the highest epoch of an owner that it has seen (R5.10)"""
+    members_settled: _builtins.bool
+    """said by a leader: they are committed, and no change of them is under way"""
     @_builtins.property
     def retention(self) -> _common_pb2.Retention:
         """as it was last configured"""
 
+    @_builtins.property
+    def voters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of the group, as this replica's log has them, committed or not"""
+
+    @_builtins.property
+    def learners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -941,10 +1042,13 @@ class ReplicaStatus(_message.Message):
         retention: _common_pb2.Retention | None = ...,
         topic_id: _builtins.int = ...,
         owner_epoch: _builtins.int = ...,
+        voters: _abc.Iterable[_builtins.int] | None = ...,
+        learners: _abc.Iterable[_builtins.int] | None = ...,
+        members_settled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "group", b"group", "high_watermark", b"high_watermark", "last_index", b"last_index", "leader_store_id", b"leader_store_id", "log_bytes", b"log_bytes", "log_start_offset", b"log_start_offset", "owner_epoch", b"owner_epoch", "partition", b"partition", "problem", b"problem", "retention", b"retention", "state", b"state", "term", b"term", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "group", b"group", "high_watermark", b"high_watermark", "last_index", b"last_index", "leader_store_id", b"leader_store_id", "learners", b"learners", "log_bytes", b"log_bytes", "log_start_offset", b"log_start_offset", "members_settled", b"members_settled", "owner_epoch", b"owner_epoch", "partition", b"partition", "problem", b"problem", "retention", b"retention", "state", b"state", "term", b"term", "topic", b"topic", "topic_id", b"topic_id", "voters", b"voters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -94,6 +94,11 @@ class DatanodeStub(object):
                 request_serializer=stele_dot_v1_dot_datanode__pb2.TellHighWaterRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_datanode__pb2.TellHighWaterResponse.FromString,
                 _registered_method=True)
+        self.ChangeMember = channel.unary_unary(
+                '/stele.v1.Datanode/ChangeMember',
+                request_serializer=stele_dot_v1_dot_datanode__pb2.ChangeMemberRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_datanode__pb2.ChangeMemberResponse.FromString,
+                _registered_method=True)
         self.WatchStore = channel.unary_stream(
                 '/stele.v1.Datanode/WatchStore',
                 request_serializer=stele_dot_v1_dot_datanode__pb2.WatchStoreRequest.SerializeToString,
@@ -188,6 +193,13 @@ class DatanodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangeMember(self, request, context):
+        """One step of a change of a group's members, asked of the replica that leads it; answered once it is committed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchStore(self, request, context):
         """The node's state now, then again at each change (load progress, leaders, quarantine), at least every 5 s.
         """
@@ -257,6 +269,11 @@ def add_DatanodeServicer_to_server(servicer, server):
                     servicer.TellHighWater,
                     request_deserializer=stele_dot_v1_dot_datanode__pb2.TellHighWaterRequest.FromString,
                     response_serializer=stele_dot_v1_dot_datanode__pb2.TellHighWaterResponse.SerializeToString,
+            ),
+            'ChangeMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeMember,
+                    request_deserializer=stele_dot_v1_dot_datanode__pb2.ChangeMemberRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_datanode__pb2.ChangeMemberResponse.SerializeToString,
             ),
             'WatchStore': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStore,
@@ -588,6 +605,33 @@ class Datanode(object):
             '/stele.v1.Datanode/TellHighWater',
             stele_dot_v1_dot_datanode__pb2.TellHighWaterRequest.SerializeToString,
             stele_dot_v1_dot_datanode__pb2.TellHighWaterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Datanode/ChangeMember',
+            stele_dot_v1_dot_datanode__pb2.ChangeMemberRequest.SerializeToString,
+            stele_dot_v1_dot_datanode__pb2.ChangeMemberResponse.FromString,
             options,
             channel_credentials,
             insecure,

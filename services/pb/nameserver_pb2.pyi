@@ -557,19 +557,25 @@ class Replica(_message.Message):
     STORE_ID_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     store_id: _builtins.int
     endpoint: _builtins.str
+    """"" while the store is not live"""
     state: _builtins.str
+    """as its store reports it; lost: the store serves and has none; learner: not counted yet"""
+    problem: _builtins.str
+    """one line when it is lost"""
     def __init__(
         self,
         *,
         store_id: _builtins.int = ...,
         endpoint: _builtins.str = ...,
         state: _builtins.str = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "state", b"state", "store_id", b"store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "problem", b"problem", "state", b"state", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

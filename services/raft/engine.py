@@ -169,6 +169,11 @@ class Engine:
         return self.recovery.recovering
 
     @property
+    def members_settled(self) -> bool:
+        """On a current leader: its members are committed, so that no quorum of an earlier set decides anything any more."""
+        return self.is_leader and self._has_committed_own() and self.journal.members.index <= self.commit_index
+
+    @property
     def asleep(self) -> bool:
         return self.quiescence.asleep
 

@@ -122,6 +122,11 @@ class Group:
         return self.engine.members
 
     @property
+    def members_settled(self) -> bool:
+        """It leads, and they are committed."""
+        return self.engine.members_settled
+
+    @property
     def snapshots(self) -> tuple[Snapshot, ...]:
         """Oldest first; each is durable."""
         return self.journal.snapshots

@@ -29,6 +29,7 @@ from stele.services.errors import (
     StoreMismatch,
     StoreUnknown,
     SubscriptionNotFound,
+    TopicMismatch,
     TopicNotFound,
 )
 from stele.services.pb import (
@@ -230,6 +231,7 @@ async def test_nonsense_to_a_datanode(client: stele.Client, ledger: Ledger, chan
     group, leader, epoch = partition.group, partition.leader_store_id, partition.owner_epoch
     other = next(s for s in stores if s != leader)
     cluster_id = (await client.admin.cluster()).cluster_id
+    topic_id = next(t.id for t in await client.admin.list_topics() if t.topic == ledger.topic)
 
     def stub(store_id: int) -> Any:
         member = stores[store_id].member
@@ -280,6 +282,7 @@ async def test_nonsense_to_a_datanode(client: stele.Client, ledger: Ledger, chan
         "cluster_id": cluster_id,
     }
     order: dict[str, Any] = {"group": group, "leader_epoch": 1 << 40, "to_store_id": leader, "cluster_id": cluster_id}
+    member = order | {"topic_id": topic_id}
     for method, request, kind in (
         ("Fence", pb.FenceRequest(group=U64_MAX, owner_epoch=1), GroupNotFound),
         ("Fence", pb.FenceRequest(group=group, owner_epoch=0), Fenced),
@@ -310,6 +313,7 @@ async def test_nonsense_to_a_datanode(client: stele.Client, ledger: Ledger, chan
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"store_ids": []})), InvalidArgument),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"store_ids": [other]})), InvalidArgument),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"store_ids": [leader, leader]})), InvalidArgument),
+        ("CreateReplica", pb.CreateReplicaRequest(**(create | {"joins": True})), InvalidArgument),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"leader_epoch": 0})), Fenced),
         (
             "CreateReplica",
@@ -327,6 +331,13 @@ async def test_nonsense_to_a_datanode(client: stele.Client, ledger: Ledger, chan
         ("DeleteReplica", pb.DeleteReplicaRequest(**(order | {"leader_epoch": 0})), Fenced),
         ("DeleteReplica", pb.DeleteReplicaRequest(**(order | {"to_store_id": 99})), StoreMismatch),
         ("DeleteReplica", pb.DeleteReplicaRequest(**(order | {"cluster_id": "x"})), ClusterMismatch),
+        ("ChangeMember", pb.ChangeMemberRequest(**(member | {"leader_epoch": 0, "store_id": other})), Fenced),
+        ("ChangeMember", pb.ChangeMemberRequest(**(member | {"to_store_id": 99, "store_id": other})), StoreMismatch),
+        ("ChangeMember", pb.ChangeMemberRequest(**(member | {"cluster_id": "x", "store_id": other})), ClusterMismatch),
+        ("ChangeMember", pb.ChangeMemberRequest(**(member | {"topic_id": U64_MAX, "store_id": other})), TopicMismatch),
+        ("ChangeMember", pb.ChangeMemberRequest(**member), InvalidArgument),
+        ("ChangeMember", pb.ChangeMemberRequest(**(member | {"store_id": other, "role": 99})), InvalidArgument),
+        ("ChangeMember", pb.ChangeMemberRequest(**(member | {"store_id": 99, "role": 2})), InvalidArgument),
     ):
         await refused(call(getattr(stub(leader), method), request, 15), kind)
 

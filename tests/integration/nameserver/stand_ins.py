@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from stele.services.coordination.members import Membership
 from stele.services.coordination.records import MemberRecord
 from stele.services.coordination.session import Session
-from stele.services.errors import ClusterMismatch, DiskFull, Fenced, StoreMismatch, TopicMismatch
+from stele.services.errors import ClusterMismatch, DiskFull, Fenced, NotLeader, StoreMismatch, TopicMismatch
 from stele.services.high_water import HighWater
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc, nameserver_pb2
@@ -19,7 +19,13 @@ from stele.services.rpc.nameservers import NameserverClient
 from stele.services.rpc.servers import Server
 from tests.support.zookeeper import SESSION_TIMEOUT_S, Proxy
 
-Order = pb.CreateReplicaRequest | pb.ConfigureReplicaRequest | pb.DeleteReplicaRequest
+Order = (
+    pb.CreateReplicaRequest
+    | pb.ConfigureReplicaRequest
+    | pb.DeleteReplicaRequest
+    | pb.ChangeMemberRequest
+    | pb.TellHighWaterRequest
+)
 
 
 class GroupsInMemory:
@@ -28,8 +34,13 @@ class GroupsInMemory:
     def __init__(self) -> None:
         self.datanodes: dict[int, InMemoryDatanode] = {}
         self._led: dict[int, tuple[int, int]] = {}  # group → (leader, term)
+        self.members: dict[int, tuple[set[int], set[int]]] = {}  # group → its voters and learners
 
-    def leader_of(self, group: int, members: tuple[int, ...]) -> tuple[int, int]:
+    def members_of(self, group: int, first: Iterable[int] = ()) -> tuple[set[int], set[int]]:
+        return self.members.setdefault(group, (set(first), set()))
+
+    def leader_of(self, group: int) -> tuple[int, int]:
+        members, _ = self.members_of(group)
         able = sorted(s for s in members if (d := self.datanodes.get(s)) is not None and group in d.replicas)
         leader = able[0] if len(able) > len(members) // 2 else 0
         known, term = self._led.get(group, (0, 0))
@@ -105,7 +116,7 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
         self.groups = groups
         self.state = "ready"
         self.replicas: dict[int, pb.CreateReplicaRequest] = {}
-        self.orders: list[pb.CreateReplicaRequest | pb.DeleteReplicaRequest] = []
+        self.orders: list[Order] = []
         self.seen = HighWater()
         self.is_full = False
         self.high_watermark = 0  # of every replica
@@ -157,6 +168,8 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
         self._check_topic(request)
         created = request.group not in self.replicas
         self.replicas.setdefault(request.group, request)
+        assert request.joins != bool(request.store_ids)
+        self.groups.members_of(request.group, request.store_ids)
         self.groups.changed()
         return pb.CreateReplicaResponse(created=created)
 
@@ -183,6 +196,23 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
     async def TellHighWater(self, request: pb.TellHighWaterRequest, context: Any) -> pb.TellHighWaterResponse:
         self._obey(request)
         return pb.TellHighWaterResponse()
+
+    async def ChangeMember(self, request: pb.ChangeMemberRequest, context: Any) -> pb.ChangeMemberResponse:
+        self._obey(request)
+        self.orders.append(request)
+        await self.obeys.wait()
+        self._check_topic(request)
+        if self.groups.leader_of(request.group)[0] != self.store_id:
+            raise NotLeader("another one leads")
+        voters, learners = self.groups.members_of(request.group)
+        voters.discard(request.store_id)
+        learners.discard(request.store_id)
+        if request.role == pb.MEMBER_ROLE_VOTER:
+            voters.add(request.store_id)
+        elif request.role == pb.MEMBER_ROLE_LEARNER:
+            learners.add(request.store_id)
+        self.groups.changed()
+        return pb.ChangeMemberResponse(changed=True)
 
     async def WatchStore(self, request: pb.WatchStoreRequest, context: Any) -> AsyncIterator[pb.StoreStatus]:
         while True:
@@ -214,7 +244,8 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
     def _status(self) -> pb.StoreStatus:
         status = pb.StoreStatus(store_id=self.store_id, state=self.state, complete=True, seen=self.seen.message())
         for group, request in sorted(self.replicas.items()):
-            leader, term = self.groups.leader_of(group, tuple(request.store_ids))
+            voters, learners = self.groups.members_of(group, request.store_ids)
+            leader, term = self.groups.leader_of(group)
             status.replicas.add(
                 group=group,
                 topic=request.topic,
@@ -226,5 +257,8 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
                 topic_id=request.topic_id,
                 high_watermark=self.high_watermark,
                 owner_epoch=self.owner_epochs.get(group, 0),
+                voters=sorted(voters),
+                learners=sorted(learners),
+                members_settled=leader == self.store_id,
             )
         return status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import os
 import random
@@ -25,6 +26,7 @@ from stele.datanode.watch import status_of
 from stele.services.backoff import Backoff
 from stele.services.errors import GroupNotFound, InvalidArgument, LogDamaged, SteleError, StorageFailed
 from stele.services.files import File, OsFileSystem
+from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.registry import Registry
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
@@ -307,6 +309,48 @@ async def test_p26_a_replica_whose_folder_vanishes_is_absent_until_it_is_back(tm
             store.replica(7)
         (tmp_path / "away").rename(tmp_path / "groups" / "7")
         await holds_its_message(store)
+
+
+# --- what was lost ----------------------------------------------------------------------------------------------------
+
+JOINING = dataclasses.replace(SPEC, members=())
+
+
+async def test_p2_one_that_joins_is_silent_and_promises_nothing(tmp_path: Path) -> None:
+    for _ in range(2):  # also after a restart
+        async with running(tmp_path) as store:
+            await store.create(JOINING, MANDATE)
+            [status] = status_of(store).replicas
+            assert (status.state, list(status.voters)) == ("recovering", [])
+            assert store.settled() == 1
+            group = store.registry.get(7)
+            assert group is not None
+            group.receive(
+                2, pb.RaftMessage(group=7, term=5, request_vote=pb.RequestVote(last_log_index=9, last_log_term=4))
+            )
+            await asyncio.sleep(3 * FAST.election_max_s)
+            assert (group.state, group.journal.voted_for) == ("recovering", 0)
+
+
+async def test_p2_what_ran_here_is_not_begun_anew_by_a_late_order(tmp_path: Path) -> None:
+    await written(tmp_path)
+    async with running(tmp_path) as store:
+        await holds_its_message(store)
+        (tmp_path / "groups" / "7").rename(tmp_path / "away")
+        await eventually(lambda: store.replicas[7].state == "failed")
+        await store.reopen(7)
+        with pytest.raises(StorageFailed, match="can only join again"):
+            await store.create(SPEC, MANDATE)
+        assert await store.create(JOINING, MANDATE)
+        assert store.replicas[7].state == "recovering"
+
+
+async def test_p2_a_join_that_was_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    DataDirectory(tmp_path).close()
+    (tmp_path / "groups" / "7").mkdir()
+    (tmp_path / "groups" / "7" / "recovering").touch()
+    async with running(tmp_path) as store:
+        assert not status_of(store).replicas
 
 
 # --- what is set aside ------------------------------------------------------------------------------------------------

@@ -11,16 +11,19 @@ from hypothesis import strategies as st
 from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, StoreEntry, TopicEntry, TopicState
 from stele.nameserver.ids import IntervalSet
 from stele.nameserver.reconcile import (
+    ChangeMember,
     ConfigureReplica,
     CreateReplica,
     DeleteReplica,
     MarkReady,
+    MemberRole,
     ReconcileEffect,
+    RecordMaterialised,
     RecordPartitions,
     RemoveRecords,
     plan,
 )
-from stele.nameserver.reports import ReplicaState, Reports, disconnected, leaders
+from stele.nameserver.reports import ReplicaState, Reports, StoreReport, disconnected, leaders
 from stele.nameserver.strays import set_apart
 from stele.services.pb.datanode_pb2 import ReplicaStatus
 from stele.services.topics import Retention
@@ -51,6 +54,8 @@ def catalog_of(
 
 CREATING = TopicEntry("demo/t", 1, 1, 3, TopicState.CREATING)
 PARTITION = PartitionEntry(7, "demo/t", 0, (1, 2, 3))
+READY = replace(CREATING, state=TopicState.READY)
+RECORDED = replace(PARTITION, materialised=(1, 2, 3))
 CREATE = [CreateReplica(s, 7, 1, "demo/t", 0, (1, 2, 3)) for s in (1, 2, 3)]
 
 
@@ -99,18 +104,98 @@ def test_a_store_that_is_being_removed_is_no_candidate() -> None:
 
 
 def test_a_quarantined_replica_is_not_created_anew() -> None:
-    catalog = catalog_of(replace(CREATING, state=TopicState.READY), PARTITION, stores=(1,))
+    catalog = catalog_of(replace(CREATING, state=TopicState.READY), RECORDED, stores=(1,))
     assert planned(catalog, {1: report(1, replica(7, state=ReplicaState.QUARANTINED))}) == []
 
 
 def test_p1_a_replica_that_cannot_even_say_what_it_is_of_is_not_created_anew() -> None:
-    catalog = catalog_of(CREATING, PARTITION, stores=(1,))
+    catalog = catalog_of(CREATING, RECORDED, stores=(1,))
     failed = ReplicaStatus(group=7, state=ReplicaState.FAILED, problem="group.json: Too many open files")
     assert planned(catalog, {1: report(1, failed)}) == []
 
 
+def leading(*voters: int, learners: tuple[int, ...] = (), settled: bool = True) -> ReplicaStatus:
+    status = replica(7, ReplicaState.LEADER, leader_store_id=1, term=2, voters=voters, learners=learners)
+    status.members_settled = settled
+    return status
+
+
+def following(state: ReplicaState = ReplicaState.FOLLOWER) -> ReplicaStatus:
+    return replica(7, state, leader_store_id=1, term=2)
+
+
+async def test_p2_what_a_store_has_lost_is_not_begun_anew() -> None:
+    async def scenario(planner: Planner) -> None:
+        reports = {1: report(1, following()), 2: report(2)}
+        with promise("a replica that was lost comes back as a learner"):
+            for topic, partition in ((READY, RECORDED), (READY, PARTITION), (CREATING, RECORDED)):
+                effects = planner(catalog_of(topic, partition), reports, leaders(reports))
+                assert not any(isinstance(e, CreateReplica) for e in effects), effects
+
+    await holds_and_mutant_fails(scenario, plan, "catalog.begins_the_lost_anew")
+
+
+async def test_p2_a_store_that_lost_its_replica_leaves_joins_and_counts_again() -> None:
+    """Each step follows from what the leader says of its members."""
+
+    async def scenario(planner: Planner) -> None:
+        catalog = catalog_of(READY, RECORDED)
+
+        def step(said: ReplicaStatus, lost: StoreReport) -> list[ReconcileEffect]:
+            reports = {1: report(1, said), 2: report(2, following()), 3: lost}
+            return planner(catalog, reports, leaders(reports))
+
+        with promise("a replica that was lost comes back as a learner"):
+            assert step(leading(1, 2, 3), report(3)) == [ChangeMember(1, 7, 1, 3, MemberRole.NONE)]
+            assert step(leading(1, 2, settled=False), report(3)) == [], "its leaving may still be undone"
+            assert step(leading(1, 2), report(3)) == [CreateReplica(3, 7, 1, "demo/t", 0, ())]
+            assert step(leading(1, 2), report(3, following())) == [ChangeMember(1, 7, 1, 3, MemberRole.LEARNER)]
+            learning = leading(1, 2, learners=(3,))
+            assert step(learning, report(3, following(ReplicaState.RECOVERING))) == []
+            assert step(learning, report(3, following())) == [ChangeMember(1, 7, 1, 3, MemberRole.VOTER)]
+            assert step(learning, report(3)) == [ChangeMember(1, 7, 1, 3, MemberRole.NONE)], "it was lost once more"
+            assert step(leading(1, 2, 3), report(3, following())) == []
+
+    for mutant in ("catalog.begins_the_lost_anew", "catalog.joins_before_it_has_left"):
+        await holds_and_mutant_fails(scenario, plan, mutant)
+
+
+def test_p2_what_is_only_not_known_to_be_there_is_not_lost() -> None:
+    catalog = catalog_of(READY, RECORDED)
+    for unknown in (report(3, complete=False), disconnected(report(3)), report(3, state=MemberState.LOADING)):
+        reports = {1: report(1, leading(1, 2, 3)), 3: unknown}
+        assert planned(catalog, reports) == []
+    failed = report(3, replica(7, ReplicaState.FAILED))
+    assert planned(catalog, {1: report(1, leading(1, 2, 3)), 3: failed}) == []
+
+
+def test_p2_without_a_leader_nothing_is_done_about_what_was_lost() -> None:
+    """The others may follow again when one of them returns: whatever is begun here could only undo what was acknowledged."""
+    reports = {2: report(2, replica(7, ReplicaState.CANDIDATE, term=3)), 3: report(3)}
+    assert planned(catalog_of(READY, RECORDED), reports) == []
+
+
+def test_p2_what_is_reported_is_recorded_before_the_topic_is_ready() -> None:
+    reports = {1: report(1, leading(1, 2, 3)), 2: report(2, following())}
+    recorded = RecordMaterialised("demo/t", ((7, (1, 2)),))
+    assert planned(catalog_of(CREATING, PARTITION, stores=(1, 2)), reports) == [recorded]
+    known = replace(PARTITION, materialised=(1, 2))
+    assert planned(catalog_of(CREATING, known, stores=(1, 2)), reports) == [MarkReady("demo/t")]
+
+
+def test_p2_the_replicas_of_a_topic_of_before_are_recorded_as_they_are_seen() -> None:
+    reports = {s: report(s, following()) for s in (1, 2, 3)}
+    assert planned(catalog_of(READY, PARTITION), reports) == [RecordMaterialised("demo/t", ((7, (1, 2, 3)),))]
+
+
+def test_p2_a_topic_that_is_being_deleted_takes_nobody_back() -> None:
+    catalog = catalog_of(replace(READY, state=TopicState.DELETING), RECORDED)
+    reports = {1: report(1, leading(1, 2)), 3: report(3)}
+    assert planned(catalog, reports) == [DeleteReplica(1, 7, 1)]
+
+
 def test_a_topic_is_ready_once_each_partition_has_a_leader_that_says_so_itself() -> None:
-    catalog = catalog_of(CREATING, PARTITION)
+    catalog = catalog_of(CREATING, RECORDED)
     follower = replica(7, state=ReplicaState.FOLLOWER, leader_store_id=1, term=2)
     leader = replica(7, state=ReplicaState.LEADER, leader_store_id=1, term=2)
     assert planned(catalog, {2: report(2, follower), 3: report(3, follower)}) == []
@@ -118,26 +203,26 @@ def test_a_topic_is_ready_once_each_partition_has_a_leader_that_says_so_itself()
 
 
 def test_partitions_that_an_interrupted_create_left_out_are_recorded() -> None:
-    catalog = catalog_of(replace(CREATING, partitions=3), PARTITION)
+    catalog = catalog_of(replace(CREATING, partitions=3), RECORDED)
     reports = {1: report(1, replica(7, state=ReplicaState.LEADER, term=1))}
     assert planned(catalog, reports) == [RecordPartitions("demo/t", (1, 2))]
 
 
 def test_a_deleted_topics_replicas_go_before_its_records() -> None:
-    catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), PARTITION)
+    catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), RECORDED)
     held = {1: report(1, replica(7)), 2: report(2)}
     assert planned(catalog, held) == [DeleteReplica(1, 7, 1)]
     assert planned(catalog, {1: report(1), 2: report(2)}) == [RemoveRecords("demo/t")]
 
 
 def test_a_delete_does_not_wait_for_a_store_that_cannot_be_asked() -> None:
-    catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), PARTITION)
+    catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), RECORDED)
     assert planned(catalog, {1: disconnected(report(1, replica(7)))}) == [RemoveRecords("demo/t")]
 
 
 def test_a_replica_that_was_told_another_retention_is_told_the_topics_own() -> None:
     week = Retention(age_ms=7 * 86_400_000)
-    catalog = catalog_of(replace(CREATING, state=TopicState.READY, retention=week), PARTITION)
+    catalog = catalog_of(replace(CREATING, state=TopicState.READY, retention=week), RECORDED)
     reports = {
         1: report(1, replica(7, state=ReplicaState.LEADER, term=1, retention=week)),
         2: report(2, replica(7, state=ReplicaState.FOLLOWER)),
@@ -196,6 +281,7 @@ actions = st.one_of(
     st.tuples(st.just("kill"), st.integers(1, 4), st.just(0)),
     st.tuples(st.just("start"), st.integers(1, 4), st.just(0)),
     st.tuples(st.just("load"), st.integers(1, 4), st.just(0)),
+    st.tuples(st.just("lose"), st.integers(1, 4), st.integers(1, 12)),
     st.tuples(st.just("work"), st.integers(0, 4), st.integers(0, 6)),
 )
 
@@ -223,13 +309,15 @@ def test_any_interrupted_history_ends_as_the_records_say(history: list[tuple[str
             case "load":
                 world.up.add(number)
                 world.loading.add(number)
+            case "lose":
+                world.lose(number, amount)
             case "work":
                 for effect in planned(world.catalog(), world.reports())[number : number + amount]:
                     world.carry_out(effect)
         world.catalog().validate()
 
     world.up, world.loading = set(world.stores), set()
-    for _ in range(20):
+    for _ in range(40):
         effects = planned(world.catalog(), world.reports())
         if not effects:
             break
@@ -242,5 +330,6 @@ def test_any_interrupted_history_ends_as_the_records_say(history: list[tuple[str
         groups = {g: p for g, p in world.partitions.items() if p.topic == topic.name}
         assert len(groups) == topic.partitions
         assert {world.configured[s, g] for g, p in groups.items() for s in p.replicas} <= {topic.retention}
+    assert all(world.voters[g] == set(p.replicas) and not world.learners[g] for g, p in world.partitions.items())
     for store_id in world.stores:
         assert world.held[store_id] == {g for g, p in world.partitions.items() if store_id in p.replicas}

@@ -19,7 +19,7 @@ TOPIC = TopicEntry("demo/t", 1, 1, 3, TopicState.READY)
 CATALOG = Catalog(
     namespaces={"demo": NamespaceEntry("demo", 1, 3)},
     topics={"demo/t": TOPIC},
-    partitions={7: PartitionEntry(7, "demo/t", 0, (1, 2, 3))},
+    partitions={7: PartitionEntry(7, "demo/t", 0, (1, 2, 3), materialised=(1, 2, 3))},
     datanodes={f"dn{s}": datanode(s) for s in (1, 2, 3)},
 )
 CREATING = replace(CATALOG, topics={"demo/t": replace(TOPIC, state=TopicState.CREATING)})

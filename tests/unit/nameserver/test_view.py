@@ -72,6 +72,33 @@ def test_r5_9_a_route_names_no_broker_that_is_gone_or_registered_again() -> None
         assert (assigned.broker, assigned.epoch) == ("", 4)
 
 
+def test_p2_a_replica_that_its_store_lost_is_named_with_the_store_and_the_partition() -> None:
+    recorded = {7: PartitionEntry(7, "demo/t", 0, (1, 2, 3), materialised=(1, 2))}
+    catalog = replace(CATALOG, partitions=recorded, datanodes={f"dn{s}": datanode(s) for s in (1, 2, 3)})
+    candidate = replica(7, state=ReplicaState.CANDIDATE, term=3)
+
+    def shown(catalog: Catalog) -> list[tuple[str, str]]:
+        (route,) = view(catalog, {1: report(1, candidate), 2: report(2), 3: report(3)}).lookup("demo/t").partitions
+        return [(r.state, r.problem) for r in route.replicas]
+
+    lost = ("lost", "store 2 lost its replica of demo/t-0")
+    assert shown(catalog) == [("candidate", ""), lost, ("lost", "store 3 has no replica of demo/t-0")]
+    creating = {"demo/t": replace(CATALOG.topics["demo/t"], state=TopicState.CREATING)}
+    assert shown(replace(catalog, topics=creating)) == [("candidate", ""), lost, ("", "")]
+    deleting = {"demo/t": replace(CATALOG.topics["demo/t"], state=TopicState.DELETING)}
+    assert shown(replace(catalog, topics=deleting)) == [("candidate", ""), ("", ""), ("", "")]
+
+
+def test_p2_a_replica_that_is_not_counted_yet_is_a_learner() -> None:
+    leader = replica(7, ReplicaState.LEADER, leader_store_id=1, term=3, voters=(1, 2), learners=(3,))
+    reports = {1: report(1, leader), 3: report(3, replica(7, leader_store_id=1, term=3))}
+    (route,) = view(reports=reports).lookup("demo/t").partitions
+    assert [r.state for r in route.replicas] == ["leader", "", "learner"]
+    reports[3] = report(3, replica(7, ReplicaState.RECOVERING, leader_store_id=1, term=3))
+    (route,) = view(reports=reports).lookup("demo/t").partitions
+    assert [r.state for r in route.replicas] == ["leader", "", "recovering"]
+
+
 def test_a_leader_outside_the_replicas_is_no_hint() -> None:
     strange = View(CATALOG, REPORTS, {7: LeaderReport(9, 8, True)})
     (route,) = strange.lookup("demo/t").partitions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from stele.nameserver.catalog import (
@@ -18,11 +19,14 @@ from stele.nameserver.catalog import (
 from stele.nameserver.ids import IntervalSet
 from stele.nameserver.placement import place
 from stele.nameserver.reconcile import (
+    ChangeMember,
     ConfigureReplica,
     CreateReplica,
     DeleteReplica,
     MarkReady,
+    MemberRole,
     ReconcileEffect,
+    RecordMaterialised,
     RecordPartitions,
     RemoveRecords,
 )
@@ -53,6 +57,8 @@ def replica(
     topic: str = "demo/t",
     topic_id: int = 1,
     partition: int = 0,
+    voters: Collection[int] = (1, 2, 3),
+    learners: Collection[int] = (),
 ) -> ReplicaStatus:
     return ReplicaStatus(
         group=group,
@@ -63,6 +69,9 @@ def replica(
         leader_store_id=leader_store_id,
         term=term,
         retention=retention.message(),
+        voters=sorted(voters),
+        learners=sorted(learners),
+        members_settled=state == ReplicaState.LEADER,
     )
 
 
@@ -90,6 +99,9 @@ class World:
     configured: dict[tuple[int, int], Retention] = field(default_factory=dict)
     identities: dict[int, tuple[str, int, int]] = field(default_factory=dict)  # group → topic, its id, partition
     deleted: IntervalSet = field(default_factory=IntervalSet)
+    voters: dict[int, set[int]] = field(default_factory=dict)
+    learners: dict[int, set[int]] = field(default_factory=dict)
+    promised: set[tuple[int, int]] = field(default_factory=set)  # (store, group): what it held counts
     groups_next: int = 1
     topic_ids: int = 1
 
@@ -104,6 +116,7 @@ class World:
         for index, chosen in zip(indexes, replicas, strict=True):
             self.partitions[self.groups_next] = PartitionEntry(self.groups_next, name, index, chosen)
             self.identities[self.groups_next] = (name, self.topics[name].topic_id, index)
+            self.voters[self.groups_next], self.learners[self.groups_next] = set(chosen), set()
             self.groups_next += 1
 
     def delete(self, name: str) -> None:
@@ -112,13 +125,47 @@ class World:
     def alter(self, name: str, retention: Retention) -> None:
         self.topics[name] = replace(self.topics[name], retention=retention)
 
+    def lose(self, store_id: int, group: int) -> None:
+        """The folder of a replica is gone, and those that are left are a majority."""
+        left = {s for s in self.voters.get(group, ()) if s != store_id and group in self.held[s]}
+        if 2 * len(left) > len(self.voters.get(group, ())):
+            self.held[store_id].discard(group)
+
+    def leader(self, group: int) -> int:
+        """A group with a majority is led by its lowest reachable store; 0: by none."""
+        able = sorted(s for s in self.voters[group] if s in self.up - self.loading and group in self.held[s])
+        return able[0] if 2 * len(able) > len(self.voters[group]) else 0
+
+    def _change(self, group: int, member: int, role: MemberRole) -> None:
+        voters = self.voters[group] - {member} | ({member} if role is MemberRole.VOTER else set())
+        able = {s for s in voters if s in self.up - self.loading and group in self.held[s]}
+        if 2 * len(able) <= len(voters):
+            return  # refused: too few of those left answer
+        assert role is not MemberRole.VOTER or member in self.learners[group]
+        self.voters[group] = voters
+        self.learners[group] = self.learners[group] - {member} | ({member} if role is MemberRole.LEARNER else set())
+
     def carry_out(self, effect: ReconcileEffect) -> None:
         match effect:
-            case CreateReplica(store_id, group, topic_id, topic, partition, retention=retention) if store_id in self.up:
+            case CreateReplica(store_id, group, topic_id, topic, partition, replicas, retention) if store_id in self.up:
                 assert group in self.partitions, "a replica of a group without record"
                 assert self.identities[group] == (topic, topic_id, partition)
+                if group not in self.held[store_id]:
+                    assert not replicas or (store_id, group) not in self.promised, (
+                        "a voter that forgot what it promised"
+                    )
+                    assert replicas or store_id not in self.voters[group], "one that joins counts already"
                 self.held[store_id].add(group)
                 self.configured[store_id, group] = retention
+            case ChangeMember(store_id, group, topic_id, member, role) if store_id == self.leader(group):
+                assert self.identities[group][1] == topic_id
+                self._change(group, member, role)
+            case RecordMaterialised(_, held):
+                for group, stores in held:
+                    known = self.partitions[group]
+                    materialised = tuple(sorted({*known.materialised, *stores}))
+                    self.partitions[group] = replace(known, materialised=materialised)
+                    self.promised.update((s, group) for s in stores)
             case ConfigureReplica(store_id, group, topic_id, retention) if store_id in self.up:
                 assert self.identities[group][1] == topic_id
                 assert group in self.held[store_id], "a replica that is not there is configured"
@@ -132,6 +179,8 @@ class World:
                 self.record(topic, missing)
             case MarkReady(topic):
                 self.topics[topic] = replace(self.topics[topic], state=TopicState.READY)
+                groups = [g for g, p in self.partitions.items() if p.topic == topic]
+                self.promised.update((s, g) for s in self.stores for g in groups if g in self.held[s])
             case RemoveRecords(topic):
                 self.deleted = self.deleted.add(self.topics[topic].topic_id)
                 del self.topics[topic]
@@ -155,14 +204,10 @@ class World:
         return {s: report(s, *(self._replica(s, g) for g in sorted(self.held[s]))) for s in self.up - self.loading}
 
     def _replica(self, store_id: int, group: int) -> ReplicaStatus:
-        """A group with a majority is led by its lowest reachable store."""
-        members = self.partitions[group].replicas if group in self.partitions else (store_id,)
-        able = sorted(s for s in members if s in self.up - self.loading and group in self.held[s])
-        state, leader, term = ReplicaState.CANDIDATE, 0, 1
-        if len(able) > len(members) // 2:
-            state, leader, term = ReplicaState.FOLLOWER, able[0], able[0]
-            if leader == store_id:
-                state = ReplicaState.LEADER
+        leader = self.leader(group)
+        state, term = (ReplicaState.FOLLOWER, leader) if leader else (ReplicaState.CANDIDATE, 1)
+        if leader == store_id:
+            state = ReplicaState.LEADER
         topic, topic_id, partition = self.identities[group]
         return replica(
             group,
@@ -173,4 +218,6 @@ class World:
             topic=topic,
             topic_id=topic_id,
             partition=partition,
+            voters=self.voters[group],
+            learners=self.learners[group],
         )
