@@ -106,6 +106,16 @@ def decode(batch: bytes) -> list[BatchRecord]:
     return list(_records(batch, header))
 
 
+def decode_readable(batch: bytes) -> tuple[list[BatchRecord], BatchCorrupt | None]:
+    """The records before the first that cannot be decoded, and why that one cannot; None: they are all there."""
+    records: list[BatchRecord] = []
+    try:
+        records.extend(_records(batch, read_header(batch)))
+    except BatchCorrupt as e:
+        return records, e
+    return records, None
+
+
 def _records(batch: bytes, header: BatchHeader) -> Iterator[BatchRecord]:
     at = HEADER_BYTES
     try:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from stele.model import Message
-from stele.services.batch import decode
+from stele.services.batch import decode_readable
 from stele.services.errors import BatchCorrupt, StaleAck, SteleError
 
 OffsetRange = tuple[int, int]
@@ -64,19 +64,20 @@ def read_delivery(
     redelivery_count: int,
     topic_id: int,
     generation: int,
-) -> list[Message]:
-    """The messages of a stored batch that are meant for this consumer.  Raises BatchCorrupt with the place of what cannot be read."""
-    try:
-        records = decode(batch)
-    except BatchCorrupt as e:
-        first, last = (ranges[0][0], ranges[-1][1]) if ranges else (base_offset, base_offset)
-        raise BatchCorrupt(
-            f"messages {first} to {last} of {topic}-{partition} cannot be read: {e}",
+) -> tuple[list[Message], BatchCorrupt | None]:
+    """The messages of a stored batch that are meant for this consumer; and what of them cannot be decoded, with its place."""
+    records, problem = decode_readable(batch)
+    unread = [(first, last) for first, last in ranges if last >= base_offset + len(records)]
+    lost: BatchCorrupt | None = None
+    if problem is not None and unread:
+        first, last = max(unread[0][0], base_offset + len(records)), unread[-1][1]
+        lost = BatchCorrupt(
+            f"messages {first} to {last} of {topic}-{partition} cannot be read: {problem}",
             topic=topic,
             partition=partition,
             first=first,
             last=last,
-        ) from None
+        )
     return [
         Message(
             topic, partition, offset, r.key, r.value, r.headers, r.timestamp_ms, redelivery_count, topic_id, generation
@@ -84,7 +85,7 @@ def read_delivery(
         for first, last in ranges
         for offset in range(max(first, base_offset), min(last, base_offset + len(records) - 1) + 1)
         for r in (records[offset - base_offset],)
-    ]
+    ], lost
 
 
 class DeliveryBuffer(Generic[PromiseT]):

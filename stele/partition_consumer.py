@@ -319,7 +319,7 @@ class PartitionConsumer:
             case "delivery":
                 d = response.delivery
                 ranges = [(r.first, r.last) for r in d.offsets]
-                messages = read_delivery(
+                messages, lost = read_delivery(
                     self._settings.topic,
                     self.partition,
                     d.base_offset,
@@ -333,6 +333,8 @@ class PartitionConsumer:
                 self._return_credit(self.buffer.delivered(messages))
                 if self.buffer.buffered:
                     self._listeners.arrived(self)
+                if lost is not None:  # AFTER what stands before it was taken in
+                    raise lost
             case "ack_done":
                 error = from_pb(response.ack_done.error)
                 if error is None:

@@ -15,6 +15,7 @@ import stele.sync
 from stele.batching import BATCH_BYTES_LIMIT, partition_of_key
 from stele.errors import ClientClosed
 from stele.services.errors import (
+    BatchCorrupt,
     ConsumerBusy,
     InvalidArgument,
     MessageTooLarge,
@@ -25,6 +26,8 @@ from stele.services.errors import (
     TopicExists,
     TopicNotFound,
 )
+from stele.services.pb import broker_pb2
+from tests.support.batches import undecodable_from
 from tests.support.cluster import ClusterUnderTest, cluster_fixture
 from tests.support.eventually import eventually
 
@@ -402,3 +405,37 @@ def test_everything_has_a_synchronous_form(cluster: ClusterUnderTest) -> None:
         client.admin.list_topics()
     with pytest.raises(InvalidArgument):
         stele.sync.connect("nohost")
+
+
+async def test_p17_records_that_cannot_be_decoded_are_named_or_passed_over(client: stele.Client) -> None:
+    topic = await new_topic(client)
+    await fill(client, topic, 3)
+    [route] = (await client.look_up(topic)).partitions
+    await store_raw(client, topic, route.endpoint, undecodable_from(2, 5))
+    await fill(client, topic, 3)
+    careful = client.consumer(topic, "careful", type="exclusive")
+    assert [m.offset for m in await receive(careful, 5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(BatchCorrupt) as named:
+        await careful.receive(RECEIVE_S)
+    assert (named.value.facts["first"], named.value.facts["last"]) == ("5", "7")
+    await careful.close()
+    for kind in ("exclusive", "shared"):
+        async with client.consumer(topic, f"bold-{kind}", type=kind, on_damage="skip") as bold:
+            messages = await receive(bold, 8)
+            assert sorted(m.offset for m in messages) == [0, 1, 2, 3, 4, 8, 9, 10]
+            assert bold.skipped == 3
+            for message in messages:
+                await bold.ack(message)
+
+    async def nothing_is_owed() -> bool:
+        found = {s.subscription: s.backlog for s in await client.admin.list_subscriptions(topic)}
+        return found["bold-exclusive"] == found["bold-shared"] == 0
+
+    await eventually(nothing_is_owed)
+
+
+async def store_raw(client: stele.Client, topic: str, endpoint: str, batch: bytes) -> None:
+    topic_id = (await client.look_up(topic)).topic_id
+    request = broker_pb2.ProduceRequest(request_id=1, topic=topic, partition=0, batch=batch, topic_id=topic_id)
+    answer = await client._streams.get(endpoint).send(request)
+    assert not answer.error.reason, answer

@@ -10,6 +10,7 @@ from stele.delivery_buffer import ACKS_MAX, DeliveryBuffer, join, read_delivery
 from stele.model import Message
 from stele.services.batch import BatchRecord, encode
 from stele.services.errors import BatchCorrupt, InvalidArgument, NotOwner, StaleAck
+from tests.support.batches import undecodable_from
 from tests.support.both_ways import holds_and_mutant_fails, promise
 
 
@@ -274,8 +275,21 @@ def test_joining_offsets() -> None:
 
 def test_only_the_named_offsets_of_a_batch_are_delivered() -> None:
     batch = encode([BatchRecord(b"%d" % i, key=b"k", headers={"h": b"v"}, timestamp_ms=7) for i in range(5)])
-    messages = read_delivery("a/b", 2, 100, batch, [(101, 102), (104, 110)], 3, 9, 4)
+    messages, lost = read_delivery("a/b", 2, 100, batch, [(101, 102), (104, 110)], 3, 9, 4)
+    assert lost is None
     assert [(m.offset, m.value) for m in messages] == [(101, b"1"), (102, b"2"), (104, b"4")]
     assert messages[0] == Message("a/b", 2, 101, b"k", b"1", {"h": b"v"}, 7, 3, 9, 4)
-    with pytest.raises(BatchCorrupt):
-        read_delivery("a/b", 2, 100, batch[:-1], [(100, 100)], 0, 9, 4)
+    messages, lost = read_delivery("a/b", 2, 100, batch[:-1], [(100, 100)], 0, 9, 4)
+    assert isinstance(lost, BatchCorrupt)
+    assert messages == []
+
+
+def test_p17_what_stands_before_a_record_that_cannot_be_decoded_is_delivered() -> None:
+    batch = undecodable_from(2, 5)
+    messages, lost = read_delivery("a/b", 2, 100, batch, [(100, 104)], 0, 9, 4)
+    assert [m.offset for m in messages] == [100, 101]
+    assert lost is not None
+    assert (lost.facts["first"], lost.facts["last"]) == ("102", "104")
+    messages, lost = read_delivery("a/b", 2, 100, batch, [(100, 101)], 0, 9, 4)
+    assert [m.offset for m in messages] == [100, 101]
+    assert lost is None, "nothing that is wanted stands behind it"
