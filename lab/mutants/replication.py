@@ -246,3 +246,10 @@ class BelievesLateRefusals(Progress):
 
     def _lacks_acknowledged(self, m: pb.AppendAnswer) -> bool:
         return not m.success and 0 < m.conflict_index <= self.match_index
+
+
+class WaitsForEverForAFetch(Replication):
+    """What a living follower was offered stays, whether it takes it in or not."""
+
+    def offered_index(self, now: float) -> int | None:
+        return min((p.offered_index for p in self.followers.values() if p.offered_index), default=None)

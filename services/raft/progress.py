@@ -36,6 +36,7 @@ class Progress:
         "match_index",
         "matched_request",
         "next_index",
+        "offered_at",
         "offered_index",
         "recovering_until",
         "rewound_request",
@@ -55,6 +56,7 @@ class Progress:
         self.commit_sent = 0  # the newest commit index that it was told
         self.answered_request = 0
         self.offered_index = 0  # of the snapshot that it was offered last and may be fetching
+        self.offered_at = NEVER  # when it was offered that one first
         self.sleep_request = 0  # not 0: since this request, `sleep` was the last word to it
         self.recovering_until = 0  # not 0: it lost entries, and is not counted until it holds those up to here (R4.5)
 
@@ -78,6 +80,8 @@ class Progress:
         self.sleep_request = (self.sleep_request or request) if sleep else 0
 
     def on_offered(self, snapshot_index: int, commit_index: int, now: float) -> None:
+        if snapshot_index != self.offered_index:
+            self.offered_at = now
         self.sent_at, self.commit_sent, self.offered_index = now, commit_index, snapshot_index
 
     def on_answer(self, m: pb.AppendAnswer, newest_request: int, journal: Journal, now: float) -> bool:

@@ -25,6 +25,7 @@ from stele.services.raft.timing import Timing
 log = structlog.get_logger()
 
 BATCH_BYTES_MAX: Final = 1 << 20
+OFFER_PATIENCE_S: Final = 120.0  # for which compaction waits for one who fetches a snapshot
 
 Outbound = list[tuple[int, pb.RaftMessage]]
 """Messages with their receivers, in the order in which they leave."""
@@ -112,10 +113,17 @@ class Replication:
         return progress is not None and not progress.recovering_until and progress.match_index >= commit_index
 
     def offered_index(self, now: float) -> int | None:
-        """The oldest snapshot that a living follower was offered and may be fetching: it and the log behind it must stay."""
-        recent = now - self._timing.election_max_s
+        """The oldest snapshot that a living follower was offered and may be fetching: it and the log behind it must stay.  For
+        ``OFFER_PATIENCE_S``: one that cannot take it in, its disk being full, must not fill this one too.  Then it is offered another."""
+        alive_since = now - self._timing.election_max_s
+        offered_since = now - OFFER_PATIENCE_S
         return min(
-            (p.offered_index for p in self.followers.values() if p.offered_index and p.active_at > recent), default=None
+            (
+                p.offered_index
+                for p in self.followers.values()
+                if p.offered_index and p.active_at > alive_since and p.offered_at > offered_since
+            ),
+            default=None,
         )
 
     def successor(self, connected: Collection[int], wanted: int | None) -> int | None:

@@ -148,6 +148,7 @@ class Snapshotting:
     async def _fetch_offered(self) -> None:
         """Until there is no offer any more: what is offered may change while an older one is fetched."""
         engine = self._engine
+        problem: tuple[object, ...] = ()
         while engine.offer is not None and engine.failed is None and not self._stopped:
             offer = engine.offer
             try:
@@ -161,7 +162,11 @@ class Snapshotting:
                 SteleError,
                 ValueError,
             ) as e:  # the leader is gone or has another one by now; or what it has is no state
-                log.warning("snapshot_not_fetched", group=engine.group_id, index=offer.snapshot.index, problem=str(e))
+                if e.args != problem:  # it is tried again and again
+                    log.warning(
+                        "snapshot_not_fetched", group=engine.group_id, index=offer.snapshot.index, problem=str(e)
+                    )
+                    problem = e.args
                 engine.refuse_offer()
                 await asyncio.sleep(FETCH_AGAIN_AFTER_S)
 

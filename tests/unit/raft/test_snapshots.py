@@ -9,7 +9,7 @@ import pytest
 
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.journal import Journal
-from stele.services.raft.replication import Replication
+from stele.services.raft.replication import OFFER_PATIENCE_S, Replication
 from stele.services.raft.snapshot_offer import SnapshotOffer, from_pb, to_pb
 from stele.services.raft.storage import Members
 from tests.support.both_ways import holds_and_mutant_fails, promise
@@ -219,6 +219,22 @@ def test_compaction_is_held_back_for_whoever_fetches() -> None:
     for i in (1, 2):
         bench.engines[i].election.leader_active_at = bench.now
     assert bench.engines[1].offered_index is None
+
+
+async def test_p14_one_that_cannot_take_a_snapshot_holds_nobodys_log_for_ever() -> None:
+    @with_part
+    async def scenario() -> None:
+        bench = behind()
+        reconnect(bench, 3)
+        began = bench.now
+        while bench.now < began + OFFER_PATIENCE_S + 5:  # it answers, and its disk is full
+            bench.settle(3)
+        with promise("a log is compacted although one that lives cannot take a snapshot"):
+            assert bench.engines[1].is_leader
+            assert bench.engines[3].offer is not None
+            assert bench.engines[1].offered_index is None
+
+    await holds_and_mutant_fails(scenario, Replication, "replication.WaitsForEverForAFetch")
 
 
 def test_the_log_is_read_while_its_start_is_dropped() -> None:
