@@ -37,6 +37,10 @@ class _Reading:
     children: tuple[str, ...]
 
 
+def _absent(readings: dict[str, _Reading | None], path: str) -> bool:
+    return path in readings and readings[path] is None
+
+
 class Mirror:
     """``depth`` levels below ``path``: 0 is the node alone, 1 its children, and so on."""
 
@@ -171,7 +175,9 @@ class Mirror:
             for path, reading in zip(level, await asyncio.gather(*map(self._read_one, level)), strict=True):
                 readings[path] = reading
             below = (f"{path}/{name}" for path in level if (reading := readings[path]) for name in reading.children)
-            level = [path for path in below if path not in readings and (whole or path not in self._nodes)]
+            # One that was absent when it was read, and is a child by now, has come back in between: its parent's watch was set after that
+            # and will not tell of it.
+            level = [p for p in below if (p not in readings and (whole or p not in self._nodes)) or _absent(readings, p)]
         return readings
 
     async def _read_one(self, path: str) -> _Reading | None:

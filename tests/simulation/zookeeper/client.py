@@ -86,7 +86,7 @@ class _Thread:
     def _run(self, work: Callable[[], object]) -> None:
         if self._loop.dead:
             return
-        if self._loop.paused:
+        if self._loop.paused and not getattr(self._loop, "stalled", False):
             self._loop._inbox.append(SimulatedHandle(self._scheduler.after, (0.0, self._run, work), None))
             return
         work()
