@@ -83,6 +83,10 @@ test-e2e: $(VENV_READY) $(ZOOKEEPER_READY) ## the wheel in empty environments; t
 sim: $(VENV_READY) ## replicated groups under virtual time: make sim RUNS=500 SEED=0 NODES=0
 	@$(PY) -m tests.simulation --runs $(or $(RUNS),500) --seed $(or $(SEED),0) --nodes $(or $(NODES),0) $(ARGS)
 
+.PHONY: sim-cluster
+sim-cluster: $(VENV_READY) ## whole clusters under virtual time: make sim-cluster RUNS=200 SEED=0
+	@$(PY) -m tests.simulation.cluster --runs $(or $(RUNS),200) --seed $(or $(SEED),0) $(ARGS)
+
 .PHONY: sim-proof
 sim-proof: $(VENV_READY) ## the simulator finds what is wrong with each correction switched off
 	@$(PY) -m tests.simulation.selfproof $(ARGS)

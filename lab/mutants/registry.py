@@ -61,6 +61,7 @@ MUTANTS = _table(
     Mutant("store.NeverTriesAgain", (), "a replica that failed in passing trouble runs again"),
 
     # --- names (F1)
+    Mutant("mirror.OverlooksReturns", (), "a path that vanishes and comes back is followed again"),
     Mutant("names.UnknownIsAbsent", ("R1.1",), "a name of which nothing is known is left alone"),
     Mutant("names.AbsentIsDifferent", ("R1.2",), "a process that campaigns already gets a name that nobody holds"),
     Mutant("names.LostRaceIsAnError", ("R1.3",), "a lost race for a name is decided anew"),

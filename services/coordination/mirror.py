@@ -37,10 +37,6 @@ class _Reading:
     children: tuple[str, ...]
 
 
-def _absent(readings: dict[str, _Reading | None], path: str) -> bool:
-    return path in readings and readings[path] is None
-
-
 class Mirror:
     """``depth`` levels below ``path``: 0 is the node alone, 1 its children, and so on."""
 
@@ -175,10 +171,15 @@ class Mirror:
             for path, reading in zip(level, await asyncio.gather(*map(self._read_one, level)), strict=True):
                 readings[path] = reading
             below = (f"{path}/{name}" for path in level if (reading := readings[path]) for name in reading.children)
-            # One that was absent when it was read, and is a child by now, has come back in between: its parent's watch was set after that
-            # and will not tell of it.
-            level = [p for p in below if (p not in readings and (whole or p not in self._nodes)) or _absent(readings, p)]
+            level = [path for path in below if self._is_unread(path, readings, whole)]
         return readings
+
+    def _is_unread(self, path: str, readings: dict[str, _Reading | None], whole: bool) -> bool:
+        """Whether a child that has just been listed has to be read."""
+        if path in readings:
+            # Absent when it was read, listed since: it came back in between, BEFORE its parent's watch was set, which will not tell of it.
+            return readings[path] is None
+        return whole or path not in self._nodes
 
     async def _read_one(self, path: str) -> _Reading | None:
         # Reading leaves the watch, in one request: nothing can change between the two unseen.

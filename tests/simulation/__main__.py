@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.simulation.plan import KINDS
 from tests.simulation.runner import Totals, quiet, run_parallel
-from tests.simulation.shrink import replay_command, report, shrink
+from tests.simulation.shrink import report, shrink
 from tests.simulation.world import Options
 
 SHOWN_VIOLATIONS_MAX = 5
@@ -75,9 +75,7 @@ def _as_json(totals: Totals, took_s: float, options: Options) -> dict[str, Any]:
         "seeds": [options.seed, options.seed + totals.runs - 1],
         "nodes": options.nodes,
         "runs": totals.runs,
-        "violations": [
-            {**asdict(found), "replay": replay_command(_one(options, found.seed))} for found in totals.violations
-        ],
+        "violations": [{**asdict(found), "replay": _one(options, found.seed).replay()} for found in totals.violations],
         "simulated_hours": round(totals.simulated_s / 3600, 3),
         "events": totals.events,
         "events_per_s": round(totals.events / took_s),
@@ -123,7 +121,7 @@ def main() -> int:
     for found in totals.violations[:SHOWN_VIOLATIONS_MAX]:
         one = _one(options, found.seed)
         if given.no_shrink:
-            print(f"VIOLATION with seed {found.seed}: {found.message}\n  replay: {replay_command(one)}\n")
+            print(f"VIOLATION with seed {found.seed}: {found.message}\n  replay: {one.replay()}\n")
         else:
             shrunk = shrink(one)
             if given.trace:

@@ -1,4 +1,4 @@
-"""Many runs on all processors, added up.
+"""Many runs on all processors, added up: of one replicated group, or of a whole cluster.
 
 Guarantee: what a run does depends on its seed alone, not on which process it falls to; an interrupted series reports what was done.
 """
@@ -15,14 +15,58 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol, cast
 
 import structlog
 
 from tests.simulation.checks import Violation
 from tests.simulation.mutants import switched
-from tests.simulation.world import Options, World
 
 CHUNK_RUNS = 10
+
+
+class Run(Protocol):
+    """A world: what one run is made of, and what it came to."""
+
+    @property
+    def events(self) -> int: ...
+
+    @property
+    def now(self) -> float: ...
+
+    @property
+    def fault_counts(self) -> Counter[str]: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def faults(self) -> Sequence[Any]: ...
+
+    @property
+    def trace(self) -> Sequence[object] | None: ...
+
+    def run(self) -> None:
+        """Raises Violation."""
+        ...
+
+    def counted(self) -> dict[str, int]: ...
+
+
+class Asked(Protocol):
+    """Options: a frozen dataclass, of which ``seed`` is a field, as are ``only_faults``, ``seconds`` and ``traced``."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def mutants(self) -> tuple[str, ...]: ...
+
+    def world(self) -> Run: ...
+
+    def replay(self) -> str:
+        """The command that shows it again."""
+        ...
 
 
 @dataclass
@@ -55,10 +99,10 @@ class Totals:
         self.faults.update(other.faults)
         self.violations += other.violations
 
-    def note(self, world: World) -> None:
+    def note(self, world: Run) -> None:
         self.runs += 1
-        self.simulated_s += world.scheduler.now
-        self.events += world.scheduler.events
+        self.simulated_s += world.now
+        self.events += world.events
         self.counts.update(world.counted())
         self.faults.update(world.fault_counts)
 
@@ -70,10 +114,10 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=RuntimeWarning, message=".*was never awaited")
 
 
-def run_one(options: Options, totals: Totals) -> Violation | None:
+def run_one(options: Asked, totals: Totals) -> Violation | None:
     """One run, noted in ``totals``."""
     started = time.process_time()
-    world = World(options)
+    world = options.world()
     violation: Violation | None = None
     with switched(options.mutants):
         try:
@@ -86,16 +130,14 @@ def run_one(options: Options, totals: Totals) -> Violation | None:
     return violation
 
 
-def run_seeds(
-    options: Options, seeds: Sequence[int], enough: Callable[[Totals], bool] = lambda totals: False
-) -> Totals:
+def run_seeds(options: Asked, seeds: Sequence[int], enough: Callable[[Totals], bool] = lambda totals: False) -> Totals:
     """The runs of ``seeds`` in this process; ends early when ``enough`` says so."""
     totals = Totals()
     enabled = gc.isenabled()
     gc.disable()  # collecting at set points keeps runs fast and alike
     try:
         for done, seed in enumerate(seeds):
-            found = run_one(replace(options, seed=seed), totals)
+            found = run_one(_with(options, seed=seed), totals)
             if done % CHUNK_RUNS == CHUNK_RUNS - 1:
                 gc.collect()
             if found is not None and enough(totals):
@@ -107,7 +149,11 @@ def run_seeds(
     return totals
 
 
-def _work(orders: Connection, options: Options) -> None:
+def _with(options: Asked, **changes: Any) -> Any:
+    return replace(cast(Any, options), **changes)
+
+
+def _work(orders: Connection, options: Asked) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet()
     while (seeds := orders.recv()) is not None:
@@ -115,7 +161,7 @@ def _work(orders: Connection, options: Options) -> None:
 
 
 def run_parallel(
-    options: Options,
+    options: Asked,
     seeds: range,
     jobs: int,
     progress: Callable[[Totals], None] = lambda totals: None,

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from stele.lab.mutants import MUTANTS
 from tests.simulation.runner import Found, Totals, quiet, run_parallel, run_seeds
-from tests.simulation.shrink import replay_command
 from tests.simulation.world import Options
 
 RUNS_MAX = 10_000
@@ -105,7 +104,7 @@ def main() -> int:
         if found is None:
             missed += 1
         else:
-            command = replay_command(replace(options, seed=found.seed))
+            command = replace(options, seed=found.seed).replay()
             print(f"{'':71}{command}", flush=True)
     return 1 if missed else 0
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from tests.simulation.checks import Violation
-from tests.simulation.plan import Fault
-from tests.simulation.runner import Totals, run_one
-from tests.simulation.world import Options, World
+from tests.simulation.runner import Asked, Run, Totals, run_one
 
 SHRINK_S = 60.0
 LAST_LINES = 40
@@ -19,47 +18,48 @@ LAST_LINES = 40
 class Shrunk:
     """``options`` show ``violation`` with ``faults`` only."""
 
-    options: Options
+    options: Asked
     violation: Violation
-    faults: list[Fault]
-    trace: list[str]
+    faults: Sequence[object]
+    trace: Sequence[object]
 
 
-def shrink(options: Options, within_s: float = SHRINK_S) -> Shrunk:
+def shrink(options: Asked, within_s: float = SHRINK_S) -> Shrunk:
     """Takes faults out, half of them at first, as long as a violation of the same kind remains (ddmin); then cuts the end off."""
     deadline = time.monotonic() + within_s
     first = _fails(options)
     assert first is not None, "the run does not fail"
     kind = first.kind
+    options = cast(Any, options)
 
-    def same(candidate: Options) -> bool:
+    def same(candidate: Asked) -> bool:
         found = _fails(candidate)
         return found is not None and found.kind == kind
 
-    world = World(options)
+    world = options.world()
     kept = _fewest(
         [fault.number for fault in world.faults],
         lambda numbers: same(replace(options, only_faults=tuple(numbers))),
         lambda: time.monotonic() > deadline,
     )
     best = replace(options, only_faults=tuple(kept))
-    last = max((fault.at for fault in World(best).faults), default=0.0)
+    last = max((fault.at for fault in best.world().faults), default=0.0)
     for seconds in (last + 0.01, last + 0.5, last + 2.0):
         if seconds < world.seconds and same(candidate := replace(best, seconds=round(seconds, 3))):
             best = candidate
             break
-    traced = World(replace(best, traced=True))
+    traced = replace(best, traced=True).world()
     violation = _run(traced, best)
     assert violation is not None
     assert traced.trace is not None
     return Shrunk(best, violation, traced.faults, traced.trace)
 
 
-def _fails(options: Options) -> Violation | None:
+def _fails(options: Asked) -> Violation | None:
     return run_one(options, Totals())
 
 
-def _run(world: World, options: Options) -> Violation | None:
+def _run(world: Run, options: Asked) -> Violation | None:
     from tests.simulation.mutants import switched
 
     with switched(options.mutants):
@@ -88,21 +88,6 @@ def _fewest(numbers: list[int], fails: Callable[[list[int]], bool], over: Callab
     return numbers
 
 
-def replay_command(options: Options) -> str:
-    """What shows it again."""
-    more = ""
-    if options.only_faults is not None:
-        more += f" --only-faults {','.join(map(str, options.only_faults)) or 'none'}"
-    if options.seconds:
-        more += f" --seconds {options.seconds}"
-    if options.kinds:
-        more += f" --kinds {','.join(kind.replace(' ', '-') for kind in options.kinds)}"
-    if options.mutants:
-        more += f" --mutants {','.join(options.mutants)}"
-    arguments = f' ARGS="{more.strip()}"' if more else ""
-    return f"make sim SEED={options.seed} RUNS=1 NODES={options.nodes}{arguments}"
-
-
 def report(shrunk: Shrunk) -> str:
     """A violation as it is printed."""
     faults = "\n".join(f"    {fault}" for fault in shrunk.faults) or "    none"
@@ -110,5 +95,5 @@ def report(shrunk: Shrunk) -> str:
         f"VIOLATION with seed {shrunk.options.seed}: {shrunk.violation}\n"
         f"  the faults that it takes:\n{faults}\n"
         f"  the last events:\n" + "\n".join(f"    {line}" for line in shrunk.trace[-LAST_LINES:]) + "\n"
-        f"  replay: {replay_command(shrunk.options)}"
+        f"  replay: {shrunk.options.replay()}"
     )

@@ -45,6 +45,28 @@ class Options:
     traced: bool = False
     mutants: tuple[str, ...] = ()  # of lab/mutants, wrong on purpose (mutants.py)
 
+    def world(self) -> World:
+        return World(self)
+
+    def replay(self) -> str:
+        """The command that shows it again."""
+        return replay("sim", self, f" NODES={self.nodes}")
+
+
+def replay(target: str, options: Any, variables: str = "") -> str:
+    """The command that runs ``options`` again, of whichever world."""
+    more = ""
+    if options.only_faults is not None:
+        more += f" --only-faults {','.join(map(str, options.only_faults)) or 'none'}"
+    if options.seconds:
+        more += f" --seconds {options.seconds}"
+    if options.kinds:
+        more += f" --kinds {','.join(kind.replace(' ', '-') for kind in options.kinds)}"
+    if options.mutants:
+        more += f" --mutants {','.join(options.mutants)}"
+    arguments = f' ARGS="{more.strip()}"' if more else ""
+    return f"make {target} SEED={options.seed} RUNS=1{variables}{arguments}"
+
 
 class World:
     def __init__(self, options: Options) -> None:
@@ -77,6 +99,14 @@ class World:
         self.healed = False
         self._remains: list[Process] = []  # of the dead: whatever they hold must not be collected while the run lasts
         self._error: Violation | None = None
+
+    @property
+    def events(self) -> int:
+        return self.scheduler.events
+
+    @property
+    def now(self) -> float:
+        return self.scheduler.now
 
     def _stream(self, name: str) -> random.Random:
         """Randomness of its own for each purpose: a fault taken out of the plan changes little else."""

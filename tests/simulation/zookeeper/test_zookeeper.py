@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from stele.services.coordination.mirror import Mirror
 from stele.services.coordination.session import Session, SessionEvent, SessionState
 from stele.services.errors import CoordinationUnknown
 from tests.simulation.loop import Latency, SimulatedLoop
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.zookeeper.client import LoopClock, clients_of
 from tests.simulation.zookeeper.ensemble import Ensemble
+from tests.support.both_ways import holds_and_mutant_fails, promise
 
 TIMEOUT_S = 4.0
 SIMULATED_S = 600.0
@@ -169,3 +171,24 @@ def test_a_slow_follower_shows_the_past_until_it_is_asked_to_catch_up() -> None:
         assert behind
 
     play(scenario, servers=3)
+
+
+async def a_node_comes_back_while_the_copy_is_read(mirror_type: type[Mirror]) -> None:
+    async def scenario(ensemble: Ensemble, client: Client) -> None:
+        writer, reader = await client.open(), await client.beside("reader")
+        await writer.create("topics/shop", b"")
+        mirror = mirror_type(reader, "topics", 2)
+        await mirror.start()
+        for number in range(100):
+            value = b"%d" % number
+            await writer.create("topics/shop/orders", value)
+            with promise("a path that vanishes and comes back is followed again"):
+                await until(lambda v=value: (n := mirror.snapshot.get("topics/shop/orders")) and n.value == v)  # type: ignore[misc]
+            await writer.delete("topics/shop/orders")
+        await mirror.stop()
+
+    play(scenario)
+
+
+async def test_a_node_that_comes_back_while_the_copy_is_read_is_followed() -> None:
+    await holds_and_mutant_fails(a_node_comes_back_while_the_copy_is_read, Mirror, "mirror.OverlooksReturns")

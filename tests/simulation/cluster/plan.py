@@ -1,0 +1,103 @@
+"""What goes wrong in a run of the cluster: a list made from the seed before the run begins, so that it can be printed, shortened and
+replayed.  Each run draws which kinds of fault it has and how dense they are (swarm testing)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+Value = float | int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Who there is."""
+
+    nameservers: tuple[str, ...]
+    datanodes: tuple[str, ...]
+    brokers: tuple[str, ...]
+    clients: tuple[str, ...]
+    zookeepers: tuple[str, ...]
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        return self.nameservers + self.datanodes + self.brokers
+
+    @property
+    def everybody(self) -> tuple[str, ...]:
+        return self.servers + self.clients
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``number`` is its place in the plan of its seed; ``values`` are what its kind needs."""
+
+    number: int
+    at: float
+    kind: str
+    values: tuple[Value, ...]
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in self.values)
+        return f"#{self.number} at {self.at:.3f} s: {self.kind} ({shown})"
+
+
+_Draw = Callable[[random.Random, Hosts], tuple[Value, ...]]
+
+
+def _server(rng: random.Random, hosts: Hosts) -> str:
+    """Kinds of process alike: there are more of some."""
+    return rng.choice(rng.choice((hosts.nameservers, hosts.datanodes, hosts.brokers)))
+
+
+def _short_or_long(rng: random.Random, longest_s: float) -> float:
+    return rng.uniform(0.01, longest_s * 0.15) if rng.random() < 0.5 else rng.uniform(0.1, longest_s)
+
+
+def _pair(rng: random.Random, hosts: Hosts) -> tuple[str, str]:
+    first, second = rng.sample(hosts.everybody, 2)
+    return first, second
+
+
+# kind: weight, what it needs
+_KINDS: dict[str, tuple[float, _Draw]] = {
+    "kill": (4, lambda r, h: (_server(r, h), r.uniform(0.05, 3.0))),
+    "terminate": (2, lambda r, h: (_server(r, h),)),
+    "pause": (3, lambda r, h: (_server(r, h), _short_or_long(r, 8.0))),
+    "stall": (2, lambda r, h: (_server(r, h), _short_or_long(r, 6.0))),
+    "pause client": (1, lambda r, h: (r.choice(h.clients), _short_or_long(r, 6.0))),
+    "cut": (3, lambda r, h: (*_pair(r, h), _short_or_long(r, 6.0))),
+    "one-way cut": (2, lambda r, h: (*_pair(r, h), _short_or_long(r, 6.0))),
+    "isolate": (2, lambda r, h: (_server(r, h), _short_or_long(r, 8.0))),
+    "reset": (2, lambda r, h: _pair(r, h)),
+    "slow link": (1, lambda r, h: (*_pair(r, h), 10 ** r.uniform(1, 3), _short_or_long(r, 5.0))),
+    "wall clock jump": (1, lambda r, h: (r.choice(h.everybody), r.uniform(-5000.0, 5000.0))),
+    "cut from zookeeper": (3, lambda r, h: (_server(r, h), _short_or_long(r, 8.0))),
+    "deaf to zookeeper": (1, lambda r, h: (_server(r, h), _short_or_long(r, 6.0))),
+    "session expired": (3, lambda r, h: (_server(r, h),)),
+    "zookeeper connection lost": (3, lambda r, h: (_server(r, h), r.choice(("", "before", "after")))),
+    "zookeeper restart": (1, lambda r, h: (r.randrange(len(h.zookeepers) + 1), r.uniform(0.1, 4.0))),
+    "slow zookeeper": (1, lambda r, h: (10 ** r.uniform(0.5, 3.0), r.uniform(0.2, 4.0))),
+    "full zookeeper": (1, lambda r, h: (10 ** r.uniform(-3.0, -0.5), r.uniform(0.2, 4.0))),
+}
+KINDS: Final = tuple(_KINDS)
+
+
+def choose_kinds(rng: random.Random) -> list[str]:
+    """The kinds of fault of a run."""
+    return [kind for kind in KINDS if rng.random() < 0.3] or [rng.choice(KINDS)]
+
+
+def plan(rng: random.Random, hosts: Hosts, first_s: float, last_s: float, kinds: Sequence[str]) -> list[Fault]:
+    """The faults of a run, of ``kinds``."""
+    weights = [_KINDS[kind][0] for kind in kinds]
+    mean_gap_s = 10 ** rng.uniform(-0.5, 0.6)
+    found: list[Fault] = []
+    at = first_s + rng.expovariate(1 / mean_gap_s)
+    while at < last_s:
+        kind = rng.choices(kinds, weights)[0]
+        found.append(Fault(len(found), at, kind, _KINDS[kind][1](rng, hosts)))
+        at += rng.expovariate(1 / mean_gap_s)
+    return found

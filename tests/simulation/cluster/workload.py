@@ -1,0 +1,203 @@
+"""Clients made of the SDK: they produce, consume, and create and delete topics, for as long as a run lasts.
+
+Guarantee: every call is watched: it ends within its own deadline and a second, in an answer or in an error of the tree; what came of it is
+in the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stele.client import Client
+from stele.errors import SteleError
+from stele.producer import Producer
+from tests.simulation.checks import Violation
+from tests.simulation.cluster.ledger import Ledger, Place, TopicLedger
+from tests.simulation.cluster.process import Guest
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster.world import World
+
+T = TypeVar("T")
+
+MAIN, CHURNED = "shop/main", "shop/churned"
+SUBSCRIPTIONS = {"all-shared": "shared", "all-failover": "failover", "all-exclusive": "exclusive"}
+CONNECT_S, SEND_TIMEOUT_S, WRITE_TIMEOUT_S, GRACE_S = 60.0, 8.0, 30.0, 1.0
+RETRY_S = 0.3
+READ_S, READ_MISSING_S = 0.5, 10.0  # without another message the log is read
+PARTITIONS_MAX = 3
+
+
+class Workload:
+    """``start`` once the servers have been started; ``closing`` ends what produces and churns, ``check`` looks at everything."""
+
+    def __init__(self, world: World, rng: random.Random) -> None:
+        self.world, self.ledger = world, Ledger(world)
+        self._rng = rng
+        self.closing = False
+        self.main: TopicLedger | None = None
+        self.pause_s = 10 ** rng.uniform(-1.2, -0.4)
+        self.partitions = rng.randint(1, PARTITIONS_MAX)
+        self.clients: dict[str, Guest] = {}
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    def start(self) -> None:
+        for number, name in enumerate(self.world.hosts.clients):
+            guest = self.clients[name] = Guest(self.world, name)
+            self._begin(guest, self._live(guest, number))
+
+    def _begin(self, guest: Guest, work: Coroutine[Any, Any, Any]) -> None:
+        self._tasks.append(guest.begin(self._watched(guest, work)))
+
+    async def _watched(self, guest: Guest, work: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.world.unhandled(guest, error)
+
+    # --- one client ---------------------------------------------------------------------------------------------------
+
+    async def _live(self, guest: Guest, number: int) -> None:
+        bootstrap = ",".join(f"{name}:{self.world.port}" for name in self.world.hosts.nameservers)
+        while True:
+            client = Client(bootstrap, timeout_s=CONNECT_S, seed=guest.rng.getrandbits(32), transport=guest.transport)
+            try:
+                await self._call(guest, "connect", client.__aenter__(), CONNECT_S)
+                break
+            except SteleError:
+                await asyncio.sleep(RETRY_S)
+        guest.client = client  # type: ignore[attr-defined]
+        if number == 0:
+            await self._create_main(guest, client)
+        while self.main is None:  # noqa: ASYNC110 - another client's loop sets it
+            await asyncio.sleep(0.05)
+        self._begin(guest, self._produce(guest, client, self.main, lambda: self.closing))
+        names = list(SUBSCRIPTIONS)
+        for subscription in names[number % len(names) :: len(self.world.hosts.clients)]:
+            self._begin(guest, self._consume(guest, client, self.main, subscription))
+        self._begin(guest, self._consume(guest, client, self.main, names[0]))
+        if number == len(self.world.hosts.clients) - 1 and guest.rng.random() < 0.5:
+            self._begin(guest, self._churn(guest, client))
+
+    async def _create_main(self, guest: Guest, client: Client) -> None:
+        await self._until_created(guest, client, MAIN, self.partitions)
+        self.main = self.ledger.created(MAIN, self.partitions)
+        self.world.say("topic", guest.host, f"{MAIN} is there")
+
+    async def _until_created(self, guest: Guest, client: Client, topic: str, partitions: int) -> None:
+        while True:
+            try:
+                created = client.admin.create_topic(topic, partitions=partitions, if_absent=True)
+                await self._call(guest, "create topic", created, WRITE_TIMEOUT_S)
+                return
+            except SteleError as error:
+                self.world.say("refused", guest.host, f"create {topic}: {error}")
+                await asyncio.sleep(RETRY_S)
+
+    async def _produce(self, guest: Guest, client: Client, topic: TopicLedger, over: Callable[[], bool]) -> None:
+        async with client.producer(topic.name, send_timeout_s=SEND_TIMEOUT_S, linger_ms=2.0) as producer:
+            under_way: set[asyncio.Task[None]] = set()
+            while not over():
+                for _ in range(guest.rng.randint(1, 3)):
+                    task = asyncio.ensure_future(self._send(guest, producer, topic))
+                    under_way.add(task)
+                    task.add_done_callback(under_way.discard)
+                await asyncio.sleep(guest.rng.uniform(0.2, 1.8) * self.pause_s)
+                if len(under_way) > 200:
+                    await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            if under_way:
+                await asyncio.wait(under_way)
+
+    async def _send(self, guest: Guest, producer: Producer, topic: TopicLedger) -> None:
+        sent = self.ledger.sending(topic, f"{guest.host}.{guest.pid}")
+        key = None if guest.rng.random() < 0.5 else b"%d" % guest.rng.randrange(5)
+        try:
+            stored = await self._call(guest, "send", producer.send(sent.value, key=key), SEND_TIMEOUT_S)
+            self.ledger.acked(topic, sent, stored.partition, stored.offset)
+        except SteleError as error:
+            self.world.say("send failed", guest.host, f"{sent.value.decode()}: {error!r}")
+            self.ledger.failed(topic, sent, error.definite)
+        except Violation as error:
+            self.world.unhandled(guest, error)
+
+    async def _consume(self, guest: Guest, client: Client, topic: TopicLedger, subscription: str) -> None:
+        kind = SUBSCRIPTIONS[subscription]
+        while True:
+            try:
+                consumer = client.consumer(topic.name, subscription, type=kind, credit=50, name=guest.host)
+                async with consumer:
+                    while True:
+                        message = await consumer.receive()
+                        if message is None:
+                            continue
+                        self.ledger.received(topic, subscription, message)
+                        if guest.rng.random() < 0.05:
+                            consumer.nack(message, 0.1)
+                        else:
+                            consumer.ack_nowait(message)
+            except SteleError as error:
+                self.world.say("consumer ended", guest.host, f"{subscription}: {error!r}")
+                await asyncio.sleep(RETRY_S)
+
+    async def _churn(self, guest: Guest, client: Client) -> None:
+        """Topics of one name, one after the other."""
+        while not self.closing:
+            await self._until_created(guest, client, CHURNED, guest.rng.randint(1, 2))
+            info = await self._until(guest, lambda: client.admin.describe_topic(CHURNED), WRITE_TIMEOUT_S)
+            topic = self.ledger.created(CHURNED, info.partitions)
+            self.world.say("topic", guest.host, f"{CHURNED} is there, the {topic.generation}th")
+            until = self.world.now + guest.rng.uniform(0.2, 2.0)
+            await self._produce(guest, client, topic, lambda until=until: self.world.now > until)  # type: ignore[misc]
+            await self._until(guest, lambda: client.admin.delete_topic(CHURNED), WRITE_TIMEOUT_S)
+            self.world.say("topic", guest.host, f"{CHURNED} is gone, the {topic.generation}th")
+
+    async def _until(self, guest: Guest, attempt: Callable[[], Awaitable[T]], within_s: float) -> T | Any:
+        """Tried until it succeeds, or until what it asks for has come about."""
+        while True:
+            try:
+                return await self._call(guest, "call", attempt(), within_s)
+            except SteleError as error:
+                if error.reason == "TOPIC_NOT_FOUND":
+                    return None
+                await asyncio.sleep(RETRY_S)
+
+    async def _call(self, guest: Guest, what: str, call: Awaitable[T], within_s: float) -> T:
+        """Ends by its deadline, by the client's own clock, and a second more."""
+        loop = asyncio.get_running_loop()
+        began, stopped_s = loop.time(), guest.stopped_s
+        try:
+            return await call
+        finally:
+            took_s = loop.time() - began - (guest.stopped_s - stopped_s)
+            if took_s > within_s + GRACE_S:
+                self.world.unhandled(
+                    guest, Violation("deadline", f"{what} at {guest.host} took {took_s:.3f} s of {within_s:g} s")
+                )
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def drained(self) -> bool:
+        """Every subscription has been given everything that was acknowledged."""
+        assert self.main is not None
+        return not any(self.ledger.missing(self.main, subscription) for subscription in SUBSCRIPTIONS)
+
+    def begin_reading(self) -> asyncio.Task[dict[Place, bytes]]:
+        """All of the main topic, from its beginning to its end now."""
+        guest = self.clients[self.world.hosts.clients[0]]
+        return guest.begin(self._read(guest))
+
+    async def _read(self, guest: Guest) -> dict[Place, bytes]:
+        client: Client = guest.client  # type: ignore[attr-defined]
+        assert self.main is not None
+        wanted = {s.place for s in self.main.sent.values() if s.outcome == "acknowledged"}
+        log: dict[Place, bytes] = {}
+        async with client.consumer(MAIN, "reader", type="exclusive", credit=1000) as consumer:
+            while (message := await consumer.receive(READ_S if wanted <= log.keys() else READ_MISSING_S)) is not None:
+                log[message.partition, message.offset] = message.value
+                consumer.ack_nowait(message)
+        return log

@@ -1,0 +1,331 @@
+"""One run: a whole cluster under virtual time, a workload, a list of faults, and what must hold all along.
+
+Guarantee: a run is a function of its options.  The same seed gives the same run, event for event, in any process that hashes strings alike
+(PYTHONHASHSEED=0).
+
+    World(Options(seed=7)).run()        raises Violation
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from stele.broker.role import Broker
+from stele.datanode.role import Datanode, Parts
+from stele.nameserver.role import Nameserver
+from stele.services.config import BrokerConfig, DatanodeConfig, NameserverConfig
+from stele.services.errors import SteleError
+from stele.services.process import Runtime
+from tests.simulation.checks import Violation
+from tests.simulation.cluster.ambient import ambient, resident
+from tests.simulation.cluster.faults import Strike
+from tests.simulation.cluster.plan import Hosts, choose_kinds, plan
+from tests.simulation.cluster.process import Guest, Process, Server
+from tests.simulation.cluster.rpc.network import End, Network
+from tests.simulation.cluster.workload import Workload
+from tests.simulation.scheduler import Scheduler
+from tests.simulation.world import replay
+from tests.simulation.zookeeper.ensemble import Ensemble
+
+PORT = 7000
+RESTART_S = 1.0  # until an operator starts again what has ended
+START_S = 30.0  # within which a cluster without faults has its topic
+FIRST_FAULT_S = 1.0  # some strike before the cluster stands
+LOOK_S = 0.05  # between two looks at whether it is as it should be
+SETTLE_S = 20.0  # after the last fault, until everything is as it should be
+LINES_PER_MINUTE_MAX = 600  # of one event of one process
+TRACE_LINES_MAX = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run is made of."""
+
+    seed: int = 0
+    seconds: float = 0.0  # of faults; 0: drawn from the seed
+    only_faults: tuple[int, ...] | None = None  # their numbers in the seed's plan
+    kinds: tuple[str, ...] = ()  # of faults; none: drawn from the seed
+    traced: bool = False
+    mutants: tuple[str, ...] = ()  # of lab/mutants, wrong on purpose
+
+    def world(self) -> World:
+        return World(self)
+
+    def replay(self) -> str:
+        return replay("sim-cluster", self)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One event of a trace."""
+
+    at: float
+    what: str
+    where: str  # host; "" the simulator
+    text: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shown = " ".join([self.text, *(f"{k}={v}" for k, v in self.facts.items())]).strip()
+        return f"{self.at:11.6f} {self.where:<4} {self.what} {shown}".rstrip()
+
+
+class World:
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        rng = self.stream("world")
+        self.seconds = drawn if not options.seconds and (drawn := rng.uniform(4.0, 10.0)) else options.seconds
+        zookeepers = ("zk",) if rng.random() < 0.5 else ("zk1", "zk2", "zk3")
+        self.hosts = Hosts(
+            tuple(f"ns{n}" for n in range(1, 4)),
+            tuple(f"dn{n}" for n in range(1, (5 if rng.random() < 0.2 else 3) + 1)),
+            tuple(f"br{n}" for n in range(1, rng.choice((2, 2, 3)) + 1)),
+            tuple(f"cl{n}" for n in range(1, 4)),
+            zookeepers,
+        )
+        drawing = self.stream("faults")
+        self.kinds = list(options.kinds) or choose_kinds(drawing)
+        self.faults = plan(drawing, self.hosts, FIRST_FAULT_S, self.seconds, self.kinds)
+        if options.only_faults is not None:
+            self.faults = [fault for fault in self.faults if fault.number in options.only_faults]
+        self.fault_counts: Counter[str] = Counter()
+        self.wall_offsets: Counter[str] = Counter()  # seconds that a host's wall clock is ahead
+        self.port = PORT
+        self.scheduler = Scheduler()
+        self.trace: list[Line] = []
+        self.logged: Counter[tuple[str, str]] = Counter()  # (host, event) → lines
+        self.network = Network(self.scheduler, self.stream("network"))
+        self.zookeeper = Ensemble(
+            self.scheduler,
+            self.stream("zookeeper"),
+            self.network,
+            servers=len(zookeepers),
+            say=lambda line: self.say("zookeeper", "zk", line),
+        )
+        self.servers: dict[str, Server] = {}
+        self.buried: list[Guest] = []  # whatever the dead hold must not be collected while the run lasts
+        self.workload = Workload(self, self.stream("workload"))
+        self.strike = Strike(self)
+        if options.traced:
+            self.network.carried = self._carried
+        self._pids = 100
+        self._error: Violation | None = None
+
+    def stream(self, name: str) -> random.Random:
+        """Randomness of its own for each purpose: a fault taken out of the plan changes little else."""
+        return random.Random(f"{name} {self.options.seed}")
+
+    # --- as a machine ---------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        return self.scheduler.now
+
+    @property
+    def events(self) -> int:
+        return self.scheduler.events
+
+    def next_pid(self) -> int:
+        self._pids += 1
+        return self._pids
+
+    def runs(self, host: str, pid: int) -> bool:
+        server = self.servers.get(host)
+        return server is not None and server.process is not None and server.process.pid == pid
+
+    # --- running --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """The whole run.  Raises Violation; an exception that nobody was to see is one too."""
+        try:
+            self._run_in_ambience()
+        except Violation:
+            raise
+        except Exception as error:
+            raise Violation("unhandled error", repr(error)) from error
+
+    def _run_in_ambience(self) -> None:
+        with ambient(self, self.stream("ambient")):
+            before = structlog.get_config()
+            structlog.configure(
+                processors=[self._log], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
+            )
+            try:
+                with tempfile.TemporaryDirectory(prefix="stele-sim-", dir="/dev/shm") as folder:
+                    self.folder = Path(folder)
+                    self._build()
+                    self._run()
+            finally:
+                structlog.configure(**before)
+
+    def _build(self) -> None:
+        for name in self.hosts.nameservers:
+            nameserver = NameserverConfig(name=name, host=name, **self._common)
+            self.servers[name] = Server(self, name, "nameserver", nameserver, Nameserver)
+        for name in self.hosts.datanodes:
+            folder = str(self.folder / name)
+            datanode = DatanodeConfig(
+                name=name, host=name, raft_port=PORT + 1, data_dir=folder, disk_reserve_bytes=1 << 20, **self._common
+            )
+            self.servers[name] = Server(self, name, "datanode", datanode, self._datanode)
+        for name in self.hosts.brokers:
+            self.servers[name] = Server(
+                self, name, "broker", BrokerConfig(name=name, host=name, **self._common), Broker
+            )
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        zookeeper = ",".join(f"{name}:2181" for name in self.hosts.zookeepers)
+        return {"zookeeper": zookeeper, "port": PORT, "admin_port": -1}
+
+    def _datanode(self, config: DatanodeConfig, runtime: Runtime) -> Datanode:
+        return Datanode(config, runtime, Parts(free_bytes=lambda: 1 << 40, rng=random.Random()))
+
+    def _run(self) -> None:
+        for server in self.servers.values():
+            server.start()
+        self.workload.start()
+        for fault in self.faults:
+            self.scheduler.at(fault.at, self.strike, fault)
+        self.run_until(self.seconds)
+        self._heal()
+        self.must(lambda: self.workload.main is not None, START_S, "no topic")
+        ledger = self.workload.ledger
+        before = ledger.acknowledged
+        self.must(lambda: ledger.acknowledged > before + 5, SETTLE_S, "nothing is writable")
+        self.workload.closing = True
+        self.must(self.workload.drained, SETTLE_S, "not everything that was acknowledged is delivered")
+        self.must(self._quiet, SETTLE_S, "the replicas do not come to the same")
+        reading = self.workload.begin_reading()
+        self.must(reading.done, SETTLE_S, "the log cannot be read")
+        assert self.workload.main is not None
+        ledger.check_log(self.workload.main, reading.result())
+
+    def _heal(self) -> None:
+        """The faults are over, and everything that is down starts again."""
+        self.say("heal", "")
+        self.strike.heal()
+        self.zookeeper.heal()
+        for server in self.servers.values():
+            server.start()
+
+    def _quiet(self) -> bool:
+        """Every server is ready, and the replicas of each partition hold the same."""
+        ends: dict[int, set[tuple[int, int]]] = {}
+        replicas: Counter[int] = Counter()
+        for server in self.servers.values():
+            process = server.process
+            if process is None or not process.runtime.ready.is_open:
+                return False
+            if server.kind == "datanode" and hasattr(process.role, "store"):
+                for group in process.role.store.registry.groups():
+                    ends.setdefault(group.group_id, set()).add((group.last_index, group.applied_index))
+                    replicas[group.group_id] += 1
+        return all(len(found) == 1 for found in ends.values()) and all(n == 3 for n in replicas.values())
+
+    def guest(self, host: str) -> Guest | None:
+        """Who runs there now."""
+        server = self.servers.get(host)
+        return server.process if server is not None else self.workload.clients.get(host)
+
+    def run_until(self, end: float) -> None:
+        self.scheduler.run_until(end, self._is_over)
+        if self._error is not None:
+            raise self._error
+
+    def _is_over(self) -> bool:
+        return self._error is not None
+
+    def must(self, done: Callable[[], bool], within_s: float, otherwise: str) -> None:
+        end = self.now + within_s
+        while not done() and self.now < end:
+            self.run_until(min(end, self.now + LOOK_S))
+        if not done():
+            raise Violation("liveness", f"{otherwise} within {within_s:g} s ({self._state()})")
+
+    def _state(self) -> str:
+        """Of every server, in few words."""
+        shown = []
+        for name, server in self.servers.items():
+            process = server.process
+            ready = "down" if process is None else "ready" if process.runtime.ready.is_open else "not ready"
+            if process is not None and server.kind == "datanode" and hasattr(process.role, "store"):
+                groups = process.role.store.registry.groups()
+                ready += " " + " ".join(
+                    f"{g.group_id}:{g.state}/{g.term}@{g.applied_index}of{g.last_index}" for g in groups
+                )
+            shown.append(f"{name} {ready}")
+        return ", ".join(shown)
+
+    # --- what processes tell --------------------------------------------------------------------------------------------
+
+    def after_event(self, guest: Guest) -> None:
+        """After each handle of a process."""
+
+    def unhandled(self, guest: Guest, error: BaseException | str) -> None:
+        if self._error is None:
+            if isinstance(error, Violation):
+                self._error = error
+            else:
+                self._error = Violation("unhandled error", f"on {guest.host}: {error!r}")
+                self._error.__cause__ = error if isinstance(error, BaseException) else None
+
+    def exited(self, server: Server, status: int, failure: SteleError | None) -> None:
+        self.scheduler.after(RESTART_S, server.start)
+
+    def bury(self, process: Process) -> None:
+        self.buried.append(process)
+
+    # --- the trace ------------------------------------------------------------------------------------------------------
+
+    def say(self, what: str, where: str, text: str = "", **facts: Any) -> None:
+        if self.options.traced and len(self.trace) < TRACE_LINES_MAX:
+            self.trace.append(Line(self.now, what, where, text, facts))
+
+    def _carried(self, end: End, frame: tuple[Any, ...]) -> None:
+        self.say("message", end.node.host, _short(frame), to=end.peer.node.host)
+
+    def _log(self, _logger: Any, level: str, event: dict[str, Any]) -> Any:
+        running = resident()
+        where = running.host if running is not None else ""
+        name = str(event.pop("event"))
+        self.logged[where, name] += 1
+        self.say(f"{name}" if level == "info" else f"{level}: {name}", where, **event)
+        if "exc_info" in event and self.options.traced:
+            self.say("exception", where, structlog.processors.format_exc_info(None, "", dict(event))["exception"])
+        raise structlog.DropEvent
+
+    def counted(self) -> dict[str, int]:
+        """What was done in this run, for the totals."""
+        ledger = self.workload.ledger
+        return {
+            "acknowledged messages": ledger.acknowledged,
+            "definite errors": ledger.definite,
+            "indefinite errors": ledger.indefinite,
+            "deliveries": ledger.deliveries,
+            "redeliveries": ledger.redeliveries,
+            "topics": len(ledger.topics),
+            "starts of processes": sum(server.starts for server in self.servers.values()),
+            "zookeeper transactions": len(self.zookeeper.log),
+        }
+
+    def digest(self) -> str:
+        """Of everything that was traced: equal runs have equal digests."""
+        found = hashlib.sha256("\n".join(map(str, self.trace)).encode())
+        found.update(repr((self.scheduler.events, sorted(self.logged.items()))).encode())
+        return found.hexdigest()
+
+
+def _short(frame: tuple[Any, ...]) -> str:
+    """A frame in few words."""
+    return " ".join(f"{len(part)} bytes" if isinstance(part, bytes) else str(part)[:40] for part in frame)
