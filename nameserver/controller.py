@@ -322,6 +322,10 @@ class Controller:
                 if e.reason != trouble:
                     _log.warning("round_failed", what=what, reason=e.reason, error=e.message)
                 trouble = e.reason
+            except Exception:
+                # A fault of ours must not end the rounds: the process would go on leading, and nothing would come of it.
+                _log.exception("round_failed", what=what)
+                await asyncio.sleep(ROUND_S)
             await asyncio.sleep(PAUSE_S)
 
     async def _settle_bundles(self) -> None:

@@ -47,10 +47,17 @@ class ClusterLoop(SimulatedLoop):
     resident: Process | Guest
     stalled = False
 
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.tasks: list[ClusterTask] = []  # all that ever began: none may fail unnoticed
+
     def create_task(self, coro: Any, *, name: object = None, context: Context | None = None) -> asyncio.Task[Any]:
         if context is None:
-            return ClusterTask(coro, loop=self, name=str(name))
-        return ClusterTask(coro, loop=self, name=str(name), context=context)
+            task = ClusterTask(coro, loop=self, name=str(name))
+        else:
+            task = ClusterTask(coro, loop=self, name=str(name), context=context)
+        self.tasks.append(task)
+        return task
 
     def set_exception_handler(self, handler: object) -> None:
         """The world hears of everything that the product would only log."""

@@ -210,6 +210,15 @@ class World:
         self.must(reading.done, SETTLE_S, "the log cannot be read")
         assert self.workload.main is not None
         ledger.check_log(self.workload.main, reading.result())
+        self._check_tasks()
+
+    def _check_tasks(self) -> None:
+        """Nothing that runs has ended a task whose failure nobody asked for."""
+        for guest in [*(server.process for server in self.servers.values()), *self.workload.clients.values()]:
+            for task in guest.loop.tasks if guest is not None else ():
+                if task.done() and task._log_traceback:
+                    name, error = task.get_coro().__qualname__, task.exception()
+                    raise Violation("lost exception", f"{name} on {guest.host}: {error!r}") from error
 
     def _heal(self) -> None:
         """The faults are over, and everything that is down starts again."""
@@ -289,6 +298,9 @@ class World:
     # --- the trace ------------------------------------------------------------------------------------------------------
 
     def say(self, what: str, where: str, text: str = "", **facts: Any) -> None:
+        self._write(what, where, text, facts)
+
+    def _write(self, what: str, where: str, text: str, facts: dict[str, Any]) -> None:
         if self.options.traced and len(self.trace) < TRACE_LINES_MAX:
             self.trace.append(Line(self.now, what, where, text, facts))
 
@@ -300,9 +312,11 @@ class World:
         where = running.host if running is not None else ""
         name = str(event.pop("event"))
         self.logged[where, name] += 1
-        self.say(f"{name}" if level == "info" else f"{level}: {name}", where, **event)
+        text = ""
         if "exc_info" in event and self.options.traced:
-            self.say("exception", where, structlog.processors.format_exc_info(None, "", dict(event))["exception"])
+            shown = structlog.processors.format_exc_info(None, "", dict(event))
+            text = str(shown["exception"])
+        self._write(name if level == "info" else f"{level}: {name}", where, text, event)
         raise structlog.DropEvent
 
     def counted(self) -> dict[str, int]:
