@@ -322,11 +322,14 @@ class Controller:
                 if e.reason != trouble:
                     _log.warning("round_failed", what=what, reason=e.reason, error=e.message)
                 trouble = e.reason
-            except Exception:
-                # A fault of ours must not end the rounds: the process would go on leading, and nothing would come of it.
-                _log.exception("round_failed", what=what)
-                await asyncio.sleep(ROUND_S)
+            except Exception as e:
+                await self._survive(what, e)
             await asyncio.sleep(PAUSE_S)
+
+    async def _survive(self, what: str, error: Exception) -> None:
+        """A fault of ours must not end the rounds: the process would go on leading, and nothing would come of it."""
+        _log.error("round_failed", what=what, exc_info=error)
+        await asyncio.sleep(ROUND_S)
 
     async def _settle_bundles(self) -> None:
         view = self._view.current

@@ -61,6 +61,7 @@ MUTANTS = _table(
     Mutant("store.NeverTriesAgain", (), "a replica that failed in passing trouble runs again"),
 
     # --- names (F1)
+    Mutant("controller.EndsWithItsFirstFault", (), "a leader goes on after a round that failed"),
     Mutant("mirror.OverlooksReturns", (), "a path that vanishes and comes back is followed again"),
     Mutant("names.UnknownIsAbsent", ("R1.1",), "a name of which nothing is known is left alone"),
     Mutant("names.AbsentIsDifferent", ("R1.2",), "a process that campaigns already gets a name that nobody holds"),

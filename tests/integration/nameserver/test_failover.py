@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from stele.nameserver.controller import Controller, Decisions
 from stele.nameserver.ids import GROUPS
-from stele.nameserver.reconcile import DeleteReplica
+from stele.nameserver.reconcile import DeleteReplica, ReconcileEffect, plan
 from stele.nameserver.topic_writer import TopicWriter
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore
@@ -19,7 +21,7 @@ from stele.services.rpc.status import typed_errors
 from tests.integration.nameserver.cluster import Cluster
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
-from tests.support.zookeeper import end_session
+from tests.support.zookeeper import end_session, unique_cluster_name
 
 
 async def test_a_half_done_create_is_finished_by_the_next_leader(cluster: Cluster) -> None:
@@ -201,3 +203,27 @@ async def test_drain_leaves_to_the_next_leader_and_shuts_the_port(cluster: Clust
         return answer.leader == other._config.name
 
     await eventually(it_names_itself)
+
+
+async def test_a_fault_of_one_round_does_not_end_the_rounds(zk_hosts: str) -> None:
+    async def one_round_fails(kind: type[Controller]) -> None:
+        planned = 0
+
+        def faulty(*given: Any) -> list[ReconcileEffect]:
+            nonlocal planned
+            planned += 1
+            if planned == 1:
+                raise KeyError("a fault of ours")
+            return plan(*given)
+
+        cluster = Cluster(zk_hosts, unique_cluster_name())
+        try:
+            await cluster.nameserver("ns1", lambda *given: kind(*given, decisions=Decisions(plan=faulty)))
+            await cluster.start(nameservers=0, datanodes=1)
+            with promise("a leader goes on after a round that failed"):
+                async with asyncio.timeout(10):
+                    await cluster.create("demo/t", partitions=1, replication=1)
+        finally:
+            await cluster.stop()
+
+    await holds_and_mutant_fails(one_round_fails, Controller, "controller.EndsWithItsFirstFault")

@@ -45,7 +45,7 @@ def test_a_data_directory_works_the_same(folder: Path) -> None:
 def test_what_is_not_led_to_the_volume_fails() -> None:
     path = Volume().path
     with pytest.raises(AssertionError, match="operating system"):
-        open(path / "x")
+        open(path / "x")  # noqa: SIM115
 
 
 def test_a_lock_goes_with_its_process() -> None:
