@@ -20,7 +20,7 @@ from stele.nameserver.server import NameserverServicer
 from stele.services.config import NameserverConfig
 from stele.services.coordination.election import Election, Leadership
 from stele.services.coordination.enrolment import Enrolment, Presence, Step, open_session
-from stele.services.coordination.session import Session, SessionEvent
+from stele.services.coordination.session import Session
 from stele.services.pb import nameserver_pb2_grpc
 from stele.services.process import Runtime
 from stele.services.rpc.channels import Channels
@@ -63,10 +63,9 @@ class Nameserver:
 
     async def start(self) -> None:
         config, runtime = self._config, self._runtime
-        for condition in ("coordination", "view", "registered"):
+        for condition in ("view", "registered"):
             runtime.ready.add(condition)
         self.session = await open_session(config, runtime, self._opened)
-        runtime.ready.set("coordination", True, detail=f"cluster {self.session.cluster_id}")
         self._channels = Channels(transport=runtime.transport)
         self._opened.push_async_callback(self._channels.close)
         self.view = ClusterView(self.session, self._channels, config.name, runtime.fail)
@@ -85,7 +84,6 @@ class Nameserver:
         await enrolment.join()
         self._enrolment = enrolment
         self._opened.push_async_callback(enrolment.leave)
-        self._opened.callback(self.session.subscribe(self._session_changed))
         runtime.ready.set("registered", True, detail=self.endpoint)
 
     def _open_server(self) -> None:
@@ -123,10 +121,6 @@ class Nameserver:
             self.controller = self._new_controller(leadership, self.session, self.view, self._channels)
             self.controller.open()
         self._metrics.epoch(leadership.epoch if leadership is not None else 0)
-
-    def _session_changed(self, event: SessionEvent) -> None:
-        """Without ZooKeeper reads are answered all the same, so the process stays ready."""
-        self._runtime.ready.set("coordination", True, detail=event.state.value)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

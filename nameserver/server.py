@@ -139,7 +139,7 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
             answered_by=self._name,
             nameservers=[member_info(m) for _, m in sorted(catalog.nameservers.items())],
             coordination_connected=self._session.state is SessionState.CONNECTED and not self._session.fenced,
-            problems=self._view.current.problems(),
+            problems=[*([self._session.problem] if self._session.problem else []), *self._view.current.problems()],
         )
         if leader is not None:
             member = catalog.nameservers.get(leader.name)

@@ -9,7 +9,7 @@ from stele.services.coordination.claim import Decision, Seen, WritePace
 from stele.services.coordination.members import Holder, Membership
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.records import MemberRecord, ZnodeRecord, encode
-from stele.services.coordination.session import Session
+from stele.services.coordination.session import Session, SessionState
 from stele.services.coordination.znode import CreateOp, Op
 from stele.services.errors import CoordinationUnknown, NameTaken, RecordExists, RecordMissing
 
@@ -165,3 +165,11 @@ class RegistersForGood(Membership):
     def writes(self, decision: Decision, seen: Seen[MemberRecord], mine: MemberRecord) -> list[Op]:
         ops = super().writes(decision, seen, mine)
         return [CreateOp(op.path, encode(mine)) if isinstance(op, CreateOp) else op for op in ops]
+
+
+class BelievesAnyTree(Session):
+    """A new session is taken for one with the same cluster, whatever ZooKeeper holds by now."""
+
+    async def _verify(self) -> None:
+        self._unverified = False
+        self._enter(SessionState.CONNECTED, new_session=True)

@@ -93,6 +93,8 @@ MUTANTS = _table(
     Mutant("members.StormsBack", ("R5.8",), "registrations are put back ever more slowly"),
     Mutant("members.RegistersForGood", ("R5.9",), "a killed process is gone within its session timeout"),
 
+    Mutant("members.BelievesAnyTree", (), "nothing is done in the tree of another cluster"),
+
     # --- ownership and leadership (F5)
     Mutant("ownership.LeadershipWithoutEpoch", (), "a deposed leader's transactions are refused"),
     Mutant("ownership.assigns_by_name", ("R5.9",), "no assignment names a broker that is gone",

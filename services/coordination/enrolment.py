@@ -25,7 +25,7 @@ from stele.services.coordination.kazoo_client import LeaseClient
 from stele.services.coordination.members import Membership
 from stele.services.coordination.names import NameHold, register_name
 from stele.services.coordination.records import MemberRecord
-from stele.services.coordination.session import Session
+from stele.services.coordination.session import Session, SessionEvent
 from stele.services.process import Runtime
 from stele.services.rpc.servers import Server
 
@@ -65,16 +65,27 @@ class Enrolment:
 
 async def open_session(config: NodeConfig, runtime: Runtime, opened: AsyncExitStack, identity: str = "") -> Session:
     """A session that stands; it is closed with ``opened``.  ``identity`` is what only one process can hold (the uuid of a locked data
-    directory).  CoordinationUnreachable."""
+    directory).  The process ends with ClusterMismatch where ZooKeeper turns out to hold another cluster later.  CoordinationUnreachable."""
     session = Session(
         config.zookeeper,
         config.cluster,
         config.session_timeout_s,
         incarnation=incarnation.current(identity),
         connect=runtime.zookeeper or LeaseClient,
+        on_mismatch=runtime.fail,
     )
+    runtime.ready.add("coordination")
     await session.start(SESSION_START_S)
     opened.push_async_callback(session.close)
+
+    def show(_: SessionEvent | None = None) -> None:
+        # Without ZooKeeper what can be answered is answered all the same: the process stays ready.
+        runtime.ready.set(
+            "coordination", True, session.problem or f"{session.state.value}, cluster {session.cluster_id}"
+        )
+
+    opened.callback(session.subscribe(show))
+    show()
     return session
 
 

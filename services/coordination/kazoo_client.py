@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ from typing import Any
 from kazoo.client import KazooClient
 from kazoo.exceptions import (
     BadVersionError,
+    ConnectionDropped,
     NodeExistsError,
     NoNodeError,
     NotEmptyError,
@@ -36,6 +39,7 @@ from stele.services.clock import Clock
 from stele.services.coordination.znode import Stat
 from stele.services.errors import CoordinationUnknown, RecordExists, RecordMissing, SteleError, VersionConflict
 
+ASK_TIMEOUT_S = 1.0
 RECONNECT_DELAY_S_MIN, RECONNECT_DELAY_S_MAX = 0.05, 1.0
 
 
@@ -57,8 +61,13 @@ class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
         self._clock = clock
         self._sent_at: deque[float] = deque()
         self._ping_sent_at = 0.0
+        self._address = ("", 0)
         self.negotiated_timeout_s = 0.0
         self.lease_from = float("-inf")
+
+    def _connect(self, host: Any, hostip: str, port: int) -> Any:
+        self._address = (hostip, port)
+        return super()._connect(host, hostip, port)
 
     def _submit(self, request: Any, timeout: float, xid: int | None = None) -> None:
         now = self._clock.monotonic()
@@ -70,11 +79,39 @@ class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
 
     def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
         sent_at = self._clock.monotonic()
-        answer = super()._invoke(timeout, request, xid)
+        try:
+            answer = super()._invoke(timeout, request, xid)
+        except ConnectionDropped:
+            if isinstance(request, Connect):
+                self._refused(request.last_zxid_seen)
+            raise
         # Before the base class reports CONNECTED, so that whoever hears of the session finds its timeout.
         if isinstance(request, Connect) and answer[0].time_out > 0:
             self._granted(answer[0].time_out / 1000.0, sent_at)
         return answer
+
+    def _refused(self, seen: int) -> None:
+        """The server took the connection and closed it instead of granting a session.  It does that, without a word, where the client has
+        seen more transactions than it has."""
+        if seen <= 0:
+            return
+        held = self.zxid_of_server()
+        if 0 <= held < seen:
+            self.client.on_forgotten(held, seen)
+
+    def zxid_of_server(self) -> int:
+        """The last transaction of the server that was dialled last, as it says itself; -1 if it does not."""
+        try:
+            with socket.create_connection(self._address, ASK_TIMEOUT_S) as asking:
+                asking.settimeout(ASK_TIMEOUT_S)
+                asking.sendall(b"srvr")
+                said = b""
+                while chunk := asking.recv(4096):
+                    said += chunk
+        except OSError:
+            return -1
+        found = re.search(rb"^Zxid: 0x([0-9a-f]+)$", said, re.MULTILINE)
+        return int(found[1], 16) if found is not None else -1
 
     def _granted(self, timeout_s: float, asked_at: float) -> None:
         self._sent_at.clear()
@@ -123,6 +160,7 @@ class LeaseClient(KazooClient):  # type: ignore[misc]
             logger=_QUIET,
         )
         self._connection = (connection or LeaseConnection)(self, self._conn_retry.copy(), clock)
+        self.on_forgotten: Callable[[int, int], None] = lambda held, seen: None  # called on kazoo's thread
         # One thread keeps requests in the order in which they were made; starting and stopping may block for seconds.
         self._submitter = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-submit")
         self._control = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-control")

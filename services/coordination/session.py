@@ -3,6 +3,8 @@
 Guarantee: every request ends within its timeout, in an answer or in ``CoordinationUnknown``, from which nothing may be concluded
 (R1.1).  ``fenced`` is true before ZooKeeper can have expired the session, by this process's own clock.  Nothing runs in a kazoo
 callback but the hand-over to the event loop (R5.8), and kazoo is never called on the event loop (``kazoo_client.py`` has the threads).
+A new session counts as connected only once the cluster's record was read under it and is the one that was known: a ZooKeeper that
+lost it, or holds another cluster's, is none of ours (``on_mismatch``).
 
 Usage: ``session = Session(hosts, cluster, session_timeout_s); await session.start(timeout_s=10)``.  Paths are relative to
 ``/stele/<cluster>`` and have no leading slash.
@@ -19,16 +21,24 @@ from enum import Enum
 from typing import Any
 
 import structlog
+from kazoo.exceptions import NoNodeError
 from kazoo.protocol.states import EventType, KazooState, WatchedEvent
 
 from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination import incarnation as incarnations
 from stele.services.coordination.kazoo_client import LeaseClient, first_failure, stat_of, translate
-from stele.services.coordination.records import Incarnation
-from stele.services.coordination.schema import prepare
+from stele.services.coordination.records import ClusterRecord, Incarnation, decode
+from stele.services.coordination.schema import CLUSTER, prepare
 from stele.services.coordination.subscribers import Subscribers
 from stele.services.coordination.znode import ANY_VERSION, CheckOp, CreateOp, Node, Op, SetOp, Stat
-from stele.services.errors import CoordinationUnknown, CoordinationUnreachable, RecordExists, RecordMissing
+from stele.services.errors import (
+    ClusterMismatch,
+    CoordinationUnknown,
+    CoordinationUnreachable,
+    RecordExists,
+    RecordMissing,
+    SteleError,
+)
 
 INFLIGHT_MAX = 128  # kazoo's wake-up socket blocks its caller at 278
 REPEAT_DELAY_S = 0.05
@@ -81,7 +91,9 @@ class Session:
         request_timeout_s: float | None = None,
         incarnation: Incarnation | None = None,
         connect: Connect = LeaseClient,
+        on_mismatch: Callable[[SteleError], None] | None = None,
     ) -> None:
+        """``on_mismatch`` is called on the loop, once, with ClusterMismatch; nothing is done under such a session."""
         self.hosts = hosts
         self.cluster = cluster
         self.root = f"/stele/{cluster}"
@@ -92,6 +104,10 @@ class Session:
         self.cluster_id = ""
         self.incarnation = incarnation or incarnations.current()
         self._clock = clock
+        self.problem = ""  # one line where the servers refuse us for a reason that no waiting mends
+        self._on_mismatch = on_mismatch
+        self._unverified = False
+        self._verifying: asyncio.Task[None] | None = None
         self._suspended_at = float("-inf")
         self._fence_timer: asyncio.TimerHandle | None = None
         self._client = connect(hosts, session_timeout_s, clock)
@@ -106,6 +122,7 @@ class Session:
         """Opens the session and creates what the cluster's tree needs.  CoordinationUnreachable if no server answers in time."""
         self._loop = asyncio.get_running_loop()
         self._client.add_listener(self._on_kazoo_state)
+        self._client.on_forgotten = lambda *zxids: self._hand_over(self._forgotten, *zxids)
         self._client.open()
         try:
             async with asyncio.timeout(timeout_s):
@@ -124,6 +141,8 @@ class Session:
         """Ends the session: ZooKeeper removes its ephemeral nodes at once.  Idempotent."""
         if self.state is SessionState.CLOSED or self._loop is None:
             return
+        if self._verifying is not None:
+            self._verifying.cancel()
         # BEFORE kazoo stops: its last events, and requests that still wait, find the session closed and conclude nothing.
         self._enter(SessionState.CLOSED)
         try:
@@ -181,14 +200,67 @@ class Session:
     def _follow(self, state: str, session_id: int) -> None:
         if self.state is SessionState.CLOSED:
             return
+        if self._verifying is not None:
+            self._verifying.cancel()
+            self._verifying = None
         if state == KazooState.CONNECTED:
             new = session_id != self.session_id
             self.session_id = session_id
-            self._enter(SessionState.CONNECTED, new_session=new)
+            self.problem = ""
+            self._unverified = self._unverified or (new and bool(self.cluster_id))
+            if self._unverified:
+                assert self._loop is not None
+                self._verifying = self._loop.create_task(self._verify(), name="verify-cluster")
+            else:
+                self._enter(SessionState.CONNECTED, new_session=new)
         elif state == KazooState.SUSPENDED:
             self._enter(SessionState.SUSPENDED)
         else:
             self._enter(SessionState.LOST)
+
+    async def _verify(self) -> None:
+        """Reads the cluster's record under a new session, before anybody acts under it; again until there is an answer, or the next
+        state of the connection begins it anew."""
+        path = self.full(CLUSTER)
+        while True:
+            try:
+                await self._once(lambda c: c.sync_async(path))  # the server may be behind the one before
+                value, _ = await self._once(lambda c: c.get_async(path))
+                found = decode(value, ClusterRecord, CLUSTER).id
+                break
+            except NoNodeError:
+                found = ""
+                break
+            except Exception as e:
+                log.info("cluster_unverified", error=str(e))
+                await asyncio.sleep(REPEAT_DELAY_S)
+        if found == self.cluster_id:
+            self._unverified = False
+            self._enter(SessionState.CONNECTED, new_session=True)
+            return
+        held = f"the cluster {found} at {self.root}" if found else f"no {self.root} any more"
+        error = ClusterMismatch(
+            f"ZooKeeper at {self.hosts} holds {held}; this process belongs to the cluster {self.cluster_id}",
+            expected=self.cluster_id,
+            got=found,
+        )
+        log.error("cluster_mismatch", expected=self.cluster_id, got=found, zookeeper=self.hosts)
+        self.problem = error.message
+        if self._on_mismatch is not None:
+            self._on_mismatch(error)
+
+    def _forgotten(self, held: int, seen: int) -> None:
+        """A server has closed our connection because it knows less than we have seen: it was put back to an older copy, or wiped."""
+        if self.state is SessionState.CLOSED:
+            return
+        problem = (
+            f"ZooKeeper at {self.hosts} has forgotten what it told us (it stands at transaction {held:#x}, we have seen {seen:#x}): "
+            "it refuses every connection of this process; restore its data, or restart the process if that is the data to go on with"
+        )
+        if not self.problem:
+            log.error("coordination_forgotten", zookeeper=self.hosts, held=f"{held:#x}", seen=f"{seen:#x}")
+            self.problem = problem
+            self._subscribers.publish(SessionEvent(self.state, self.session_id, self.fenced))
 
     def _enter(self, state: SessionState, new_session: bool = False) -> None:
         self.state = state
