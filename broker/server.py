@@ -18,7 +18,7 @@ from stele.broker.dispatch import Dispatch
 from stele.broker.owned_partitions import OwnedPartition, OwnedPartitions
 from stele.broker.produce import Produced, ProduceSession
 from stele.broker.subscription import SubscriptionType
-from stele.services.batch import read_header
+from stele.services.batch import check
 from stele.services.errors import InvalidArgument, MessageTooLarge, SteleError
 from stele.services.pb import broker_pb2 as pb
 from stele.services.pb import broker_pb2_grpc, datanode_pb2
@@ -54,7 +54,7 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         batch = request.batch
         refusal: SteleError | None = session.charge(len(batch))
         try:
-            header = read_header(batch)
+            header = check(batch)  # BEFORE it is stored: one that cannot be read would stop whoever consumes it
             owned = self._partitions.get(request.topic, request.partition, request.topic_id)
             if owned is None:
                 owned = await self._partitions.find(request.topic, request.partition, request.topic_id)

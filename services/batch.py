@@ -9,7 +9,7 @@ Layout, big-endian::
 ``timestamp_delta_ms u32 | key_length i32 (-1: none) | value_length u32 | header_count u16 | key | value | headers``, a header being
 ``name_length u16 | name (UTF-8) | value_length u32 | value``.  ``producer_id`` 0 means: not idempotent, never checked for duplicates.
 
-Brokers and datanodes call :func:`read_header` and never decode records.
+Brokers and datanodes call :func:`read_header`, and a broker :func:`check` before it stores a batch; neither decodes records.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _HEADER = struct.Struct(">HBBIIIQQQ")
 _CRC_COVERS_FROM = 12
 HEADER_BYTES = _HEADER.size
 _RECORD = struct.Struct(">IiIH")
+DELTA_MS_MAX = (1 << 32) - 1  # between the oldest message of a batch and any other
+TIMESTAMP_MS_MAX = 253_402_300_799_999  # the last millisecond of the year 9999, which calendars can show
 _NAME = struct.Struct(">H")
 _VALUE = struct.Struct(">I")
 
@@ -98,6 +100,41 @@ def read_header(batch: bytes | memoryview, *, verify: bool = True) -> BatchHeade
     if verify and crc32c(memoryview(batch)[_CRC_COVERS_FROM:].toreadonly()) != crc:
         raise BatchCorrupt("the batch's checksum does not fit its bytes")
     return BatchHeader(length, count, producer_id, sequence, timestamp_ms)
+
+
+def check(batch: bytes) -> BatchHeader:
+    """The header of a batch that :func:`decode` can read: header, checksum, and where every record lies.  Raises BatchCorrupt.
+
+    Less than a third of what decoding costs: nothing is copied, and only names of headers are looked into."""
+    header = read_header(batch)
+    at, latest_ms, unpack, size = HEADER_BYTES, 0, _RECORD.unpack_from, _RECORD.size
+    try:
+        for _ in range(header.record_count):
+            delta_ms, key_length, value_length, header_count = unpack(batch, at)
+            at += size + value_length + (key_length if key_length > 0 else 0)
+            if delta_ms > latest_ms:
+                latest_ms = delta_ms
+            if header_count:
+                at = _behind_headers(batch, at, header_count)
+    except (struct.error, UnicodeDecodeError) as e:
+        raise BatchCorrupt(f"a record does not fit the batch: {e}") from None
+    if at != len(batch):
+        raise BatchCorrupt(f"the records end at {at} of {len(batch)} bytes")
+    if header.timestamp_ms + latest_ms > TIMESTAMP_MS_MAX:
+        raise BatchCorrupt(
+            f"a message's time lies beyond the year 9999: {header.timestamp_ms + latest_ms} ms since 1970"
+        )
+    return header
+
+
+def _behind_headers(batch: bytes, at: int, count: int) -> int:
+    for _ in range(count):
+        (length,) = _NAME.unpack_from(batch, at)
+        name, at = _take(batch, at + _NAME.size, length)
+        name.decode()
+        (length,) = _VALUE.unpack_from(batch, at)
+        at += _VALUE.size + length
+    return at
 
 
 def decode(batch: bytes) -> list[BatchRecord]:

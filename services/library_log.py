@@ -43,5 +43,9 @@ class LibraryLog:
     def info(self, event: str, **facts: object) -> None:
         self._logger.info(LibraryEvent(event, facts), stacklevel=2)
 
+    def error(self, event: str, error: BaseException, **facts: object) -> None:
+        """A fault of this program, with where it happened."""
+        self._logger.error(LibraryEvent(event, {**facts, "error": repr(error)}), exc_info=error, stacklevel=2)
+
     def warning(self, event: str, **facts: object) -> None:
         self._logger.warning(LibraryEvent(event, facts), stacklevel=2)

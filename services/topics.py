@@ -48,14 +48,16 @@ def check_retention(retention: Retention) -> Retention:
         ("retention_bytes", retention.size_bytes, RETENTION_BYTES_MIN, RETENTION_BYTES_MAX),
         ("retention_ms", retention.age_ms, RETENTION_MS_MIN, RETENTION_MS_MAX),
     ):
-        if value and not low <= value <= high:
-            raise InvalidArgument(f"{name} {value} is not accepted: {low} to {high}, or 0 to keep messages for ever")
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if not is_whole or (value and not low <= value <= high):
+            shown = value if is_whole else _shown(value)
+            raise InvalidArgument(f"{name} {shown} is not accepted: {low} to {high}, or 0 to keep messages for ever")
     return retention
 
 
 def check_name(kind: str, name: str) -> str:
     """``name`` itself if it may name a ``kind`` ("namespace", "topic", "subscription").  Raises InvalidArgument."""
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidArgument(
             f"{kind} name {_shown(name)} is not accepted: 1 to {NAME_CHARS_MAX} of a-z A-Z 0-9 . _ -, "
             "starting with a letter or digit",
@@ -66,11 +68,13 @@ def check_name(kind: str, name: str) -> str:
 
 def parse_topic(topic: str) -> tuple[str, str]:
     """``"orders/paid"`` → ``("orders", "paid")``.  Raises InvalidArgument."""
-    namespace, slash, name = topic.partition("/")
+    namespace, slash, name = topic.partition("/") if isinstance(topic, str) else ("", "", "")
     if not slash:
         raise InvalidArgument(f"topic {_shown(topic)} is not accepted: write it as namespace/topic", name=_shown(topic))
     return check_name("namespace", namespace), check_name("topic", name)
 
 
-def _shown(name: str) -> str:
+def _shown(name: object) -> str:
+    if not isinstance(name, str):
+        return f"of type {type(name).__name__}"
     return repr(name if len(name) <= NAME_CHARS_MAX + 1 else name[:40] + "…")

@@ -25,7 +25,7 @@ from crc32c import crc32c
 
 from stele.errors import SendTimedOut
 from stele.retry import may_retry
-from stele.services.batch import HEADER_BYTES, BatchRecord, encode
+from stele.services.batch import DELTA_MS_MAX, HEADER_BYTES, BatchRecord, encode
 from stele.services.errors import InvalidArgument, MessageTooLarge, OutOfOrderSequence, SteleError, Timeout
 from stele.services.rng import Rng
 
@@ -87,6 +87,9 @@ class ProducerBatch(Generic[PromiseT]):
     records: list[BatchRecord] = field(default_factory=list)
     promises: list[PromiseT] = field(default_factory=list)
     size_bytes: int = HEADER_BYTES
+    settled: bool = False  # its messages have their results, and their memory is given back
+    earliest_ms: int = 0  # of its records' times
+    latest_ms: int = 0
     encoded: bytes = b""  # fixed at the first attempt
     base_sequence: int = -1
     attempt: int = 0  # number of the attempt that is unanswered; 0: none
@@ -94,6 +97,22 @@ class ProducerBatch(Generic[PromiseT]):
     attempts: int = 0
     unknown: set[int] = field(default_factory=set)  # attempts that were written off, or ended without a definite answer
     last_error: SteleError | None = None
+
+    def has_room(self, record: BatchRecord, size: int, bytes_max: int) -> bool:
+        """Whether a record fits, by its bytes and by its time: a batch has one time, from which those of its records are counted."""
+        earliest_ms, latest_ms = min(self.earliest_ms, record.timestamp_ms), max(self.latest_ms, record.timestamp_ms)
+        return self.size_bytes + size <= bytes_max and latest_ms - earliest_ms <= DELTA_MS_MAX
+
+    def take(self, record: BatchRecord, size: int, promise: PromiseT) -> None:
+        if not self.records:
+            self.earliest_ms = self.latest_ms = record.timestamp_ms
+        self.earliest_ms, self.latest_ms = (
+            min(self.earliest_ms, record.timestamp_ms),
+            max(self.latest_ms, record.timestamp_ms),
+        )
+        self.records.append(record)
+        self.promises.append(promise)
+        self.size_bytes += size
 
     @property
     def was_sent(self) -> bool:
@@ -143,15 +162,13 @@ class PartitionBatches(Generic[PromiseT]):
     def add(self, record: BatchRecord, size: int, promise: PromiseT, deadline_s: float) -> tuple[bool, bool]:
         """Adds a message; (a batch was begun with it, some batch was sealed)."""
         sealed = False
-        if self._open is not None and self._open.size_bytes + size > self._batch_bytes_max:
+        if self._open is not None and not self._open.has_room(record, size, self._batch_bytes_max):
             self.seal()
             sealed = True
         begun = self._open is None
         if self._open is None:
             self._open = ProducerBatch(deadline_s)
-        self._open.records.append(record)
-        self._open.promises.append(promise)
-        self._open.size_bytes += size
+        self._open.take(record, size, promise)
         if self._open.size_bytes >= self._batch_bytes_max:
             self.seal()
             sealed = True
@@ -170,11 +187,13 @@ class PartitionBatches(Generic[PromiseT]):
         """The next batch, with its bytes fixed and an attempt number that its answer must carry; None: nothing now."""
         if not self._queued or len(self._inflight) >= self._inflight_max:
             return None
-        batch = self._queued.popleft()
+        batch = self._queued[0]
         if not batch.encoded:
+            # BEFORE it leaves the queue: if this fails it is still there, to be failed with all the others.
+            batch.encoded = encode(batch.records, self.producer_id, self.next_sequence if self.producer_id else 0)
             batch.base_sequence = self.next_sequence
-            batch.encoded = encode(batch.records, self.producer_id, batch.base_sequence if self.producer_id else 0)
             self.next_sequence += len(batch.records)
+        self._queued.popleft()
         batch.attempt, self._next_attempt = self._next_attempt, self._next_attempt + 1
         batch.attempts += 1
         batch.sent_s = now_s
@@ -256,6 +275,12 @@ class PartitionBatches(Generic[PromiseT]):
         left, self._queued = self._queued, deque()
         unsent = [promise for b in left if not b.maybe_stored for promise in b.promises]
         return unsent, [GivenUp(b, _explained(b, error)) for b in left if b.maybe_stored]
+
+    def abandon(self) -> list[GivenUp[PromiseT]]:
+        """Takes everything out after a fault of this program: nothing here is relied upon any more."""
+        left = [*self._inflight.values(), *self._queued, *([self._open] if self._open is not None else [])]
+        self._inflight, self._queued, self._open = {}, deque(), None
+        return [GivenUp(b, b.last_error or SteleError("given up")) for b in left]
 
     # --- questions ------------------------------------------------------------------------------------------------
 

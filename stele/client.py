@@ -26,6 +26,7 @@ from stele.errors import ClientClosed
 from stele.produce_streams import ProduceStreams
 from stele.producer import Producer, ProducerSettings
 from stele.routing import LOOKUP_TIMEOUT_S, Router, TopicRoutes, choose_address, is_inside, parse_bootstrap, read_routes
+from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import InvalidArgument, SteleError, Unimplemented, Unreachable
 from stele.services.library_log import LibraryLog
 from stele.services.pb import common_pb2, nameserver_pb2
@@ -48,9 +49,11 @@ class Client:
         timeout_s: float = CONNECT_TIMEOUT_S,
         seed: int | None = None,
         transport: Transport = GRPC,
+        clock: Clock = SYSTEM,
     ) -> None:
         self._bootstrap = parse_bootstrap(servers)
         self._timeout_s = timeout_s
+        self._clock = clock
         self._rng = random.Random(seed)
         self._channels = Channels(transport=transport)
         self._nameservers = NameserverClient(self._channels, self.nameserver_endpoints, rng=self._rng)
@@ -117,6 +120,7 @@ class Client:
             self._streams,
             settings,
             rng=random.Random(self._rng.random()),
+            clock=self._clock,
             on_closed=self._opened.discard,
         )
         self._opened.add(producer)
@@ -196,6 +200,8 @@ class Client:
                 await self._refresh_members(self._timeout_s)
             except SteleError as e:
                 self._log.debug("nameservers_unreachable", reason=e.reason)
+            except Exception as e:  # or a nameserver that comes later would never be known
+                self._log.error("nameservers_not_learned", e)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -36,7 +36,7 @@ from stele.errors import ClientClosed
 from stele.model import Message
 from stele.partition_consumer import AckPromise, Listeners, PartitionConsumer, SubscriptionSettings
 from stele.routing import Router, TopicRoutes
-from stele.services.errors import InvalidArgument, StaleAck, SteleError, Timeout
+from stele.services.errors import InternalError, InvalidArgument, StaleAck, SteleError, Timeout
 from stele.services.pb import broker_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.tasks import Tasks
@@ -125,7 +125,7 @@ class Consumer:
         self._on_closed = on_closed
         self._topic_id = 0
         self._partitions: list[PartitionConsumer] = []
-        self._leaving = Tasks()  # partitions of a former topic of the name
+        self._leaving = Tasks(self._broken)  # partitions of a former topic of the name
         self._ready: deque[PartitionConsumer] = deque()
         self._arrived = asyncio.Event()
         self._opening: asyncio.Lock = asyncio.Lock()
@@ -141,7 +141,7 @@ class Consumer:
             if not self._partitions:
                 self._check_open()
                 self._follow(await self._find(self.topic, OPEN_TIMEOUT_S))
-                self._end_watch = self._router.watch(self.topic, self._moved)
+                self._end_watch = self._router.watch(self.topic, self._guarded_moved)
         topic_id, left = self._topic_id, list(self._partitions)
         while left:
             if topic_id != self._topic_id:
@@ -357,6 +357,16 @@ class Consumer:
             raise self._failure
         if self._closed and not even_closed:
             raise ClientClosed(f"the consumer of {self.topic} is closed")
+
+    def _guarded_moved(self, routes: TopicRoutes) -> None:
+        try:
+            self._moved(routes)
+        except Exception as e:
+            self._broken("routing", e)
+
+    def _broken(self, what: str, error: BaseException) -> None:
+        """A fault of this program: whoever waits for this consumer is told."""
+        self._failed(self._topic_id, InternalError(f"the consumer of {self.topic} failed in {what}: {error!r}"))
 
     def _moved(self, routes: TopicRoutes) -> None:
         if routes.topic_id != self._topic_id:

@@ -23,6 +23,7 @@ from stele.services.errors import (
     BatchCorrupt,
     ConnectionBroken,
     ConsumerBusy,
+    InternalError,
     MessagesLost,
     StaleAck,
     SteleError,
@@ -100,6 +101,7 @@ class PartitionConsumer:
         self.began_at: int | None = None  # where the subscription begins, if this consumer made it
         self.skipped = 0  # messages that nobody could read
         self.opened = asyncio.Event()
+        self.trouble: SteleError | None = None  # why its stream is not open
         self._settings = settings
         self._window = window
         self._router, self._channels = router, channels
@@ -114,6 +116,7 @@ class PartitionConsumer:
         self._nacks: deque[broker_pb2.Nack] = deque()
         self._wake = asyncio.Event()
         self._call: Any = None
+        self._broken: Exception | None = None  # a fault of this program in what writes to the stream
         self._ever_opened = False
         self._task: asyncio.Task[None] | None = None
         self._log = LibraryLog("consumer")
@@ -197,6 +200,11 @@ class PartitionConsumer:
                 error: SteleError = ConnectionBroken("the broker ended the stream")
             except SteleError as e:
                 error = e
+            except Exception as e:  # whatever depends on this partition must hear of it
+                self._log.error("partition_failed", e, topic=self._settings.topic, partition=self.partition)
+                error = InternalError(f"consuming {self._settings.topic}-{self.partition} failed: {e!r}")
+                self._end(error)
+                return
             if isinstance(error, SubscriptionReset):
                 # At once: what waits here to be received comes again, and not behind itself.
                 self.forget(_stale(error))
@@ -218,10 +226,9 @@ class PartitionConsumer:
             else:
                 is_over = not may_retry(error) and not 0 < not_found < NOT_FOUND_MAX
             if is_over:
-                self._listeners.failed(error)
-                for promise in self.buffer.give_up():
-                    _fail(promise, error)
+                self._end(error)
                 return
+            self.trouble = error
             self._log.debug(
                 "subscription_broken", topic=self._settings.topic, partition=self.partition, reason=error.reason
             )
@@ -246,6 +253,12 @@ class PartitionConsumer:
             self.skipped += 1
         return True
 
+    def _end(self, error: SteleError) -> None:
+        """For good."""
+        self._listeners.failed(error)
+        for promise in self.buffer.give_up():
+            _fail(promise, error)
+
     async def _route(self, anew: bool) -> Route:
         topic = self._settings.topic
         routes = await (self._router.refresh(topic) if anew else self._router.routes(topic))
@@ -267,6 +280,10 @@ class PartitionConsumer:
             writer = asyncio.create_task(self._write(call))
             while True:
                 self._receive(await _read(call, route.endpoint))
+        except SteleError:
+            if self._broken is not None:
+                raise self._broken from None
+            raise
         finally:
             self._call, self._endpoint = None, ""
             call.cancel()
@@ -374,6 +391,10 @@ class PartitionConsumer:
                         await call.write(broker_pb2.SubscribeRequest(credit=credit))
             except (SteleError, asyncio.InvalidStateError):
                 return  # the reader learns why
+            except Exception as e:
+                self._broken = e
+                call.cancel()  # the reader would wait for ever for what is never written
+                return
 
     def _return_credit(self, messages: int) -> None:
         """So many messages less are in the consumer's window."""

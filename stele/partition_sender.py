@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from stele.batching import GivenUp, PartitionBatches, ProducerBatch
 from stele.buffer_limit import BufferLimit
@@ -19,7 +21,7 @@ from stele.produce_streams import ProduceStream, ProduceStreams
 from stele.retry import backoff_s
 from stele.routing import Router
 from stele.services.batch import BatchRecord
-from stele.services.errors import NotOwner, SteleError, TopicNotFound, TopicReplaced, Unreachable
+from stele.services.errors import InternalError, NotOwner, SteleError, TopicNotFound, TopicReplaced, Unreachable
 from stele.services.library_log import LibraryLog
 from stele.services.pb import broker_pb2
 from stele.services.rpc.status import from_pb
@@ -63,6 +65,7 @@ class PartitionSender:
         *,
         linger_s: float,
         rng: random.Random,
+        on_broken: Callable[[str, BaseException], None],
     ) -> None:
         self.topic, self.topic_id, self.partition = topic, topic_id, partition
         self._batches = batches
@@ -75,7 +78,8 @@ class PartitionSender:
         self._answer = asyncio.Event()  # set at each answer
         self._failures = 0  # in a row, of attempts and of lookups
         self._linger: asyncio.TimerHandle | asyncio.Handle | None = None
-        self._tasks = Tasks()
+        self._on_broken = on_broken
+        self._tasks = Tasks(on_broken)
         self._log = LibraryLog("producer")
 
     @property
@@ -151,6 +155,20 @@ class PartitionSender:
         """Ends what runs for it; what has no result is for ``fail_all``."""
         await self._tasks.cancel()
 
+    def abandon(self, error: SteleError) -> None:
+        """After a fault of this program: whatever has no result fails with ``error``."""
+        self._retired = True
+        self._stop_lingering()
+        self._fail([GivenUp(g.batch, error) for g in self._batches.abandon()])
+        self._tasks.cancel_soon()
+
+    def _guarded(self, step: Callable[..., None], *arguments: Any) -> None:
+        """What the event loop calls: a fault in it has nobody else to be told to."""
+        try:
+            step(*arguments)
+        except Exception as e:
+            self._on_broken(f"{self.topic}-{self.partition}", e)
+
     # --- sending --------------------------------------------------------------------------------------------------
 
     def _send(self) -> None:
@@ -167,7 +185,18 @@ class PartitionSender:
                 topic=self.topic, topic_id=self.topic_id, partition=self.partition, batch=batch.encoded
             )
             self._unanswered += 1
-            stream.send(request).add_done_callback(functools.partial(self._answered, batch, batch.attempt))
+            done = functools.partial(self._answered_guarded, batch, batch.attempt)
+            stream.send(request).add_done_callback(done)
+
+    def _answered_guarded(
+        self, batch: ProducerBatch[OutgoingMessage], attempt: int, answer: asyncio.Future[broker_pb2.ProduceResponse]
+    ) -> None:
+        try:
+            self._answered(batch, attempt, answer)
+        except Exception as e:
+            what = f"{self.topic}-{self.partition}"
+            self._on_broken(what, e)
+            self._fail([GivenUp(batch, InternalError(f"the answer for {what} was not understood: {e!r}"))])
 
     def _answered(
         self, batch: ProducerBatch[OutgoingMessage], attempt: int, answer: asyncio.Future[broker_pb2.ProduceResponse]
@@ -232,7 +261,7 @@ class PartitionSender:
         for i, outgoing in enumerate(batch.promises):
             if not outgoing.promise.done():
                 outgoing.promise.set_result(SendResult(self.partition, base_offset + i))
-        self._limit.release(batch.memory_bytes)
+        self._settle(batch)
 
     def _fail(self, given_up: list[GivenUp[OutgoingMessage]]) -> None:
         for g in given_up:
@@ -240,13 +269,19 @@ class PartitionSender:
             for outgoing in g.batch.promises:
                 if not outgoing.promise.done():
                     outgoing.promise.set_exception(g.error)
-            self._limit.release(g.batch.memory_bytes)
+            self._settle(g.batch)
+
+    def _settle(self, batch: ProducerBatch[OutgoingMessage]) -> None:
+        if not batch.settled:
+            batch.settled = True
+            self._limit.release(batch.memory_bytes)
 
     # --- lingering ------------------------------------------------------------------------------------------------
 
     def _begin_lingering(self) -> None:
         loop = asyncio.get_running_loop()
-        self._linger = loop.call_later(self._linger_s, self.flush) if self._linger_s > 0 else loop.call_soon(self.flush)
+        due = functools.partial(self._guarded, self.flush)
+        self._linger = loop.call_later(self._linger_s, due) if self._linger_s > 0 else loop.call_soon(due)
 
     def _stop_lingering(self) -> None:
         if self._linger is not None:

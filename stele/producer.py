@@ -24,12 +24,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
+from stele import arguments
 from stele.batching import (
     INFLIGHT_BATCHES_MAX,
     MESSAGE_MEMORY_BYTES,
@@ -45,9 +46,10 @@ from stele.model import SendResult
 from stele.partition_sender import NOT_FOUND_MAX, OutgoingMessage, PartitionSender, Promise
 from stele.produce_streams import ProduceStreams
 from stele.routing import Router, TopicRoutes
-from stele.services.batch import BatchRecord
+from stele.services.batch import TIMESTAMP_MS_MAX, BatchRecord
+from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import (
-    InvalidArgument,
+    InternalError,
     Overloaded,
     PartitionNotFound,
     SteleError,
@@ -61,6 +63,9 @@ from stele.services.topics import parse_topic
 SWEEP_INTERVAL_S = 0.1
 STALL_S = 1.0  # an unanswered attempt this old makes the producer look the topic up again
 LOOKUP_PAUSE_S = 0.2
+PARTITIONS_MAX = 1 << 31
+
+Octets = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +80,12 @@ class ProducerSettings:
     idempotent: bool = True  # False: a retry may store a message twice
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("linger_ms", 0, 10_000),
-            ("batch_bytes_max", 1, 1024 * 1024),
-            ("send_timeout_s", 0.01, 3600),
-            ("buffer_bytes_max", 1024, 1 << 34),
-            ("inflight_batches_max", 1, INFLIGHT_BATCHES_MAX),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise InvalidArgument(f"{name} {getattr(self, name)} is not accepted: {low} to {high}")
+        arguments.number("linger_ms", self.linger_ms, 0, 10_000)
+        arguments.number("send_timeout_s", self.send_timeout_s, 0.01, 3600)
+        arguments.whole("batch_bytes_max", self.batch_bytes_max, 1, 1024 * 1024)
+        arguments.whole("buffer_bytes_max", self.buffer_bytes_max, 1024, 1 << 34)
+        arguments.whole("inflight_batches_max", self.inflight_batches_max, 1, INFLIGHT_BATCHES_MAX)
+        arguments.flag("idempotent", self.idempotent)
 
 
 class Producer:
@@ -97,6 +99,7 @@ class Producer:
         settings: ProducerSettings,
         *,
         rng: random.Random | None = None,
+        clock: Clock = SYSTEM,
         on_closed: Callable[[Producer], None] = lambda _: None,
     ) -> None:
         parse_topic(topic)
@@ -104,6 +107,7 @@ class Producer:
         self.settings = settings
         self._router, self._streams = router, streams
         self._rng = rng or random.Random()
+        self._clock = clock
         self._on_closed = on_closed
         self._limit = BufferLimit(settings.buffer_bytes_max)
         self._staged: deque[OutgoingMessage] = deque()  # until the topic's partitions are known and have senders
@@ -112,44 +116,52 @@ class Producer:
         self._former: list[PartitionSender] = []  # of its predecessor, while some of theirs is unanswered
         self._sticky: StickyPartitioner | None = None
         self._sticky_sealed = 0  # batches of the sticky partition that were complete when it was chosen
-        self._tasks = Tasks()
+        self._tasks = Tasks(self._broken)
         self._end_watch: Callable[[], None] = lambda: None
         self._closed = False
+        self._failure: InternalError | None = None  # a fault of this program: nothing is sent any more
         self._log = LibraryLog("producer")
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    async def send(
+    def send(
         self,
-        value: bytes,
-        key: bytes | None = None,
-        headers: Mapping[str, bytes] | None = None,
+        value: Octets,
+        key: Octets | None = None,
+        headers: Mapping[str, Octets] | None = None,
         partition: int | None = None,
-    ) -> SendResult:
-        """Stores one message and returns where.  Raises SteleError: MessageTooLarge, TopicNotFound, Timeout (may be stored), …"""
-        return await (await self.enqueue(value, key, headers, partition))
+    ) -> Coroutine[Any, Any, SendResult]:
+        """``await`` it: stores one message and returns where.  What it is given is checked and copied at the call, and may be changed
+        after it.  Raises SteleError: InvalidArgument, MessageTooLarge, TopicNotFound, Timeout (may be stored), …"""
+        record, size = self._record(value, key, headers, partition)
 
-    async def enqueue(
+        async def stored() -> SendResult:
+            return await (await self._taken(record, size, partition))
+
+        return stored()
+
+    def enqueue(
         self,
-        value: bytes,
-        key: bytes | None = None,
-        headers: Mapping[str, bytes] | None = None,
+        value: Octets,
+        key: Octets | None = None,
+        headers: Mapping[str, Octets] | None = None,
         partition: int | None = None,
-    ) -> Promise:
-        """Takes the message as soon as there is room for it; the future it returns holds the result."""
-        record, size = self._record(value, key, headers)
-        await self._limit.acquire(size + MESSAGE_MEMORY_BYTES)
-        return self._accept(record, size, partition)
+    ) -> Coroutine[Any, Any, Promise]:
+        """``await`` it: takes the message as soon as there is room for it; the future that it returns holds the result.  Checked and
+        copied at the call, as by ``send``."""
+        record, size = self._record(value, key, headers, partition)
+
+        return self._taken(record, size, partition)
 
     def send_nowait(
         self,
-        value: bytes,
-        key: bytes | None = None,
-        headers: Mapping[str, bytes] | None = None,
+        value: Octets,
+        key: Octets | None = None,
+        headers: Mapping[str, Octets] | None = None,
         partition: int | None = None,
     ) -> Promise:
         """Takes the message at once; the future it returns holds the result.  Raises Overloaded when the buffer is full."""
-        record, size = self._record(value, key, headers)
+        record, size = self._record(value, key, headers, partition)
         if not self._limit.try_acquire(size + MESSAGE_MEMORY_BYTES):
             limit = self._limit.bytes_max
             raise Overloaded(
@@ -192,18 +204,40 @@ class Producer:
 
     # --- taking ---------------------------------------------------------------------------------------------------
 
-    def _record(self, value: bytes, key: bytes | None, headers: Mapping[str, bytes] | None) -> tuple[BatchRecord, int]:
+    def _record(
+        self,
+        value: Octets,
+        key: Octets | None,
+        headers: Mapping[str, Octets] | None,
+        partition: int | None,
+    ) -> tuple[BatchRecord, int]:
+        if self._failure is not None:
+            raise self._failure
         if self._closed:
             raise ClientClosed(f"the producer of {self.topic} is closed")
-        record = BatchRecord(value, key, dict(headers) if headers else {}, time.time_ns() // 1_000_000)
+        if partition is not None:
+            arguments.whole("partition", partition, 0, PARTITIONS_MAX - 1)
+        record = BatchRecord(
+            arguments.octets("value", value),
+            arguments.octets("key", key) if key is not None else None,
+            arguments.headers(headers),
+            min(max(self._clock.wall_ms(), 0), TIMESTAMP_MS_MAX),
+        )
         return record, check_record(record)
+
+    async def _taken(self, record: BatchRecord, size: int, partition: int | None) -> Promise:
+        await self._limit.acquire(size + MESSAGE_MEMORY_BYTES)
+        return self._accept(record, size, partition)
 
     def _accept(self, record: BatchRecord, size: int, partition: int | None) -> Promise:
         """Its memory is acquired already."""
         loop = asyncio.get_running_loop()
         promise: Promise = loop.create_future()
+        promise.add_done_callback(_retrieve)
         outgoing = OutgoingMessage(record, size, partition, promise, loop.time() + self.settings.send_timeout_s)
-        if self._closed:
+        if self._failure is not None:
+            self._fail(outgoing, self._failure)
+        elif self._closed:
             self._fail(outgoing, ClientClosed(f"the producer of {self.topic} was closed"))
         elif self._senders:
             self._assign(outgoing)
@@ -260,7 +294,7 @@ class Producer:
 
     def _open(self, routes: TopicRoutes) -> None:
         self._build_senders(routes)
-        self._end_watch = self._router.watch(self.topic, self._moved)
+        self._end_watch = self._router.watch(self.topic, self._guarded_moved)
         self._tasks.start(self._sweep())
 
     def _build_senders(self, routes: TopicRoutes) -> None:
@@ -281,6 +315,7 @@ class Producer:
                 self._limit,
                 linger_s=settings.linger_ms / 1000,
                 rng=self._rng,
+                on_broken=self._broken,
             )
             self._senders.append(sender)
         self._sticky, self._sticky_sealed = StickyPartitioner(len(self._senders), self._rng), 0
@@ -289,6 +324,12 @@ class Producer:
 
     def _identity(self) -> int:
         return new_producer_id(self._rng) if self.settings.idempotent else 0
+
+    def _guarded_moved(self, routes: TopicRoutes) -> None:
+        try:
+            self._moved(routes)
+        except Exception as e:
+            self._broken("routing", e)
 
     def _moved(self, routes: TopicRoutes) -> None:
         known, self._routes = self._routes, routes
@@ -338,6 +379,18 @@ class Producer:
         except SteleError as e:
             self._log.debug("refresh_failed", topic=self.topic, reason=e.reason)
 
+    def _broken(self, what: str, error: BaseException) -> None:
+        """A fault in what runs for this producer: whatever depends on it fails, now, and so does what is sent from here on."""
+        self._log.error("producer_failed", error, topic=self.topic, part=what)
+        self._failure = self._failure or InternalError(f"the producer of {self.topic} failed in {what}: {error!r}")
+        self._end_watch()
+        for sender in [*self._former, *self._senders]:
+            sender.abandon(self._failure)
+        while self._staged:
+            self._fail(self._staged.popleft(), self._failure)
+        self._limit.refuse_all(self._failure)
+        self._tasks.cancel_soon()
+
     # --- failing --------------------------------------------------------------------------------------------------
 
     def _fail(self, outgoing: OutgoingMessage, error: SteleError) -> None:
@@ -350,3 +403,9 @@ class Producer:
             sender.fail_all(error)
         while self._staged:
             self._fail(self._staged.popleft(), error)
+
+
+def _retrieve(promise: Promise) -> None:
+    """Whoever does not look at the result of a message does not want to hear of it from the event loop either."""
+    if not promise.cancelled():
+        promise.exception()

@@ -167,7 +167,10 @@ class Router:
         before, known.routes = known.routes, routes
         if before != routes:
             for watcher in list(known.watchers):
-                watcher(routes)
+                try:
+                    watcher(routes)
+                except Exception as e:  # of one who watches: the others, and who asked, must not suffer for it
+                    self._log.error("routes_not_taken", e, topic=topic)
         return routes
 
     def _is_former(self, routes: TopicRoutes, known: _Topic) -> bool:
@@ -187,6 +190,8 @@ class Router:
                 await self.refresh(topic)
             except SteleError as e:
                 self._log.debug("refresh_failed", topic=topic, reason=e.reason)
+            except Exception as e:  # or nobody would be told of a moved partition any more
+                self._log.error("refresh_failed", e, topic=topic)
 
 
 def _retrieve(task: asyncio.Task[TopicRoutes]) -> None:

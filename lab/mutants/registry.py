@@ -253,6 +253,12 @@ MUTANTS = _table(
     Mutant("snapshots.starts_without_its_beginning", ("H10",), "a log that begins behind 1 needs its snapshot",
            "stele.datanode.storage:opener"),
 
+    # --- messages
+    Mutant("batches.takes_by_reference", (), "a message is stored as it was when it was handed over",
+           "stele.arguments:octets"),
+    Mutant("batches.looks_at_the_header_alone", (), "nothing is stored that no consumer can read",
+           "stele.services.batch:check"),
+
     # --- clocks
     Mutant("retention.AgesByTheWallClock", (), "what a retention keeps outlives any step of a clock"),
     Mutant("retention.CountsTheDowntime", (), "what a retention keeps outlives any step of a clock"),

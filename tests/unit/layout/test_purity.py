@@ -17,6 +17,7 @@ import pytest
 from tests.unit.layout.tree import PACKAGES, imports, modules, path_of
 
 PURE = (
+    "stele.arguments",
     "stele.batching",
     "stele.broker.cache",
     "stele.broker.cursor_writes",

@@ -22,7 +22,7 @@ from stele.batching import (
     record_bytes,
 )
 from stele.errors import SendTimedOut
-from stele.services.batch import BatchRecord, decode, read_header
+from stele.services.batch import DELTA_MS_MAX, BatchRecord, decode, read_header
 from stele.services.errors import (
     ConnectionBroken,
     InvalidArgument,
@@ -420,3 +420,35 @@ def test_whatever_happens_acknowledged_messages_are_stored_once_and_in_order(see
         assert not error.definite or value not in stored, f"seed {seed}: {value!r} was called not stored: {error!r}"
     acked_in_order = [int(v) for v in stored if v in wire.acked]
     assert acked_in_order == sorted(acked_in_order), f"seed {seed}: out of order"
+
+
+@pytest.mark.parametrize("step_ms", [60 * 86_400_000, -60 * 86_400_000, DELTA_MS_MAX + 1])
+def test_p32_a_step_of_the_clock_seals_the_batch(step_ms: int) -> None:
+    batches, now_ms = fresh(batch_bytes_max=10_000), 1_800_000_000_000
+    for i, time_ms in enumerate((now_ms, now_ms + 5, now_ms + step_ms, now_ms + step_ms - 3, now_ms)):
+        record = BatchRecord(b"%d" % i, timestamp_ms=time_ms)
+        batches.add(record, check_record(record), i, 100.0)
+        batches.validate()
+    batches.seal()
+    sent = [send(batches) for _ in range(3)]
+    assert [b.promises for b in sent] == [[0, 1], [2, 3], [4]]
+    assert [r.timestamp_ms for b in sent for r in decode(b.encoded)] == [
+        now_ms,
+        now_ms + 5,
+        now_ms + step_ms,
+        now_ms + step_ms - 3,
+        now_ms,
+    ]
+    assert batches.next_to_send(0.0) is None
+
+
+def test_what_cannot_be_encoded_is_still_there_to_be_given_up() -> None:
+    batches = fresh()
+    wrong = BatchRecord("text")  # type: ignore[arg-type]
+    batches.add(wrong, 10, "wrong", 100.0)
+    batches.seal()
+    add(batches, b"behind")
+    with pytest.raises(TypeError):
+        batches.next_to_send(0.0)
+    assert [p for given_up in batches.abandon() for p in given_up.batch.promises] == ["wrong", b"behind"]
+    assert batches.is_empty
