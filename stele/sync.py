@@ -45,6 +45,7 @@ from stele.model import (
     SubscriptionInfo,
     TopicInfo,
 )
+from stele.producer import Octets
 from stele.routing import TopicRoutes
 from stele.services.errors import SteleError
 
@@ -117,18 +118,18 @@ class Producer:
 
     def send(
         self,
-        value: bytes,
-        key: bytes | None = None,
-        headers: Mapping[str, bytes] | None = None,
+        value: Octets,
+        key: Octets | None = None,
+        headers: Mapping[str, Octets] | None = None,
         partition: int | None = None,
     ) -> SendResult:
         return self._loop.run(self._inner.send(value, key, headers, partition))
 
     def enqueue(
         self,
-        value: bytes,
-        key: bytes | None = None,
-        headers: Mapping[str, bytes] | None = None,
+        value: Octets,
+        key: Octets | None = None,
+        headers: Mapping[str, Octets] | None = None,
         partition: int | None = None,
     ) -> concurrent.futures.Future[SendResult]:
         """Waits for room; the future holds the result."""
@@ -137,9 +138,9 @@ class Producer:
 
     def send_nowait(
         self,
-        value: bytes,
-        key: bytes | None = None,
-        headers: Mapping[str, bytes] | None = None,
+        value: Octets,
+        key: Octets | None = None,
+        headers: Mapping[str, Octets] | None = None,
         partition: int | None = None,
     ) -> concurrent.futures.Future[SendResult]:
         taken = self._loop.call(lambda: [self._inner.send_nowait(value, key, headers, partition)])

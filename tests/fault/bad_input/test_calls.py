@@ -433,8 +433,8 @@ async def test_nonsense_to_a_nameserver(
 async def test_a_batch_that_no_consumer_can_read_stops_nobody_for_ever(
     client: stele.Client, ledger: Ledger, channels: Channels
 ) -> None:
-    """Its header and checksum are good, its records are not: brokers and datanodes do not look at them.  The consumer says so, and a
-    seek leads past it."""
+    """Its header and checksum are good, its records are not: a broker refuses it.  Where it is stored all the same (a datanode does not
+    look at records), the consumer says so, and a seek leads past it."""
     topic = "bad/poison"
     await client.admin.create_topic(topic, partitions=1, replication=3)
     [broker] = await client.admin.list_brokers()
@@ -442,10 +442,23 @@ async def test_a_batch_that_no_consumer_can_read_stops_nobody_for_ever(
     stub: Any = broker_pb2_grpc.BrokerStub(channels.get(broker.member.endpoint))  # type: ignore[no-untyped-call]
     good = make_batch(b"a", b"b")
     poison = with_checksum(good[: batch.HEADER_BYTES] + b"\xff" * (len(good) - batch.HEADER_BYTES))
-    batches = [make_batch(b"before"), poison, make_batch(b"after")]
-    requests = [broker_pb2.ProduceRequest(request_id=i + 1, topic=topic, batch=b) for i, b in enumerate(batches)]
-    answers = await stream(stub.Produce, requests)
-    assert [a.base_offset for a in answers[1:]] == [0, 1, 3]
+
+    async def produced(data: bytes) -> Any:
+        request = broker_pb2.ProduceRequest(request_id=1, topic=topic, batch=data)
+        return (await stream(stub.Produce, [request]))[-1]
+
+    assert (await produced(make_batch(b"before"))).base_offset == 0
+    check_error(from_pb((await produced(poison)).error), BatchCorrupt, {})
+    [partition] = await client.admin.list_partitions(topic)
+    [leader] = [s for s in await client.admin.list_stores() if s.store_id == partition.leader_store_id]
+    assert leader.member is not None
+    datanode: Any = datanode_pb2_grpc.DatanodeStub(channels.get(leader.member.endpoint))  # type: ignore[no-untyped-call]
+    append = datanode_pb2.AppendRequest(
+        request_id=1, group=partition.group, owner_epoch=partition.owner_epoch, batches=[poison]
+    )
+    [answer] = await stream(datanode.Append, [append])
+    assert [r.base_offset for r in answer.results] == [1]
+    assert (await produced(make_batch(b"after"))).base_offset == 3
     async with client.consumer(topic, "s", type="exclusive") as consumer:
         first = await consumer.receive(10)
         assert first is not None
