@@ -1,7 +1,7 @@
 """What of one subscription is still to be written to its cursor: acknowledgements, and how often messages were delivered again.  Pure.
 
-Guarantee: an acknowledgement is confirmed only when all that it names is durable; one write is under way at a time, and what a failed one
-had goes with the next.  A write has no more ranges than the cursor takes.
+Guarantee: an acknowledgement is confirmed only when all that it names is durable; one write is under way at a time, and what a refused
+one had goes with a later one.  A write has no more ranges than the cursor takes; where there is no room for holes, the floor still rises.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class CursorWrites:
         self._counts_writing: RangeMap[int] = RangeMap()
         self._requests = _AckRequests()
         self._requests_writing: _AckRequests | None = None
+        self._floor_only = False
 
     def ack(self, first: int, last: int) -> None:
         """Acknowledged, and not before."""
@@ -86,9 +87,14 @@ class CursorWrites:
 
     def next(self, floor: int) -> CursorWrite | dict[int, list[int]] | None:
         """The next write; or what is to be confirmed at once, because all of it was durable before; None: nothing now."""
-        # One range less than the cursor takes: what lies below the floor makes one more.
-        if self.is_under_way or not self.is_due or len(self._acked) >= CURSOR_RANGES_MAX:
+        if self.is_under_way or not self.is_due:
             return None
+        # One range less than the cursor takes: what lies below the floor makes one more.
+        is_full = len(self._acked) >= CURSOR_RANGES_MAX
+        if is_full or self._floor_only:
+            self._floor_only = False
+            if (write := self._floor_write(floor)) is not None or is_full:
+                return write
         requests, self._requests = self._requests, _AckRequests()
         if not len(self._dirty) and not len(self._counts):
             return requests.of
@@ -98,6 +104,15 @@ class CursorWrites:
             self._counts_writing.set(first, last, count)
         self._requests_writing = requests
         return CursorWrite(tuple((a, b) for a, b, _ in self._writing), tuple(self._counts_writing))
+
+    def _floor_write(self, floor: int) -> CursorWrite | None:
+        """What is below the floor, which makes no hole.  Nobody is answered by it."""
+        below = self._dirty.take(0, floor - 1)
+        if not below:
+            return None
+        self._writing.set(below[0][0], floor - 1, None)
+        self._requests_writing = _AckRequests()
+        return CursorWrite(((below[0][0], floor - 1),), ())
 
     def _whole_ranges(self, floor: int) -> RangeMap[None]:
         """The acknowledged ranges that what is to be written lies in: no more of them than the cursor holds."""
@@ -117,10 +132,11 @@ class CursorWrites:
         self._writing, self._counts_writing = RangeMap(), RangeMap()
         return requests.of if requests is not None else {}
 
-    def failed(self) -> None:
-        """The write may or may not have happened: the next one repeats it, with what has come since."""
+    def refused(self) -> None:
+        """The cursor has no room for it: a later one has it again, with what has come since."""
         if self._requests_writing is None:
             return
+        self._floor_only = True
         for first, last, _ in self._writing:
             self._dirty.set(first, last, None)
         for first, last, count in self._counts_writing:

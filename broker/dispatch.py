@@ -59,6 +59,7 @@ TIMER_MIN_S = 0.02
 CREDIT_JOIN_S = 0.005
 CURSOR_TIMEOUT_S = 10.0
 DISK_FULL_RETRY_S = 1.0
+ROOM_RETRY_S = 1.0
 CONSUMERS_MAX = 1_000  # of one subscription
 
 _log = structlog.get_logger()
@@ -304,6 +305,11 @@ class Dispatch:
             cursor = await self._write_acks(request)
         except Fenced as e:
             self._on_deposed(e)
+        except Overloaded as e:
+            # There is room again once lower offsets are acknowledged, here or in other subscriptions of the partition.
+            _log.warning("acks_wait_for_room", **self._log_context(live.core), error=e.message)
+            live.core.persist_refused(acks.generation)
+            live.flush = live.flush or asyncio.get_running_loop().call_later(ROOM_RETRY_S, self._flush, live)
         except SteleError as e:
             # For good: what is written again would be refused again.
             _log.warning("acks_refused", **self._log_context(live.core), reason=e.reason, error=e.message)
@@ -377,7 +383,7 @@ class Dispatch:
 
     async def list(self) -> list[broker_pb2.SubscriptionInfo]:
         """Every subscription, also one that nobody is connected to."""
-        state = await self._call("ListCursors", datanode_pb2.ListCursorsRequest())
+        state = await self._call("Probe", datanode_pb2.ProbeRequest())
         self._reader.grow(state.high_watermark, state.log_start_offset)
         for live in self._live.values():
             self._carry_out(live, self._advance(live.core, self._clock.monotonic()))

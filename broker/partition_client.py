@@ -171,7 +171,7 @@ class PartitionClient:
         return bool(found)
 
     async def _probe(self, stores: Sequence[int], probes: dict[int, asyncio.Task[int]], interval_s: float) -> int:
-        """The first of ``stores`` that says it leads, at once; 0 after ``interval_s`` if none does."""
+        """The first of ``stores`` that says it leads, at once, of two the one of the later term; 0 after ``interval_s`` if none does."""
         until_s = self._clock.monotonic() + interval_s
         for store_id in stores:
             if store_id not in probes:
@@ -181,21 +181,20 @@ class PartitionClient:
                 await asyncio.sleep(left_s)
                 break
             await asyncio.wait(probes.values(), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            for store_id, probe in list(probes.items()):
-                if probe.done():
-                    del probes[store_id]
-                    if found := probe.result():
-                        return found
+            terms = {s: probes.pop(s).result() for s, probe in list(probes.items()) if probe.done()}
+            if any(terms.values()):
+                return max(terms, key=terms.__getitem__)
         return 0
 
     async def _probe_one(self, store_id: int) -> int:
-        request = datanode_pb2.ListCursorsRequest(group=self.group)
+        """The term in which it leads; 0: it does not say that it does."""
+        request = datanode_pb2.ProbeRequest(group=self.group)
         try:
             async with self._datanodes.probes(store_id):
-                await self._datanodes.get(store_id).call("ListCursors", request, PROBE_TIMEOUT_S)
+                answer = await self._datanodes.get(store_id).call("Probe", request, PROBE_TIMEOUT_S)
         except SteleError:
             return 0
-        return store_id
+        return int(answer.term)
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -242,15 +241,12 @@ class PartitionClient:
         """Fences every former owner, then reads the state at the same store: nothing written before is missing in it.  Raises
         Fenced if there is a newer owner."""
         fence = datanode_pb2.FenceRequest(group=self.group, owner_epoch=self.epoch)
-        state = datanode_pb2.ListCursorsRequest(group=self.group)
         attempts = 0
         while True:
             store_id = await self.find_leader()
             try:
-                leader = self._datanodes.get(store_id)
-                await leader.call("Fence", fence, ATTEMPT_S)
-                response: datanode_pb2.ListCursorsResponse = await leader.call("ListCursors", state, ATTEMPT_S)
-                return response
+                await self._datanodes.get(store_id).call("Fence", fence, ATTEMPT_S)
+                return await self._list_cursors(store_id)
             except Fenced:
                 raise
             except SteleError as e:
@@ -261,6 +257,20 @@ class PartitionClient:
                     )
             attempts += 1
             await asyncio.sleep(POLL.after(attempts, self._rng))
+
+    async def _list_cursors(self, store_id: int) -> datanode_pb2.ListCursorsResponse:
+        """All of them, page by page.  Nobody else changes them by now; what is trimmed meanwhile moves them up."""
+        state = datanode_pb2.ListCursorsResponse()
+        request = datanode_pb2.ListCursorsRequest(group=self.group)
+        while True:
+            page: datanode_pb2.ListCursorsResponse = await self._datanodes.get(store_id).call(
+                "ListCursors", request, ATTEMPT_S
+            )
+            state.cursors.extend(page.cursors)
+            state.high_watermark, state.log_start_offset = page.high_watermark, page.log_start_offset
+            if not page.more:
+                return state
+            request.after = page.cursors[-1].subscription
 
     # --- reading --------------------------------------------------------------------------------------------------
 

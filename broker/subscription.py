@@ -292,10 +292,10 @@ class Subscription:
             return []  # the subscription was reset meanwhile
         return _confirmations(self._writes.succeeded())
 
-    def persist_failed(self, generation: int) -> None:
-        """The write may or may not have happened: the next flush repeats it, with what has come since."""
+    def persist_refused(self, generation: int) -> None:
+        """The cursor has no room for so many holes: what is below the floor is written alone, then everything is tried again."""
         if generation == self.generation:
-            self._writes.failed()
+            self._writes.refused()
 
     # --- time, seek -----------------------------------------------------------------------------------------------
 

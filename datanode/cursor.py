@@ -35,18 +35,22 @@ class Cursor:
     def ranges(self) -> list[tuple[int, int]]:
         return list(zip(self._firsts, self._lasts, strict=True))
 
+    @property
+    def range_count(self) -> int:
+        return len(self._firsts)
+
     def is_acked(self, offset: int) -> bool:
         at = bisect_right(self._firsts, offset) - 1
         return offset < self.ack_floor or (at >= 0 and offset <= self._lasts[at])
 
     def ack(self, ranges: Sequence[tuple[int, int]], ranges_max: int = RANGES_MAX) -> bool:
         """Adds ``ranges`` (first ≤ last).  False: nothing was changed, since more than ``ranges_max`` ranges would be
-        left."""
+        left, and more than there were."""
         may_overflow = len(self._firsts) + len(ranges) > ranges_max
         before = (self.ack_floor, self._firsts[:], self._lasts[:]) if may_overflow else None
         for first, last in ranges:
             self._add(first, last)
-        if before is not None and len(self._firsts) > ranges_max:
+        if before is not None and len(self._firsts) > max(ranges_max, len(before[1])):
             self.ack_floor, self._firsts, self._lasts = before
             return False
         self.redeliveries.keep(self._unacked)

@@ -49,6 +49,8 @@ from stele.services.errors import (
 )
 
 SUBSCRIPTIONS_MAX = 1_000
+RANGES_SUM_MAX = 100_000  # of all cursors; each may have RANGES_EACH all the same
+RANGES_EACH = 100
 _SNAPSHOT_MAGIC = 0x5374_656C_6550_0002  # "StelP", format 2
 _SNAPSHOT_MAGIC_1 = 0x5374_656C_6550_0001  # its cursors counted no redeliveries
 _OFFSET_END = 1 << 63
@@ -63,6 +65,7 @@ class PartitionState:
         producers_max: int = PRODUCERS_MAX,
         subscriptions_max: int = SUBSCRIPTIONS_MAX,
         ranges_max: int = RANGES_MAX,
+        ranges_sum_max: int = RANGES_SUM_MAX,
     ) -> None:
         self.applied_index = 0
         self.owner_epoch = 0
@@ -73,6 +76,7 @@ class PartitionState:
         self.producers = Producers(producers_max)
         self._subscriptions_max = subscriptions_max
         self._ranges_max = ranges_max
+        self._ranges_sum_max = ranges_sum_max
         self._cursors: dict[str, Cursor] = {}
         self._last_generation = 0  # one counter for all cursors: a name used again never repeats a generation
 
@@ -190,17 +194,22 @@ class PartitionState:
                 )
         # One of an earlier generation is no error and changes nothing: it was sent before a reset, and counted now it would
         # acknowledge what the reset is there to have delivered again.
-        if command.generation == cursor.generation and not cursor.ack(command.ranges, self._ranges_max):
+        if command.generation == cursor.generation and not cursor.ack(command.ranges, limit := self._room_for(cursor)):
             return Refused.of(
                 Overloaded(
-                    f"subscription {command.subscription} would have more than {self._ranges_max} ranges of "
+                    f"subscription {command.subscription} would have more than {limit} ranges of "
                     f"acknowledged offsets above {cursor.ack_floor}",
-                    limit=self._ranges_max,
+                    limit=limit,
                 )
             )
         if command.generation == cursor.generation and command.redelivered:
             cursor.redelivered(command.redelivered)
         return CursorOutcome(command.subscription, cursor.ack_floor, cursor.generation)
+
+    def _room_for(self, cursor: Cursor) -> int:
+        """How many ranges it may have: cursors that are full of holes take no more memory than the bound, nor another one's least part."""
+        others = sum(c.range_count for c in self._cursors.values()) - cursor.range_count
+        return min(self._ranges_max, max(RANGES_EACH, self._ranges_sum_max - others))
 
     def _reset_cursor(self, name: str, position: Position) -> Outcome:
         cursor = self._cursors.get(name)
@@ -276,7 +285,10 @@ class PartitionState:
         if magic not in (_SNAPSHOT_MAGIC, _SNAPSHOT_MAGIC_1):
             raise SnapshotDamaged("not a partition's snapshot")
         fresh = PartitionState(
-            producers_max=self.producers.limit, subscriptions_max=self._subscriptions_max, ranges_max=self._ranges_max
+            producers_max=self.producers.limit,
+            subscriptions_max=self._subscriptions_max,
+            ranges_max=self._ranges_max,
+            ranges_sum_max=self._ranges_sum_max,
         )
         fresh.applied_index, fresh.owner_epoch = source.u64(), source.u64()
         fresh.log_start, fresh.high_watermark = source.u64(), source.u64()

@@ -41,6 +41,7 @@ from stele.services.rpc.servers import left_s
 from stele.services.topics import FOR_EVER, check_name, check_retention, parse_topic
 
 PROPOSAL_TIMEOUT_S = 10.0
+CURSORS_BYTES_MAX = 1 << 20  # of one answer; a single cursor that is larger goes alone
 
 _Order = (
     pb.CreateReplicaRequest
@@ -122,8 +123,23 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
     async def ListCursors(self, request: pb.ListCursorsRequest, context: Any) -> pb.ListCursorsResponse:
         replica = self._store.replica(request.group)
         replica.current()
-        return pb.ListCursorsResponse(
-            cursors=[_cursor_of(replica, name) for name in sorted(replica.partition.cursors)],
+        partition = replica.partition
+        response = pb.ListCursorsResponse(high_watermark=partition.high_watermark, log_start_offset=partition.log_start)
+        size = 0
+        for name in sorted(name for name in partition.cursors if name > request.after):
+            cursor = _cursor_of(replica, name)
+            size += cursor.ByteSize()
+            if response.cursors and size > CURSORS_BYTES_MAX:
+                response.more = True
+                break
+            response.cursors.append(cursor)
+        return response
+
+    async def Probe(self, request: pb.ProbeRequest, context: Any) -> pb.ProbeResponse:
+        replica = self._store.replica(request.group)
+        group = replica.current()
+        return pb.ProbeResponse(
+            term=group.term,
             high_watermark=replica.partition.high_watermark,
             log_start_offset=replica.partition.log_start,
         )

@@ -74,6 +74,11 @@ class DatanodeStub(object):
                 request_serializer=stele_dot_v1_dot_datanode__pb2.ListCursorsRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_datanode__pb2.ListCursorsResponse.FromString,
                 _registered_method=True)
+        self.Probe = channel.unary_unary(
+                '/stele.v1.Datanode/Probe',
+                request_serializer=stele_dot_v1_dot_datanode__pb2.ProbeRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_datanode__pb2.ProbeResponse.FromString,
+                _registered_method=True)
         self.CreateReplica = channel.unary_unary(
                 '/stele.v1.Datanode/CreateReplica',
                 request_serializer=stele_dot_v1_dot_datanode__pb2.CreateReplicaRequest.SerializeToString,
@@ -166,6 +171,13 @@ class DatanodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Probe(self, request, context):
+        """Answered by the replica that leads and has applied an entry of its own term; NOT_LEADER or NOT_READY by the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateReplica(self, request, context):
         """Replicas, as the leading nameserver says.  All are idempotent.
         """
@@ -249,6 +261,11 @@ def add_DatanodeServicer_to_server(servicer, server):
                     servicer.ListCursors,
                     request_deserializer=stele_dot_v1_dot_datanode__pb2.ListCursorsRequest.FromString,
                     response_serializer=stele_dot_v1_dot_datanode__pb2.ListCursorsResponse.SerializeToString,
+            ),
+            'Probe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Probe,
+                    request_deserializer=stele_dot_v1_dot_datanode__pb2.ProbeRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_datanode__pb2.ProbeResponse.SerializeToString,
             ),
             'CreateReplica': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateReplica,
@@ -497,6 +514,33 @@ class Datanode(object):
             '/stele.v1.Datanode/ListCursors',
             stele_dot_v1_dot_datanode__pb2.ListCursorsRequest.SerializeToString,
             stele_dot_v1_dot_datanode__pb2.ListCursorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Probe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Datanode/Probe',
+            stele_dot_v1_dot_datanode__pb2.ProbeRequest.SerializeToString,
+            stele_dot_v1_dot_datanode__pb2.ProbeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,12 +25,14 @@ from stele.services.errors import (
     NotLeader,
     OutOfOrderSequence,
     PartitionNotFound,
+    StaleAck,
     SteleError,
     StoreMismatch,
     StoreUnknown,
     SubscriptionNotFound,
     TopicMismatch,
     TopicNotFound,
+    TopicReplaced,
 )
 from stele.services.pb import (
     broker_pb2,
@@ -162,15 +164,22 @@ async def test_nonsense_to_a_broker(client: stele.Client, ledger: Ledger, channe
     await closed(open_(partition=U32_MAX), PartitionNotFound)
     await closed(open_(subscription="a/b"), InvalidArgument)
     await closed(open_(subscription=""), InvalidArgument)
+    await closed(open_(topic_id=U64_MAX), TopicReplaced, expected=U64_MAX)
+    await closed(open_(subscription="absent", must_exist=True), SubscriptionNotFound)
     await closed(open_(type=99), InvalidArgument)
     await closed(open_(type=0), InvalidArgument)
     await closed(open_(consumer="x" * 1000), InvalidArgument)
     assert await stream(stub.Subscribe, []) == []
 
-    def ack(request_id: int, *ranges: tuple[int, int], cumulative: bool = False) -> broker_pb2.SubscribeRequest:
+    opened, *_ = await stream(stub.Subscribe, [open_()])
+    current = opened.opened.generation
+
+    def ack(
+        request_id: int, *ranges: tuple[int, int], cumulative: bool = False, generation: int = current
+    ) -> broker_pb2.SubscribeRequest:
         acked = [datanode_pb2.OffsetRange(first=a, last=b) for a, b in ranges]
         return broker_pb2.SubscribeRequest(
-            ack=broker_pb2.Ack(request_id=request_id, ranges=acked, cumulative=cumulative)
+            ack=broker_pb2.Ack(request_id=request_id, ranges=acked, cumulative=cumulative, generation=generation)
         )
 
     everything = [datanode_pb2.OffsetRange(first=0, last=U64_MAX), datanode_pb2.OffsetRange(first=9, last=3)]
@@ -186,10 +195,15 @@ async def test_nonsense_to_a_broker(client: stele.Client, ledger: Ledger, channe
             ack(4, (0, 0), cumulative=True),
             ack(5, *[(0, 0)] * 10_001),
             ack(6, (0, 0)),
+            broker_pb2.SubscribeRequest(received=broker_pb2.Received(ranges=everything)),
+            ack(7, (0, 0), generation=0),
+            ack(8, (0, 0), generation=U64_MAX),
         ],
     )
     done = {a.ack_done.request_id: a.ack_done for a in answers_ if a.WhichOneof("response") == "ack_done"}
-    assert set(done) == {1, 2, 3, 4, 5, 6}
+    assert set(done) == {1, 2, 3, 4, 5, 6, 7, 8}
+    for request_id in (7, 8):
+        check_error(from_pb(done[request_id].error), StaleAck, {"current": current})
     for request_id in (1, 2, 3, 4, 5):
         check_error(from_pb(done[request_id].error), InvalidArgument, {})
     assert not done[6].error.reason
@@ -305,6 +319,7 @@ async def test_nonsense_to_a_datanode(client: stele.Client, ledger: Ledger, chan
             SubscriptionNotFound,
         ),
         ("ListCursors", pb.ListCursorsRequest(group=0), GroupNotFound),
+        ("Probe", pb.ProbeRequest(group=0), GroupNotFound),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"group": 0})), InvalidArgument),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"topic_id": 0})), InvalidArgument),
         ("CreateReplica", pb.CreateReplicaRequest(**(create | {"cluster_id": ""})), ClusterMismatch),

@@ -91,6 +91,8 @@ class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
         self.hold_resets = asyncio.Event()  # they are applied at once, and answered once this is set
         self.hold_resets.set()
         self.acks = 0
+        self.cursors_max = 1_000  # of one answer
+        self.lists = 0
         self.fails_acks = 0  # how many AckCursor calls are applied without an answer
         self.appends: list[pb.AppendRequest] = []
         self.fetches = 0
@@ -218,11 +220,19 @@ class InMemoryDatanode(datanode_pb2_grpc.DatanodeServicer):
     async def ListCursors(self, request: pb.ListCursorsRequest, context: Any) -> pb.ListCursorsResponse:
         await self._awake()
         partition = self._led(request.group).partition
+        self.lists += 1
+        names = sorted(name for name in partition.cursors if name > request.after)
         return pb.ListCursorsResponse(
-            cursors=[_cursor_of(partition, name) for name in sorted(partition.cursors)],
+            cursors=[_cursor_of(partition, name) for name in names[: self.cursors_max]],
+            more=len(names) > self.cursors_max,
             high_watermark=partition.high_watermark,
             log_start_offset=partition.log_start,
         )
+
+    async def Probe(self, request: pb.ProbeRequest, context: Any) -> pb.ProbeResponse:
+        await self._awake()
+        partition = self._led(request.group).partition
+        return pb.ProbeResponse(term=1, high_watermark=partition.high_watermark, log_start_offset=partition.log_start)
 
     async def _propose(self, group_id: int, command: Any) -> object:
         await self._awake()

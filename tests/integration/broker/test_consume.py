@@ -346,6 +346,23 @@ async def test_who_waits_for_a_leader_when_ownership_ends_is_told_so(cluster: Cl
         await creating
 
 
+async def test_p13_cursors_come_page_by_page_and_the_leader_is_found_without_them(cluster: Cluster) -> None:
+    first, second = await cluster.broker("br1"), await cluster.broker("br2")
+    await fill(cluster, 10)
+    for n in range(7):
+        consumer = await cluster.consumer(first, f"s{n}", kind=pb.SHARED)
+        await consumer.received(10)
+        await consumer.acked(*range(n), 9)
+        await consumer.leave()
+    for datanode in cluster.datanodes.values():
+        datanode.cursors_max = 2
+        datanode.lists = 0
+    cluster.assign("br2", 2)
+    listed = await infos(cluster, second)
+    assert {name: (s.ack_floor, s.backlog) for name, s in listed.items()} == {f"s{n}": (n, 9 - n) for n in range(7)}
+    assert sum(d.lists for d in cluster.datanodes.values()) == 4, "pages, of the one that leads, once"
+
+
 async def test_seek_closes_consumers_and_starts_at_the_new_position(cluster: Cluster) -> None:
     broker = await cluster.broker()
     stub = cluster.stub(broker)

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from stele.services.errors import Fenced, InvalidArgument, NotLeader, SubscriptionNotFound
+from stele.datanode.partition import RANGES_EACH, RANGES_SUM_MAX
+from stele.datanode.server import CURSORS_BYTES_MAX
+from stele.services.errors import Fenced, InvalidArgument, NotLeader, Overloaded, SubscriptionNotFound
 from stele.services.pb import datanode_pb2 as pb
 from tests.integration.datanode.cluster import Cluster
 from tests.support.eventually import eventually
@@ -111,3 +113,34 @@ async def test_cursors_are_the_leaders(datanodes: Cluster) -> None:
     assert refused.value.facts["leader"] == str(leader.store_id)
     with pytest.raises(NotLeader):
         await follower.call("AckCursor", ack((0, 0)))
+
+
+async def test_p13_the_leader_is_found_however_full_of_holes_the_cursors_are(datanodes: Cluster) -> None:
+    [node] = await datanodes.start(1)
+    await datanodes.create(1)
+    for _ in range(10):
+        await datanodes.appended(1, make_batch(2_001))
+    holes = [(o, o) for o in range(1, 20_000, 2)]
+    for n in range(80):
+        create = pb.CreateCursorRequest(group=1, owner_epoch=1, subscription=f"s{n:02}", earliest=True)
+        generation = (await node.call("CreateCursor", create)).cursor.generation
+        for wanted in (len(holes), 100):
+            request = ack(*holes[:wanted])
+            request.subscription, request.generation = f"s{n:02}", generation
+            try:
+                await node.call("AckCursor", request)
+                break
+            except Overloaded:
+                assert wanted > 100, "its least part is each cursor's"
+    probed = await node.call("Probe", pb.ProbeRequest(group=1))
+    assert (probed.term > 0, probed.high_watermark) == (True, 20_010)
+    names: list[str] = []
+    page = pb.ListCursorsResponse(more=True)
+    ranges = 0
+    while page.more:
+        page = await node.call("ListCursors", pb.ListCursorsRequest(group=1, after=names[-1] if names else ""))
+        assert page.ByteSize() < 2 * CURSORS_BYTES_MAX
+        names += [c.subscription for c in page.cursors]
+        ranges += sum(len(c.acked) for c in page.cursors)
+    assert names == [f"s{n:02}" for n in range(80)]
+    assert ranges <= RANGES_SUM_MAX + 80 * RANGES_EACH

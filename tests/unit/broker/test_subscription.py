@@ -128,9 +128,27 @@ def test_a_failed_write_is_repeated_with_what_came_since(sub: Subscription) -> N
     sub.ack(A, 1, [(0, 0)], False, sub.generation, 0)
     sub.flush_acks()
     sub.ack(A, 2, [(1, 1)], False, sub.generation, 0)
-    sub.persist_failed(0)
+    sub.persist_refused(0)
     assert sub.flush_acks() == [PersistAcks(((0, 1),), 0)]
-    assert sub.persisted(0) == [ConfirmAcks(A, (1, 2))]
+    assert sub.persisted(0) == []
+    assert sub.flush_acks() == [ConfirmAcks(A, (1, 2))]
+
+
+def test_p13_where_there_is_no_room_for_holes_the_floor_still_rises(sub: Subscription) -> None:
+    add(sub, A, SubscriptionType.SHARED)
+    sub.available(100, 0)
+    sub.ack(A, 1, [(0, 4), (10, 10), (12, 12)], False, 0, 0)
+    assert sub.flush_acks() == [PersistAcks(((0, 4), (10, 10), (12, 12)), 0)]
+    sub.ack(A, 2, [(5, 5)], False, 0, 0)
+    sub.persist_refused(0)
+    assert sub.flush_acks() == [PersistAcks(((0, 5),), 0)]
+    assert sub.persisted(0) == [], "nobody is told before all of it is durable"
+    assert sub.flush_acks() == [PersistAcks(((10, 10), (12, 12)), 0)]
+    sub.persist_refused(0)
+    sub.ack(A, 3, [(6, 9), (11, 11)], False, 0, 0)
+    assert sub.flush_acks() == [PersistAcks(((6, 12),), 0)]
+    assert sub.persisted(0) == []
+    assert sub.flush_acks() == [ConfirmAcks(A, (1, 2, 3))]
 
 
 def test_an_ack_of_something_acked_waits_for_the_write_under_way(sub: Subscription) -> None:
@@ -285,7 +303,7 @@ def test_p15_counts_go_with_the_next_write_when_one_fails_or_is_full() -> None:
     sub.timer(1.0)
     sub.nack(A, [(0, 0)], 0.0, 2.0)
     sub.ack(A, 1, [(2, 2)], False, 0, 2.0)
-    sub.persist_failed(0)
+    sub.persist_refused(0)
     written: dict[int, int] = {}
     while writes := sub.flush_acks():
         (write,) = writes
@@ -374,7 +392,7 @@ def test_reset_closes_consumers_and_starts_anew(sub: Subscription) -> None:
     error = NotOwner("moved")
     assert sub.reset(2, [], 1, error) == [Close(A, error), Close(B, error)]
     assert sub.persisted(0) == []  # an acknowledgement of the old generation
-    sub.persist_failed(0)
+    sub.persist_refused(0)
     assert not sub.has_acks_to_write
     assert add(sub, A, SubscriptionType.EXCLUSIVE) == [Deliver(A, 2, 9, 0)]
 
@@ -434,11 +452,13 @@ def test_p10_a_write_never_has_more_ranges_than_a_cursor_takes(monkeypatch: pyte
     sub.ack(A, 1, [(0, 0), (3, 3)], False, 0, 0)
     sub.ack(A, 2, [(5 + 2 * i, 5 + 2 * i) for i in range(9)], False, 0, 0)
     sub.ack(A, 3, [(1, 1)], False, 0, 0)
-    assert sub.flush_acks() == [], "there is room for one range less: what is below the floor makes one"
+    assert sub.flush_acks() == [PersistAcks(((0, 1),), 0)], "there is room for one range less: this makes one"
+    assert sub.persisted(0) == []
+    assert sub.flush_acks() == []
     sub.ack(A, 4, [(2, 2)], False, 0, 0)
     (write,) = sub.flush_acks()
     assert isinstance(write, PersistAcks)
-    assert write.ranges == ((0, 3), *((5 + 2 * i, 5 + 2 * i) for i in range(9)))
+    assert write.ranges == ((2, 3), *((5 + 2 * i, 5 + 2 * i) for i in range(9)))
     assert len(write.ranges) <= 10
     assert sub.persisted(0) == [ConfirmAcks(A, (1, 2, 3, 4))]
     sub.validate()

@@ -182,7 +182,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
                 self.durable |= {o for a, b in writing.ranges for o in range(a, b + 1)}
             self.carry_out(self.sub.persisted(writing.generation))
         else:
-            self.sub.persist_failed(writing.generation)
+            self.sub.persist_refused(writing.generation)
 
     @precondition(lambda self: self.writing is None)
     @rule(data=st.data())
@@ -221,9 +221,10 @@ class SubscriptionMachine(RuleBasedStateMachine):
             self.ids += 1
             self.asked[(id, self.ids)] = set(held)
             self.carry_out(self.sub.ack(id, self.ids, [(o, o) for o in held], False, self.generation, self.now_s))
-        self.flush()
-        if self.writing is not None:
-            self.written(ok=True)
+        while self.sub.has_acks_to_write:
+            self.flush()
+            if self.writing is not None:
+                self.written(ok=True)
         self.sub.validate()
         assert self.sub.floor == self.end, "everything was delivered and acknowledged"
         assert self.durable == set(range(self.end)), "and all of it is durable"

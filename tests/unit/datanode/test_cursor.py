@@ -71,6 +71,15 @@ def test_a_full_cursor_still_takes_the_ack_that_shrinks_it():
     assert (cursor.ack_floor, cursor.ranges) == (3, [(4, 4), (6, 6)])
 
 
+def test_p13_a_cursor_for_which_room_has_become_scarce_still_shrinks():
+    cursor = Cursor(0, 1)
+    assert cursor.ack([(2, 2), (4, 4), (6, 6), (8, 8)], ranges_max=4)
+    assert not cursor.ack([(10, 10)], ranges_max=2)
+    assert cursor.ack([(3, 3)], ranges_max=2)
+    assert cursor.ack([(0, 1)], ranges_max=2)
+    assert (cursor.ack_floor, cursor.ranges) == (5, [(6, 6), (8, 8)])
+
+
 counted = st.lists(st.tuples(one_range, st.integers(1, 5)).map(lambda r: (*r[0], r[1])), max_size=4)
 
 

@@ -469,3 +469,21 @@ def test_p15_counts_of_redeliveries_are_kept_with_the_cursor():
     assert log.partition.cursor("s").redeliveries.ranges == [(7, 7, 2)]
     log.do(ResetCursor(1, "s", EARLIEST))
     assert log.partition.cursor("s").redeliveries.ranges == []
+
+
+# --- the sum of all cursors -------------------------------------------------------------------------------------------
+
+
+def test_p13_cursors_full_of_holes_leave_one_another_room():
+    log = Log(ranges_sum_max=500)
+    log.append(make_batch(4_000))
+    for name in ("a", "b", "c"):
+        log.do(CreateCursor(1, name, EARLIEST))
+    holes = tuple((o, o) for o in range(1, 4_000, 2))
+    assert isinstance(log.do(Ack(1, "a", 1, holes[:450])), CursorOutcome)
+    assert refused(log.do(Ack(1, "b", 2, holes[:101])), Overloaded) == {"limit": "100"}
+    assert isinstance(log.do(Ack(1, "b", 2, holes[:100])), CursorOutcome), "each has its least part"
+    assert refused(log.do(Ack(1, "a", 1, holes[:460])), Overloaded)
+    assert isinstance(log.do(Ack(1, "a", 1, ((0, 3_000),))), CursorOutcome), "what makes less of them is always taken"
+    assert isinstance(log.do(Ack(1, "c", 3, holes[:390])), CursorOutcome)
+    assert sum(len(c.ranges) for c in log.partition.cursors.values()) <= 500
