@@ -87,7 +87,7 @@ class Node:
             return StoreAddress("", f"127.0.0.1:{ports[wanted - 1]}")
 
         transport = RaftTransport(store_id, CLUSTER, Channels(), Resolver(look_up, rng=rng), rng)
-        open_storage: Any = opener(config.segment_bytes, config.entry_bytes_max, 0)
+        open_storage: Any = opener(config.segment_bytes, 0)
         self._registry = Registry(
             store_id,
             Path(directory) / "groups",

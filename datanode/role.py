@@ -154,7 +154,7 @@ class Datanode:
             store_id,
             directory.groups_path,
             transport,
-            opener(config.segment_bytes, config.entry_bytes_max, config.disk_reserve_bytes // 2, parts.file_system),
+            opener(config.segment_bytes, config.disk_reserve_bytes // 2, parts.file_system),
             observed_ms=self._observed.now_ms,
             clock=parts.clock,
             rng=parts.rng,

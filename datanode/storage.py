@@ -83,7 +83,6 @@ class GroupStorage:
 
 def opener(
     segment_bytes: int,
-    entry_bytes_max: int,
     disk_reserve_bytes: int,
     fs: FileSystem | None = None,
     lock: Callable[[Path], Lock] = lock_group,
@@ -109,7 +108,7 @@ def opener(
             # The log is made before the first term is stored: an empty one in its place would deny what it stood for.
             raise LogDamaged(f"{folder}: the log is gone", path=folder, offset=0)
         snapshots = SnapshotFiles(folder, files, disk_reserve_bytes)
-        entries = SegmentLog(folder, files, segment_bytes, entry_bytes_max, disk_reserve_bytes)
+        entries = SegmentLog(folder, files, segment_bytes, disk_reserve_bytes)
 
         def close() -> None:
             try:

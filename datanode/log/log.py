@@ -45,7 +45,6 @@ from stele.services.files import OS_FILES, FileSystem
 from stele.services.raft.storage import Entry, LogMending
 
 SEGMENT_BYTES = 64 * 1024 * 1024
-ENTRY_BYTES_MAX = 8 * 1024 * 1024
 DISK_RESERVE_BYTES = 64 * 1024 * 1024
 """What ``append`` leaves free: room for terms, votes and for whatever frees space."""
 APPEND_BYTES_MAX = 1024 * 1024 * 1024
@@ -70,14 +69,12 @@ class SegmentLog:
         directory: Path,
         fs: FileSystem | None = None,
         segment_bytes: int = SEGMENT_BYTES,
-        entry_bytes_max: int = ENTRY_BYTES_MAX,
         disk_reserve_bytes: int = DISK_RESERVE_BYTES,
         new_seed: Callable[[], int] = _random_seed,
     ) -> None:
         self._fs: FileSystem = fs or OS_FILES
         self._directory = directory
         self._segment_bytes = segment_bytes
-        self._entry_bytes_max = min(entry_bytes_max, frames.PAYLOAD_BYTES_MAX)
         self._disk_reserve_bytes = disk_reserve_bytes
         self._new_seed = new_seed
         self._unasked_bytes = 0
@@ -486,8 +483,8 @@ class SegmentLog:
         last, term, total = active.last_index, active.last_term, 0
         for entry in entries:
             size = len(entry.payload)
-            if size > self._entry_bytes_max:
-                limit = self._entry_bytes_max
+            if size > frames.PAYLOAD_BYTES_MAX:  # the format's; the store's own is asked when it proposes, not of a follower
+                limit = frames.PAYLOAD_BYTES_MAX
                 raise MessageTooLarge(f"an entry has at most {limit} bytes, this one {size}", bytes_max=limit)
             if entry.index != last + 1 or entry.term < term or not 0 <= entry.kind <= frames.KIND_MAX:
                 raise ValueError(

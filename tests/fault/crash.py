@@ -32,7 +32,7 @@ from tests.fault.replica_life import Judge, Worker
 SEGMENT_BYTES = 16 * 1024
 KILLS_PER_FOLDER = 50
 START_TIMEOUT_S = 60.0
-open_group = opener(SEGMENT_BYTES, 1 << 20, 0)
+open_group = opener(SEGMENT_BYTES, 0)
 
 
 def work(folder: Path, seed: int, staging: tuple[int, int] | None, report: int) -> NoReturn:

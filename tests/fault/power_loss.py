@@ -50,7 +50,7 @@ class Life:
         self._rng = random.Random(seed)
         capacity = self._rng.randint(5_000, 60_000) if self._rng.random() < 0.2 else 1 << 40
         self._disk = SimulatedDisk(capacity)
-        self._open_group = opener(SEGMENT_BYTES, 1 << 20, 0, wrap(self._disk), Unlocked)
+        self._open_group = opener(SEGMENT_BYTES, 0, wrap(self._disk), Unlocked)
         self._judge = Judge()
         self.seen: Counter[str] = Counter()
 

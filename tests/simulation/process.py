@@ -175,7 +175,7 @@ class Process:
 
     def _opener(self) -> Callable[[Path], GroupStorage]:
         world, disk = self.world, self.store.disk
-        open_group = opener(world.segment_bytes, ENTRY_BYTES_MAX, DISK_RESERVE_BYTES, disk, lambda folder: _Lock())
+        open_group = opener(world.segment_bytes, DISK_RESERVE_BYTES, disk, lambda folder: _Lock())
         seeds = random.Random(self._rng.getrandbits(64))
 
         def opened(folder: Path) -> GroupStorage:

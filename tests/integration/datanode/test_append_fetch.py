@@ -119,6 +119,28 @@ async def test_what_cannot_be_stored_is_refused_by_type(datanodes: Cluster) -> N
     assert (await node.fetch(1, 0)).high_watermark == 0
 
 
+async def test_p27_a_follower_with_a_smaller_limit_stores_what_its_leader_took(datanodes: Cluster) -> None:
+    """The limit is asked where an entry is proposed: it may differ, as it does while the nodes get a new one, one after the other."""
+    nodes = [datanodes.node(f"dn{i}", entry_bytes_max=limit) for i, limit in ((1, 64 << 10), (2, 1 << 20), (3, 1 << 20))]
+    for node in nodes:
+        await node.start()
+    await datanodes.create(1)
+
+    async def a_large_limit_leads() -> bool:
+        leader = await datanodes.leader(1)
+        if leader is nodes[0]:
+            leader.store.registry.get(1).transfer_leadership()
+        return leader is not nodes[0]
+
+    await eventually(a_large_limit_leads)
+    await datanodes.appended(1, make_batch(size=200 << 10))
+    await datanodes.replicated(1, 1)
+    assert nodes[0].store.replicas[1].state == "follower"
+    await nodes[0].stop()
+    await nodes[0].start()
+    assert (await nodes[0].fetch(1, 0)).high_watermark == 1
+
+
 async def test_a_follower_names_the_leader(datanodes: Cluster) -> None:
     nodes = await datanodes.start(3)
     await datanodes.create(1)

@@ -70,7 +70,7 @@ class Store:
             self.store_id,
             self.directory / "groups",
             self.transport,
-            self.options.get("open_storage", opener(64 << 20, 2 << 20, 0)),
+            self.options.get("open_storage", opener(64 << 20, 0)),
             observed_ms=lambda: round(time.monotonic() * 1000),
             rng=random.Random(self.store_id),
             timing=TIMING,

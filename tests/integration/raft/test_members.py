@@ -50,7 +50,7 @@ async def test_a_store_joins_and_another_leaves_while_writes_go_on(tmp_path: Pat
 
 
 async def test_a_store_joins_behind_the_start_of_the_log(tmp_path: Path) -> None:
-    async with Stores(tmp_path, spare=1, open_storage=opener(16 << 10, 2 << 20, 0)) as stores:
+    async with Stores(tmp_path, spare=1, open_storage=opener(16 << 10, 0)) as stores:
         await stores.group(1)
         leader = await stores.leader(1)
         commands = [b"%d" % i + b"." * 1000 for i in range(100)]

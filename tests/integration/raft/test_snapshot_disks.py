@@ -45,7 +45,7 @@ class FailingDisk(OsFileSystem):
 
 @asynccontextmanager
 async def alone(folder: Path, disk: FailingDisk) -> AsyncIterator[tuple[Stores, Group]]:
-    async with Stores(folder, count=1, open_storage=opener(16 << 10, 2 << 20, 0, disk)) as stores:
+    async with Stores(folder, count=1, open_storage=opener(16 << 10, 0, disk)) as stores:
         await stores.group(1)
         group = await stores.leader(1)
         for i in range(60):
@@ -113,7 +113,7 @@ async def test_h7_a_compaction_that_fails_ends_the_replica_and_loses_nothing(tmp
 async def test_a_follower_without_room_for_a_snapshot_catches_up_when_it_has_some(tmp_path: Path, name: str) -> None:
     """Wherever on the way from the first chunk to the log's new beginning the room runs out."""
     disk = FailingDisk()
-    async with Stores(tmp_path, open_storage=opener(16 << 10, 2 << 20, 0, disk)) as stores:
+    async with Stores(tmp_path, open_storage=opener(16 << 10, 0, disk)) as stores:
         leader, absent, index = await _behind(stores)
         await absent.start()
         group = await absent.create(1, stores.first)
@@ -130,7 +130,7 @@ async def test_h7_a_follower_whose_disk_fails_under_a_snapshot_ends_and_the_tran
     tmp_path: Path,
 ) -> None:
     disk = FailingDisk()
-    async with Stores(tmp_path, open_storage=opener(16 << 10, 2 << 20, 0, disk)) as stores:
+    async with Stores(tmp_path, open_storage=opener(16 << 10, 0, disk)) as stores:
         _, absent, index = await _behind(stores)
         await absent.start()
         group = await absent.create(1, stores.first)

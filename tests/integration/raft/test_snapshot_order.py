@@ -65,7 +65,7 @@ async def test_h10_a_snapshot_waits_for_the_sync_of_what_it_stands_for(tmp_path:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("stele.services.raft.group.Snapshotting", snapshotting)
             folder = tmp_path / snapshotting.__name__
-            async with Stores(folder, open_storage=opener(1 << 20, 1 << 20, 0, disk)) as stores:
+            async with Stores(folder, open_storage=opener(1 << 20, 0, disk)) as stores:
                 try:
                     await stores.group(1)
                     leader = await stores.leader(1)
@@ -91,7 +91,7 @@ async def test_h10_a_snapshot_waits_for_the_sync_of_what_it_stands_for(tmp_path:
 
 async def test_a_snapshot_that_waits_ends_with_its_replica(tmp_path: Path) -> None:
     disk = GatedDisk()
-    async with Stores(tmp_path, open_storage=opener(1 << 20, 1 << 20, 0, disk)) as stores:
+    async with Stores(tmp_path, open_storage=opener(1 << 20, 0, disk)) as stores:
         await stores.group(1)
         leader = await stores.leader(1)
         disk.slow = tmp_path / str(leader.store_id)

@@ -15,7 +15,7 @@ from stele.services.raft.group import Group
 from tests.integration.raft.stores import Store, Stores
 from tests.support.eventually import eventually
 
-SMALL_SEGMENTS = opener(16 << 10, 2 << 20, 0)
+SMALL_SEGMENTS = opener(16 << 10, 0)
 
 
 async def write(leader: Group, count: int, size: int = 1000) -> list[bytes]:

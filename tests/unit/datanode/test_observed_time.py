@@ -63,7 +63,7 @@ class Lone:
             1,
             path / "groups",
             NoLinks(),
-            opener(16 << 20, 2 << 20, 0),
+            opener(16 << 20, 0),
             observed_ms=time.now_ms,
             rng=random.Random(1),
             timing=FAST,

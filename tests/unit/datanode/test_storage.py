@@ -11,7 +11,7 @@ from stele.datanode.storage import opener
 from stele.services.errors import GroupDirectoryBusy, LogDamaged
 from stele.services.raft.storage import Entry
 
-open_group = opener(1 << 20, 1 << 20, 0)
+open_group = opener(1 << 20, 0)
 
 
 def test_a_new_folder_opens_empty(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ async def running(
         directory.record_registration(1, "c")
     disk = Disk(directory, 0)
     await disk.look()
-    opens = opener(segment_bytes, 1 << 16, 0, files)
+    opens = opener(segment_bytes, 0, files)
     registry = Registry(
         1, directory.groups_path, NoLinks(), opens, observed_ms=lambda: 0, rng=random.Random(1), timing=FAST
     )

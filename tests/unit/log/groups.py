@@ -38,7 +38,7 @@ class Unlocked:
 
 
 def open_group(fs: FileSystem, segment_bytes: int = SEGMENT_BYTES) -> GroupStorage:
-    return opener(segment_bytes, 1 << 20, 0, fs, Unlocked)(FOLDER)
+    return opener(segment_bytes, 0, fs, Unlocked)(FOLDER)
 
 
 def stage_all(storage: GroupStorage, snapshot: Snapshot, chunk_bytes: int = 300) -> None:

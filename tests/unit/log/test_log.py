@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stele.datanode.log import SegmentLog
+from stele.datanode.log import SegmentLog, frames
 from stele.datanode.log.segment_list import SEALED_IN_USE_MAX
 from stele.services.errors import GroupStopped, MessageTooLarge
 from stele.services.raft.storage import Entry, LogStorage
@@ -179,19 +179,12 @@ def test_what_cannot_follow_is_refused_and_nothing_is_appended() -> None:
 
 
 def test_an_entry_over_the_limit_is_refused_and_nothing_is_appended() -> None:
-    log = SegmentLog(FOLDER, SimulatedDisk(), entry_bytes_max=100)
+    log = SegmentLog(FOLDER, SimulatedDisk())
     with pytest.raises(MessageTooLarge) as refused:
-        log.append([entry(1), entry(2, size=101)])
-    assert refused.value.facts["bytes_max"] == "100"
+        log.append([entry(1), Entry(2, 1, 0, bytes(frames.PAYLOAD_BYTES_MAX + 1))])
+    assert refused.value.facts["bytes_max"] == str(frames.PAYLOAD_BYTES_MAX)
     log.append([entry(1, size=100)])
-
-
-def test_a_smaller_limit_later_does_not_hide_what_is_stored() -> None:
-    disk = SimulatedDisk()
-    log = SegmentLog(FOLDER, disk)
-    log.append([entry(1, size=5000)])
-    log.close()
-    assert everything(SegmentLog(FOLDER, disk, entry_bytes_max=100)) == [entry(1, size=5000)]
+    assert everything(log) == [entry(1, size=100)]
 
 
 def test_a_closed_log_says_so() -> None:

@@ -27,7 +27,7 @@ class _NoLock:
 
 def open_group(disk: SimulatedDisk) -> GroupStorage:
     disk.makedirs(FOLDER)
-    return opener(SEGMENT_BYTES, 1 << 16, 0, disk, lambda folder: _NoLock())(FOLDER)
+    return opener(SEGMENT_BYTES, 0, disk, lambda folder: _NoLock())(FOLDER)
 
 
 def holding(last: int) -> SimulatedDisk:

@@ -47,7 +47,7 @@ class Opener:
         self.opened: list[Path] = []
         self.open: list[Path] = []
         self._delay_s = delay_s
-        self._open = opener(16 << 20, 2 << 20, 0)
+        self._open = opener(16 << 20, 0)
 
     def __call__(self, path: Path) -> OpenStorage:
         self.opened.append(path)
