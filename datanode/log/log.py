@@ -483,7 +483,9 @@ class SegmentLog:
         last, term, total = active.last_index, active.last_term, 0
         for entry in entries:
             size = len(entry.payload)
-            if size > frames.PAYLOAD_BYTES_MAX:  # the format's; the store's own is asked when it proposes, not of a follower
+            if (
+                size > frames.PAYLOAD_BYTES_MAX
+            ):  # the format's; the store's own is asked when it proposes, not of a follower
                 limit = frames.PAYLOAD_BYTES_MAX
                 raise MessageTooLarge(f"an entry has at most {limit} bytes, this one {size}", bytes_max=limit)
             if entry.index != last + 1 or entry.term < term or not 0 <= entry.kind <= frames.KIND_MAX:

@@ -210,6 +210,7 @@ MUTANTS = _table(
     Mutant("replication.LeavesProposalsUnanswered", ("H12",), "a proposal ends with the leadership that took it"),
     Mutant("replication.CallsTheUnknownDefinite", ("H12",), "an outcome that is not known is not called definite"),
     Mutant("replication.TakesAnyLength", ("H13",), "an entry over the limit is refused"),
+    Mutant("replication.TakesWhateverComes", ("H17",), "a message that no replica can have said costs no replica"),
     Mutant("replication.GoesBackByOne", ("H18",), "logs that conflict are matched in a few round trips"),
     Mutant("replication.FallsSilentOnceItOffers", ("H16",), "a long transfer silences nobody"),
     Mutant("replication.KeepsToWhatWasAcknowledged", ("R4.5",), "what a follower lost is sent again"),
@@ -270,7 +271,6 @@ WITHOUT_A_MUTANT: Mapping[str, str] = MappingProxyType(
     {
         "R2.7": "Not built: nothing removes a store yet (docs/design.md, §10).",
         "H11": "What goes wrong is the test's own: a callback or a state machine that raises.",
-        "H17": "What goes wrong is the test's own: a pickle where a typed message is due.",
     }
 )
 """Rules that no mutant breaks, and why."""

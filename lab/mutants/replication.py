@@ -253,3 +253,12 @@ class WaitsForEverForAFetch(Replication):
 
     def offered_index(self, now: float) -> int | None:
         return min((p.offered_index for p in self.followers.values() if p.offered_index), default=None)
+
+
+class TakesWhateverComes(Engine):
+    """A replica takes the term of whatever it is sent for its own, however far it lies ahead."""
+
+    def receive(self, sender: int, message: pb.RaftMessage) -> None:
+        if not self.failed and message.term > self.term:
+            self._step_down(message.term)
+        super().receive(sender, message)

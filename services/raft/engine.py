@@ -34,7 +34,7 @@ H15      election.py                             pre-vote; check-quorum
 ..       engine.py _obey                         a leader of an older term is answered with the higher one
 ..       read_index.py                           reads by ReadIndex
 H16      replication.py _offer                   snapshots travel beside the heartbeats, resumable, checked before they replace anything
-H17      engine.py receive, applier.py           typed messages only; the library's VERSION and MEMBERSHIP commands are refused
+H17      door.py, applier.py                     typed messages only; the library's VERSION and MEMBERSHIP commands are refused
 H18      follower.py match                       a refusal names the conflicting term and its first index
 ..       mending.py                              a damaged entry is had again from a peer; meanwhile the replica goes on without it
 R4.5     recovery.py, progress.py                who lost what it acknowledged neither votes, campaigns nor counts until it holds it
@@ -63,6 +63,7 @@ from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
 from stele.services.raft.applier import Applier
 from stele.services.raft.catch_up import CatchUp
+from stele.services.raft.door import MessageRefused, check
 from stele.services.raft.election import ElectionStep, RaftElection
 from stele.services.raft.entries import entries_of
 from stele.services.raft.follower import STALE, Conflict, Follower
@@ -390,10 +391,11 @@ class Engine:
         """One message of ``sender``, in the order in which it was sent.
 
         Whoever asks is heard: a replica that lags behind does not know its newest members (Ongaro's dissertation, section 4.1).
-        Answers count from members only.
+        Answers count from members only.  MessageRefused: nothing has come of it.
         """
         if self.failed:
             return
+        check(sender, message, self.core.term, self.members)
         body, term = message.WhichOneof("body"), message.term
         self._wake_by(sender, message)
         if term > self.core.term:
@@ -494,12 +496,7 @@ class Engine:
     # --- the follower -----------------------------------------------------------------------------------------------------
 
     def _on_append_entries(self, leader: int, term: int, m: pb.AppendEntries) -> None:
-        try:
-            entries = entries_of(m)
-        except ValueError as e:
-            log.error("raft_message_refused", group=self.group_id, peer=leader, error=str(e))
-        else:
-            self._replicate_from(leader, term, m, entries)
+        self._replicate_from(leader, term, m, entries_of(m))
         if term == self.core.term:
             self.quiescence.on_append(term, m, self._is_at_rest(leader, m))
 
@@ -545,7 +542,7 @@ class Engine:
             return False
         old = self.core.state
         if old is RaftState.LEADER:
-            raise AssertionError(f"two leaders in term {term}: {self.store_id} and {leader}")
+            raise MessageRefused(f"store {leader} claims to lead term {term}, which store {self.store_id} leads")
         self.election.on_leader(leader, self._now())
         self.recovery.on_told(term, m.recovered_at)
         self._on_state(old)

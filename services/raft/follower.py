@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.door import MessageRefused
 from stele.services.raft.journal import Journal
 from stele.services.raft.storage import Entry
 
@@ -48,7 +49,8 @@ class Follower:
     def match(self, m: pb.AppendEntries, entries: Sequence[Entry], commit_index: int) -> Conflict | Match:
         """What ``m`` of the current term, which carries ``entries``, does to the log.  Changes nothing.
 
-        AssertionError if it would replace what is committed: no correct leader says so, and to obey it would lose what was acknowledged."""
+        MessageRefused if it would replace what is committed, or go back to an earlier term: no leader says so, and to obey it would lose
+        what was acknowledged."""
         journal = self._journal
         if m.prev_log_index > journal.last_index:
             return Conflict(journal.last_index + 1, 0)
@@ -64,7 +66,9 @@ class Follower:
             skip += 1
         new = entries[skip:] if skip else entries
         if new and new[0].index <= commit_index:
-            raise AssertionError(f"a message of term {self.term} would replace committed entry {new[0].index}")
+            raise MessageRefused(f"it would replace entry {new[0].index}, which is committed")
+        if new and new[0].term < journal.term_at(new[0].index - 1):
+            raise MessageRefused(f"entry {new[0].index} of term {new[0].term} would follow one of a later term")
         verified = entries[-1].index if entries else m.prev_log_index
         return Match(new, verified, self._commit(m, verified))
 

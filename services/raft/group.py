@@ -28,6 +28,7 @@ from stele.services.errors import DiskFull, GroupStopped, InvalidArgument, LogDa
 from stele.services.files import is_gone
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
+from stele.services.raft.door import MessageRefused
 from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Flush, Journal
 from stele.services.raft.mending import FetchEntries, Mending
@@ -63,6 +64,7 @@ class Group:
         entry_bytes_max: int,
         directory: Path,
         count_vanished: Callable[[], None],
+        refused: Callable[[int, int, str], None],
         fetch: Fetch,
         fetch_entries: FetchEntries,
         observed_ms: Callable[[], int],
@@ -77,6 +79,7 @@ class Group:
         self._loop = asyncio.get_running_loop()
         self._directory = directory
         self._count_vanished = count_vanished
+        self._refused = refused
         self._callbacks: list[Callable[[Group], None]] = []
         self.engine = Engine(
             group_id,
@@ -315,7 +318,14 @@ class Group:
     # --- events from the transport and the ticker --------------------------------------------------------------------
 
     def receive(self, sender: int, message: pb.RaftMessage) -> None:
-        self._guarded(self.engine.receive, sender, message)
+        self._guarded(self._receive, sender, message)
+
+    def _receive(self, sender: int, message: pb.RaftMessage) -> None:
+        """What no replica can have said is dropped: it must not cost the group this one (H17)."""
+        try:
+            self.engine.receive(sender, message)
+        except MessageRefused as e:
+            self._refused(sender, self.group_id, str(e))
 
     def connected(self, store_id: int) -> None:
         self._guarded(self.engine.connected, store_id)

@@ -52,6 +52,10 @@ class Liveness:
         peer = self._peers[store_id]
         peer.connected = peer.silent = False
 
+    def forget(self, store_id: int) -> None:
+        """Nothing of it is wanted any more."""
+        self._peers.pop(store_id, None)
+
     def on_sent(self, store_id: int, now: float) -> None:
         self._peers[store_id].sent_at = now
 

@@ -106,10 +106,17 @@ class Registry:
         self._has_room = has_room
         self._closed = False
         self._watching: asyncio.Task[None] | None = None
+        metrics = metrics or CollectorRegistry()
         self._vanished = Counter(
             "stele_group_directories_vanished",
             "Groups whose directory vanished under them",
-            registry=metrics or CollectorRegistry(),
+            registry=metrics,
+        )
+        self.messages_refused = 0
+        self._refusals = Counter(
+            "stele_raft_messages_refused",
+            "Messages of other stores that no replica can have said, and that were dropped",
+            registry=metrics,
         )
         links.listen(self)
 
@@ -179,6 +186,7 @@ class Registry:
             self._entry_bytes_max,
             self.path(group_id),
             self._vanished.inc,
+            self._refused,
             self._links.fetch_snapshot,
             self._links.fetch_entries,
             self._observed_ms,
@@ -297,6 +305,15 @@ class Registry:
         group = self._groups.get(message.group)
         if group is not None:
             group.receive(sender, message)
+
+    def _refused(self, sender: int, group_id: int, reason: str) -> None:
+        """Counts it; says so at the first, second, fourth … time, whatever a peer sends."""
+        self.messages_refused += 1
+        self._refusals.inc()
+        if self.messages_refused & (self.messages_refused - 1) == 0:
+            log.warning(
+                "raft_message_refused", group=group_id, peer=sender, reason=reason, refused=self.messages_refused
+            )
 
     def open_snapshot(self, group_id: int, index: int) -> SnapshotSource:
         """For a peer that fetches it.  Blocks.  GroupNotFound; KeyError if there is no such snapshot."""

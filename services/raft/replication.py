@@ -16,6 +16,7 @@ import structlog
 from stele.services.errors import LogDamaged
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import quorum
+from stele.services.raft.door import MessageRefused
 from stele.services.raft.entries import Batch
 from stele.services.raft.journal import Journal
 from stele.services.raft.progress import NEVER, Progress
@@ -239,10 +240,12 @@ class Replication:
     def on_answer(self, follower: int, m: pb.AppendAnswer, term: int, now: float) -> None:
         """On the leader of ``term``.  An answer to a request of another term says what the follower held *then*; entries that
         it acknowledged to another leader may have been cut since, and a commit that counts them is lost with the next leader
-        (H4)."""
+        (H4).  MessageRefused: it answers what was not asked, or holds what this leader does not."""
         progress = self.followers.get(follower)
         if m.request_term != term or progress is None:
             return
+        if m.request > self.newest_request or m.match_index > self._journal.last_index:
+            raise MessageRefused(f"an answer to request {m.request} that holds entry {m.match_index}")
         if progress.on_answer(m, self.newest_request, self._journal, now):
             until = progress.recovering_until
             log.info("raft_peer_recovering", group=self._group_id, peer=follower, until_index=until)

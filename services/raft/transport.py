@@ -142,6 +142,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             if link.dialling is not None:
                 link.dialling.cancel()
                 link.dialling = None
+            self._forget_unused(link)
 
     def is_connected(self, store_id: int) -> bool:
         link = self._links.get(store_id)
@@ -197,6 +198,12 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             link = self._links[store_id] = Link(store_id, self._now())
         return link
 
+    def _forget_unused(self, link: Link) -> None:
+        """No group has a replica there, and no stream stands.  A tombstone stays known: it is not asked for again (R2.3)."""
+        if not link.users and link.stream is None and not link.tombstone and self._links.get(link.store_id) is link:
+            del self._links[link.store_id]
+            self._liveness.forget(link.store_id)
+
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
@@ -212,19 +219,22 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         self._check_addressee(hello.to_store_id, hello.cluster_id)
         if hello.from_store_id in (0, self.store_id):
             raise InvalidArgument(f"store {hello.from_store_id} is no peer of store {self.store_id}")
-        link = self._link(hello.from_store_id)
-        if not link.users:  # a member of no group here; one of ours may lag behind a change that made it one
-            await self._check_known(link.store_id)
+        known = self._links.get(hello.from_store_id)
+        if known is None or not known.users:  # a member of no group here; one of ours may lag behind a change that made it one
+            await self._check_known(hello.from_store_id)
+        link = self._link(hello.from_store_id)  # only now: whatever a caller claims to be would be kept
         stream = Stream(by_lower=link.store_id < self.store_id)
-        if not self._takes_over(link, stream):
-            return
-        await context.write(pb.RaftFrame(hello=self._hello(link.store_id)))
 
         async def read() -> pb.RaftFrame | None:
             return await anext(request_iterator, None)
 
-        self._spawn(self._remember_address(link), f"raft-resolve-{link.store_id}")
-        await self._run(link, stream, read, context.write)
+        try:
+            if self._takes_over(link, stream):
+                await context.write(pb.RaftFrame(hello=self._hello(link.store_id)))
+                self._spawn(self._remember_address(link), f"raft-resolve-{link.store_id}")
+                await self._run(link, stream, read, context.write)
+        finally:
+            self._forget_unused(link)
 
     async def FetchSnapshot(self, request: pb.FetchSnapshotRequest, context: Any) -> None:
         """gRPC handler.  Errors: StoreMismatch, ClusterMismatch, NotReady, and those of ``Served.serve``."""
@@ -417,6 +427,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
                 self._lost(link)
                 if self.store_id > link.store_id and link.users and not self._closed:
                     self._spawn(self._probe(link), f"raft-probe-{link.store_id}")
+                self._forget_unused(link)
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read_all(self, link: Link, stream: Stream, read: Callable[[], Awaitable[pb.RaftFrame | None]]) -> None:

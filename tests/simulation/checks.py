@@ -76,6 +76,8 @@ class Checks:
         elif state is RaftState.CANDIDATE and process.campaign_term != engine.term:
             self._campaigned(process, engine)
         process.links.read_in_handle = False
+        if process.registry is not None and process.registry.messages_refused:  # everybody here is honest
+            raise Violation("message refused", f"store {process.store.id} refused what another replica said")
         if engine.asleep != process.asleep_seen:
             process.asleep_seen = engine.asleep
             self._world.counts["falls asleep"] += engine.asleep

@@ -121,7 +121,9 @@ async def test_what_cannot_be_stored_is_refused_by_type(datanodes: Cluster) -> N
 
 async def test_p27_a_follower_with_a_smaller_limit_stores_what_its_leader_took(datanodes: Cluster) -> None:
     """The limit is asked where an entry is proposed: it may differ, as it does while the nodes get a new one, one after the other."""
-    nodes = [datanodes.node(f"dn{i}", entry_bytes_max=limit) for i, limit in ((1, 64 << 10), (2, 1 << 20), (3, 1 << 20))]
+    nodes = [
+        datanodes.node(f"dn{i}", entry_bytes_max=limit) for i, limit in ((1, 64 << 10), (2, 1 << 20), (3, 1 << 20))
+    ]
     for node in nodes:
         await node.start()
     await datanodes.create(1)

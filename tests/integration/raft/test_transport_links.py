@@ -6,9 +6,14 @@ import asyncio
 import signal
 from itertools import pairwise
 
+import grpc
 import pytest
 
+from stele.services.errors import StoreUnknown
+from stele.services.pb import raft_pb2 as pb
+from stele.services.pb import raft_pb2_grpc
 from stele.services.raft import transport as transport_module
+from stele.services.rpc.status import from_rpc_error
 from tests.integration.raft.transport_peer import TIMING, Child, Peer, peers
 from tests.support.eventually import eventually
 
@@ -183,3 +188,37 @@ async def test_a_break_ends_silence_without_a_word() -> None:
         whats = [what for what, _ in one.listener.events]
         assert whats[:4] == ["connected", "silent", "disconnected", "gone"]
         assert all(a != "disconnected" or b != "heard" for a, b in pairwise(whats))
+
+
+async def claim(peer: Peer, store_id: int) -> grpc.aio.StreamStreamCall[pb.RaftFrame, pb.RaftFrame]:
+    """A stream of somebody who says that it is that store; raises what the peer answers."""
+    stub = raft_pb2_grpc.RaftStub(peer.channels.get(peer.addresses[peer.store_id]))  # type: ignore[no-untyped-call]
+    call = stub.Exchange()
+    hello = pb.RaftHello(cluster_id="cluster", from_store_id=store_id, to_store_id=peer.store_id)
+    await call.write(pb.RaftFrame(hello=hello))
+    assert (await call.read()).hello.from_store_id == peer.store_id
+    return call
+
+
+async def test_p31_a_store_that_nobody_knows_gets_no_link() -> None:
+    async with peers(1) as (one,):
+        for claimed in range(1000, 1020):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await claim(one, claimed)
+            assert isinstance(from_rpc_error(refused.value), StoreUnknown)
+        assert one.transport._links == {}
+
+
+async def test_p31_a_link_that_no_group_uses_goes_with_its_stream() -> None:
+    async with peers(1, 2) as (one, _):
+        one.addresses |= {claimed: "127.0.0.1:1" for claimed in range(1000, 1020)}
+        calls = [await claim(one, claimed) for claimed in range(1000, 1020)]
+        assert len(one.transport._links) == 20
+        one.transport.use(2)
+        for call in calls:
+            call.cancel()
+        await eventually(lambda: set(one.transport._links) == {2})
+        one.transport.release(2)
+        await eventually(lambda: one.transport._links == {})
+        one.transport.use(2)
+        await eventually(lambda: one.transport.is_connected(2))

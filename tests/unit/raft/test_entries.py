@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.door import MessageRefused
 from stele.services.raft.entries import entries_of, runs_of
 from stele.services.raft.storage import Entry
 from tests.unit.raft.bench import Bench
@@ -40,7 +41,8 @@ def test_a_message_whose_runs_do_not_fit_is_dropped_and_the_replica_goes_on() ->
     wrong = pb.AppendEntries(
         request=10_000, prev_log_index=last, prev_log_term=follower.journal.last_term, payloads=[b"a"], runs=[]
     )
-    follower.receive(1, pb.RaftMessage(group=7, term=leader.term, append_entries=wrong))
+    with pytest.raises(MessageRefused):
+        follower.receive(1, pb.RaftMessage(group=7, term=leader.term, append_entries=wrong))
     assert follower.journal.last_index == last
     assert not follower.failed
     bench.propose(1, b"b")

@@ -323,7 +323,7 @@ def test_one_that_lost_only_the_leader_does_not_depose_it() -> None:
 
 def test_a_follower_woken_by_another_asks_its_leader_for_a_word() -> None:
     bench = asleep()
-    ask = pb.RequestVote(pre_vote=True, last_log_index=99, last_log_term=99)
+    ask = pb.RequestVote(pre_vote=True, last_log_index=99, last_log_term=1)
     bench.engines[2].receive(3, pb.RaftMessage(group=7, term=bench.engines[1].term, request_vote=ask))
     assert not bench.engines[2].asleep
     assert bench.engines[1].asleep
