@@ -51,6 +51,7 @@ from stele.services.errors import (
 SUBSCRIPTIONS_MAX = 1_000
 RANGES_SUM_MAX = 100_000  # of all cursors; each may have RANGES_EACH all the same
 RANGES_EACH = 100
+LEAP_MAX = 1 << 32
 _SNAPSHOT_MAGIC = 0x5374_656C_6550_0002  # "StelP", format 2
 _SNAPSHOT_MAGIC_1 = 0x5374_656C_6550_0001  # its cursors counted no redeliveries
 _OFFSET_END = 1 << 63
@@ -314,6 +315,13 @@ class PartitionState:
 
 def fenced(epoch: int, seen: int) -> Fenced:
     return Fenced(f"owner epoch {epoch} was overtaken by {seen}", epoch=epoch, seen=seen)
+
+
+def check_leap(epoch: int, seen: int) -> None:
+    """Epochs count changes of owners, or of leading nameservers; the next ids are counters, too.  InvalidArgument for one that no count can
+    have reached: taken, it would fence everybody for good."""
+    if epoch > seen + LEAP_MAX:
+        raise InvalidArgument(f"epoch or id {epoch} is out of reach from {seen}; accepted: up to {seen + LEAP_MAX}")
 
 
 def _no_such(subscription: str) -> SteleError:

@@ -18,7 +18,7 @@ from stele.datanode import commands
 from stele.datanode.batch_reader import BatchReader, LocatedBatch, LogFloor, log_floor
 from stele.datanode.commands import Outcome
 from stele.datanode.directory import GroupSpec
-from stele.datanode.partition import PartitionState, fenced
+from stele.datanode.partition import PartitionState, check_leap, fenced
 from stele.datanode.serial_appends import SerialAppends
 from stele.services import batch
 from stele.services.errors import (
@@ -126,6 +126,7 @@ class Replica:
         group = self.leading()
         if owner_epoch < self.partition.owner_epoch:
             raise fenced(owner_epoch, self.partition.owner_epoch)
+        check_leap(owner_epoch, self.partition.owner_epoch)
         if not batches:
             raise InvalidArgument("an append holds at least one batch")
         size = commands.APPEND_HEAD_BYTES + sum(map(len, batches))
@@ -145,6 +146,7 @@ class Replica:
 
     def propose(self, command: commands.OwnerCommand) -> asyncio.Future[object]:
         group = self.leading()
+        check_leap(command.owner_epoch, self.partition.owner_epoch)
         self._proposed_epoch = max(self._proposed_epoch, command.owner_epoch)
         return group.propose(commands.encode(command))
 

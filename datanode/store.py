@@ -23,6 +23,7 @@ import structlog
 from stele.datanode.directory import DataDirectory, GroupSpec, Quarantined
 from stele.datanode.disk import Disk
 from stele.datanode.mender import Mender
+from stele.datanode.partition import check_leap
 from stele.datanode.replica import RETRY_AFTER_MS, Replica
 from stele.datanode.silence import Silence
 from stele.services.errors import (
@@ -384,6 +385,8 @@ class Store:
             if epoch < seen.epoch:
                 raise Fenced(f"nameserver epoch {epoch} was overtaken by {seen.epoch}", epoch=epoch, seen=seen.epoch)
             told = mandate.told.joined(ids).joined(HighWater(epoch=epoch))
+            for name in told.beyond(seen):  # BEFORE it is kept: whatever is kept refuses all that is lower
+                check_leap(getattr(told, name), getattr(seen, name))
             if told.beyond(seen):
                 await asyncio.to_thread(self.directory.record_seen, told)
                 self._publish(0)

@@ -220,7 +220,9 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         if hello.from_store_id in (0, self.store_id):
             raise InvalidArgument(f"store {hello.from_store_id} is no peer of store {self.store_id}")
         known = self._links.get(hello.from_store_id)
-        if known is None or not known.users:  # a member of no group here; one of ours may lag behind a change that made it one
+        if (
+            known is None or not known.users
+        ):  # a member of no group here; one of ours may lag behind a change that made it one
             await self._check_known(hello.from_store_id)
         link = self._link(hello.from_store_id)  # only now: whatever a caller claims to be would be kept
         stream = Stream(by_lower=link.store_id < self.store_id)

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from stele.datanode.partition import LEAP_MAX
 from stele.services import batch
 from stele.services.errors import (
     BatchCorrupt,
@@ -152,6 +153,18 @@ async def test_a_follower_names_the_leader(datanodes: Cluster) -> None:
     with pytest.raises(NotLeader) as refused:
         await follower.append(1, make_batch())
     assert refused.value.facts["leader"] == str(leader.store_id)
+
+
+async def test_p31_an_epoch_that_no_owner_can_have_fences_nobody(datanodes: Cluster) -> None:
+    [node] = await datanodes.start(1)
+    await datanodes.create(1)
+    await datanodes.appended(1, make_batch(), epoch=4)
+    for epoch in ((1 << 64) - 1, 4 + LEAP_MAX + 1):
+        with pytest.raises(InvalidArgument, match="out of reach"):
+            await node.append(1, make_batch(), epoch=epoch)
+        with pytest.raises(InvalidArgument, match="out of reach"):
+            await node.call("Fence", pb.FenceRequest(group=1, owner_epoch=epoch))
+    await datanodes.appended(1, make_batch(), epoch=5)
 
 
 async def test_r5_10_a_fenced_owner_cannot_write(datanodes: Cluster) -> None:

@@ -88,6 +88,14 @@ async def test_a_deposed_nameserver_is_not_obeyed_even_after_a_restart(datanodes
     assert (await node.call("DeleteReplica", delete_request(node, 1, epoch=5))).existed
 
 
+async def test_p31_an_epoch_that_no_nameserver_can_have_deposes_nobody(datanodes: Cluster) -> None:
+    [node] = await datanodes.start(1)
+    await datanodes.create(1, epoch=5)
+    with pytest.raises(InvalidArgument, match="out of reach"):
+        await node.call("CreateReplica", datanodes.create_request(2, [node], node.store_id, epoch=(1 << 64) - 1))
+    await datanodes.create(2, epoch=6)
+
+
 async def test_a_replica_of_something_else_is_refused(datanodes: Cluster) -> None:
     [node] = await datanodes.start(1)
     await datanodes.create(1)

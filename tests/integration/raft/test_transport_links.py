@@ -13,8 +13,10 @@ from stele.services.errors import StoreUnknown
 from stele.services.pb import raft_pb2 as pb
 from stele.services.pb import raft_pb2_grpc
 from stele.services.raft import transport as transport_module
+from stele.services.raft.transport import RaftTransport
 from stele.services.rpc.status import from_rpc_error
 from tests.integration.raft.transport_peer import TIMING, Child, Peer, peers
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 
 
@@ -196,7 +198,9 @@ async def claim(peer: Peer, store_id: int) -> grpc.aio.StreamStreamCall[pb.RaftF
     call = stub.Exchange()
     hello = pb.RaftHello(cluster_id="cluster", from_store_id=store_id, to_store_id=peer.store_id)
     await call.write(pb.RaftFrame(hello=hello))
-    assert (await call.read()).hello.from_store_id == peer.store_id
+    answer = await call.read()
+    assert answer is not grpc.aio.EOF, "the stream ended without an answer"  # type: ignore[attr-defined]
+    assert answer.hello.from_store_id == peer.store_id
     return call
 
 
@@ -222,3 +226,32 @@ async def test_p31_a_link_that_no_group_uses_goes_with_its_stream() -> None:
         await eventually(lambda: one.transport._links == {})
         one.transport.use(2)
         await eventually(lambda: one.transport.is_connected(2))
+
+
+async def a_store_that_was_removed_is_gone_for_good(transport: type[RaftTransport]) -> None:
+    """Its link stands when it is removed; then it goes, and comes back although it is not to."""
+    async with peers(1, transport=transport) as (one,):
+        two = await Peer(2, one.addresses).start()
+        one.transport.use(2)
+        await eventually(lambda: one.transport.is_connected(2))
+        link = one.transport._links[2]
+        one.removed.add(2)
+        one.resolver.invalidate(2)
+        await two.stop()
+        await eventually(lambda: link.tombstone)
+        one.say(2, 1)
+        assert link.take() == [], "nothing waits for it"
+        with promise("a store that was removed is not dialled again"):
+            await eventually(lambda: link.dialling is not None and link.dialling.done(), within_s=3)
+        with promise("a store that was removed is not let in again"), pytest.raises(AssertionError, match="without an"):
+            await claim(one, 2)
+        assert not one.transport.is_connected(2)
+        one.transport.release(2)
+        one.transport.use(2)  # another group that still names it asks nobody either
+        with promise("a store that was removed is not let in again"), pytest.raises(AssertionError, match="without an"):
+            await claim(one, 2)
+
+
+@pytest.mark.parametrize("mutant", ["links.DialsTheRemoved", "links.TakesBackTheRemoved"])
+async def test_r2_3_a_store_that_was_removed_is_gone_for_good(mutant: str) -> None:
+    await holds_and_mutant_fails(a_store_that_was_removed_is_gone_for_good, RaftTransport, mutant)

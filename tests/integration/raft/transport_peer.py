@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from stele.services.errors import StoreUnknown
+from stele.services.errors import StoreTombstone, StoreUnknown
 from stele.services.pb import raft_pb2 as pb
 from stele.services.pb import raft_pb2_grpc
 from stele.services.raft.storage import Members, Snapshot
@@ -101,13 +101,21 @@ class Listener:
 class Peer:
     """``addresses`` is shared by all peers of a test: store id → Raft endpoint."""
 
-    def __init__(self, store_id: int, addresses: dict[int, str], timing: Timing = TIMING, port: int = 0) -> None:
+    def __init__(
+        self,
+        store_id: int,
+        addresses: dict[int, str],
+        timing: Timing = TIMING,
+        port: int = 0,
+        transport: type[RaftTransport] = RaftTransport,
+    ) -> None:
         self.store_id = store_id
         self.addresses = addresses
+        self.removed: set[int] = set()
         self.listener = Listener()
         self.channels = Channels()
         self.resolver = Resolver(self._lookup, rng=random.Random(store_id))
-        self.transport = RaftTransport(
+        self.transport = transport(
             store_id, "cluster", self.channels, self.resolver, random.Random(store_id), timing=timing
         )
         self.transport.listen(self.listener)
@@ -115,6 +123,8 @@ class Peer:
         self.server.add(raft_pb2_grpc.add_RaftServicer_to_server, self.transport, "stele.v1.Raft")
 
     async def _lookup(self, store_id: int) -> StoreAddress:
+        if store_id in self.removed:
+            raise StoreTombstone(f"store {store_id} was removed", store_id=store_id)
         if store_id not in self.addresses:
             raise StoreUnknown(f"store {store_id} is not there yet", store_id=store_id)
         return StoreAddress("", self.addresses[store_id])
@@ -136,9 +146,11 @@ class Peer:
 
 
 @asynccontextmanager
-async def peers(*store_ids: int, timing: Timing = TIMING) -> AsyncIterator[list[Peer]]:
+async def peers(
+    *store_ids: int, timing: Timing = TIMING, transport: type[RaftTransport] = RaftTransport
+) -> AsyncIterator[list[Peer]]:
     addresses: dict[int, str] = {}
-    started = [await Peer(i, addresses, timing).start() for i in store_ids]
+    started = [await Peer(i, addresses, timing, transport=transport).start() for i in store_ids]
     try:
         yield started
     finally:
