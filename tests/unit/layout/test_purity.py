@@ -48,6 +48,7 @@ PURE = (
     "stele.services.errors",
     "stele.services.high_water",
     "stele.services.raft.catch_up",
+    "stele.services.raft.door",
     "stele.services.raft.liveness",
     "stele.services.raft.membership",
     "stele.services.raft.quorum",
