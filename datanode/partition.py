@@ -38,6 +38,7 @@ from stele.datanode.cursor import RANGES_MAX, Cursor
 from stele.datanode.offsets import OffsetIndex, TimeIndex
 from stele.datanode.producers import PRODUCERS_MAX, Producers
 from stele.datanode.snapshot_codec import SnapshotDamaged, SnapshotDecoder, SnapshotEncoder
+from stele.services import batch
 from stele.services.batch import BatchHeader
 from stele.services.errors import (
     BatchCorrupt,
@@ -55,6 +56,7 @@ LEAP_MAX = 1 << 32
 _SNAPSHOT_MAGIC = 0x5374_656C_6550_0002  # "StelP", format 2
 _SNAPSHOT_MAGIC_1 = 0x5374_656C_6550_0001  # its cursors counted no redeliveries
 _OFFSET_END = 1 << 63
+_OTHER_COMMANDS = {bytes((kind,)) for kind in CommandKind if kind is not CommandKind.APPEND}
 
 
 class PartitionState:
@@ -112,6 +114,35 @@ class PartitionState:
             # message behind them an offset that was never its own.
             self.offsets.stored_only(index, 0)
         return outcome
+
+    def apply_damaged(self, index: int, payload: bytes) -> bool:
+        """The entry at ``index``, some bytes of which have changed: for the one replica that there is.  True if it is certain how many
+        offsets the entry took: they are taken.  Of a command that takes none nothing is done: what it acknowledged is delivered
+        again.  False: nothing has changed."""
+        batches = _batches_in(payload)
+        if batches is None:
+            return False
+        expected: dict[int, int] = {}
+        for content, header in batches:
+            if not self._is_certain(content, header, expected.get(header.producer_id)):
+                return False
+            expected[header.producer_id] = header.last_sequence + 1
+        self.applied_index = index
+        if batches:
+            self._append(index, tuple(header for _, header in batches))
+        return True
+
+    def _is_certain(self, content: bytes, header: BatchHeader, expected: int | None) -> bool:
+        """Whether the batch was stored, with as many messages as its header says.  A damaged one of which the producer's number might have
+        changed is not: the batches behind it would be refused that were stored."""
+        try:
+            batch.read_header(content)
+            return True  # what has changed stands elsewhere
+        except BatchCorrupt:
+            if expected is None:
+                expected = self.producers.next_sequence(header.producer_id)
+            follows = header.producer_id == 0 or header.base_sequence == expected > 0
+            return follows and batch.is_consistent(content)
 
     def _apply(self, index: int, payload: bytes) -> Outcome:
         try:
@@ -311,6 +342,17 @@ class PartitionState:
             raise SnapshotDamaged("the snapshot is not what its own state would be written as")
         # Field by field into this object, and only now that nothing can fail: whoever reads or appends holds on to it.
         self.__dict__.update(fresh.__dict__)
+
+
+def _batches_in(payload: bytes) -> list[tuple[bytes, BatchHeader]] | None:
+    """Of an append whose bytes have changed somewhere; none where it was no append; None: it may have been one."""
+    try:
+        found = list(commands.batches_of(payload))
+    except BatchCorrupt:
+        found = []
+    if not found:
+        return [] if not payload or payload[:1] in _OTHER_COMMANDS else None
+    return [(payload[begin:end], header) for begin, end, header in found]
 
 
 def fenced(epoch: int, seen: int) -> Fenced:

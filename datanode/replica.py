@@ -166,6 +166,13 @@ class Replica:
             self._notify()
         return outcome
 
+    def apply_damaged(self, index: int, payload: bytes) -> bool:
+        """The entry at ``index`` is committed, and some of its bytes have changed.  False, and nothing has changed, unless the partition is
+        certain of its offsets behind it."""
+        certain = self.partition.apply_damaged(index, payload)
+        self._wake_readers()
+        return certain
+
     def notify_after(self, size: int, notify: Callable[[], None]) -> None:
         """Calls ``notify`` once, when ``size`` bytes more have been applied; what was to be called before is forgotten."""
         self._notify_after_bytes, self._notify = size, notify

@@ -153,6 +153,16 @@ def decode_readable(batch: bytes) -> tuple[list[BatchRecord], BatchCorrupt | Non
     return records, None
 
 
+def is_consistent(batch: bytes) -> bool:
+    """Whether the header's count and the records fit one another, whatever the checksum says."""
+    try:
+        for _ in _records(batch, read_header(batch, verify=False)):
+            pass
+    except BatchCorrupt:
+        return False
+    return True
+
+
 def _records(batch: bytes, header: BatchHeader) -> Iterator[BatchRecord]:
     at = HEADER_BYTES
     try:

@@ -56,6 +56,27 @@ def read_run(
     return entries
 
 
+def read_damaged(file: File, segment: Segment, sparse: SegmentIndex, index: int) -> Entry | None:
+    """Entry ``index`` with its bytes as they stand, although they do not check; None unless the frames around it say how long it is."""
+    try:
+        position = locate(file, segment, sparse, index)
+    except LogDamaged:
+        return None
+    content = file.pread(frames.HEAD_BYTES, position)
+    if len(content) < frames.HEAD_BYTES:
+        return None
+    length, _, term, found, kind = frames.read_head(content, 0)
+    end = position + frames.HEAD_BYTES + length
+    if found != index or end > segment.frames_end:
+        return None
+    if end < segment.frames_end:
+        following = file.pread(frames.HEAD_BYTES, end)
+        if len(following) < frames.HEAD_BYTES or frames.read_head(following, 0)[3] != index + 1:
+            return None
+    payload = file.pread(length, position + frames.HEAD_BYTES)
+    return Entry(index, term, kind & ~frames.SYNCED_BEFORE, payload)
+
+
 def locate(file: File, segment: Segment, sparse: SegmentIndex, index: int) -> int:
     """The offset of the frame of ``index``.  LogDamaged if the frames before it do not lead there."""
     expected, position = sparse.floor(index)

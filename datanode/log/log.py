@@ -34,7 +34,7 @@ from typing import TypeVar
 import structlog
 
 from stele.datanode.log import frames
-from stele.datanode.log.frame_reader import locate, read_run
+from stele.datanode.log.frame_reader import locate, read_damaged, read_run
 from stele.datanode.log.mending import SegmentMending
 from stele.datanode.log.reached import ReachedFile
 from stele.datanode.log.recovery import recover
@@ -370,6 +370,22 @@ class SegmentLog:
             except OSError as e:
                 # Where every change takes room, as on file systems that copy on write, so does a removal.
                 raise self._disk_full() if e.errno in NO_SPACE else self._fail("drop a segment", e) from e
+
+    def read_damaged(self, index: int) -> Entry | None:
+        """An entry whose bytes do not check, as they stand; None where not even its length is certain.  IndexError."""
+        return self._unless_cut(lambda: self._read_damaged(index))
+
+    def _read_damaged(self, index: int) -> Entry | None:
+        with self._segments.guard:
+            self._check_usable()
+            segment = self._segments.find(index)
+            self._segments.pin(segment)
+        try:
+            return read_damaged(opened(segment), segment, self._segments.index_of(segment), index)
+        except LogDamaged:
+            return None
+        finally:
+            self._segments.unpin(segment)
 
     # --- mending ----------------------------------------------------------------------------------------------------
 

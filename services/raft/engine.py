@@ -689,7 +689,8 @@ class Engine:
         try:
             error = self.applier.apply(self.commit_index)
         except LogDamaged as e:
-            self._cannot_apply = True
+            alone = self.members == Members((self.store_id,))  # else another may have it, and states must not differ
+            self._cannot_apply = not (alone and self.applier.pass_over())
             self._on_damage(e)
             return
         if error is not None:

@@ -223,6 +223,10 @@ class Journal:
                 return found[:count]
         return found
 
+    def read_damaged(self, index: int) -> Entry | None:
+        """As ``LogStorage.read_damaged``."""
+        return self._log.read_damaged(index)
+
     def _first_in_tail(self) -> int:
         return self._tail[0].index if self._tail else self._last_index + 1
 

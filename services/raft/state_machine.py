@@ -10,6 +10,11 @@ class StateMachine(Protocol):
 
     def apply(self, index: int, term: int, payload: bytes) -> object: ...
 
+    def apply_damaged(self, index: int, payload: bytes) -> bool:
+        """Of the only replica that there is: some bytes of the entry have changed.  False, and nothing has changed, if the state behind it
+        is not certain."""
+        ...
+
     def snapshot(self) -> tuple[bytes, int]:
         """The state after what was applied, and how far it is by the machine's own measure."""
         ...

@@ -98,6 +98,10 @@ class LogStorage(Protocol):
         """Removes whole segments all of whose entries are below ``index``; never the active one."""
         ...
 
+    def read_damaged(self, index: int) -> Entry | None:
+        """An entry whose bytes do not check, as they stand; None where not even its length is certain.  IndexError."""
+        ...
+
     # what was damaged is written anew (services/raft/mending.py)
 
     def seal(self) -> None:

@@ -203,6 +203,23 @@ async def test_p39_a_replica_without_peers_serves_what_can_be_read(datanodes: Cl
     assert (Path(dn1.config.data_dir) / "groups" / "1").is_dir()
 
 
+async def test_p39_a_replica_without_peers_starts_on_damage_and_serves_the_rest(datanodes: Cluster) -> None:
+    [dn1] = await datanodes.start(1, **SMALL)
+    await datanodes.create(1)
+    await fill(datanodes)
+    await dn1.stop()
+    flip(dn1, 20)
+    await dn1.start()
+    await eventually(lambda: _is_named(dn1), 10)
+    await datanodes.replicated(1, COUNT, within_s=20)
+    assert await read(dn1, 0, 20) == list(range(20))
+    assert await read(dn1, 21) == list(range(21, COUNT))
+    with pytest.raises(LogDamaged):
+        await dn1.fetch(1, 20)
+    assert not list((Path(dn1.config.data_dir) / "quarantine").iterdir())
+    await fill(datanodes, COUNT, 5)
+
+
 async def _is_named(node: Node) -> bool:
     assert "damaged" in (await status_of(node)).problem
     return True

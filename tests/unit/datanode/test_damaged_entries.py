@@ -105,3 +105,46 @@ def test_p39_a_read_gives_what_stands_before_the_damage_and_goes_on_behind_it() 
     log.damaged.clear()
     reader.forget()
     assert reader.read(0, 1 << 20) == whole
+
+
+def filled() -> PartitionState:
+    """Producer 7 has stored ten messages."""
+    partition = PartitionState()
+    partition.apply(1, 1, commands.encode_append(1, [make_batch(10, producer_id=7)]))
+    return partition
+
+
+async def test_p39_the_only_replica_goes_on_behind_an_entry_if_it_is_certain_of_the_offsets() -> None:
+    async def scenario(kind: type[PartitionState]) -> None:
+        damaged = commands.encode_append(1, [make_batch(2, producer_id=7, sequence=10), make_batch(3, size=20)])
+        behind = commands.encode_append(1, [make_batch(1, producer_id=7, sequence=12)])
+        passed = 0
+        for at in range(len(damaged)):
+            for bits in (0x01, 0x04, 0xFF):
+                payload = bytearray(damaged)
+                payload[at] ^= bits
+                partition = kind()
+                partition.restore(filled().encode_snapshot())
+                before = partition.encode_snapshot()
+                with promise("an offset is what it was before the damage"):
+                    if partition.apply_damaged(2, bytes(payload)):
+                        passed += 1
+                        assert partition.high_watermark == 15, at
+                        outcome = partition.apply(3, 1, behind)
+                        assert outcome == commands.AppendOutcome((commands.Appended(15),)), at
+                        partition.validate()
+                    else:
+                        assert partition.encode_snapshot() == before
+        assert passed > len(damaged), "most of the bytes are those of messages"
+
+    await holds_and_mutant_fails(scenario, PartitionState, "partition.BelievesDamagedHeaders")
+
+
+def test_p39_a_damaged_command_that_takes_no_offset_is_passed_over() -> None:
+    partition = filled()
+    create = bytearray(commands.encode(commands.CreateCursor(1, "s", commands.EARLIEST)))
+    create[-1] ^= 1
+    assert partition.apply_damaged(2, bytes(create))
+    assert partition.cursors == {}
+    assert partition.applied_index == 2
+    assert partition.high_watermark == 10
