@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from stele.datanode.log import SegmentLog, SnapshotFiles
-from stele.services.errors import DiskFull, StorageFailed
+from stele.services.errors import DiskFull, LogDamaged, StorageFailed
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.disks import SimulatedDisk
 from tests.unit.log.groups import snapshot_of, state_of
@@ -255,9 +255,14 @@ def test_a_read_error_is_reported_and_the_log_goes_on() -> None:
     log = open_log(disk, 1000)
     for start in range(1, 50, 10):
         log.append(entries(start, start + 9))
-    disk.fail("pread")
+    disk.fail("pread", errno.ENOMEM)
     with pytest.raises(StorageFailed):
         log.read(1, 10, 1000)
+    assert log.read(1, 10, 1000) == entries(1, 10)
+    disk.fail("pread", errno.EIO)
+    with pytest.raises(LogDamaged) as damaged:
+        log.read(1, 10, 1000)
+    assert damaged.value.facts["index"] == "1"
     assert log.read(1, 10, 1000) == entries(1, 10)
     disk.fail("pread")
     with pytest.raises(StorageFailed):

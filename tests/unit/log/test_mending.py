@@ -212,3 +212,17 @@ def test_p39_a_file_that_cannot_be_written_beside_costs_no_log() -> None:
         log.begin_mending(25)
     log.append(entries(61, 61))
     assert log.put_mended(mended(log, 25))
+
+
+def test_p39_what_the_disk_does_not_give_is_had_from_elsewhere_too() -> None:
+    disk, log = stored()
+    disk.fail("pread", errno.EIO, name=path_of(25).name, times=1_000)
+    with pytest.raises(LogDamaged) as damaged:
+        log.read(25, 30, 1)
+    assert damaged.value.facts["index"] == "25"
+    assert log.read(31, 60, 1 << 20) == entries(31, 60)
+    mending = mended(log, 25)
+    disk.heal()
+    disk.damage(path_of(25), lambda content: content.clear())
+    assert log.put_mended(mending)
+    assert everything(log) == WHOLE
