@@ -137,7 +137,9 @@ async def test_p39_what_no_copy_holds_is_an_error_that_names_it_and_may_be_skipp
         [partition] = await client.admin.list_partitions(topic)
         [replica] = partition.replicas
         [name] = [s.name for s in await client.admin.list_stores() if s.store_id == replica.store_id]
+        await cluster.kill(name)
         flip(cluster, name, group, 20)
+        await cluster.start(name)
         await forget_what_is_in_memory(cluster)
         consumer = client.consumer(topic, "careful", type="exclusive")
         assert [await offset_of_next(consumer) for _ in range(20)] == list(range(20))
