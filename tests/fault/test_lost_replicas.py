@@ -129,3 +129,33 @@ async def test_p2_a_folder_that_vanishes_is_filled_again_and_counts(cluster: Clu
             await cluster.start(other)
         await partition.whole()
         await partition.holds_what_was_acknowledged()
+
+
+async def test_p2_an_older_folder_in_the_place_of_a_newer_one_is_filled_before_it_counts(
+    cluster: ClusterUnderTest,
+) -> None:
+    """Its store has left and joined again meanwhile; what it acknowledged since is not in what was put back."""
+    async with cluster.connect(timeout_s=30) as client:
+        partition = Partition(cluster, client)
+        await partition.create()
+        async with client.producer(partition.topic) as producer:
+            await partition.send(producer, 20)
+            leader = await partition.leader()
+            lost, other = [n for n in partition.names.values() if n != leader]
+            await cluster.kill(lost)
+            away = partition.folder(lost).with_name("away")
+            partition.folder(lost).rename(away)
+            await cluster.start(lost)
+            await partition.whole()
+            await partition.send(producer, 20)
+            await cluster.kill(lost)
+            shutil.rmtree(partition.folder(lost))
+            away.rename(partition.folder(lost))
+            await cluster.start(lost)
+            await partition.send(producer, 1)
+            await partition.whole()
+            await cluster.kill(other)  # from here on it is needed
+            await partition.send(producer, 20)
+            await cluster.start(other)
+        await partition.whole()
+        await partition.holds_what_was_acknowledged()
