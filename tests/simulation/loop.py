@@ -206,30 +206,37 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         if arming != self._arming or self.dead or self.paused:
             return
         self._armed_at = float("inf")
-        ready, inbox, timers = self._ready, self._inbox, self._timers
-        now = self.time() + CLOCK_RESOLUTION_S
-        if timers and timers[0][0] <= now:
-            if inbox and self._rng.random() < 0.5:  # either order is possible: a frame takes several hops to its reader
-                ready.extend(inbox)
-                inbox.clear()
-            while timers and timers[0][0] <= now:
-                ready.append(heapq.heappop(timers)[2])
-        todo = len(ready)
+        ready, inbox, scheduler = self._ready, self._inbox, self._scheduler
         self._running = True
         asyncio_events._set_running_loop(self)
         try:
-            for _ in range(todo):
-                self._run(ready.popleft())
-                if self.dead or self.paused:
-                    return
-            while inbox:
-                self._run(inbox.popleft())
-                if self.dead or self.paused:
-                    return
+            while True:
+                self._take_due()
+                for _ in range(len(ready)):
+                    self._run(ready.popleft())
+                    if self.dead or self.paused:
+                        return
+                while inbox:
+                    self._run(inbox.popleft())
+                    if self.dead or self.paused:
+                        return
+                if not ready or not scheduler.pass_to(scheduler.now + ITERATION_S):
+                    break
         finally:
             asyncio_events._set_running_loop(None)
             self._running = False
         self._arm()
+
+    def _take_due(self) -> None:
+        """What timers are due is ready."""
+        timers, inbox = self._timers, self._inbox
+        now = self.time() + CLOCK_RESOLUTION_S
+        if timers and timers[0][0] <= now:
+            if inbox and self._rng.random() < 0.5:  # either order is possible: a frame takes several hops to its reader
+                self._ready.extend(inbox)
+                inbox.clear()
+            while timers and timers[0][0] <= now:
+                self._ready.append(heapq.heappop(timers)[2])
 
     def _run(self, handle: SimulatedHandle) -> None:
         if handle._cancelled:

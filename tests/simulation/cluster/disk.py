@@ -22,6 +22,7 @@ from typing import Any
 
 import stele.datanode.directory as directory_module
 import stele.datanode.storage as storage_module
+import stele.services.files as files_module
 import stele.services.raft.registry as registry_module
 from stele.datanode.role import Parts
 from stele.services.directory_lock import LOCK_NAME, DirectoryLock
@@ -343,6 +344,12 @@ class VolumePath(PosixPath):
     def is_file(self) -> bool:
         return isinstance(self._stat(), _Inode)
 
+    def stat(self, *, follow_symlinks: bool = True) -> Any:
+        entry = self._stat()
+        if entry is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+        return entry
+
     def _stat(self) -> Any:
         self.volume.asked("stat", self)
         return self.volume._entry(self)
@@ -432,6 +439,8 @@ _Os = _Led(
         "listdir": lambda path: path.volume.listdir(path),
         "unlink": lambda path: path.volume.unlink(path),
         "statvfs": lambda path: _Space(path.volume.free_bytes(path)),
+        "stat": lambda path: path.stat(),
+        "lstat": lambda path: path.stat(),
         "mkdir": lambda path, mode=0o777: path.volume.mkdir(path, False, False),
     },
 )
@@ -444,7 +453,7 @@ def _lock(directory: Path, *rest: Any, **named: Any) -> Any:
 
 
 def _lead_here() -> None:
-    for module in (directory_module, storage_module, registry_module):
+    for module in (directory_module, storage_module, registry_module, files_module):
         for name, stand_in in (("os", _Os), ("shutil", _Shutil), ("DirectoryLock", _lock)):
             if hasattr(module, name):
                 setattr(module, name, stand_in)

@@ -74,11 +74,12 @@ class ClusterLoop(SimulatedLoop):
 
     def enter(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Begins ``work`` from outside."""
+        before = asyncio.events._get_running_loop()
         asyncio.events._set_running_loop(self)
         try:
             return self.create_task(work)
         finally:
-            asyncio.events._set_running_loop(None)
+            asyncio.events._set_running_loop(before)
 
 
 class Guest:
@@ -195,13 +196,23 @@ class Server:
         if power:
             self.world.network.dark.add(self.name)
         process.end(silently=power)
+        self._left(power)
         self.world.bury(process)
         self.world.scheduler.after(down_s, self.start)
+
+    def _left(self, power: bool) -> None:
+        """What its disk keeps of it."""
+        volume = self.world.volumes.get(self.name)
+        if volume is not None and power:
+            volume.crash(self.world.crashes)
+        elif volume is not None:
+            volume.kill()
 
     def exited(self, process: Process, status: int, failure: SteleError | None) -> None:
         self.world.say(f"exit {status}", self.name, f"{failure!r}" if failure else "")
         if self.process is process:
             self.process = None
             process.end()
+            self._left(power=False)
             self.world.bury(process)
             self.world.exited(self, status, failure)

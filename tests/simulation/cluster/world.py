@@ -11,23 +11,22 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from stele.broker.role import Broker
-from stele.datanode.role import Datanode, Parts
+from stele.datanode.role import Datanode
 from stele.nameserver.role import Nameserver
 from stele.services.config import BrokerConfig, DatanodeConfig, NameserverConfig
 from stele.services.errors import SteleError
 from stele.services.process import Runtime
 from tests.simulation.checks import Violation
 from tests.simulation.cluster.ambient import ambient, resident
+from tests.simulation.cluster.disk import Volume, datanode_parts
 from tests.simulation.cluster.faults import Strike
 from tests.simulation.cluster.plan import Hosts, choose_kinds, plan
 from tests.simulation.cluster.process import Guest, Process, Server
@@ -113,6 +112,8 @@ class World:
             say=lambda line: self.say("zookeeper", "zk", line),
         )
         self.servers: dict[str, Server] = {}
+        self.volumes: dict[str, Volume] = {}  # of the datanodes
+        self.crashes = self.stream("crashes")
         self.buried: list[Guest] = []  # whatever the dead hold must not be collected while the run lasts
         self.workload = Workload(self, self.stream("workload"))
         self.strike = Strike(self)
@@ -161,10 +162,8 @@ class World:
                 processors=[self._log], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
             )
             try:
-                with tempfile.TemporaryDirectory(prefix="stele-sim-", dir="/dev/shm") as folder:
-                    self.folder = Path(folder)
-                    self._build()
-                    self._run()
+                self._build()
+                self._run()
             finally:
                 structlog.configure(**before)
 
@@ -173,9 +172,9 @@ class World:
             nameserver = NameserverConfig(name=name, host=name, **self._common)
             self.servers[name] = Server(self, name, "nameserver", nameserver, Nameserver)
         for name in self.hosts.datanodes:
-            folder = str(self.folder / name)
+            self.volumes[name] = Volume(name)
             datanode = DatanodeConfig(
-                name=name, host=name, raft_port=PORT + 1, data_dir=folder, disk_reserve_bytes=1 << 20, **self._common
+                name=name, host=name, raft_port=PORT + 1, data_dir=name, disk_reserve_bytes=1 << 20, **self._common
             )
             self.servers[name] = Server(self, name, "datanode", datanode, self._datanode)
         for name in self.hosts.brokers:
@@ -189,7 +188,7 @@ class World:
         return {"zookeeper": zookeeper, "port": PORT, "admin_port": -1}
 
     def _datanode(self, config: DatanodeConfig, runtime: Runtime) -> Datanode:
-        return Datanode(config, runtime, Parts(free_bytes=lambda: 1 << 40, rng=random.Random()))
+        return Datanode(config, runtime, datanode_parts(self.volumes[config.name], random.Random()))
 
     def _run(self) -> None:
         for server in self.servers.values():
