@@ -72,6 +72,68 @@ class Strike:
     def _wall_clock_jump(self, host: str, seconds: float) -> None:
         self._world.wall_offsets[host] += seconds
 
+    # --- disks ----------------------------------------------------------------------------------------------------------
+
+    def _power_loss(self, host: str, down_s: float) -> None:
+        self._world.servers[host].kill(down_s, "power loss", power=True)
+
+    def _power_loss_in_disk_operation(self, host: str, operations: int, down_s: float) -> None:
+        server = self._world.servers[host]
+        if server.process is not None:
+            server.down_s = down_s
+            self._world.volumes[host].lose_power_after(operations)
+
+    def _slow_disk(self, host: str, factor: float, seconds: float) -> None:
+        guest = self._guest(host)
+        if guest is not None:
+            guest.latency.factor = factor
+            self._last(seconds, lambda: setattr(guest.latency, "factor", 1.0))
+
+    def _disk_full(self, host: str, left_bytes: float, seconds: float) -> None:
+        volume = self._world.volumes[host]
+        volume.capacity_bytes = volume.used_bytes() + int(left_bytes)
+        self._last(seconds, lambda: setattr(volume, "capacity_bytes", 1 << 40))
+
+    def _disk_error(self, host: str, operation: Any, name: str, skip: int) -> None:
+        self._world.to_repair.add(host)
+        self._world.volumes[host].fail(operation, name=name, skip=skip)
+
+    def _unreadable(self, host: str, operation: Any, number: int, times: int) -> None:
+        self._world.to_repair.add(host)
+        self._world.volumes[host].fail(operation, number, times=times)
+
+    def _read_only(self, host: str, seconds: float) -> None:
+        volume = self._world.volumes[host]
+        self._world.to_repair.add(host)
+        volume.read_only = True
+        self._last(seconds, lambda: setattr(volume, "read_only", False))
+
+    def _older_volume(self, host: str, after_s: float, down_s: float) -> None:
+        """Its machine comes back with the disk that it had before."""
+        if not self._world.may_lose(host):
+            return
+        volume = self._world.volumes[host]
+        backup = volume.backup()
+
+        def strike() -> None:
+            self._world.servers[host].kill(down_s, "comes back with an older volume", power=True)
+            volume.bring_back(backup)
+
+        self._world.after_unless_healed(after_s, strike)
+
+    def _folder_lost(self, host: str, which: float, whole: bool) -> None:
+        """That of one replica, or all of them."""
+        if not self._world.may_lose(host):
+            return
+        volume = self._world.volumes[host]
+        groups = volume.path / "groups"
+        names = volume.listdir(groups) if volume.has_folder(groups) and not volume.dark else []
+        if names:
+            lost = groups if whole else groups / names[int(which * len(names))]
+            self._world.to_repair.add(host)
+            self._world.say("folder lost", host, str(lost))
+            volume.lose(lost)
+
     # --- the network --------------------------------------------------------------------------------------------------
 
     def _cut(self, first: str, second: str, seconds: float) -> None:

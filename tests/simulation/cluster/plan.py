@@ -3,6 +3,7 @@ replayed.  Each run draws which kinds of fault it has and how dense they are (sw
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,20 @@ _KINDS: dict[str, tuple[float, _Draw]] = {
     "zookeeper restart": (1, lambda r, h: (r.randrange(len(h.zookeepers) + 1), r.uniform(0.1, 4.0))),
     "slow zookeeper": (1, lambda r, h: (10 ** r.uniform(0.5, 3.0), r.uniform(0.2, 4.0))),
     "full zookeeper": (1, lambda r, h: (10 ** r.uniform(-3.0, -0.5), r.uniform(0.2, 4.0))),
+    "power loss": (2, lambda r, h: (_server(r, h), r.uniform(0.05, 3.0))),
+    "power loss in disk operation": (2, lambda r, h: (r.choice(h.datanodes), r.randrange(40), r.uniform(0.05, 3.0))),
+    "slow disk": (1, lambda r, h: (r.choice(h.datanodes), 10 ** r.uniform(0.5, 2.5), _short_or_long(r, 5.0))),
+    "disk full": (1, lambda r, h: (r.choice(h.datanodes), 2 ** r.uniform(0, 16), _short_or_long(r, 6.0))),
+    "disk error": (1, lambda r, h: (r.choice(h.datanodes), r.choice(WRITES), r.choice(NAMES), r.randrange(4))),
+    "unreadable": (2, lambda r, h: (r.choice(h.datanodes), r.choice(READS), r.choice(ERRORS), r.randint(1, 8))),
+    "read only": (1, lambda r, h: (r.choice(h.datanodes), _short_or_long(r, 4.0))),
+    "older volume": (1, lambda r, h: (r.choice(h.datanodes), r.uniform(0.1, 3.0), r.uniform(0.05, 2.0))),
+    "folder lost": (1, lambda r, h: (r.choice(h.datanodes), r.random(), r.random() < 0.5)),
 }
+WRITES: Final = ("create", "pwrite", "fdatasync", "rename", "fsync_dir", "truncate")
+READS: Final = ("open", "pread", "listdir", "stat")
+NAMES: Final = ("", "term", "group.json", ".seg", ".snap", "store.json")
+ERRORS: Final = (errno.EIO, errno.EMFILE, errno.EACCES)
 KINDS: Final = tuple(_KINDS)
 
 

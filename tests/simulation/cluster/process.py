@@ -91,14 +91,15 @@ class Guest:
         self._stopped_at: float | None = None
         self._stopped_s = 0.0
         self.rng = random.Random(f"{world.options.seed} {host} {self.pid}")
+        self.latency = Latency(self.rng)
         self.loop = ClusterLoop(
             world.scheduler,
             self.rng,
-            Latency(self.rng),
+            self.latency,
             lambda: world.after_event(self),
             lambda error: world.unhandled(self, error),
             lambda: None,
-            lambda: world.after_event(self),
+            self._worked,
         )
         self.loop.resident = self  # type: ignore[assignment]
         self.node = world.network.join(host, self.loop)
@@ -106,6 +107,10 @@ class Guest:
 
     def begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         return self.loop.enter(work)
+
+    def _worked(self) -> None:
+        """A thread of it has done something."""
+        self.world.after_event(self)
 
     @property
     def alive(self) -> bool:
@@ -163,6 +168,13 @@ class Process(Guest):
         self.role = self.server.build(config, runtime)
         return self.role  # type: ignore[no-any-return]
 
+    def _worked(self) -> None:
+        volume = self.world.volumes.get(self.host)
+        if volume is not None and volume.dark:
+            self.server.kill(self.server.down_s, "power loss in a disk operation", power=True)
+        else:
+            super()._worked()
+
     def terminate(self) -> None:
         """SIGTERM."""
         self.loop.arrive(self.runtime.stopping.set)
@@ -180,6 +192,7 @@ class Server:
         self.process: Process | None = None
         self.wanted = True  # an operator starts it again
         self.starts = 0
+        self.down_s = 0.5  # after a loss of power that waits for a disk operation
 
     def start(self) -> None:
         if self.process is None and self.wanted:

@@ -114,6 +114,9 @@ class World:
         self.servers: dict[str, Server] = {}
         self.volumes: dict[str, Volume] = {}  # of the datanodes
         self.crashes = self.stream("crashes")
+        self.to_repair: set[str] = set()  # whose disks had errors: an operator looks after them in the end
+        self._may_lose = ""  # the one whose disk may lose what was synced: others hold it
+        self.healed = False
         self.buried: list[Guest] = []  # whatever the dead hold must not be collected while the run lasts
         self.workload = Workload(self, self.stream("workload"))
         self.strike = Strike(self)
@@ -222,10 +225,28 @@ class World:
     def _heal(self) -> None:
         """The faults are over, and everything that is down starts again."""
         self.say("heal", "")
+        self.healed = True
         self.strike.heal()
+        self._repair()
         self.zookeeper.heal()
         for server in self.servers.values():
             server.start()
+
+    def may_lose(self, host: str) -> bool:
+        """As many disks may lose what was synced as a majority can do without."""
+        self._may_lose = self._may_lose or host
+        return self._may_lose == host
+
+    def after_unless_healed(self, seconds: float, event: Callable[[], object]) -> None:
+        self.scheduler.after(seconds, lambda: None if self.healed else event())
+
+    def _repair(self) -> None:
+        """Disks without errors again; their processes start anew on them."""
+        for volume in self.volumes.values():
+            volume.heal()
+            volume.read_only, volume.capacity_bytes = False, 1 << 40
+        for host in sorted(self.to_repair):
+            self.servers[host].kill(0.05, "repair", power=True)
 
     def _quiet(self) -> bool:
         """Every server is ready, and the replicas of each partition hold the same."""
