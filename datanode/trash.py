@@ -42,12 +42,19 @@ class Trash:
         loop = asyncio.get_running_loop()
         self.ages_s = await asyncio.to_thread(self._read)
         seen_at = written_at = loop.time()
+        trouble = ""
         while True:
             await asyncio.sleep(min(TICK_S, self._retention_s / 4))
             now = loop.time()
             passed_s, seen_at = min(now - seen_at, TICK_SEEN_MAX_S), now
             known = set(self.ages_s)
-            await self.turn(passed_s)
+            try:
+                await self.turn(passed_s)
+                trouble = ""
+            except OSError as e:  # for a moment it cannot be listed: what is in it stays, and whoever serves goes on
+                if str(e) != trouble:
+                    log.warning("trash_not_listed", error=str(e))
+                trouble = str(e)
             if set(self.ages_s) != known or (self.ages_s and now - written_at >= WRITTEN_EVERY_S):
                 written_at = now
                 await asyncio.to_thread(self._write)

@@ -22,7 +22,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from stele.services.clock import SYSTEM, Clock
-from stele.services.errors import GroupNotFound, GroupStopped, LogDamaged, NotReady
+from stele.services.errors import GroupNotFound, GroupStopped, LogDamaged, NotReady, StorageFailed
 from stele.services.files import is_gone
 from stele.services.keyed_lock import KeyedLock
 from stele.services.pb import raft_pb2 as pb
@@ -227,10 +227,14 @@ class Registry:
         return True
 
     def _discard(self, path: Path) -> bool:
-        if not path.exists():
+        """StorageFailed: the directory is still there, or it is not known whether it is."""
+        if is_gone(path):
             return False
-        self.trash.mkdir(parents=True, exist_ok=True)
-        path.rename(self.trash / f"{path.name}-{uuid.uuid4().hex}")
+        try:
+            self.trash.mkdir(parents=True, exist_ok=True)
+            path.rename(self.trash / f"{path.name}-{uuid.uuid4().hex}")
+        except OSError as e:
+            raise StorageFailed(f"{path} cannot be moved into the trash: {e.strerror or e}", path=path) from e
         return True
 
     def _link(self, group: Group) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import stele.datanode.directory as directory_module
 import stele.datanode.storage as storage_module
+import stele.datanode.trash as trash_module
 import stele.services.files as files_module
 import stele.services.raft.registry as registry_module
 from stele.datanode.role import Parts
@@ -369,6 +370,11 @@ class VolumePath(PosixPath):
     def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
         return self.read_bytes().decode()
 
+    def write_text(self, text: str, *_: Any, **__: Any) -> int:
+        file = self.volume.create(self)
+        file.pwrite([text.encode()], 0)
+        return len(text)
+
     def rename(self, target: Any) -> Any:
         self.volume.rename(self, target)
         return target
@@ -453,7 +459,7 @@ def _lock(directory: Path, *rest: Any, **named: Any) -> Any:
 
 
 def _lead_here() -> None:
-    for module in (directory_module, storage_module, registry_module, files_module):
+    for module in (directory_module, storage_module, registry_module, files_module, trash_module):
         for name, stand_in in (("os", _Os), ("shutil", _Shutil), ("DirectoryLock", _lock)):
             if hasattr(module, name):
                 setattr(module, name, stand_in)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import json
 from pathlib import Path
 
 from stele.datanode.trash import AGES_NAME, Trash
+from tests.simulation.cluster.disk import Volume
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 
@@ -87,3 +90,19 @@ async def test_p3_unreadable_ages_make_everything_new(tmp_path: Path) -> None:
     await eventually(lambda: json.loads((tmp_path / AGES_NAME).read_text()) == {})
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_trash_that_cannot_be_listed_for_a_moment_ends_nothing() -> None:
+    """The datanode ended by it, and with it all that it served."""
+    for operation in ("listdir", "stat"):
+        volume = Volume()
+        fill(volume.path, "7-a")
+        running = asyncio.ensure_future(Trash(volume.path, 0.02, lambda: False, Room().look).run())
+        await eventually(lambda volume=volume: not volume.has_folder(volume.path / "7-a"), within_s=10)  # it runs
+        volume.fail(operation, errno.EIO, times=3)  # type: ignore[arg-type]
+        fill(volume.path, "8-b")
+        await eventually(lambda volume=volume: not volume.has_folder(volume.path / "8-b"), within_s=10)
+        assert not running.done()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running

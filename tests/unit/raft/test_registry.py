@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from stele.services.errors import GroupDirectoryBusy, GroupStopped, ProposalLost, SteleError
+from stele.services.errors import GroupDirectoryBusy, GroupStopped, ProposalLost, SteleError, StorageFailed
 from stele.services.raft import registry as registry_module
 from stele.services.raft.registry import Registry
 from tests.support.both_ways import holds_and_mutant_fails, promise
@@ -199,3 +199,19 @@ async def test_r3_9_a_storm_of_creates_and_deletes_leaves_only_the_survivors(tmp
             await groups.close()
 
     await holds_and_mutant_fails(scenario, Registry, mutant)
+
+
+async def test_a_directory_that_cannot_be_moved_into_the_trash_is_a_typed_error_and_stays(tmp_path: Path) -> None:
+    groups = registry(Registry, tmp_path / "groups")
+    try:
+        await groups.create(1, [1], Commands())
+        groups.trash = tmp_path / "trash"
+        groups.trash.touch()  # no folder, and none can be made there
+        with pytest.raises(StorageFailed):
+            await groups.delete(1)
+        assert groups.path(1).is_dir()
+        groups.trash.unlink()
+        assert await groups.delete(1)
+        assert not groups.path(1).exists()
+    finally:
+        await groups.close()
