@@ -41,7 +41,7 @@ class Mender:
         self._damaged: dict[
             int, dict[int, str]
         ] = {}  # by group: entries that cannot be read, and what is known of each
-        self._found = self._mended = 0
+        self._snapshots: dict[int, str] = {}  # by group: a damaged snapshot that is needed
         self._metrics: tuple[Counter, Counter] | None = None
 
     def count_in(self, metrics: CollectorRegistry) -> None:
@@ -59,7 +59,7 @@ class Mender:
         """One line while entries of that replica cannot be read; else empty."""
         known = self._damaged.get(group)
         if not known:
-            return ""
+            return f"damaged: {self._snapshots[group]}" if group in self._snapshots else ""
         first = min(known)
         more = f", and {len(known) - 1} more" if len(known) > 1 else ""
         return f"damaged: {known[first]}{more}"
@@ -67,6 +67,8 @@ class Mender:
     def found(self, group: int, error: LogDamaged) -> None:
         """An entry of that replica's log does not check (fact ``index``)."""
         text = error.facts.get("index", "")
+        if not text:
+            self._snapshot_found(group, error)
         if not text.isdigit() or self._registry.get(group) is None:
             return
         index, known = int(text), self._damaged.setdefault(group, {})
@@ -79,6 +81,17 @@ class Mender:
         self._changed(group)
         if len(known) == 1:
             self._tasks.start(self._mend(group, known), f"mend-{group}")
+
+    def _snapshot_found(self, group: int, error: LogDamaged) -> None:
+        """One that a follower may need and nobody has in its place: named, until the scrub finds all of them whole again."""
+        if self._snapshots.setdefault(group, error.message) is error.message:
+            log.error("snapshot_needed_and_damaged", group=group, problem=error.message)
+            self._changed(group)
+
+    def snapshots_whole(self, group: int) -> None:
+        """All snapshots of that replica were read whole."""
+        if self._snapshots.pop(group, None) is not None:
+            self._changed(group)
 
     async def _mend(self, group: int, known: dict[int, str]) -> None:
         failures = 0

@@ -249,6 +249,7 @@ class Datanode:
             config.scrub_interval_s,
             store.mender.found,
             self._metrics.scrubbed,
+            store.mender.snapshots_whole,
         ).run()
 
     def _disk_changed(self) -> None:

@@ -25,7 +25,8 @@ log = structlog.get_logger()
 
 
 class Scrub:
-    """``found(group, error)`` is told of damage; ``read(bytes)`` of what was checked.  ``bytes_per_s`` is above 0."""
+    """``found(group, error)`` is told of damage; ``read(bytes)`` of what was checked; ``whole(group)`` when no snapshot is damaged.
+    ``bytes_per_s`` is above 0."""
 
     def __init__(
         self,
@@ -34,12 +35,14 @@ class Scrub:
         interval_s: float,
         found: Callable[[int, LogDamaged], None],
         read: Callable[[int], None] = lambda _: None,
+        whole: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._replicas = replicas
         self._bytes_per_s = bytes_per_s
         self._interval_s = interval_s
         self._found = found
         self._read = read
+        self._whole = whole
         self._chunk_bytes = max(4 << 10, min(CHUNK_BYTES_MAX, bytes_per_s // 4))
 
     async def run(self) -> None:
@@ -93,4 +96,6 @@ class Scrub:
                 damaged += 1
             self._read(snapshot.size)
             await asyncio.sleep(snapshot.size / self._bytes_per_s)
+        if not damaged:
+            self._whole(group.group_id)
         return damaged

@@ -6,7 +6,8 @@ Guarantees:
 * After any crash the log is a prefix of what it was: appended entries go from the end, never from the middle.  A truncation drops
   whole segments from the newest on and then cuts one, each step durable before the next.  A reset is one step behind such a cut.
 * Every byte is checked when it is read: the last segment when the log is opened, the others on each read.  What has changed on the
-  disk, or that the disk does not give, costs the entries that it stands in, and nothing before or behind them; a sealed segment is mended (mending.py).
+  disk, or that the disk does not give, costs the entries in which it stands, and nothing before or behind them; a sealed segment is
+  mended (mending.py).
 * Memory does not grow with the entries: one small record per segment, the sparse index of the active one and of a few in use.
 
 One thread at a time writes (``append``, ``truncate_from``, ``sync``, ``seal``, ``put_mended``, ``reset``, ``drop_before``); any thread may

@@ -471,6 +471,7 @@ class Engine:
         self.election.lead()
         self.quiescence.mark_active()
         self.replication.begin(first, self._now())
+        self._damage = {index: e for index, e in self._damage.items() if index}  # of snapshots it is found anew
         self._on_state(old)
         self._replicate()
 
@@ -673,7 +674,7 @@ class Engine:
         for to, message in self.replication.round(self.commit_index, self._connected, sleep, self._now()):
             self._send(to, message)
         if (damage := self.replication.damage) is not None and damage not in self._damage.values():
-            self._on_damage(damage)
+            self.report_damage(damage)
 
     def _advance_commit(self) -> None:
         self.commit_index = self.replication.committed(self.commit_index, self.core.term, self._now())
@@ -691,12 +692,13 @@ class Engine:
         except LogDamaged as e:
             alone = self.members == Members((self.store_id,))  # else another may have it, and states must not differ
             self._cannot_apply = not (alone and self.applier.pass_over())
-            self._on_damage(e)
+            self.report_damage(e)
             return
         if error is not None:
             self.fail(error)
 
-    def _on_damage(self, error: LogDamaged) -> None:
+    def report_damage(self, error: LogDamaged) -> None:
+        """What this replica or a follower of it needs cannot be read here: while it leads, it looks for another that leads instead."""
         if self._damage.setdefault(error.facts.get("index", ""), error) is error:
             self.on_damage(error)
 

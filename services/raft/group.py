@@ -24,7 +24,15 @@ from typing import Any
 
 import structlog
 
-from stele.services.errors import DiskFull, GroupStopped, InvalidArgument, LogDamaged, NotReady, StorageFailed
+from stele.services.errors import (
+    DiskFull,
+    GroupStopped,
+    InvalidArgument,
+    LogDamaged,
+    NotReady,
+    SteleError,
+    StorageFailed,
+)
 from stele.services.files import is_gone
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
@@ -106,6 +114,7 @@ class Group:
         self._flushed = asyncio.Event()
         self._flushed.set()
         self._flush_began = 0.0
+        self._checking: asyncio.Task[None] | None = None  # a snapshot that was found damaged
         self._stopped = False
         self._keeping: asyncio.Task[None] | None = None  # what becomes durable of its recovery
 
@@ -299,6 +308,26 @@ class Group:
         """What is on the disk of these entries, checked, on any thread; as ``LogStorage.read``."""
         return self._storage.log.read(first, last, bytes_max)
 
+    def suspect_snapshot(self, index: int) -> None:
+        """It was found damaged, on any thread: set aside if nobody needs it; else its leadership goes to one that may have a whole one."""
+
+        def begin() -> None:
+            if not self._stopped and self._checking is None:
+                self._checking = self._loop.create_task(self._check_suspect(index))
+
+        self._loop.call_soon_threadsafe(begin)
+
+    async def _check_suspect(self, index: int) -> None:
+        try:
+            await self.check_snapshot(index)
+        except LogDamaged as e:
+            self.engine.report_damage(e)
+            self._ticker.wake(self)
+        except (SteleError, OSError) as e:
+            log.warning("snapshot_not_set_aside", group=self.group_id, index=index, problem=str(e))
+        finally:
+            self._checking = None
+
     async def check_snapshot(self, index: int) -> None:
         """Reads it whole.  One that is damaged is set aside if there is all without it that it stands for; else LogDamaged."""
         await self._snapshotting.check(index)
@@ -470,6 +499,9 @@ class Group:
             if self._retry is not None:
                 self._retry.cancel()
             self._ticker.forget(self)
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.gather(self._checking, return_exceptions=True)
         await self._snapshotting.stop()
         await self._mending.stop()
         await self._flushed.wait()

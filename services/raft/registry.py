@@ -321,10 +321,14 @@ class Registry:
 
     def open_snapshot(self, group_id: int, index: int) -> SnapshotSource:
         """For a peer that fetches it.  Blocks.  GroupNotFound; KeyError if there is no such snapshot."""
-        storage = self._storage.get(group_id)
-        if storage is None:
+        group, storage = self._groups.get(group_id), self._storage.get(group_id)
+        if group is None or storage is None:
             raise GroupNotFound(f"store {self.store_id} has no replica of group {group_id}", group=group_id)
-        return storage.snapshots.open(index)
+        try:
+            return storage.snapshots.open(index)
+        except LogDamaged:
+            group.suspect_snapshot(index)
+            raise
 
     async def read_entries(self, group_id: int, first: int, last: int) -> list[Entry]:
         """For a peer whose copy is damaged: committed entries from ``first`` on, at least that one.  GroupNotFound; NotReady: not known

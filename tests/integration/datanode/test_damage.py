@@ -237,3 +237,22 @@ async def test_p39_the_scrub_finds_what_nobody_reads(datanodes: Cluster) -> None
     assert nodes[2].runtime.registry.get_sample_value("stele_damage_mended_total") == 1
     await fill(datanodes, COUNT, 5)
     await mended(*nodes)
+
+
+async def test_p39_a_damaged_snapshot_that_nobody_needs_is_set_aside(datanodes: Cluster) -> None:
+    settings = SMALL | {"snapshot_bytes": 128 * KIB, "scrub_bytes_per_s": 16 << 20, "scrub_interval_s": 0.2}
+    [dn1] = await datanodes.start(1, **settings)
+    await datanodes.create(1)
+    await fill(datanodes)
+    folder = Path(dn1.config.data_dir) / "groups" / "1"
+    await eventually(lambda: sorted(folder.glob("*.snap")))
+    path = sorted(folder.glob("*.snap"))[-1]
+    with path.open("r+b") as file:
+        file.seek(-2, 2)
+        file.write(b"\xa5\xa5")
+    await eventually(lambda: path.with_name(path.name + ".damaged").exists(), 30)
+    assert (await status_of(dn1)).problem == NO_DAMAGE
+    await dn1.stop()
+    await dn1.start()
+    await datanodes.replicated(1, COUNT)
+    assert await read(dn1) == list(range(COUNT))

@@ -145,3 +145,24 @@ async def test_a_replica_stops_in_the_middle_of_a_transfer(tmp_path: Path) -> No
         await absent.create(1, stores.first)
         await eventually(lambda: absent.machines[1].applied == commands)
         await leader.propose(b"on")
+
+
+async def test_p39_a_leader_whose_snapshot_is_damaged_lets_another_lead(tmp_path: Path) -> None:
+    async with Stores(tmp_path, open_storage=SMALL_SEGMENTS) as stores:
+        leader, absent, commands = await compacted(stores)
+        other = next(s for s in stores.stores.values() if s.store_id not in (leader.store_id, absent.store_id))
+        group = other.registry.get(1)
+        assert group is not None
+        await eventually(lambda: group.applied_index == leader.applied_index)
+        snapshot = await group.take_snapshot()
+        assert snapshot is not None
+        assert group.compact(snapshot.index)
+        [path] = leader._directory.glob("*.snap")
+        with path.open("r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"\xa5")
+        await absent.start()
+        await absent.create(1, stores.first)
+        await eventually(lambda: absent.machines[1].applied == commands, 30)
+        assert not leader.is_leader
+        assert path.exists(), "it is needed, and stays"
