@@ -84,6 +84,7 @@ class _LiveSubscription:
     flush: asyncio.TimerHandle | None = None
     timer: asyncio.TimerHandle | None = None
     timer_at_s: float = 0.0
+    was_crowded: bool = False
 
 
 class Dispatch:
@@ -269,7 +270,21 @@ class Dispatch:
                 case Close(id, error):
                     connected.stream.close(error)
                     self._disconnect(live, id)
+        self._tell_crowded(live)
         self._schedule(live)
+
+    def _tell_crowded(self, live: _LiveSubscription) -> None:
+        """A subscription that stands still for this reason is not to do so without a trace."""
+        core = live.core
+        is_crowded = core.is_crowded and self._live.get(core.name) is live and self._closed is None
+        if is_crowded == live.was_crowded:
+            return
+        live.was_crowded = is_crowded
+        self._metrics.crowded.inc(1 if is_crowded else -1)
+        counts = {"out": len(core.pending), "delayed": len(core.delayed), "acknowledged": len(core.acked)}
+        (_log.warning if is_crowded else _log.info)(
+            "subscription_crowded" if is_crowded else "subscription_flows", **self._log_context(core), **counts
+        )
 
     def _schedule(self, live: _LiveSubscription) -> None:
         """Sees to it that what the core waits for comes: the next write of acknowledgements, the next timer."""

@@ -35,6 +35,11 @@ class BrokerMetrics:
         )
         self.fetched = Counter("stele_broker_fetches", "Reads from datanodes", registry=registry)
         self.cached = Counter("stele_broker_cache_hits", "Batches served from memory", registry=registry)
+        self.crowded = Gauge(
+            "stele_broker_crowded_subscriptions",
+            "Subscriptions that are given nothing new: too many ranges of messages are out, delayed or acknowledged out of order",
+            registry=registry,
+        )
         self.bundles = Gauge("stele_broker_bundles", "Bundles owned", registry=registry)
         self.partitions = Gauge("stele_broker_partitions", "Partitions served", registry=registry)
         self.consumers = Gauge("stele_broker_consumers", "Consumers connected", registry=registry)

@@ -18,6 +18,7 @@ import structlog
 from stele.broker.metrics import BrokerMetrics
 from stele.broker.partition_client import ATTEMPT_S, POLL, TRY_ANOTHER_STORE, PartitionClient
 from stele.broker.pipeline import Deposed, Pipeline, PipelineEffect, Recover, Respond, Result, Send, StoredAt
+from stele.broker.produce_budget import ProduceBudget
 from stele.services.backoff import Backoff
 from stele.services.batch import BatchHeader
 from stele.services.clock import SYSTEM, Clock
@@ -203,8 +204,8 @@ class Produced:
 class ProduceSession:
     """One client's stream: its answers, and its credit."""
 
-    def __init__(self, credit_bytes: int, metrics: BrokerMetrics) -> None:
-        self._credit_bytes = credit_bytes
+    def __init__(self, credit_bytes: int, budget: ProduceBudget, metrics: BrokerMetrics) -> None:
+        self._credit_bytes, self._budget = credit_bytes, budget
         self._metrics = metrics
         self._unanswered_bytes = 0
         self._pump: AnswerPump[broker_pb2.ProduceRequest, broker_pb2.ProduceResponse] = AnswerPump()
@@ -221,12 +222,14 @@ class ProduceSession:
         """Counts a request of ``size`` bytes that was just read; the refusal if the client has overdrawn its credit."""
         overdrawn = self._pump.unanswered > 1 and self._unanswered_bytes + size > self._credit_bytes
         self._unanswered_bytes += size
+        self._budget.take(size)
         if overdrawn:
             return Overloaded(f"more than {self._credit_bytes} bytes are unanswered", limit=self._credit_bytes)
         return None
 
     def answer(self, request_id: int, size: int, result: Result) -> None:
         self._unanswered_bytes -= size
+        self._budget.give_back(size)
         response = broker_pb2.ProduceResponse(request_id=request_id)
         if isinstance(result, StoredAt):
             response.base_offset, response.duplicate = result.base_offset, result.duplicate

@@ -75,7 +75,7 @@ class Broker:
         )
         self._opened.push_async_callback(self.partitions.stop)
         self._server = Server(config.host, config.port, transport=runtime.transport)
-        servicer = BrokerServicer(self.partitions, config.produce_credit_bytes)
+        servicer = BrokerServicer(self.partitions, config.produce_credit_bytes, config.produce_bytes_max)
         self._server.add(broker_pb2_grpc.add_BrokerServicer_to_server, servicer, "stele.v1.Broker")
         self._server.set_serving(False)
         self._opened.push_async_callback(self._server.stop)

@@ -17,6 +17,7 @@ from stele.broker.cursors import start_of
 from stele.broker.dispatch import Dispatch
 from stele.broker.owned_partitions import OwnedPartition, OwnedPartitions
 from stele.broker.produce import Produced, ProduceSession
+from stele.broker.produce_budget import ProduceBudget
 from stele.broker.subscription import SubscriptionType
 from stele.services.batch import check
 from stele.services.errors import InvalidArgument, MessageTooLarge, SteleError
@@ -28,6 +29,7 @@ from stele.services.rpc.streams import while_reading
 from stele.services.topics import check_name, parse_topic
 
 BATCH_BYTES_MAX = MESSAGE_BYTES_MAX // 2
+PRODUCE_BYTES_MAX = 256 << 20
 CONSUMER_NAME_CHARS_MAX = 128
 ACK_RANGES_MAX = 10_000
 
@@ -35,9 +37,12 @@ ACK_RANGES_MAX = 10_000
 class BrokerServicer(broker_pb2_grpc.BrokerServicer):
     """Serves what ``partitions`` owns."""
 
-    def __init__(self, partitions: OwnedPartitions, produce_credit_bytes: int) -> None:
+    def __init__(
+        self, partitions: OwnedPartitions, produce_credit_bytes: int, produce_bytes_max: int = PRODUCE_BYTES_MAX
+    ) -> None:
         self._partitions = partitions
         self._produce_credit_bytes = produce_credit_bytes
+        self._budget = ProduceBudget(produce_bytes_max)
 
     # --- producing ------------------------------------------------------------------------------------------------
 
@@ -45,7 +50,7 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         self, request_iterator: AsyncIterator[pb.ProduceRequest], context: Any
     ) -> AsyncGenerator[pb.ProduceResponse, None]:
         yield pb.ProduceResponse(credit_bytes=self._produce_credit_bytes)
-        session = ProduceSession(self._produce_credit_bytes, self._partitions.metrics)
+        session = ProduceSession(self._produce_credit_bytes, self._budget, self._partitions.metrics)
         async with aclosing(session.run(request_iterator, lambda r: self._produce(r, session))) as answers:
             async for answer in answers:
                 yield answer
@@ -70,6 +75,7 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
             owned.producer.refuse(produced, refusal)
         else:
             owned.producer.offer(produced)
+        await self._budget.room()  # only then is the stream read on
 
     # --- consuming ------------------------------------------------------------------------------------------------
 

@@ -355,6 +355,11 @@ class Subscription:
     def unacked(self) -> int:
         return self.pending.count
 
+    @property
+    def is_crowded(self) -> bool:
+        """So many ranges are out, delayed or acknowledged out of order that nothing new is delivered."""
+        return len(self.pending) + len(self.delayed) + len(self.acked) >= RANGES_MAX
+
     def backlog(self, end: int) -> int:
         """Messages below ``end`` that are not acknowledged."""
         if end <= self.floor:
@@ -410,7 +415,7 @@ class Subscription:
         if again is not None:
             return again
         self.read_position = self.acked.next_free(self.read_position)
-        if self.read_position >= self.end or len(self.pending) + len(self.delayed) + len(self.acked) >= RANGES_MAX:
+        if self.read_position >= self.end or self.is_crowded:
             return None
         first, stop = self.read_position, self.acked.next_taken(self.read_position)
         last = (self.end if stop is None else min(self.end, stop)) - 1

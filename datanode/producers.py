@@ -77,15 +77,7 @@ class Producers:
             if offset is not None:
                 self._windows.move_to_end(header.producer_id)
                 return Appended(offset, duplicate=True)
-        known = "" if window else ", which is not known here"
-        return Refused.of(
-            OutOfOrderSequence(
-                f"producer {header.producer_id}{known} sends sequence {header.base_sequence}; expected is {expected}",
-                expected=expected,
-                got=header.base_sequence,
-                producer="known" if window else "unknown",
-            )
-        )
+        return out_of_order(header, expected, is_known=window is not None)
 
     def stored(self, header: BatchHeader, offset: int) -> None:
         """``header``'s batch, which :meth:`check` let pass, is stored at ``offset``."""
@@ -123,3 +115,16 @@ class Producers:
             producer_id, window.next_sequence = source.u64(), source.u64()
             window.bases, window.offsets = source.column(), source.column()
             self._windows[producer_id] = window
+
+
+def out_of_order(header: BatchHeader, expected: int, *, is_known: bool) -> Refused:
+    """``header``'s batch does not follow what is stored of its producer."""
+    known = "" if is_known else ", which is not known here"
+    return Refused.of(
+        OutOfOrderSequence(
+            f"producer {header.producer_id}{known} sends sequence {header.base_sequence}; expected is {expected}",
+            expected=expected,
+            got=header.base_sequence,
+            producer="known" if is_known else "unknown",
+        )
+    )

@@ -16,8 +16,9 @@ from typing import Protocol
 
 from stele.datanode import commands
 from stele.datanode.batch_reader import BatchReader, LocatedBatch, LogFloor, log_floor
-from stele.datanode.commands import Outcome
+from stele.datanode.commands import Appended, AppendOutcome, Outcome, Refused
 from stele.datanode.directory import GroupSpec
+from stele.datanode.foresight import Foresight
 from stele.datanode.partition import PartitionState, check_leap, fenced
 from stele.datanode.serial_appends import SerialAppends
 from stele.services import batch
@@ -57,6 +58,7 @@ class Replica:
         self._group: Group | None = None
         self._proposed: asyncio.Future[object] | None = None  # the last append
         self._proposed_epoch = 0
+        self._foresight = Foresight(self.partition)
         self._serial = SerialAppends(self.partition, self.current, lambda: self._proposed_epoch)
         self._restored = 0  # mark of the snapshot that it became
         self._notify_after_bytes = math.inf  # of payloads, until ``_notify`` is called
@@ -134,15 +136,23 @@ class Replica:
             raise MessageTooLarge(
                 f"an append of {size} bytes; accepted: up to {self._entry_bytes_max}", bytes_max=self._entry_bytes_max
             )
-        for b in batches:
-            batch.read_header(b)
+        headers = [batch.read_header(b) for b in batches]
+        is_current = group.journal.term_at(group.applied_index) == group.term
+        foreseen = self._foresight.ask(headers) if is_current and not self._serial.is_due else None
+        known = foreseen.known if foreseen is not None else {}
+        if len(known) == len(batches):
+            return _done(AppendOutcome(tuple(known[i] for i in range(len(batches)))))
         if not self._disk.take(size):
             raise DiskFull(f"store {self._store_id} takes no writes until space returns", store_id=self._store_id)
         self._proposed_epoch = max(self._proposed_epoch, owner_epoch)
         if self._serial.is_due:
             return self._serial.append(owner_epoch, batches, self._proposed)
-        self._proposed = group.propose(commands.encode_append(owner_epoch, batches))
-        return self._proposed
+        chosen = [b for i, b in enumerate(batches) if i not in known]
+        proposed = [h for i, h in enumerate(headers) if i not in known]
+        self._proposed = proposal = group.propose(commands.encode_append(owner_epoch, chosen))
+        self._foresight.proposed(proposed, foreseen)
+        proposal.add_done_callback(lambda _: self._foresight.settled(proposed))
+        return _with_known(proposal, known, len(batches)) if known else proposal
 
     def propose(self, command: commands.OwnerCommand) -> asyncio.Future[object]:
         group = self.leading()
@@ -272,3 +282,31 @@ class Replica:
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _done(outcome: object) -> asyncio.Future[object]:
+    future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    future.set_result(outcome)
+    return future
+
+
+def _with_known(
+    proposal: asyncio.Future[object], known: dict[int, Appended | Refused], count: int
+) -> asyncio.Future[object]:
+    """The outcome of an append of which some batches were not proposed, because what comes of them is ``known``."""
+    merged: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    def settle(done: asyncio.Future[object]) -> None:
+        if merged.done():
+            return
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled() or (error is not None and not isinstance(error, SteleError)):
+            merged.set_exception(error or GroupStopped("the append was given up"))
+            return
+        outcome = Refused.of(error) if error is not None else done.result()
+        results = outcome.results if isinstance(outcome, AppendOutcome) else itertools.repeat(outcome)
+        rest = iter(results)
+        merged.set_result(AppendOutcome(tuple(known[i] if i in known else next(rest) for i in range(count))))  # type: ignore[misc]
+
+    proposal.add_done_callback(settle)
+    return merged

@@ -193,6 +193,12 @@ class BrokerConfig(NodeConfig):
     produce_credit_bytes: Bytes = Field(
         16 * MIB, ge=64 * KIB, le=1024 * MIB, description="unanswered bytes that one producer stream may have"
     )
+    produce_bytes_max: Bytes = Field(
+        256 * MIB,
+        ge=1 * MIB,
+        le=65536 * MIB,
+        description="unanswered bytes that all producer streams together may have",
+    )
     inflight_appends_max: Number = Field(
         8, ge=1, le=1024, description="append requests that may be unanswered per partition"
     )

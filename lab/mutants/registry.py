@@ -118,6 +118,7 @@ MUTANTS = _table(
     # --- appends and dispatch
     Mutant("appends.RefusesTheWholeAppend", (), "what is stored is not called unstored"),
 
+    Mutant("appends.ForeseesFromWhatItDidNotAsk", (), "what is told before an entry is what the entry would have told"),
     Mutant("redelivery.RedeliversAtOnce", (), "messages that always fail hold up no others"),
     Mutant("redelivery.TimesWhatWaits", (), "a message that waits at its consumer keeps its place"),
     Mutant("redelivery.CountsInMemory", (), "how often a message failed outlives the broker"),

@@ -41,8 +41,8 @@ class BrokerUnderTest:
         self._channels = Channels()
         self.partitions = self._cluster.serve(self.name, self._channels, build=self._build)
         self._server = Server("127.0.0.1", 0)
-        servicer = BrokerServicer(self.partitions, self._credit_bytes)
-        self._server.add(broker_pb2_grpc.add_BrokerServicer_to_server, servicer, "stele.v1.Broker")
+        self.servicer = BrokerServicer(self.partitions, self._credit_bytes)
+        self._server.add(broker_pb2_grpc.add_BrokerServicer_to_server, self.servicer, "stele.v1.Broker")
         self.endpoint = f"127.0.0.1:{await self._server.start()}"
 
     async def stop(self) -> None:

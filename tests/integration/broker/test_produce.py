@@ -17,7 +17,7 @@ from stele.services.errors import (
     TopicNotFound,
 )
 from stele.services.pb import datanode_pb2
-from tests.integration.broker.cluster import Cluster, batch
+from tests.integration.broker.cluster import Cluster, Producer, batch
 from tests.support.eventually import eventually
 
 
@@ -49,6 +49,30 @@ async def test_joins_waiting_batches_and_keeps_their_order(cluster: Cluster) -> 
         assert [v for v in values if v.startswith(f"{p}-")] == [f"{p}-{n}" for n in range(100)]
         assert producer.order == sorted(producer.order)
     assert len(cluster.leader.appends) < 300, "batches that waited went together"
+
+
+async def test_p14_what_all_producers_together_have_unanswered_is_bounded(cluster: Cluster) -> None:
+    broker = await cluster.broker()
+    budget = broker.servicer._budget
+    budget.bytes_max = 50_000
+    producers = [await cluster.producer(broker) for _ in range(10)]
+    await producers[0].offset(await producers[0].send("first", producer_id=999))
+    cluster.leader.freeze()
+    value = "x" * 9_000
+
+    async def send(n: int, producer: Producer) -> None:
+        for m in range(10):
+            await producer.send(value, producer_id=n * 10 + m)
+
+    sending = [asyncio.create_task(send(n, producer)) for n, producer in enumerate(producers, 1)]
+    await eventually(lambda: budget.used_bytes >= budget.bytes_max)
+    assert budget.used_bytes < budget.bytes_max + len(producers) * 9_200
+    cluster.leader.thaw()
+    await asyncio.gather(*sending)
+    for producer in producers:
+        await eventually(lambda p=producer: len(p.answers) >= 10)
+    await eventually(lambda: budget.used_bytes == 0)
+    assert cluster.group().partition.high_watermark == 101
 
 
 async def test_an_append_whose_answer_was_lost_is_stored_once(cluster: Cluster) -> None:

@@ -234,6 +234,17 @@ def test_neighbours_handed_back_one_by_one_are_one_range() -> None:
     sub.validate()
 
 
+def test_p14_a_subscription_that_stands_still_says_so(sub: Subscription) -> None:
+    add(sub, A, SubscriptionType.SHARED, credit=30_000)
+    sub.available(20_000, 0)
+    sub.nack(A, [(o, o) for o in range(0, 16_000, 2)], 3600.0, 0)
+    assert sub.is_crowded
+    assert sub.available(20_001, 0) == []
+    sub.ack(A, 1, [(0, 12_000)], False, 0, 1)
+    assert not sub.is_crowded
+    assert sub.held(A, 20_000, 20_000) == [(20_000, 20_000)], "there is room again"
+
+
 async def messages_that_always_fail(make: type[Subscription]) -> None:
     """As many of them as the consumer has credit, before the good ones."""
     sub, now_s, good = make("s", 0, end=110), 0.0, set()
