@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -153,6 +153,7 @@ class OwnedPartitions:
         broker: str,
         channels: Channels,
         *,
+        is_absent: Callable[[str], Awaitable[bool]],
         inflight_appends_max: int = 8,
         ack_flush_interval_s: float = 0.03,
         cache: BatchCache | None = None,
@@ -160,6 +161,8 @@ class OwnedPartitions:
         clock: Clock = SYSTEM,
         build: Build | None = None,
     ) -> None:
+        """``is_absent`` asks a nameserver whether there certainly is no topic of that name."""
+        self._is_absent = is_absent
         self.ownership = Ownership(broker)
         self.routes = RoutingTable()
         self.has_successor = False  # whether another broker could take over
@@ -265,11 +268,10 @@ class OwnedPartitions:
         route = self.routes.get(topic, partition)
         if route is not None:
             raise _not_owner(route)
-        if topic_id:
+        if topic_id or not await self._is_absent(topic):
             # Whoever knows its id has it from a nameserver, which says better than this broker whether it is still there.
-            raise NotReady(
-                f"this broker knows of no topic {topic} with the id {topic_id}: look it up again", topic=topic
-            )
+            # Without an id a nameserver is asked: that this broker has not heard of a topic says nothing.
+            raise NotReady(f"this broker does not know of that topic {topic} yet: look it up again", topic=topic)
         raise TopicNotFound(f"there is no topic {topic}", topic=topic)
 
     def _check_topic(self, topic: str, topic_id: int) -> None:

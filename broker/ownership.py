@@ -106,14 +106,17 @@ class RoutingTable:
         self.seen = False  # whether any routing facts have come yet
 
     def observe(self, routing: nameserver_pb2.Routing, now_s: float) -> set[Key]:
-        """The partitions that are gone or have another group now: what serves them must end."""
+        """The partitions that are gone or have another group now: what serves them must end.  That a topic is not listed says that it is
+        gone only if the nameserver is in step with ZooKeeper, and only after a while."""
         fresh = {(r.topic, r.partition): r for r in _routes_of(routing)}
         gone = {key for key, route in self._routes.items() if key in fresh and fresh[key].group != route.group}
         deleted = {t.topic.topic for t in routing.topics if t.topic.state == DELETING}
         for key in list(self._routes):
             if key in fresh:
                 self._absent_since_s.pop(key, None)
-            elif key[0] in deleted or now_s - self._absent_since_s.setdefault(key, now_s) >= self._absent_grace_s:
+            elif key[0] in deleted or (
+                not routing.age_ms and now_s - self._absent_since_s.setdefault(key, now_s) >= self._absent_grace_s
+            ):
                 del self._routes[key]
                 self._absent_since_s.pop(key, None)
                 gone.add(key)

@@ -18,13 +18,14 @@ import structlog
 
 from stele.broker.metrics import BrokerMetrics
 from stele.broker.owned_partitions import OwnedPartitions
+from stele.broker.ownership import DELETING
 from stele.broker.server import BrokerServicer
 from stele.services.config import BrokerConfig
 from stele.services.coordination.enrolment import Enrolment, Presence, open_session
 from stele.services.coordination.members import known_nameservers
 from stele.services.coordination.session import Session, SessionEvent, SessionState
-from stele.services.errors import SteleError
-from stele.services.pb import broker_pb2_grpc
+from stele.services.errors import SteleError, TopicNotFound
+from stele.services.pb import broker_pb2_grpc, nameserver_pb2
 from stele.services.process import Runtime
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient
@@ -33,6 +34,7 @@ from stele.services.tasks import Tasks
 
 HANDOVER_SHARE = 0.5  # of the drain's time
 GRACE_S = 1.0
+LOOKUP_TIMEOUT_S = 3.0
 
 log = structlog.get_logger()
 
@@ -66,9 +68,21 @@ class Broker:
         self._opened.callback(self.session.subscribe(self._session_changed))
         channels = Channels(transport=runtime.transport)
         self._opened.push_async_callback(channels.close)
+        nameservers = NameserverClient(channels, known_nameservers(self.session))
+
+        async def is_absent(topic: str) -> bool:
+            try:
+                found = await nameservers.call("Lookup", nameserver_pb2.LookupRequest(topic=topic), LOOKUP_TIMEOUT_S)
+            except TopicNotFound:
+                return True
+            except SteleError:
+                return False
+            return bool(found.topic.state == DELETING)
+
         self.partitions = OwnedPartitions(
             config.name,
             channels,
+            is_absent=is_absent,
             inflight_appends_max=config.inflight_appends_max,
             ack_flush_interval_s=config.ack_flush_interval_s,
             metrics=BrokerMetrics(runtime.registry),
@@ -89,7 +103,7 @@ class Broker:
         self._enrolment = enrolment
         self._opened.push_async_callback(enrolment.leave)
         runtime.ready.set("registered", True, detail=self.endpoint)
-        self._tasks.start(self._follow(NameserverClient(channels, known_nameservers(self.session))), "routing")
+        self._tasks.start(self._follow(nameservers), "routing")
 
     # --- what the cluster says ------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from stele.services.coordination.mirror import Mirror
 from stele.services.coordination.records import ClusterRecord, decode
 from stele.services.coordination.session import Session, SessionState
 from stele.services.coordination.znode import Node
-from stele.services.errors import ClusterMismatch, RecordUnreadable, SteleError
+from stele.services.errors import ClusterMismatch, NotReady, RecordUnreadable, SteleError
 from stele.services.pb import nameserver_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.tasks import Tasks
@@ -103,6 +103,23 @@ class ClusterView:
     def synced(self) -> bool:
         """Whether every record is as ZooKeeper has it, but for what is on its way."""
         return self._session.state is SessionState.CONNECTED and all(mirror.synced for mirror in self._mirrors)
+
+    @property
+    def age_s(self) -> float:
+        """For how long, at most, something that ZooKeeper has may be missing here; 0: nothing is, but what is on its way."""
+        if self.synced and not self._session.fenced:
+            return 0.0
+        return max(self._session.unheard_s, *(mirror.behind_s for mirror in self._mirrors))
+
+    def check_fresh(self) -> None:
+        """NotReady (retryable elsewhere) once the view is older than the session's timeout: by then others may have changed anything."""
+        age_s, limit_s = self.age_s, self._session.negotiated_timeout_s
+        if age_s > limit_s:
+            raise NotReady(
+                f"{self._name} has not been in step with ZooKeeper for {age_s:.3g} s",
+                age_ms=round(age_s * 1000),
+                stale=True,
+            )
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls ``callback`` after each replacement of ``current``."""

@@ -1,8 +1,10 @@
 """The Nameserver service (proto/stele/v1/nameserver.proto).
 
 Guarantee: any nameserver answers reads, from its view, which is whole before the port opens and is kept while ZooKeeper
-cannot be reached.  A write is done by the leader, here or forwarded, and ends within its deadline in an answer or an error
-that says whether it may have happened; it is forwarded once: a forwarded one that meets no leader is NotLeader.
+cannot be reached; once that lasts longer than its session, it answers only those who ask for old answers too (``STALE_KEY``),
+and nobody is told that something does not exist.  A write is done by the leader, here or forwarded, and ends within its
+deadline in an answer or an error that says whether it may have happened; it is forwarded once: a forwarded one that meets no
+leader is NotLeader.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from stele.services.errors import NoLeader, NotLeader, Unreachable
 from stele.services.pb import common_pb2, nameserver_pb2_grpc
 from stele.services.pb import nameserver_pb2 as pb
 from stele.services.rpc.channels import Channels
+from stele.services.rpc.nameservers import STALE_KEY
 from stele.services.rpc.servers import left_s
 from stele.services.rpc.status import typed_errors
 from stele.services.topics import parse_topic
@@ -151,29 +154,42 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
             )
         return response
 
+    def _check_fresh(self, context: Any) -> None:
+        """NotReady where the view is too old, unless the caller would rather have that than nothing."""
+        if not any(key == STALE_KEY for key, _ in context.invocation_metadata() or ()):
+            self._view.check_fresh()
+
     async def ListNamespaces(self, request: pb.ListNamespacesRequest, context: Any) -> pb.ListNamespacesResponse:
+        self._check_fresh(context)
         return pb.ListNamespacesResponse(namespaces=self._view.current.namespaces())
 
     async def ListTopics(self, request: pb.ListTopicsRequest, context: Any) -> pb.ListTopicsResponse:
+        self._check_fresh(context)
         return pb.ListTopicsResponse(topics=self._view.current.topics(request.namespace))
 
     async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
+        self._check_fresh(context)
         await self._catch_up(request.topic)
         return self._view.current.lookup(request.topic)
 
     async def ResolveStore(self, request: pb.ResolveStoreRequest, context: Any) -> pb.ResolveStoreResponse:
+        self._check_fresh(context)
         return self._view.current.resolve(request.store_id)
 
     async def ListStores(self, request: pb.ListStoresRequest, context: Any) -> pb.ListStoresResponse:
+        self._check_fresh(context)
         return pb.ListStoresResponse(stores=self._view.current.stores())
 
     async def ListBrokers(self, request: pb.ListBrokersRequest, context: Any) -> pb.ListBrokersResponse:
+        self._check_fresh(context)
         return pb.ListBrokersResponse(brokers=self._view.current.brokers())
 
     async def ListNameservers(self, request: pb.ListNameserversRequest, context: Any) -> pb.ListNameserversResponse:
+        self._check_fresh(context)
         return pb.ListNameserversResponse(nameservers=self._view.current.nameservers())
 
     async def ListPartitions(self, request: pb.ListPartitionsRequest, context: Any) -> pb.ListPartitionsResponse:
+        self._check_fresh(context)
         if request.topic:
             await self._catch_up(request.topic)
         return pb.ListPartitionsResponse(partitions=self._view.current.partitions(request.topic))
@@ -193,7 +209,9 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
 
     async def WatchRouting(self, request: pb.WatchRoutingRequest, context: Any) -> AsyncIterator[pb.Routing]:
         while True:
+            self._check_fresh(context)
             routing = self._view.routing()
+            routing.age_ms = round(self._view.age_s * 1000)
             yield routing
             await asyncio.sleep(ROUTING_INTERVAL_S)
             heartbeat_at = asyncio.get_running_loop().time() + ROUTING_HEARTBEAT_S

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from stele.broker.ownership import Key, RoutingTable
 from stele.broker.partition_client import PartitionClient
 from stele.datanode.commands import Outcome
 from stele.datanode.partition import PartitionState
@@ -13,11 +14,12 @@ from stele.nameserver import bundle_assignment
 from stele.nameserver.bundle_assignment import Assign, BrokerCandidate
 from stele.nameserver.bundle_writer import BundleWriter
 from stele.nameserver.catalog import BundleEntry, Catalog, Member, MemberKind
+from stele.nameserver.clusterview import ClusterView
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore, Transaction
 from stele.services.coordination.records import BundleRecord
 from stele.services.errors import Fenced
-from stele.services.pb import datanode_pb2
+from stele.services.pb import datanode_pb2, nameserver_pb2
 from stele.services.rpc.status import from_pb
 
 
@@ -97,3 +99,20 @@ class IgnoresEpoch(PartitionState):
     def _apply(self, index: int, payload: bytes) -> Outcome:
         self.owner_epoch = 0
         return super()._apply(index, payload)
+
+
+class BelievesWhoeverSpeaks(RoutingTable):
+    """What a nameserver does not list is gone, however long it has not heard from ZooKeeper."""
+
+    def observe(self, routing: nameserver_pb2.Routing, now_s: float) -> set[Key]:
+        believed = nameserver_pb2.Routing()
+        believed.CopyFrom(routing)
+        believed.age_ms = 0
+        return super().observe(believed, now_s)
+
+
+class NeverTooOld(ClusterView):
+    """A view is good for ever, also without ZooKeeper."""
+
+    def check_fresh(self) -> None:
+        return

@@ -123,6 +123,9 @@ MUTANTS = _table(
     Mutant("redelivery.TimesWhatWaits", (), "a message that waits at its consumer keeps its place"),
     Mutant("redelivery.CountsInMemory", (), "how often a message failed outlives the broker"),
 
+    Mutant("ownership.BelievesWhoeverSpeaks", (), "nothing is deleted on the word of one who cannot know"),
+    Mutant("ownership.NeverTooOld", (), "a nameserver that is out of touch does not answer as if it were not"),
+
     # --- the resolver (F2)
     Mutant("resolver.MatchesText", ("R2.1",), "what an error means does not hang on its text",
            and_breaks=("a store that starts late is reached as soon as it registers",)),

@@ -43,7 +43,7 @@ class Mirror:
     def __init__(self, session: Session, path: str, depth: int) -> None:
         self.path = path
         self.depth = depth
-        self.synced = False
+        self._behind_since: float | None = asyncio.get_running_loop().time()
         self._session = session
         self._nodes: dict[str, Node] = {}
         self._names: dict[str, set[str]] = {}
@@ -75,6 +75,22 @@ class Mirror:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def synced(self) -> bool:
+        return self._behind_since is None
+
+    @synced.setter
+    def synced(self, synced: bool) -> None:
+        if synced:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = asyncio.get_running_loop().time()
+
+    @property
+    def behind_s(self) -> float:
+        """For how long the copy has not been known to be whole; 0: it is."""
+        return asyncio.get_running_loop().time() - self._behind_since if self._behind_since is not None else 0.0
 
     # --- reading ---------------------------------------------------------------------------------------------------
 

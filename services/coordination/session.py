@@ -164,6 +164,11 @@ class Session:
         )
 
     @property
+    def unheard_s(self) -> float:
+        """For how long, at most, no server has answered under this session."""
+        return self._clock.monotonic() - self._client.lease_from
+
+    @property
     def credentials(self) -> tuple[int, bytes]:
         """Id and password: whoever presents them can take the session over or end it."""
         return self._client.client_id or (0, b"")

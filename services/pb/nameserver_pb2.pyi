@@ -1074,10 +1074,13 @@ class Routing(_message.Message):
     BROKERS_FIELD_NUMBER: _builtins.int
     BUNDLES_FIELD_NUMBER: _builtins.int
     TOPICS_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """grows within one answering nameserver"""
     answered_by: _builtins.str
     leader_epoch: _builtins.int
+    age_ms: _builtins.int
+    """for how long at most the answerer may lack what ZooKeeper has; 0: it is in step"""
     @_builtins.property
     def datanodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
     @_builtins.property
@@ -1096,10 +1099,11 @@ class Routing(_message.Message):
         brokers: _abc.Iterable[Global___Member] | None = ...,
         bundles: _abc.Iterable[Global___BundleAssignment] | None = ...,
         topics: _abc.Iterable[Global___TopicRouting] | None = ...,
+        age_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "brokers", b"brokers", "bundles", b"bundles", "datanodes", b"datanodes", "leader_epoch", b"leader_epoch", "revision", b"revision", "topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "answered_by", b"answered_by", "brokers", b"brokers", "bundles", b"bundles", "datanodes", b"datanodes", "leader_epoch", b"leader_epoch", "revision", b"revision", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -157,7 +157,7 @@ class Channels:
         await asyncio.gather(*(channel.close() for channel in channels))
 
 
-async def call(method: Any, request: Any, timeout_s: float) -> Any:
+async def call(method: Any, request: Any, timeout_s: float, metadata: tuple[tuple[str, str], ...] | None = None) -> Any:
     """The answer of a unary call; ``method`` is one of a generated stub on a channel of ``Channels``.  Raises SteleError: Unreachable
     if the request never left, MessageTooLarge if it never may."""
     if request.ByteSize() > MESSAGE_BYTES_MAX:
@@ -170,7 +170,7 @@ async def call(method: Any, request: Any, timeout_s: float) -> Any:
     if channel is not None:
         await channel.connected(timeout_s)
     try:
-        return await method(request, timeout=max(0.001, deadline - loop.time()))
+        return await method(request, timeout=max(0.001, deadline - loop.time()), metadata=metadata)
     except grpc.RpcError as e:
         raise from_rpc_error(e, timeout_s=timeout_s) from None
     except grpc.aio.UsageError as e:

@@ -2,7 +2,9 @@
 
 Guarantee: ``call`` ends within its timeout, with the answer or an error of the tree; it goes on to another nameserver after every
 error that says "not here" or "not now", and repeats a call whose outcome is not known only if the call is idempotent.
-``watch_routing`` never ends: a nameserver that dies, freezes or is cut off is left for the next one within ``SILENCE_MAX_S``.
+A nameserver that has lost touch with ZooKeeper is left for another; only where none is in touch are reads answered with what was
+last known.  ``watch_routing`` never ends: a nameserver that dies, freezes or is cut off is left for the next one within
+``SILENCE_MAX_S``.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from stele.services.rpc.channels import Channels, call
 from stele.services.rpc.resolution import StoreAddress
 from stele.services.rpc.status import typed_errors
 
+STALE_KEY = "stele-stale-ok"  # of a call whose caller would rather have an old answer than none
 SILENCE_MAX_S = 8.0  # a nameserver says something at least every 5 s
 CONNECT_TIMEOUT_S = 2.0
 READ_ATTEMPT_S = 2.0  # of one attempt: a frozen nameserver must not use up the deadline
@@ -88,13 +91,17 @@ class NameserverClient:
         deadline = loop.time() + timeout_s
         trouble: SteleError | None = None
         rounds = 0
+        out_of_touch = False  # every nameserver of the last round that answered was
         while True:
             untried = await self._round(deadline)
+            metadata = ((STALE_KEY, "1"),) if out_of_touch and method in READS else None
+            out_of_touch = False
             while untried and loop.time() < deadline:
                 endpoint = untried.pop(0)
                 try:
-                    return await self._attempt(endpoint, method, request, deadline - loop.time())
+                    return await self._attempt(endpoint, method, request, deadline - loop.time(), metadata)
                 except _ELSEWHERE as e:
+                    out_of_touch = out_of_touch or "stale" in e.facts
                     trouble = e if trouble is None or trouble.definite else trouble
                     if (leader := e.facts.get("leader", "")) in untried:
                         untried.remove(leader)
@@ -153,11 +160,13 @@ class NameserverClient:
         finally:
             stream.cancel()
 
-    async def _attempt(self, endpoint: str, method: str, request: Any, left_s: float) -> Any:
+    async def _attempt(
+        self, endpoint: str, method: str, request: Any, left_s: float, metadata: tuple[tuple[str, str], ...] | None
+    ) -> Any:
         stub = nameserver_pb2_grpc.NameserverStub(self._channels.get(endpoint))  # type: ignore[no-untyped-call]
         timeout_s = min(left_s, READ_ATTEMPT_S) if method in READS else left_s
         try:
-            answer = await call(getattr(stub, method), request, timeout_s)
+            answer = await call(getattr(stub, method), request, timeout_s, metadata)
         except (*_ELSEWHERE, *_UNKNOWN_OUTCOME) as e:
             self._no_longer_preferred(endpoint)
             self._preferred = e.facts.get("leader", self._preferred)

@@ -39,7 +39,9 @@ class BrokerUnderTest:
 
     async def start(self) -> None:
         self._channels = Channels()
-        self.partitions = self._cluster.serve(self.name, self._channels, build=self._build)
+        self.partitions = self._cluster.serve(
+            self.name, self._channels, build=self._build, is_absent=self._cluster.is_absent
+        )
         self._server = Server("127.0.0.1", 0)
         self.servicer = BrokerServicer(self.partitions, self._credit_bytes)
         self._server.add(broker_pb2_grpc.add_BrokerServicer_to_server, self.servicer, "stele.v1.Broker")
@@ -70,6 +72,7 @@ class Cluster:
         self.datanodes = {i: InMemoryDatanode(i, self.groups) for i in (1, 2, 3)}
         self.brokers: dict[str, BrokerUnderTest] = {}
         self.owners = {self.bundle(i): ("br1", 1) for i in range(partitions)}
+        self.created = {"test/orders"}  # also what brokers have not heard of
         self.topic_state = "ready"
         self.topic_id = 5
         self.revision = 0
@@ -97,6 +100,10 @@ class Cluster:
         self._stack.push_async_callback(broker.stop)
         broker.hear()
         return broker
+
+    async def is_absent(self, topic: str) -> bool:
+        """Whether there certainly is no such topic, as a nameserver says that is asked."""
+        return topic not in self.created or self.topic_state == "deleting"
 
     # --- what nameservers say -------------------------------------------------------------------------------------
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from stele.broker.owned_partitions import Build, OwnedPartitions
+from stele.broker.owned_partitions import OwnedPartitions
 from stele.services.errors import (
     ConsumerBusy,
     InvalidArgument,
@@ -134,8 +135,8 @@ async def test_next_owner_redelivers_what_was_not_confirmed(cluster: Cluster) ->
     assert await successor.received(7) == ["m2", "m3", "m4", "m6", "m7", "m8", "m9"]
 
 
-def flushes_rarely(name: str, channels: Channels, build: Build | None) -> OwnedPartitions:
-    return OwnedPartitions(name, channels, build=build, ack_flush_interval_s=60.0)
+def flushes_rarely(name: str, channels: Channels, **parts: Any) -> OwnedPartitions:
+    return OwnedPartitions(name, channels, ack_flush_interval_s=60.0, **parts)
 
 
 @pytest.mark.parametrize("how", ["reassigned", "drained"])

@@ -10,6 +10,7 @@ from stele.services.errors import (
     BatchCorrupt,
     InvalidArgument,
     NotOwner,
+    NotReady,
     OutOfOrderSequence,
     Overloaded,
     PartitionNotFound,
@@ -266,3 +267,12 @@ async def test_a_frozen_leader_whose_successor_an_acknowledgement_found_is_left_
     cluster.elect(2)
     served.client.leader = 2  # as the unary call that found it leaves it
     assert [await producer.offset(i, within_s=5) for i in ids] == list(range(1, 11))
+
+
+async def test_p5_a_topic_that_this_broker_has_not_heard_of_is_not_declared_missing(cluster: Cluster) -> None:
+    """Its creation has returned, and the routing facts that this broker follows lag behind."""
+    cluster.created.add("test/new")
+    producer = await cluster.producer(await cluster.broker())
+    assert isinstance(await producer.error(await producer.send("x", topic="test/new")), NotReady)
+    cluster.created.discard("test/new")
+    assert isinstance(await producer.error(await producer.send("x", topic="test/new")), TopicNotFound)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from stele.broker.ownership import Ownership, PartitionRoute, RoutingTable
 from stele.services.pb import nameserver_pb2
+from tests.support.both_ways import holds_and_mutant_fails, promise
 
 
 def routing(*assignments: tuple[str, str, int]) -> nameserver_pb2.Routing:
@@ -151,3 +152,24 @@ def test_a_recreated_topic_has_another_group() -> None:
     routes.observe(topics(("ns/t", 0, 10)), 0)
     assert routes.observe(topics(("ns/t", 0, 20)), 0) == {("ns/t", 0)}
     assert routes.get("ns/t", 0) is not None
+
+
+def listing(*topics: str, age_ms: int = 0) -> nameserver_pb2.Routing:
+    made = nameserver_pb2.Routing(age_ms=age_ms)
+    for number, topic in enumerate(topics, 1):
+        listed = made.topics.add(topic=nameserver_pb2.TopicInfo(topic=topic, id=number, partitions=1, state="ready"))
+        listed.partitions.add(partition=0, group=number, bundle="a/0")
+    return made
+
+
+async def test_p4_what_a_nameserver_that_is_out_of_touch_does_not_list_is_not_deleted() -> None:
+    async def scenario(kind: type[RoutingTable]) -> None:
+        routes = kind()
+        routes.observe(listing("a/old", "a/new"), 0.0)
+        with promise("nothing is deleted on the word of one who cannot know"):
+            for now_s in range(1, 60):
+                assert routes.observe(listing("a/old", age_ms=now_s * 1000), float(now_s)) == set()
+        assert routes.observe(listing("a/old"), 61.0) == set(), "only now the time begins"
+        assert routes.observe(listing("a/old"), 64.0) == {("a/new", 0)}
+
+    await holds_and_mutant_fails(scenario, RoutingTable, "ownership.BelievesWhoeverSpeaks")
