@@ -360,13 +360,16 @@ class Dispatch:
         if live is not None and live.connected:
             names = ",".join(c.name for c in live.connected.values())
             raise ConsumerBusy(f"subscription {subscription!r} has consumers: {names}", consumers=names)
+        existed = (
+            live is not None
+        )  # BEFORE the call: it is repeated where an answer is lost, and what it removed is not there then
         request = datanode_pb2.DeleteCursorRequest(subscription=subscription)
         response = await self._call("DeleteCursor", request)
         live = self._live.get(subscription)
         if live is not None:
             gone = SubscriptionNotFound(f"subscription {subscription!r} was deleted", subscription=subscription)
             self._drop(live, gone)
-        return bool(response.existed)
+        return existed or bool(response.existed)
 
     async def seek(self, subscription: str, request: datanode_pb2.ResetCursorRequest) -> int:
         """The position that it has now.  Connected consumers are closed with SubscriptionReset."""

@@ -285,12 +285,14 @@ class Admin:
                 topic=topic, partition=r.partition, subscription=subscription
             )
             set_start(request, start)
-            answer = await self._brokers.call(topic, r.partition, "CreateSubscription", request, WRITE_TIMEOUT_S)
-            created = created or answer.created
+            answer, maybe_done = await self._brokers.settle(
+                topic, r.partition, "CreateSubscription", request, WRITE_TIMEOUT_S
+            )
+            created = created or answer.created or maybe_done
         return created
 
     async def delete_subscription(self, topic: str, subscription: str) -> None:
-        """Removes it from every partition.  Raises SubscriptionNotFound if it was on none."""
+        """Removes it from every partition.  Raises SubscriptionNotFound if it was certainly on none."""
         parse_topic(topic)
         check_name("subscription", subscription)
         existed = False
@@ -298,8 +300,10 @@ class Admin:
             request = broker_pb2.DeleteSubscriptionRequest(
                 topic=topic, partition=r.partition, subscription=subscription
             )
-            answer = await self._brokers.call(topic, r.partition, "DeleteSubscription", request, WRITE_TIMEOUT_S)
-            existed = existed or answer.existed
+            answer, maybe_done = await self._brokers.settle(
+                topic, r.partition, "DeleteSubscription", request, WRITE_TIMEOUT_S
+            )
+            existed = existed or answer.existed or maybe_done
         if not existed:
             raise SubscriptionNotFound(f"{topic} has no subscription {subscription!r}")
 

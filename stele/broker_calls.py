@@ -41,6 +41,13 @@ class BrokerCalls:
                 await self._pause_or_raise(e, failures, deadline_s, 0 < not_found < NOT_FOUND_MAX)
 
     async def call(self, topic: str, partition: int, method: str, request: Any, timeout_s: float) -> Any:
+        """The answer."""
+        return (await self.settle(topic, partition, method, request, timeout_s))[0]
+
+    async def settle(self, topic: str, partition: int, method: str, request: Any, timeout_s: float) -> tuple[Any, bool]:
+        """The answer, and whether an attempt before the one that was answered may have had the effect: what is "not there" or "there
+        already" then may be this call's own doing."""
+        maybe_done = False
         loop = asyncio.get_running_loop()
         deadline_s, failures = loop.time() + timeout_s, 0
         while True:
@@ -53,11 +60,11 @@ class BrokerCalls:
                 if not endpoint:
                     raise Unreachable(f"{topic}-{partition} has no broker at the moment")
                 stub = broker_pb2_grpc.BrokerStub(self._channels.get(endpoint))  # type: ignore[no-untyped-call]
-                return await call(
-                    getattr(stub, method), request, min(ATTEMPT_TIMEOUT_S, max(0.01, deadline_s - loop.time()))
-                )
+                left_s = max(0.01, deadline_s - loop.time())
+                return await call(getattr(stub, method), request, min(ATTEMPT_TIMEOUT_S, left_s)), maybe_done
             except SteleError as e:
                 failures += 1
+                maybe_done = maybe_done or not e.definite
                 await self._pause_or_raise(e, failures, deadline_s, may_retry(e))
 
     async def _pause_or_raise(self, error: SteleError, failures: int, deadline_s: float, again: bool) -> None:
