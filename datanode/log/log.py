@@ -453,6 +453,7 @@ class SegmentLog:
         self._write(old, [head, footer], end, "seal")
         self._sync_file(old, "seal")
         old.synced_end = end
+        self.reached.synced(old.last_index)
         membership = _indexed(old).last_membership or old.header.previous_membership
         header = SegmentHeader(
             old.last_index + 1, self._new_seed(), old.base, old.last_term, end, old_bytes, membership

@@ -11,6 +11,8 @@ import pytest
 
 import stele
 from stele.datanode.log.reached import REACHED_NAME, read_reached
+from stele.datanode.log.recovery import scan
+from stele.datanode.log.segments import HEADER_BYTES, read_header
 from stele.services.files import OS_FILES
 from tests.support.cluster import ClusterUnderTest, cluster_fixture, is_healthy
 from tests.support.eventually import eventually
@@ -68,6 +70,16 @@ class Watched:
         return Counter({event: log.count(f'"{event}"') for event in EVENTS})
 
 
+def last_entry(folder: Path) -> int:
+    """The index of the last entry in a group's folder."""
+    path = sorted(folder.glob("*.seg"))[-1]
+    file = OS_FILES.open(path)
+    try:
+        return scan(file, read_header(file.pread(HEADER_BYTES, 0), path), file.size()).last_index
+    finally:
+        file.close()
+
+
 async def watched(cluster: ClusterUnderTest, client: stele.Client, name: str) -> Watched:
     topic = f"tail/{name}"
     await client.admin.create_topic(topic, partitions=1, replication=3)
@@ -85,17 +97,17 @@ async def test_p38_on_an_idle_topic(cluster: ClusterUnderTest, noted: bool) -> N
             await ledger.must_send(1, BYTES)
         leader, lost, other = await under.roles()
 
-        async def equal() -> bool:
-            ends = {last for _, last in (await under.states()).values()}
-            note = read_reached(await under.folder(lost) / REACHED_NAME, OS_FILES)
-            return len(ends) == 1 and note in ends
+        folder = await under.folder(lost)
 
-        await eventually(equal, within_s=20, describe=cluster.describe)
+        def is_noted() -> bool:
+            return read_reached(folder / REACHED_NAME, OS_FILES) == last_entry(folder) > ledger.count
+
+        await eventually(is_noted, within_s=20, describe=cluster.describe)
         told = under.told(lost)
         await cluster.kill(lost)
         await under.cut(lost)
         if not noted:
-            (await under.folder(lost) / REACHED_NAME).unlink()
+            (folder / REACHED_NAME).unlink()
         await cluster.start(lost)  # waits until it is ready
         await eventually(lambda: is_healthy(client), within_s=30, describe=cluster.describe)
         told = under.told(lost) - told
