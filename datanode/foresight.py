@@ -5,7 +5,8 @@ the index nothing, which has to remember every entry of which only parts were st
 
 Not promised: that nothing else is stored in part.  A repetition of what is still on its way is left to the log.
 
-To be asked by a replica that leads with a current state; ``proposed`` and ``settled`` frame each entry of its own.
+To be asked by a replica that leads with a current state; ``proposed`` and ``settled`` frame each entry of its own.  Before a gap is told
+to anybody it has to be shown that the replica leads still (datanode/replica.py).
 """
 
 from __future__ import annotations

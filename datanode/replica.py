@@ -140,8 +140,10 @@ class Replica:
         is_current = group.journal.term_at(group.applied_index) == group.term
         foreseen = self._foresight.ask(headers) if is_current and not self._serial.is_due else None
         known = foreseen.known if foreseen is not None else {}
+        # Asked now, so that it shows that this replica leads after the append has arrived.
+        leads = self.leads_still(group) if any(isinstance(r, Refused) for r in known.values()) else None
         if len(known) == len(batches):
-            return _done(AppendOutcome(tuple(known[i] for i in range(len(batches)))))
+            return asyncio.ensure_future(_outcome(None, leads, known, len(batches)))
         if not self._disk.take(size):
             raise DiskFull(f"store {self._store_id} takes no writes until space returns", store_id=self._store_id)
         self._proposed_epoch = max(self._proposed_epoch, owner_epoch)
@@ -152,7 +154,12 @@ class Replica:
         self._proposed = proposal = group.propose(commands.encode_append(owner_epoch, chosen))
         self._foresight.proposed(proposed, foreseen)
         proposal.add_done_callback(lambda _: self._foresight.settled(proposed))
-        return _with_known(proposal, known, len(batches)) if known else proposal
+        return asyncio.ensure_future(_outcome(proposal, leads, known, len(batches))) if known else proposal
+
+    def leads_still(self, group: Group) -> asyncio.Future[int]:
+        """Done once it is shown that this replica leads.  A gap is told only then: a leader that was deposed unawares may lack what its
+        successor has stored, and whoever was told of the gap would send that again as another producer's."""
+        return group.read_index()
 
     def propose(self, command: commands.OwnerCommand) -> asyncio.Future[object]:
         group = self.leading()
@@ -284,29 +291,24 @@ def _wake(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _done(outcome: object) -> asyncio.Future[object]:
-    future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    future.set_result(outcome)
-    return future
-
-
-def _with_known(
-    proposal: asyncio.Future[object], known: dict[int, Appended | Refused], count: int
-) -> asyncio.Future[object]:
+async def _outcome(
+    proposal: asyncio.Future[object] | None,
+    leads: asyncio.Future[int] | None,
+    known: dict[int, Appended | Refused],
+    count: int,
+) -> object:
     """The outcome of an append of which some batches were not proposed, because what comes of them is ``known``."""
-    merged: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-
-    def settle(done: asyncio.Future[object]) -> None:
-        if merged.done():
-            return
-        error = None if done.cancelled() else done.exception()
-        if done.cancelled() or (error is not None and not isinstance(error, SteleError)):
-            merged.set_exception(error or GroupStopped("the append was given up"))
-            return
-        outcome = Refused.of(error) if error is not None else done.result()
-        results = outcome.results if isinstance(outcome, AppendOutcome) else itertools.repeat(outcome)
-        rest = iter(results)
-        merged.set_result(AppendOutcome(tuple(known[i] if i in known else next(rest) for i in range(count))))  # type: ignore[misc]
-
-    proposal.add_done_callback(settle)
-    return merged
+    try:
+        if leads is not None:
+            await leads
+    except SteleError as e:
+        known = {i: Refused.of(e) if isinstance(r, Refused) else r for i, r in known.items()}
+    if proposal is None:
+        return AppendOutcome(tuple(known[i] for i in range(count)))
+    outcome: object
+    try:
+        outcome = await proposal
+    except SteleError as e:
+        outcome = Refused.of(e)  # of these batches: the others have their own
+    rest = iter(outcome.results if isinstance(outcome, AppendOutcome) else [outcome] * count)
+    return AppendOutcome(tuple(known[i] if i in known else next(rest) for i in range(count)))  # type: ignore[misc]

@@ -29,6 +29,8 @@ class Proposer(Protocol):
 
     def propose(self, payload: bytes) -> asyncio.Future[object]: ...
 
+    def read_index(self) -> asyncio.Future[int]: ...
+
 
 class SerialAppends:
     """``current`` gives the group that leads, or raises; ``epoch`` is the highest owner epoch that was ever proposed here."""
@@ -80,11 +82,17 @@ class SerialAppends:
                 results |= await self._store(owner_epoch, batches, list(chosen))
                 chosen.clear()
             known = self._partition.producers.check(header)
+            if isinstance(known, Refused):
+                await self._leads_still()
             if known is None:
                 chosen[i] = header.producer_id
             else:
                 results[i] = known
         results |= await self._store(owner_epoch, batches, list(chosen))
+
+    async def _leads_still(self) -> None:
+        """Before a gap is told: a leader that was deposed unawares may lack what its successor has stored."""
+        await self._current().read_index()
 
     async def _store(
         self, owner_epoch: int, batches: Sequence[bytes], chosen: list[int]

@@ -119,6 +119,8 @@ MUTANTS = _table(
     Mutant("appends.RefusesTheWholeAppend", (), "what is stored is not called unstored"),
 
     Mutant("appends.ForeseesFromWhatItDidNotAsk", (), "what is told before an entry is what the entry would have told"),
+    Mutant("appends.BelievesThatItLeads", (), "a gap is told by a replica that leads"),
+    Mutant("appends.BelievesThatItLeadsStill", (), "a gap is told by a replica that leads"),
     Mutant("redelivery.RedeliversAtOnce", (), "messages that always fail hold up no others"),
     Mutant("redelivery.TimesWhatWaits", (), "a message that waits at its consumer keeps its place"),
     Mutant("redelivery.CountsInMemory", (), "how often a message failed outlives the broker"),

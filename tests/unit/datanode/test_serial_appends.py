@@ -21,11 +21,20 @@ class Leader:
         self.partition = PartitionState()
         self.left = proposals
         self.entries = 0
+        self.deposed_unawares = False
 
     def current(self) -> Leader:
         if not self.left:
             raise NotLeader("deposed")
         return self
+
+    def read_index(self) -> asyncio.Future[int]:
+        read: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if self.deposed_unawares:
+            read.set_exception(NotLeader("nobody follows"))
+        else:
+            read.set_result(self.entries)
+        return read
 
     def propose(self, payload: bytes) -> asyncio.Future[object]:
         self.left -= 1
@@ -71,3 +80,19 @@ async def test_p20_the_retry_of_a_part_finds_what_is_stored() -> None:
     leader.left = 5
     outcome = await appends.append(1, batches((7, 0), (7, 1)), None)
     assert outcome == AppendOutcome((Appended(0, duplicate=True), Appended(1)))
+
+
+async def a_leader_was_deposed_unawares(make: type[SerialAppends]) -> None:
+    """It lacks what its successor has stored: to it, what comes next looks like a gap."""
+    leader = Leader(proposals=5)
+    appends = make(leader.partition, leader.current, lambda: 1)
+    await appends.append(1, batches((7, 0)), None)
+    leader.deposed_unawares = True
+    appending = appends.append(1, batches((7, 5)), None)
+    await asyncio.wait({appending})
+    with promise("a gap is told by a replica that leads"):
+        assert isinstance(appending.exception(), NotLeader)
+
+
+async def test_p14_a_leader_that_was_deposed_unawares_tells_no_gap_serially() -> None:
+    await holds_and_mutant_fails(a_leader_was_deposed_unawares, SerialAppends, "appends.BelievesThatItLeads")
