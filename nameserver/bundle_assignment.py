@@ -100,7 +100,8 @@ def assign(
             taker = _preferred(former, may_take, owned, len(wanted))
             owned[taker].append(name)
             changes[name] = (taker, cause)
-        elif cause != "draining" and former and not _unsettled(brokers.get(former)):
+        elif former and former not in brokers:
+            # Who is registered keeps what nobody else can take: that its port seems to refuse may be the leader's own trouble.
             changes[name] = ("", cause)
 
     if may_take:
@@ -139,11 +140,6 @@ def _cause(record: BundleEntry | None, owner: BrokerCandidate | None) -> str:
     if owner.member.joined_zxid > record.assigned_zxid:
         return "reregistered"
     return "draining"
-
-
-def _unsettled(owner: BrokerCandidate | None) -> bool:
-    """Registered but not probed yet: the next round knows more."""
-    return owner is not None and owner.pulse is Pulse.UNPROBED
 
 
 def _change(name: str, record: BundleEntry | None, broker: str, cause: str, seen: int) -> Assign:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from stele.services.coordination.claim import Decision, Seen, WritePace
@@ -173,3 +174,10 @@ class BelievesAnyTree(Session):
     async def _verify(self) -> None:
         self._unverified = False
         self._enter(SessionState.CONNECTED, new_session=True)
+
+
+class CreatesWithoutItsName(Membership):
+    """The member node is created as soon as there is none, whoever has the name."""
+
+    async def read(self) -> Seen[MemberRecord]:
+        return replace(await super().read(), name_taken=False)

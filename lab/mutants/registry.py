@@ -93,6 +93,7 @@ MUTANTS = _table(
     Mutant("members.StormsBack", ("R5.8",), "registrations are put back ever more slowly"),
     Mutant("members.RegistersForGood", ("R5.9",), "a killed process is gone within its session timeout"),
 
+    Mutant("members.CreatesWithoutItsName", (), "who lost its name creates no member node"),
     Mutant("members.BelievesAnyTree", (), "nothing is done in the tree of another cluster"),
 
     # --- ownership and leadership (F5)

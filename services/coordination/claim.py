@@ -67,6 +67,8 @@ class Seen(Generic[C]):
     version: int  # of the node that writes are made against; -1: there is none
     owner: int  # session of the ephemeral node; 0: there is none, or a persistent one
     name_version: int | None = None  # of the name's record where it is checked beside the node; None: it is not ours
+    name_taken: bool = False  # there is such a record, and it is another process's
+    leftover: bool = False  # of a name: its guard is persistent, and no sign of life
 
     @property
     def present(self) -> bool:

@@ -133,15 +133,16 @@ class Membership:
             decode(named.value, NameRecord, name_path(self.name)), self._session.incarnation
         )
         name_version = named.stat.version if named is not None and held else None
+        taken = named is not None and not held
         node = await self._session.get(self.path, watch=self._relay)
         if node is None:
             await self._session.exists(self.path, watch=self._relay)
-            return Seen(None, -1, 0, name_version)
+            return Seen(None, -1, 0, name_version, taken)
         try:
             record = decode(node.value, MemberRecord, self.path)
         except RecordUnreadable:
             record = None
-        return Seen(record, node.stat.version, node.stat.ephemeral_owner, name_version)
+        return Seen(record, node.stat.version, node.stat.ephemeral_owner, name_version, taken)
 
     def mine(self) -> MemberRecord:
         return dataclasses.replace(
@@ -152,7 +153,8 @@ class Membership:
 
     def judge(self, seen: Seen[MemberRecord]) -> Holder:
         if not seen.present:
-            return Holder.NOBODY
+            # The name is another's by now, and so is the node that is to be here: whoever lost its name creates nothing.
+            return Holder.UNPROVEN if seen.name_taken else Holder.NOBODY
         if seen.owner == self._session.session_id:
             return Holder.US
         if seen.owner == 0:

@@ -113,7 +113,8 @@ class NameHold:
             return Seen(None, -1, 0)
         guard = await self._session.exists(guard_path(self.name), watch=self._relay)
         record = decode(node.value, NameRecord, name_path(self.name))
-        return Seen(record, node.stat.version, guard.ephemeral_owner if guard else 0)
+        leftover = guard is not None and not guard.is_ephemeral
+        return Seen(record, node.stat.version, guard.ephemeral_owner if guard else 0, leftover=leftover)
 
     def mine(self) -> NameRecord:
         return NameRecord(
@@ -124,6 +125,8 @@ class NameHold:
         )
 
     def judge(self, seen: Seen[NameRecord]) -> Guard:
+        if seen.leftover:
+            return Guard.PAST
         if seen.owner == 0 or seen.record is None:
             return Guard.ABSENT
         if seen.owner == self._session.session_id:

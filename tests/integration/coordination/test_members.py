@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
+from stele.services.coordination.claim import Decision
 from stele.services.coordination.members import Membership, live, live_in
 from stele.services.coordination.mirror import Mirror
 from stele.services.coordination.names import NameHold, register_name
-from stele.services.coordination.records import MemberRecord, decode, encode
+from stele.services.coordination.records import Incarnation, MemberRecord, decode, encode
 from stele.services.coordination.session import Session
 from stele.services.coordination.znode import Op
 from stele.services.errors import NameTaken, SteleError
@@ -20,6 +21,7 @@ from tests.support.zookeeper import Sessions, end_session
 
 Member = type[Membership]
 PATH = "members/brokers/br1"
+ELSEWHERE = Incarnation(instance="elsewhere", machine="another machine")
 
 
 def member(kind: Member, session: Session, endpoint: str = "a:1") -> Membership:
@@ -362,3 +364,23 @@ async def test_a_process_that_lives_on_yields_to_its_successor_at_the_same_endpo
     assert await is_ours(new)
     await old.close()
     assert await is_ours(new)
+
+
+async def test_p24_who_lost_its_name_creates_no_member_node(sessions: Callable[[], Sessions]) -> None:
+    """Another process of the same name is about to register: its node is not made for it by the one that is to go."""
+
+    async def scenario(kind: Member) -> None:
+        cluster = sessions()
+        session, successor = await cluster.open(), await cluster.open(incarnation=ELSEWHERE)
+        name = await register_name(session, "br1", "a:1")
+        node = member(kind, session)
+        await node.register()
+        await node.unregister()
+        await name.release()
+        await register_name(successor, "br1", "b:1")
+        with promise("who lost its name creates no member node"):
+            seen = await node.read()
+            assert not seen.present
+            assert node.decide(seen, node.mine()) is Decision.WAIT
+
+    await holds_and_mutant_fails(scenario, Membership, "members.CreatesWithoutItsName")

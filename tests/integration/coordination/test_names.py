@@ -258,3 +258,15 @@ async def test_a_released_name_is_free_at_once(sessions: Callable[[], Sessions])
     await register_name(second, "br1", "b:1")
     await hold.release()
     assert not await guard_is_gone(second, "br1")
+
+
+async def test_p25_a_persistent_guard_is_no_sign_of_life(sessions: Callable[[], Sessions]) -> None:
+    """Left by somebody with zkCli, or by another version: the name is taken all the same, by this process and after another."""
+    cluster = sessions()
+    session, other = await cluster.open(), await cluster.open(incarnation=Incarnation(instance="x", machine="y"))
+    await (await register_name(other, "ns1", "b:1")).release()
+    await session.create("names/ns1/live", b"")
+    await register_name(session, "ns1", "a:1")
+    guard = await session.exists("names/ns1/live")
+    assert guard is not None
+    assert guard.ephemeral_owner == session.session_id
