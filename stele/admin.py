@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from stele import arguments
 from stele.broker_calls import BrokerCalls
 from stele.consumer import check_start, check_target
 from stele.model import (
@@ -31,7 +32,7 @@ from stele.model import (
 )
 from stele.partition_consumer import set_start
 from stele.routing import TopicRoutes
-from stele.services.errors import ConnectionBroken, InvalidArgument, PartitionNotFound, SteleError, SubscriptionNotFound
+from stele.services.errors import ConnectionBroken, PartitionNotFound, SteleError, SubscriptionNotFound, Timeout
 from stele.services.library_log import LibraryLog
 from stele.services.pb import broker_pb2, common_pb2, datanode_pb2, nameserver_pb2, nameserver_pb2_grpc
 from stele.services.rpc.channels import Channels
@@ -43,6 +44,7 @@ READ_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 2.0
 RECONNECT_PAUSE_S = 0.2
+COUNT_MAX = (1 << 31) - 1
 _STRAY = ("orphan", "stranger")
 _TYPES = {broker_pb2.EXCLUSIVE: "exclusive", broker_pb2.FAILOVER: "failover", broker_pb2.SHARED: "shared"}
 
@@ -110,7 +112,8 @@ class Admin:
     async def events(self, follow: bool = False, since_ms: int = 0) -> AsyncIterator[Event]:
         """What happened, oldest first; with ``follow`` what happens from now on too, over nameservers that come and go (after such a
         change the newest events may be told again)."""
-        read_ms = since_ms
+        arguments.flag("follow", follow)
+        read_ms = arguments.whole("since_ms", since_ms, 0, (1 << 63) - 1, "of milliseconds since 1970")
         while True:
             try:
                 async with contextlib.aclosing(self._events(follow, read_ms)) as events:
@@ -138,8 +141,12 @@ class Admin:
             stream = stub.Events(nameserver_pb2.EventsRequest(follow=follow, since_ms=since_ms))
             try:
                 while True:
-                    with typed_errors():
-                        event = await stream.read()
+                    try:
+                        async with asyncio.timeout(None if follow else READ_TIMEOUT_S):
+                            with typed_errors():
+                                event = await stream.read()
+                    except TimeoutError:
+                        raise Timeout(f"{endpoint} was silent", timeout_s=READ_TIMEOUT_S) from None
                     if event is grpc.aio.EOF:  # type: ignore[attr-defined]
                         return
                     yield Event(event.id, event.time_ms, event.kind, event.subject, dict(event.facts))
@@ -161,6 +168,9 @@ class Admin:
     ) -> bool:
         """Whether it was created; 0: the cluster's defaults, and messages that are kept for ever."""
         check_name("namespace", namespace)
+        arguments.whole("bundles", bundles, 0, COUNT_MAX)
+        arguments.whole("replication", replication, 0, COUNT_MAX)
+        arguments.flag("if_absent", if_absent)
         retention = check_retention(Retention(retention_bytes, retention_ms))
         request = nameserver_pb2.CreateNamespaceRequest(
             namespace=namespace,
@@ -192,10 +202,9 @@ class Admin:
         of its partition is ``retention_bytes`` longer, or once it is ``retention_ms`` old; None: the namespace's default, 0: no
         such bound.  Raises TopicExists, NotEnoughStores."""
         parse_topic(topic)
-        if partitions < 1 or replication < 0:
-            raise InvalidArgument(
-                f"a topic has at least 1 partition and 1 replica, not {partitions} partitions with {replication} replicas"
-            )
+        arguments.whole("partitions", partitions, 1, COUNT_MAX)
+        arguments.whole("replication", replication, 0, COUNT_MAX)
+        arguments.flag("if_absent", if_absent)
         request = nameserver_pb2.CreateTopicRequest(
             topic=topic,
             partitions=partitions,
@@ -220,6 +229,7 @@ class Admin:
         await self._write("DeleteTopic", nameserver_pb2.DeleteTopicRequest(topic=topic))
 
     async def list_topics(self, namespace: str = "") -> list[TopicInfo]:
+        arguments.text("namespace", namespace)
         answer = await self._read("ListTopics", nameserver_pb2.ListTopicsRequest(namespace=namespace))
         return [_topic(t) for t in answer.topics]
 
@@ -230,12 +240,13 @@ class Admin:
 
     async def lookup(self, topic: str) -> TopicRoutes:
         """Which broker each partition of a topic is sent to."""
+        parse_topic(topic)
         routes: TopicRoutes = await self._client.look_up(topic)
         return routes
 
     async def list_partitions(self, topic: str = "") -> list[PartitionInfo]:
         """Partitions with their replicas as the datanodes reported them; "": of every topic."""
-        if topic:
+        if topic != "":
             parse_topic(topic)
         answer = await self._read("ListPartitions", nameserver_pb2.ListPartitionsRequest(topic=topic))
         return [_partition(p) for p in answer.partitions]
@@ -279,14 +290,14 @@ class Admin:
         parse_topic(topic)
         check_name("subscription", subscription)
         check_start(start)
-        created = False
+        created, deadline_s = False, _now_s() + WRITE_TIMEOUT_S
         for r in await self._brokers.routes(topic, READ_TIMEOUT_S):
             request = broker_pb2.CreateSubscriptionRequest(
                 topic=topic, partition=r.partition, subscription=subscription
             )
             set_start(request, start)
             answer, maybe_done = await self._brokers.settle(
-                topic, r.partition, "CreateSubscription", request, WRITE_TIMEOUT_S
+                topic, r.partition, "CreateSubscription", request, deadline_s - _now_s()
             )
             created = created or answer.created or maybe_done
         return created
@@ -295,13 +306,13 @@ class Admin:
         """Removes it from every partition.  Raises SubscriptionNotFound if it was certainly on none."""
         parse_topic(topic)
         check_name("subscription", subscription)
-        existed = False
+        existed, deadline_s = False, _now_s() + WRITE_TIMEOUT_S
         for r in await self._brokers.routes(topic, READ_TIMEOUT_S):
             request = broker_pb2.DeleteSubscriptionRequest(
                 topic=topic, partition=r.partition, subscription=subscription
             )
             answer, maybe_done = await self._brokers.settle(
-                topic, r.partition, "DeleteSubscription", request, WRITE_TIMEOUT_S
+                topic, r.partition, "DeleteSubscription", request, deadline_s - _now_s()
             )
             existed = existed or answer.existed or maybe_done
         if not existed:
@@ -320,21 +331,33 @@ class Admin:
         parse_topic(topic)
         check_name("subscription", subscription)
         start = check_target(to, timestamp_ms)
+        if partition is not None:
+            arguments.whole("partition", partition, 0, COUNT_MAX)
         routes = await self._brokers.routes(topic, READ_TIMEOUT_S)
         chosen = [r.partition for r in routes if partition is None or r.partition == partition]
         if not chosen:
             raise PartitionNotFound(f"{topic} has partitions 0 to {len(routes) - 1}, not {partition}")
-        return {p: await self.seek_partition(topic, p, subscription, start, timestamp_ms) for p in chosen}
+        deadline_s = _now_s() + WRITE_TIMEOUT_S
+        return {
+            p: await self._seek_partition(topic, p, subscription, start, timestamp_ms, deadline_s - _now_s())
+            for p in chosen
+        }
 
-    async def seek_partition(
-        self, topic: str, partition: int, subscription: str, start: int | str, timestamp_ms: int | None
+    async def _seek_partition(
+        self,
+        topic: str,
+        partition: int,
+        subscription: str,
+        start: int | str,
+        timestamp_ms: int | None,
+        timeout_s: float = WRITE_TIMEOUT_S,
     ) -> int:
         request = broker_pb2.SeekSubscriptionRequest(topic=topic, partition=partition, subscription=subscription)
         if timestamp_ms is not None:
             request.timestamp_ms = timestamp_ms
         else:
             set_start(request, start)
-        answer = await self._brokers.call(topic, partition, "SeekSubscription", request, WRITE_TIMEOUT_S)
+        answer = await self._brokers.call(topic, partition, "SeekSubscription", request, timeout_s)
         return int(answer.position)
 
     async def _read(self, method: str, request: Any) -> Any:
@@ -344,10 +367,14 @@ class Admin:
         return await self._nameservers.call(method, request, WRITE_TIMEOUT_S)
 
 
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
 def _retention(size_bytes: int | None, age_ms: int | None) -> common_pb2.Retention:
     """The bounds that are asked for; None: nothing is said of it.  Raises InvalidArgument."""
     # BEFORE the message is made: it refuses numbers out of its range as a bare ValueError.
-    check_retention(Retention(size_bytes or 0, age_ms or 0))
+    check_retention(Retention(0 if size_bytes is None else size_bytes, 0 if age_ms is None else age_ms))
     return common_pb2.Retention(size_bytes=size_bytes, age_ms=age_ms)
 
 

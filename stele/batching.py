@@ -35,6 +35,7 @@ HEADERS_MAX = 0xFFFF
 PRODUCER_ID_BITS = 63
 MESSAGE_MEMORY_BYTES = 300  # what a waiting message costs besides its bytes
 _RECORD_BYTES = 14
+VALUE_BYTES_MAX = BATCH_BYTES_LIMIT - HEADER_BYTES - _RECORD_BYTES  # of a message: value, key and headers
 _KEY_SEED = 0
 
 PromiseT = TypeVar("PromiseT")
@@ -52,7 +53,7 @@ def check_record(record: BatchRecord) -> int:
     """The record's size.  Raises MessageTooLarge, InvalidArgument: nothing of it can be sent."""
     size = record_bytes(record)
     if size + HEADER_BYTES > BATCH_BYTES_LIMIT:
-        accepted = BATCH_BYTES_LIMIT - HEADER_BYTES - _RECORD_BYTES
+        accepted = VALUE_BYTES_MAX
         raise MessageTooLarge(
             f"the message has {size - _RECORD_BYTES} bytes (value, key and headers), accepted are {accepted}",
             bytes_max=accepted,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from stele.partition_consumer import NOT_FOUND_MAX
@@ -18,6 +20,16 @@ from stele.services.pb import broker_pb2_grpc
 from stele.services.rpc.channels import Channels, call
 
 ATTEMPT_TIMEOUT_S = 5.0
+
+
+@asynccontextmanager
+async def within(deadline_s: float) -> AsyncIterator[None]:
+    """For a look-up, which has no effect: raises Unreachable past a moment of the loop's clock."""
+    try:
+        async with asyncio.timeout_at(deadline_s):
+            yield
+    except TimeoutError:
+        raise Unreachable("no nameserver answered before the deadline") from None
 
 
 class BrokerCalls:
@@ -34,7 +46,8 @@ class BrokerCalls:
         deadline_s, failures, not_found = loop.time() + timeout_s, 0, 0
         while True:
             try:
-                return await self._router.refresh(topic)
+                async with within(deadline_s):
+                    return await self._router.refresh(topic)
             except SteleError as e:
                 failures += 1
                 not_found = not_found + 1 if isinstance(e, TopicNotFound) else 0
@@ -52,7 +65,8 @@ class BrokerCalls:
         deadline_s, failures = loop.time() + timeout_s, 0
         while True:
             try:
-                routes = await (self._router.refresh(topic) if failures else self._router.routes(topic))
+                async with within(deadline_s):
+                    routes = await (self._router.refresh(topic) if failures else self._router.routes(topic))
                 if partition >= len(routes.partitions):
                     has = f"{topic} has partitions 0 to {len(routes.partitions) - 1} now"
                     raise PartitionNotFound(f"{has}, not {partition}", topic=topic, partition=partition)

@@ -19,6 +19,7 @@ import random
 from collections.abc import Sequence
 from types import TracebackType
 
+from stele import arguments
 from stele.admin import Admin
 from stele.broker_calls import BrokerCalls
 from stele.consumer import Consumer
@@ -52,6 +53,9 @@ class Client:
         clock: Clock = SYSTEM,
     ) -> None:
         self._bootstrap = parse_bootstrap(servers)
+        arguments.number("timeout_s", timeout_s, 0.001, arguments.TIMEOUT_S_MAX, "of seconds")
+        if seed is not None:
+            arguments.whole("seed", seed, -(1 << 63), (1 << 64) - 1)
         self._timeout_s = timeout_s
         self._clock = clock
         self._rng = random.Random(seed)
@@ -149,7 +153,7 @@ class Client:
             self._router,
             self._channels,
             self._brokers.topic_routes,
-            self.admin.seek_partition,
+            self.admin._seek_partition,
             type=type,
             start=start,
             credit=credit,

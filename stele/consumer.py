@@ -32,11 +32,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 
+from stele import arguments
 from stele.errors import ClientClosed
 from stele.model import Message
 from stele.partition_consumer import AckPromise, Listeners, PartitionConsumer, SubscriptionSettings
 from stele.routing import Router, TopicRoutes
-from stele.services.errors import InternalError, InvalidArgument, StaleAck, SteleError, Timeout
+from stele.services.errors import InternalError, InvalidArgument, StaleAck, SteleError, Timeout, Unreachable
 from stele.services.pb import broker_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.tasks import Tasks
@@ -44,6 +45,7 @@ from stele.services.topics import check_name, parse_topic
 
 ACK_CONFIRM_TIMEOUT_S = 30.0
 OPEN_TIMEOUT_S = 30.0  # to learn the topic's partitions
+SEEK_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 5.0
 CREDIT_MAX = 1_000_000
 TYPES = {
@@ -62,19 +64,19 @@ Seek = Callable[
 
 def check_start(start: int | str) -> int | str:
     """``"earliest"``, ``"latest"`` or an offset.  Raises InvalidArgument."""
-    if start in ("earliest", "latest") or (
+    if (isinstance(start, str) and start in ("earliest", "latest")) or (
         isinstance(start, int) and not isinstance(start, bool) and 0 <= start < 1 << 63
     ):
         return start
-    raise InvalidArgument(f"{start!r} is no place to start: earliest, latest or an offset from 0 on")
+    raise InvalidArgument(f"{arguments.shown(start)} is no place to start: earliest, latest or an offset from 0 on")
 
 
 def check_target(to: int | str | None, timestamp_ms: int | None) -> int | str:
     """Where to seek: a place or a time, one of them.  Raises InvalidArgument."""
     if (to is None) == (timestamp_ms is None):
         raise InvalidArgument("give one of: a place to seek to, timestamp_ms")
-    if timestamp_ms is not None and (not isinstance(timestamp_ms, int) or not 0 <= timestamp_ms < 1 << 63):
-        raise InvalidArgument(f"timestamp_ms {timestamp_ms!r} is not accepted: milliseconds since 1970, from 0 on")
+    if timestamp_ms is not None:
+        arguments.whole("timestamp_ms", timestamp_ms, 0, (1 << 63) - 1, "of milliseconds since 1970")
     return check_start(to) if to is not None else "earliest"
 
 
@@ -101,12 +103,12 @@ class Consumer:
     ) -> None:
         parse_topic(topic)
         check_name("subscription", subscription)
-        if type not in TYPES:
-            raise InvalidArgument(f"subscription type {type!r} is not accepted: {', '.join(TYPES)}")
-        if not 1 <= credit <= CREDIT_MAX:
-            raise InvalidArgument(f"credit {credit} is not accepted: 1 to {CREDIT_MAX} messages")
-        if ack_timeout_s is not None and not 0.01 <= ack_timeout_s <= 86_400:
-            raise InvalidArgument(f"ack_timeout_s {ack_timeout_s} is not accepted: 0.01 to 86400 seconds, or None")
+        if not isinstance(type, str) or type not in TYPES:
+            raise InvalidArgument(f"subscription type {arguments.shown(type)} is not accepted: {', '.join(TYPES)}")
+        arguments.whole("credit", credit, 1, CREDIT_MAX, "messages")
+        if ack_timeout_s is not None:
+            arguments.number("ack_timeout_s", ack_timeout_s, 0.01, 86_400, "of seconds, or None")
+        arguments.text("name", name)
         if on_damage not in ON_DAMAGE:
             raise InvalidArgument(f"on_damage {on_damage!r} is not accepted: {', '.join(ON_DAMAGE)}")
         self.topic, self.subscription, self.type = topic, subscription, type
@@ -135,12 +137,33 @@ class Consumer:
 
     # --- receiving ------------------------------------------------------------------------------------------------
 
-    async def open(self) -> None:
-        """Returns once the subscription exists on every partition of the topic.  Raises what makes that impossible."""
+    async def open(self, timeout_s: float = OPEN_TIMEOUT_S) -> None:
+        """Returns once the subscription exists on every partition of the topic.  Raises what makes that impossible, and past
+        ``timeout_s`` what stood in the way: the consumer goes on trying, and may be opened again."""
+        arguments.timeout_s(timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._open(timeout_s)
+        except TimeoutError:
+            raise self._not_opened(timeout_s) from None
+
+    def _not_opened(self, timeout_s: float) -> SteleError:
+        within = f"within {timeout_s:g} s"
+        for p in self._partitions:
+            if not p.opened.is_set():
+                if p.trouble is None or not p.trouble.definite:
+                    why = f": {p.trouble}" if p.trouble is not None else ""
+                    return Timeout(f"{self.topic}-{p.partition} was not opened {within}{why}", timeout_s=timeout_s)
+                return Unreachable(
+                    f"{self.topic}-{p.partition} was not opened {within}: {p.trouble}", last=p.trouble.reason
+                )
+        return Timeout(f"the partitions of {self.topic} were not learned {within}", timeout_s=timeout_s)
+
+    async def _open(self, timeout_s: float) -> None:
         async with self._opening:
             if not self._partitions:
                 self._check_open()
-                self._follow(await self._find(self.topic, OPEN_TIMEOUT_S))
+                self._follow(await self._find(self.topic, timeout_s))
                 self._end_watch = self._router.watch(self.topic, self._guarded_moved)
         topic_id, left = self._topic_id, list(self._partitions)
         while left:
@@ -182,6 +205,8 @@ class Consumer:
     async def receive(self, timeout_s: float | None = None) -> Message | None:
         """The next message; None when there was none within ``timeout_s``.  Raises terminal errors alone: MessagesLost and BatchCorrupt
         (facts ``partition``, ``first``, ``last``) where messages cannot be read, unless the consumer skips them."""
+        if timeout_s is not None:
+            arguments.timeout_s(timeout_s)
         message = self._take()
         if message is not None:
             return message
@@ -238,17 +263,23 @@ class Consumer:
     def nack(self, message: Message, delay_s: float = 0.0) -> None:
         """Hands a message back: it is delivered again, not before ``delay_s``, and behind what comes meanwhile: each time that it is
         handed back it waits longer, a tenth of a second at first, twice as long each time, a minute at most."""
-        if not 0 <= delay_s <= 86_400:
-            raise InvalidArgument(f"delay_s {delay_s} is not accepted: 0 to 86400 seconds")
+        _check_message(message)
+        arguments.number("delay_s", delay_s, 0, 86_400, "of seconds")
         if self._topic_id == message.topic_id or message.topic != self.topic:
             self._partition_of(message).nack(message, delay_s)
 
     async def flush(self) -> None:
-        """Returns when every acknowledgement so far is durable."""
-        for p in self._partitions:
-            while p.buffer.unconfirmed:
-                self._check_open(even_closed=True)
-                await asyncio.sleep(0.005)
+        """Returns when every acknowledgement so far is durable.  Raises Timeout when that is not known within 30 s."""
+        try:
+            async with asyncio.timeout(ACK_CONFIRM_TIMEOUT_S):
+                for p in self._partitions:
+                    while p.buffer.unconfirmed:
+                        self._check_open(even_closed=True)
+                        await asyncio.sleep(0.005)
+        except TimeoutError:
+            raise Timeout(
+                "acknowledgements were not confirmed, their messages may come again", timeout_s=ACK_CONFIRM_TIMEOUT_S
+            ) from None
 
     # --- going elsewhere ------------------------------------------------------------------------------------------
 
@@ -259,17 +290,25 @@ class Consumer:
         may be a second or so early, never late).  Everything from there on is delivered, acknowledged or not.  Without
         ``partition``: on every partition."""
         start = check_target(to, timestamp_ms)
+        if partition is not None:
+            arguments.whole("partition", partition, 0, (1 << 31) - 1)
+        self._check_open()
         if not self._partitions:
             await self.open()
         chosen = [p for p in self._partitions if partition is None or p.partition == partition]
         if not chosen:
             raise InvalidArgument(f"{self.topic} has partitions 0 to {len(self._partitions) - 1}, not {partition}")
-        for p in chosen:
-            await p.stop()
-            p.opened.clear()
         try:
             for p in chosen:
-                await self._seek(self.topic, p.partition, self.subscription, start, timestamp_ms)
+                await p.stop()
+                p.opened.clear()
+            async with asyncio.timeout(SEEK_TIMEOUT_S):
+                for p in chosen:
+                    await self._seek(self.topic, p.partition, self.subscription, start, timestamp_ms)
+        except TimeoutError:
+            raise Timeout(
+                "the subscription may not have been moved on every partition", timeout_s=SEEK_TIMEOUT_S
+            ) from None
         finally:
             for p in chosen:
                 if p in self._partitions:
@@ -388,6 +427,7 @@ class Consumer:
         self._arrived.set()
 
     def _partition_of(self, message: Message) -> PartitionConsumer:
+        _check_message(message)
         self._check_open()
         if message.topic == self.topic and self._partitions and message.topic_id != self._topic_id:
             raise StaleAck(
@@ -409,6 +449,11 @@ class Consumer:
             raise Timeout(
                 "the acknowledgement was not confirmed, the message may come again", timeout_s=ACK_CONFIRM_TIMEOUT_S
             ) from None
+
+
+def _check_message(message: object) -> None:
+    if not isinstance(message, Message):
+        raise arguments.refusal("message", message, "a Message that this consumer received")
 
 
 def _retrieve(promise: AckPromise) -> None:

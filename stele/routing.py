@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from stele import arguments
 from stele.services.errors import InvalidArgument, SteleError, TopicNotFound, Unreachable
 from stele.services.library_log import LibraryLog
 from stele.services.pb import common_pb2, nameserver_pb2
@@ -43,16 +44,22 @@ class TopicRoutes:
 
 def parse_bootstrap(servers: str | Sequence[str]) -> list[str]:
     """``"a:1,b:2"`` or a list of them → endpoints.  Raises InvalidArgument."""
-    parts = servers.split(",") if isinstance(servers, str) else list(servers)
+    parts = servers.split(",") if isinstance(servers, str) else servers
+    if not isinstance(parts, list | tuple) or not all(isinstance(p, str) for p in parts):
+        raise arguments.refusal("servers", servers, "a string, or a list of strings, of host:port")
     endpoints = [p.strip() for p in parts if p.strip()]
     if not 1 <= len(endpoints) <= ENDPOINTS_MAX:
+        given = arguments.shown(servers) if isinstance(servers, str) else f"{len(endpoints)}"
         raise InvalidArgument(
-            f"give 1 to {ENDPOINTS_MAX} nameservers as host:port, separated by commas, not {servers!r}"
+            f"servers: give 1 to {ENDPOINTS_MAX} nameservers as host:port, separated by commas, not {given}"
         )
     for endpoint in endpoints:
         host, _, port = endpoint.rpartition(":")
-        if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-            raise InvalidArgument(f"{endpoint!r} is not the address of a nameserver: write it as host:port")
+        is_port = port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
+        if not host or not is_port or not host.isprintable():
+            raise InvalidArgument(
+                f"servers: {arguments.shown(endpoint)} is not the address of a nameserver: write it as host:port"
+            )
     return endpoints
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import sys
 from typing import Annotated, Any
 
 import typer
 
+from stele import arguments
 from stele.cli.options import (
     DEFAULT_DIRECTORY,
     FAILED,
@@ -59,7 +61,10 @@ def consume(
 ) -> None:
     """Print messages as they come, one line each (-o json: with everything that is known of them), and acknowledge what was printed.
 
-    Ends with --count, --timeout or Ctrl-C.  Exit status 1 if --timeout passed before --count messages came."""
+    Ends with --count, --timeout or Ctrl-C.  Exit status 1 if --timeout passed before --count messages came, or before the subscription
+    could be opened."""
+    if timeout_s is not None:
+        arguments.timeout_s(timeout_s, "--timeout")
     place = parse_place(start)
     if kind not in TYPES:
         raise InvalidArgument(f"subscription type {kind!r} is not accepted: {', '.join(TYPES)}")
@@ -69,9 +74,10 @@ def consume(
         nonlocal printed
         credit = CREDIT if count is None else min(CREDIT, count)
         on_damage = "skip" if skip_damaged else "raise"
-        async with client.consumer(
-            topic, subscription, type=kind, start=place, credit=credit, on_damage=on_damage
-        ) as consumer:
+        consumer = client.consumer(topic, subscription, type=kind, start=place, credit=credit, on_damage=on_damage)
+        async with contextlib.AsyncExitStack() as opened:
+            opened.push_async_callback(consumer.close)
+            await (consumer.open() if timeout_s is None else consumer.open(timeout_s))
             report_no_longer_kept(place, consumer.began_at)
             unflushed: list[Message] = []
             try:
@@ -91,7 +97,7 @@ def consume(
                 if consumer.skipped:
                     report(f"{consumer.skipped} messages could be read from no replica and were skipped")
 
-    with_client(server, directory, work)
+    with_client(server, directory, work, timeout_s=timeout_s)
     if count is not None and printed < count:
         report(f"{printed} of {count} messages came before {timeout_s:g} s without one")
         raise typer.Exit(FAILED)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from stele import arguments
 from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, ServerOption, examples, with_client
 from stele.cli.output import OutputFormat, moment, show_json_line
 from stele.client import Client
@@ -26,8 +27,10 @@ def events(
 ) -> None:
     """Show what happened in the cluster, oldest first: one line per event."""
 
+    arguments.number("--since", since_s, 0, arguments.TIMEOUT_S_MAX * 100, "of seconds")
+
     async def work(client: Client) -> None:
-        since_ms = int((time.time() - since_s) * 1000) if since_s else 0
+        since_ms = max(0, int((time.time() - since_s) * 1000)) if since_s else 0
         async for event in client.admin.events(follow, since_ms):
             if output is OutputFormat.JSON:
                 show_json_line(event)

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from stele.cli.output import OutputFormat, report, stderr, working
-from stele.client import SERVER_VARIABLE, Client, connect
+from stele.client import CONNECT_TIMEOUT_S, SERVER_VARIABLE, Client, connect
 from stele.local.errors import NoCluster
 from stele.local.state import StateDirectory
 from stele.services import errors
@@ -34,6 +34,7 @@ ORDER = [
     "health",
 ]  # of the commands in the help: as one needs them
 DIRECTORY_VARIABLE = "STELE_DIR"
+TIMEOUT_MIN_S = 0.1
 USAGE, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 
 ServerOption = Annotated[
@@ -133,11 +134,19 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
-def with_client(server: str, directory: Path, work: Callable[[Client], Awaitable[T]], doing: str = "") -> T:
-    """Runs ``work`` with a connected client, under a spinner that says what is being done."""
+def with_client(
+    server: str,
+    directory: Path,
+    work: Callable[[Client], Awaitable[T]],
+    doing: str = "",
+    timeout_s: float | None = None,
+) -> T:
+    """Runs ``work`` with a connected client, under a spinner that says what is being done.  ``timeout_s``: for connecting, where the
+    command gives less than is usual."""
+    bound_s = CONNECT_TIMEOUT_S if timeout_s is None else min(max(timeout_s, TIMEOUT_MIN_S), CONNECT_TIMEOUT_S)
 
     async def connected() -> T:
-        async with connect(servers_of(server, directory)) as client:
+        async with connect(servers_of(server, directory), timeout_s=bound_s) as client:
             return await work(client)
 
     if not doing:

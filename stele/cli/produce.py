@@ -13,12 +13,14 @@ from typing import Annotated
 
 import typer
 
+from stele import arguments
+from stele.batching import VALUE_BYTES_MAX
 from stele.cli.options import DEFAULT_DIRECTORY, FAILED, Directory, ServerOption, TopicName, examples, with_client
 from stele.cli.output import progress, report, size
 from stele.client import Client
 from stele.errors import InputUnreadable
 from stele.model import SendResult
-from stele.services.errors import InvalidArgument, SteleError
+from stele.services.errors import InvalidArgument, MessageTooLarge, SteleError
 from stele.services.topics import parse_topic
 
 READ_BYTES = 256 * 1024
@@ -57,6 +59,7 @@ def produce(
     """Send messages: each line of stdin is one, or --count of them are made up.  Ends when all are stored on a majority of replicas;
     exit status 1 if any was not."""
     parse_topic(topic)
+    arguments.number("--rate", rate, 0, 1e9, "of messages per second")
     if count is None and sys.stdin is not None and sys.stdin.isatty():
         report("reading messages from the terminal, one per line; Ctrl-D ends")
     tally = _Tally()
@@ -64,20 +67,19 @@ def produce(
     async def work(client: Client) -> None:
         messages = _made_up(count, message_size, rate) if count is not None else _lines(rate)
         producer = client.producer(topic, linger_ms=linger_ms, send_timeout_s=timeout_s)
-        unreadable: InputUnreadable | None = None
+        as_given = os.fsencode(key) if key is not None else None
+        unreadable: InputUnreadable | MessageTooLarge | None = None
         with progress(f"sending to {topic}", count) as advance:
             try:
                 try:
                     async for value in messages:
                         sent_s = time.perf_counter()
-                        promise = await producer.enqueue(
-                            value, key.encode() if key is not None else None, partition=partition
-                        )
+                        promise = await producer.enqueue(value, as_given, partition=partition)
                         tally.sent(len(value))
                         promise.add_done_callback(lambda p, s=sent_s: tally.answered(p, s, advance))  # type: ignore[misc]
                         if tally.error is not None:
                             break
-                except InputUnreadable as e:
+                except (InputUnreadable, MessageTooLarge) as e:
                     unreadable = e  # what was read before it is stored first
                 await producer.close()
             finally:
@@ -148,7 +150,7 @@ async def _made_up(count: int, message_size: int, rate: float) -> AsyncIterator[
 
 async def _lines(rate: float) -> AsyncIterator[bytes]:
     """Lines of stdin as they come; read in a thread of its own, which ends with the process.  InputUnreadable; what was read of a line by
-    then is no line."""
+    then is no line.  MessageTooLarge as soon as a line is too long for any message: no more of it is read."""
     if sys.stdin is None:
         raise InputUnreadable("stdin cannot be read: it is closed")
     loop = asyncio.get_running_loop()
@@ -177,6 +179,11 @@ async def _lines(rate: float) -> AsyncIterator[bytes]:
             await _pace(sent, rate, began_s)
             sent += 1
             yield line.removesuffix(b"\r")
+        if len(rest) > VALUE_BYTES_MAX + 1:
+            raise MessageTooLarge(
+                f"line {sent + 1} has more than {VALUE_BYTES_MAX} bytes, accepted are {VALUE_BYTES_MAX}",
+                bytes_max=VALUE_BYTES_MAX,
+            )
     if rest:
         yield rest.removesuffix(b"\r")
 
