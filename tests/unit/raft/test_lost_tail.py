@@ -3,13 +3,22 @@ them again (R4.5)."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import pytest
+
+from stele.services.errors import NotLeader
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.catch_up import CatchUp
 from stele.services.raft.progress import Progress
 from stele.services.raft.recovery import Recovery
+from stele.services.raft.registry import Registry
 from tests.support.both_ways import holds_and_mutant_fails, promise
+from tests.support.eventually import eventually
 from tests.support.in_place import with_part
 from tests.unit.raft.bench import Bench
+from tests.unit.raft.lone import Commands, registry
 
 
 def led(count: int = 3, commands: int = 8) -> Bench:
@@ -294,3 +303,31 @@ async def test_p38_a_replica_that_comes_no_further_does_not_hold_its_node() -> N
     await holds_and_mutant_fails(
         with_part(a_replica_that_comes_no_further_does_not_hold_its_node), CatchUp, "gate.WaitsForTheStuck"
     )
+
+
+async def test_p38_a_replica_without_others_says_so_and_leads_no_more(tmp_path: Path) -> None:
+    """Nobody has what it lost: without a leader the partition is unavailable, with one it would be rolled back."""
+    groups = registry(Registry, tmp_path)
+    folder = groups.path(1)
+    folder.mkdir(parents=True)
+    group = await groups.create(1, [1], Commands())
+    await eventually(lambda: group.is_leader)
+    for _ in range(20):
+        await group.propose(b"x" * 100)
+    await groups.close()
+    [segment] = folder.glob("*.seg")
+    os.truncate(segment, segment.stat().st_size - 500)
+
+    groups = registry(Registry, tmp_path)
+    try:
+        group = await groups.create(1, [1], Commands())
+        assert group.state == "recovering"
+        assert "does not count until it has all again" in group.problem
+        assert group.settled, "it does not hold its node"
+        deadlines = {group.engine.election.deadline}
+        await eventually(lambda: deadlines.add(group.engine.election.deadline) or len(deadlines) > 3)
+        assert not group.is_leader
+        with pytest.raises(NotLeader):
+            await group.propose(b"y")
+    finally:
+        await groups.close()
