@@ -245,6 +245,7 @@ MUTANTS = _table(
     Mutant("log.NeverLooksBack", ("R4.5",), "a log whose end is gone says so"),
     Mutant("replication.WaitsForEverForAFetch", (), "a log is compacted although one that lives cannot take a snapshot"),
     Mutant("partition.BelievesDamagedHeaders", (), "an offset is what it was before the damage"),
+    Mutant("groups.GivesWhatIsNotCommitted", (), "only committed entries take the place of damaged ones"),
     Mutant("log.MendsWithAnything", (), "a mended part of a log is as long as the old one, and ends in its term"),
     Mutant("reader.TakesDamageForNothing", (), "a message is read at the offset that it was given"),
     Mutant("log.RemovesBeforeNaming", ("H8",), "a reset leaves the old log or the new one"),
