@@ -10,6 +10,7 @@ from tests.simulation.cluster.plan import Fault
 if TYPE_CHECKING:
     from tests.simulation.cluster.process import Guest
     from tests.simulation.cluster.world import World
+    from tests.simulation.zookeeper.tree import Txn
 
 Undo = Callable[[], object]
 
@@ -21,6 +22,7 @@ class Strike:
         self._world = world
         self._lasting: dict[int, Undo] = {}
         self._number = 0
+        self._put_away: list[Txn] | None = None  # of a ZooKeeper that was wiped
 
     def __call__(self, fault: Fault) -> None:
         world = self._world
@@ -195,3 +197,35 @@ class Strike:
         zookeeper = self._world.zookeeper
         zookeeper.fullness_s = waiting_s
         self._last(seconds, lambda: setattr(zookeeper, "fullness_s", 0.0))
+
+    def _older_zookeeper(self, share: float, seconds: float) -> None:
+        """Everything is stopped, and started again with an older copy of ZooKeeper's data, in which the main topic is recorded."""
+        world, known = self._world, self._world.workload.recorded_at
+        if known is not None and self._put_away is None:
+            self._stop_all(seconds)
+            to = known + int(share * (len(world.zookeeper.log) - known))
+            world.zookeeper.roll_back(to)
+            world.checks.forget()
+
+    def _wiped_zookeeper(self, seconds: float) -> None:
+        """Everything starts with an empty ZooKeeper; then everything is stopped, and what it held is put back."""
+        if self._world.workload.recorded_at is None or self._put_away is not None:
+            return
+        zookeeper = self._world.zookeeper
+        self._stop_all(0.1)
+        self._put_away = list(zookeeper.log)
+        zookeeper.wipe()
+        self._world.checks.forget()
+        self._last(seconds, self._put_back)
+
+    def _put_back(self) -> None:
+        put_away, self._put_away = self._put_away, None
+        assert put_away is not None
+        self._stop_all(0.1)
+        self._world.say("zookeeper", "zk", "what it held is put back")
+        self._world.zookeeper.put_back(put_away)
+        self._world.checks.forget()
+
+    def _stop_all(self, down_s: float) -> None:
+        for server in self._world.servers.values():
+            server.kill(down_s, "stop")

@@ -81,6 +81,8 @@ _KINDS: dict[str, tuple[float, _Draw]] = {
     "zookeeper connection lost": (3, lambda r, h: (_server(r, h), r.choice(("", "before", "after")))),
     "zookeeper restart": (1, lambda r, h: (r.randrange(len(h.zookeepers) + 1), r.uniform(0.1, 4.0))),
     "slow zookeeper": (1, lambda r, h: (10 ** r.uniform(0.5, 3.0), r.uniform(0.2, 4.0))),
+    "older zookeeper": (1, lambda r, h: (r.random(), r.uniform(0.1, 2.0))),
+    "wiped zookeeper": (1, lambda r, h: (r.uniform(0.1, 4.0),)),
     "full zookeeper": (1, lambda r, h: (10 ** r.uniform(-3.0, -0.5), r.uniform(0.2, 4.0))),
     "power loss": (2, lambda r, h: (_server(r, h), r.uniform(0.05, 3.0))),
     "power loss in disk operation": (2, lambda r, h: (r.choice(h.datanodes), r.randrange(40), r.uniform(0.05, 3.0))),
@@ -99,15 +101,18 @@ ERRORS: Final = (errno.EIO, errno.EMFILE, errno.EACCES)
 KINDS: Final = tuple(_KINDS)
 
 
+RARE: Final = ("older zookeeper", "wiped zookeeper")  # after which the cluster starts anew
+
+
 def choose_kinds(rng: random.Random) -> list[str]:
     """The kinds of fault of a run."""
-    return [kind for kind in KINDS if rng.random() < 0.3] or [rng.choice(KINDS)]
+    return [kind for kind in KINDS if rng.random() < (0.1 if kind in RARE else 0.3)] or [rng.choice(KINDS)]
 
 
 def plan(rng: random.Random, hosts: Hosts, first_s: float, last_s: float, kinds: Sequence[str]) -> list[Fault]:
     """The faults of a run, of ``kinds``."""
     weights = [_KINDS[kind][0] for kind in kinds]
-    mean_gap_s = 10 ** rng.uniform(-0.5, 0.6)
+    mean_gap_s = 10 ** rng.uniform(-0.7, 0.4)
     found: list[Fault] = []
     at = first_s + rng.expovariate(1 / mean_gap_s)
     while at < last_s:

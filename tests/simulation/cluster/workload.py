@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stele.client import Client
 from stele.errors import SteleError
 from stele.producer import Producer
+from stele.services.coordination.records import PartitionRecord, decode
 from tests.simulation.checks import Violation
+from tests.simulation.cluster.checks import ROOT
 from tests.simulation.cluster.ledger import Ledger, Place, TopicLedger
 from tests.simulation.cluster.process import Guest
 
@@ -39,6 +41,7 @@ class Workload:
         self._rng = rng
         self.closing = False
         self.main: TopicLedger | None = None
+        self.recorded_at: int | None = None  # how many transactions ZooKeeper had once the main topic was there
         self.pause_s = 10 ** rng.uniform(-1.2, -0.4)
         self.partitions = rng.randint(1, PARTITIONS_MAX)
         self.clients: dict[str, Guest] = {}
@@ -87,6 +90,7 @@ class Workload:
     async def _create_main(self, guest: Guest, client: Client) -> None:
         await self._until_created(guest, client, MAIN, self.partitions)
         self.main = self.ledger.created(MAIN, self.partitions)
+        self.recorded_at = len(self.world.zookeeper.log)
         self.world.say("topic", guest.host, f"{MAIN} is there")
 
     async def _until_created(self, guest: Guest, client: Client, topic: str, partitions: int) -> None:
@@ -180,6 +184,14 @@ class Workload:
                 )
 
     # --- the end ------------------------------------------------------------------------------------------------------
+
+    def groups(self) -> set[int]:
+        """Those of the main topic's partitions, as ZooKeeper has them."""
+        nodes, folder = self.world.zookeeper.tree.nodes, f"{ROOT}partitions"
+        recorded = {
+            int(name): decode(nodes[f"{folder}/{name}"].value, PartitionRecord) for name in nodes[folder].children
+        }
+        return {group for group, record in recorded.items() if record.topic == MAIN}
 
     def drained(self) -> bool:
         """Every subscription has been given everything that was acknowledged."""

@@ -26,6 +26,7 @@ from stele.services.errors import SteleError
 from stele.services.process import Runtime
 from tests.simulation.checks import Violation
 from tests.simulation.cluster.ambient import ambient, resident
+from tests.simulation.cluster.checks import Checks
 from tests.simulation.cluster.disk import Volume, datanode_parts
 from tests.simulation.cluster.faults import Strike
 from tests.simulation.cluster.plan import Hosts, choose_kinds, plan
@@ -42,7 +43,6 @@ START_S = 30.0  # within which a cluster without faults has its topic
 FIRST_FAULT_S = 1.0  # some strike before the cluster stands
 LOOK_S = 0.05  # between two looks at whether it is as it should be
 SETTLE_S = 20.0  # after the last fault, until everything is as it should be
-LINES_PER_MINUTE_MAX = 600  # of one event of one process
 TRACE_LINES_MAX = 200_000
 
 
@@ -120,6 +120,7 @@ class World:
         self.buried: list[Guest] = []  # whatever the dead hold must not be collected while the run lasts
         self.workload = Workload(self, self.stream("workload"))
         self.strike = Strike(self)
+        self.checks = Checks(self)
         if options.traced:
             self.network.carried = self._carried
         self._pids = 100
@@ -213,6 +214,7 @@ class World:
         assert self.workload.main is not None
         ledger.check_log(self.workload.main, reading.result())
         self._check_tasks()
+        self.checks.end()
 
     def _check_tasks(self) -> None:
         """Nothing that runs has ended a task whose failure nobody asked for."""
@@ -249,7 +251,8 @@ class World:
             self.servers[host].kill(0.05, "repair", power=True)
 
     def _quiet(self) -> bool:
-        """Every server is ready, and the replicas of each partition hold the same."""
+        """Every server is ready, and the replicas of each of the main topic's partitions hold the same."""
+        groups = self.workload.groups()
         ends: dict[int, set[tuple[int, int]]] = {}
         replicas: Counter[int] = Counter()
         for server in self.servers.values():
@@ -258,9 +261,11 @@ class World:
                 return False
             if server.kind == "datanode" and hasattr(process.role, "store"):
                 for group in process.role.store.registry.groups():
+                    if group.group_id not in groups:
+                        continue
                     ends.setdefault(group.group_id, set()).add((group.last_index, group.applied_index))
                     replicas[group.group_id] += 1
-        return all(len(found) == 1 for found in ends.values()) and all(n == 3 for n in replicas.values())
+        return all(len(ends.get(g, ())) == 1 and replicas[g] == 3 for g in groups)
 
     def guest(self, host: str) -> Guest | None:
         """Who runs there now."""
@@ -309,7 +314,12 @@ class World:
                 self._error = Violation("unhandled error", f"on {guest.host}: {error!r}")
                 self._error.__cause__ = error if isinstance(error, BaseException) else None
 
+    def violated(self, kind: str, what: str) -> None:
+        """A check that is made in the midst of things has failed: the run ends."""
+        self._error = self._error or Violation(kind, what)
+
     def exited(self, server: Server, status: int, failure: SteleError | None) -> None:
+        self.checks.exited(server, status, failure)
         self.scheduler.after(RESTART_S, server.start)
 
     def bury(self, process: Process) -> None:

@@ -83,6 +83,7 @@ class Ensemble:
         self.latency_s = 0.0004
         self.cut: dict[str, None] = {}  # hosts of clients that reach no server
         self.silenced: dict[str, None] = {}  # hosts of clients that are heard and hear nothing
+        self.committing: Callable[[int, Txn], None] = lambda session, txn: None  # told before the tree changes
         self._next_session = FIRST_SESSION
 
     # --- time -------------------------------------------------------------------------------------------------------
@@ -247,6 +248,7 @@ class Ensemble:
         if not connection.alive and session.connection is not None and session.connection.server is not server:
             return  # the session has moved: what its former server still has of it is refused
         txn = self._judge(request, connection.session)
+        self.committing(connection.session, txn)
         index = self._commit(txn.changes, txn.error, txn.errors)
         if isinstance(request, Close):
             del self.sessions[connection.session]
@@ -338,12 +340,18 @@ class Ensemble:
     def roll_back(self, to: int) -> None:
         """Every server goes on from its copy after the first ``to`` transactions; what came later has never happened."""
         self.say(f"zookeeper is rolled back to {to} of {len(self.log)} transactions")
+        self.put_back(self.log[:to])
+
+    def wipe(self) -> None:
+        self.roll_back(0)
+
+    def put_back(self, log: list[Txn]) -> None:
+        """Every server goes on from this history."""
         for server in self.servers:
             for connection in list(server.connections):
                 self.part(connection)
         self.history += 1
-        del self.log[to:]
-        self.tree = Tree()
+        self.log, self.tree = list(log), Tree()
         for txn in self.log:
             self.tree.apply(txn)
         for server in self.servers:
@@ -351,9 +359,6 @@ class Ensemble:
         self.sessions = {i: _Session(granted.timeout_ms, granted.password) for i, granted in self.tree.sessions.items()}
         for session_id, session in self.sessions.items():
             self._keep(session_id, session)
-
-    def wipe(self) -> None:
-        self.roll_back(0)
 
     def heal(self) -> None:
         self.slowness, self.fullness_s = 1.0, 0.0
