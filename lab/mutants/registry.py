@@ -224,6 +224,7 @@ MUTANTS = _table(
     Mutant("replication.FallsSilentOnceItOffers", ("H16",), "a long transfer silences nobody"),
     Mutant("replication.KeepsToWhatWasAcknowledged", ("R4.5",), "what a follower lost is sent again"),
     Mutant("replication.CountsWhatWasLost", ("R4.5",), "what was lost is not counted"),
+    Mutant("replication.ReleasesWhatIsNotStored", (), "what a follower has not stored stays in flight"),
     Mutant("replication.BelievesLateRefusals", ("R4.5", "H1"), "a late refusal takes nothing back"),
     Mutant("replication.ReadsWithoutARound", ("H15",), "a read sees every write that was acknowledged before it"),
     Mutant("replication.ReadsBeforeItsOwnEntry", ("H15",), "a read sees every write that was acknowledged before it"),

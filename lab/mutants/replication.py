@@ -241,6 +241,15 @@ class CountsWhatWasLost(Progress):
         return max(self._acknowledged, super().counted_index)
 
 
+class ReleasesWhatIsNotStored(Progress):
+    """An answer makes room for more, whether the follower has stored what it answers or not."""
+
+    def _release(self, m: pb.AppendAnswer) -> None:
+        while self.inflight and self.inflight[0][0] <= m.request:
+            self.inflight_bytes -= self.inflight.popleft()[2]
+        super()._release(m)
+
+
 class BelievesLateRefusals(Progress):
     """A refusal that was given before an acknowledgement, and arrives after it, takes it back."""
 

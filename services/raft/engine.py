@@ -67,7 +67,7 @@ from stele.services.raft.door import MessageRefused, check
 from stele.services.raft.election import ElectionStep, RaftElection
 from stele.services.raft.entries import entries_of
 from stele.services.raft.follower import STALE, Conflict, Follower
-from stele.services.raft.journal import Journal
+from stele.services.raft.journal import UNSYNCED_BYTES_MAX, Journal
 from stele.services.raft.membership import check_ready
 from stele.services.raft.outbox import Outbox, Outgoing
 from stele.services.raft.proposals import Done, Proposals, isolated
@@ -139,6 +139,7 @@ class Engine:
         self._members_seen = self.members
         self.catch_up = CatchUp(now(), timing)
         self._hand_over_at = 0.0
+        self._synced_seen, self._synced_at = 0, now()  # what the disk had done when it was last seen to do something
         self._cannot_apply = False  # for damage
 
     # --- what it is -----------------------------------------------------------------------------------------------------
@@ -293,6 +294,11 @@ class Engine:
                 bytes_max=self.entry_bytes_max,
             )
         self.proposals.check_room()
+        if self.journal.is_full:
+            raise Overloaded(
+                f"{self.journal.unsynced_bytes} bytes of group {self.group_id} wait for the disk of store {self.store_id}",
+                limit=UNSYNCED_BYTES_MAX,
+            )
         self._append(REGULAR, payload, done)
 
     def change_members(self, members: Members, done: Done) -> None:
@@ -470,6 +476,7 @@ class Engine:
         old, first = self.core.state, self.journal.last_index + 1
         self.election.lead()
         self.quiescence.mark_active()
+        self._synced_at = self._now()
         self.replication.begin(first, self._now())
         self._damage = {index: e for index, e in self._damage.items() if index}  # of snapshots it is found anew
         self._on_state(old)
@@ -505,6 +512,10 @@ class Engine:
         if not self._obey(leader, term, m):
             return
         self.catch_up.on_leader_commit(m.commit_index)
+        if self.journal.is_full and (m.payloads or m.prev_log_index > self.journal.last_index):
+            # Neither taken nor asked for: what was left out is asked for once a message finds room.  It lives, and holds no more than before.
+            self._accept(leader, 0, promise=False)
+            return
         match = self.follower.match(m, entries, self.commit_index)
         if isinstance(match, Conflict):
             self._send(leader, self.follower.refused(match, self.recovery.recovering))
@@ -642,6 +653,9 @@ class Engine:
             # One of the others may have room, or what is damaged here.  If it has not, it gives back what it was given, and not at once.
             self._hand_over_at = now + self._timing.election_max_s * (1 if self.journal.disk_full else DAMAGED_PATIENCE)
             self.transfer_leadership()
+        elif self._lags_behind_followers(now) and now >= self._hand_over_at and self.transfer_leadership():
+            log.warning("disk_stands_still", group=self.group_id, store=self.store_id, since_s=now - self._synced_at)
+            self._hand_over_at = now + self._timing.election_max_s
         if self.core.state is not RaftState.LEADER:
             self._apply()
             return
@@ -658,6 +672,13 @@ class Engine:
             self.quiescence.on_turn(now, self._is_idle(now), self.replication.followers)
             if not self.quiescence.asleep:
                 self._replicate()
+
+    def _lags_behind_followers(self, now: float) -> bool:
+        """For ``election_max_s`` this disk has ended nothing, while a majority without it has stored more: one of those leads better."""
+        journal = self.journal
+        if journal.synced_position != self._synced_seen or journal.synced_index >= self.commit_index:
+            self._synced_seen, self._synced_at = journal.synced_position, now
+        return now - self._synced_at >= self._timing.election_max_s
 
     def next_deadline(self) -> float:
         """When ``tick`` is next needed if nothing happens, in monotonic seconds."""

@@ -32,11 +32,17 @@ from stele.services.raft.storage import (
 )
 
 TAIL_BYTES_MAX: Final = 1 << 20
+UNSYNCED_BYTES_MAX: Final = 16 << 20  # beyond it a replica takes nothing on: its disk does not keep up, or stands still
+APPEND_BYTES_MAX: Final = 4 << 20  # written at once; one entry goes whole
+ENTRY_BYTES: Final = 128  # of memory that an entry takes beside its payload
 
 
 @dataclass(slots=True)
 class _Append:
+    """Closed once it holds ``APPEND_BYTES_MAX``: what gathered over a disk that stood still does not fit into one write."""
+
     entries: list[Entry]
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,7 @@ class Flush:
     position: int
     last_index: int
     log_dirty: bool
+    size: int = 0  # bytes of memory that its entries take
     error: BaseException | None = field(default=None)
 
     def run(self) -> None:
@@ -108,7 +115,7 @@ class Flush:
 
     def _carry_out(self, change: _Change) -> None:
         match change:
-            case _Append(entries):
+            case _Append(entries=entries):
                 self.log_dirty = True
                 self.log.append(entries)
             case _Truncate(index):
@@ -159,6 +166,7 @@ class Journal:
             oldest = snapshots.snapshots[0]
             self.members = MemberHistory(oldest.index, oldest.members, log.memberships())
         self._changes: deque[_Change] = deque()
+        self._changes_bytes = 0
         self._position = 0
         self._flush: Flush | None = None
         self._term_position = 0
@@ -242,6 +250,16 @@ class Journal:
         """Whether the newest term and vote are durable."""
         return self.synced_position >= self._term_position
 
+    @property
+    def unsynced_bytes(self) -> int:
+        """Memory that entries take which wait for the disk, cut off or not."""
+        return self._changes_bytes + (self._flush.size if self._flush is not None else 0)
+
+    @property
+    def is_full(self) -> bool:
+        """As much waits for the disk as may: nothing is to be appended that can be refused."""
+        return self.unsynced_bytes >= UNSYNCED_BYTES_MAX
+
     def append(self, entry: Entry) -> None:
         if entry.index != self._last_index + 1:
             raise AssertionError(f"entry {entry.index} does not follow {self._last_index}")
@@ -251,11 +269,14 @@ class Journal:
         if entry.kind == MEMBERSHIP:
             self.members.appended(entry)
         self._position += 1
+        size = len(entry.payload) + ENTRY_BYTES
+        self._changes_bytes += size
         newest = self._changes[-1] if self._changes else None
-        if isinstance(newest, _Append):
+        if isinstance(newest, _Append) and newest.size + size <= APPEND_BYTES_MAX:
             newest.entries.append(entry)
+            newest.size += size
         else:
-            self._changes.append(_Append([entry]))
+            self._changes.append(_Append([entry], size))
 
     def truncate_from(self, index: int) -> None:
         """Removes entry ``index`` and all after it; they must not be committed."""
@@ -308,9 +329,16 @@ class Journal:
         if self._flush is not None or not self._changes:
             return None
         self._flush = Flush(
-            self._log, self._terms, self._snapshots, self._changes, self._position, self._last_index, self._log_dirty
+            self._log,
+            self._terms,
+            self._snapshots,
+            self._changes,
+            self._position,
+            self._last_index,
+            self._log_dirty,
+            self._changes_bytes,
         )
-        self._changes = deque()
+        self._changes, self._changes_bytes = deque(), 0
         return self._flush
 
     def finish(self, flush: Flush) -> BaseException | None:
@@ -331,6 +359,7 @@ class Journal:
             self._log_dirty = flush.log_dirty
             flush.changes.extend(self._changes)
             self._changes = flush.changes
+            self._changes_bytes += flush.size
         return flush.error
 
     def _trim(self) -> None:

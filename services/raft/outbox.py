@@ -31,11 +31,30 @@ class Outbox:
         self._journal = journal
         self._waiting: list[Outgoing] = []
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def put(self, to: int, term: int, message: pb.RaftMessage, promise: bool = False) -> None:
         """``term``: the sender's, now.  A ``promise`` waits for every change the journal knows of."""
         message.group = self._group_id
         message.term = term
+        if promise:
+            self._forget_superseded(to, message)
         self._waiting.append(Outgoing(to, message, self._journal.position if promise else 0))
+
+    def _forget_superseded(self, to: int, message: pb.RaftMessage) -> None:
+        """Of two answers in a row that wait for the same change the later one says all: a leader goes on asking for as long as a disk
+        stands still."""
+        at = next((i for i in reversed(range(len(self._waiting))) if self._waiting[i].after), None)
+        if at is None or (self._waiting[at].to, self._waiting[at].after) != (to, self._journal.position):
+            return
+        old, new = self._waiting[at].message, message
+        if (
+            old.term == new.term
+            and 0 < old.append_answer.match_index <= new.append_answer.match_index
+            and old.append_answer.recovering == new.append_answer.recovering
+        ):
+            del self._waiting[at]
 
     def take_ready(self) -> list[Outgoing]:
         """What may leave now.  What promises nothing overtakes what waits: it says nothing of the changes before it."""

@@ -7,7 +7,9 @@ Invariants, checked by :meth:`Progress.validate`:
 * ``match_index`` only grows, but for a follower that lost what it acknowledged (R4.5): it says so, or it refuses for want of those very
   entries a newer request than the one that it acknowledged them with.  Nothing else can make it: a leader never has a follower cut
   what it acknowledged in this term.  A refusal of an older request was given before, and arrives late.
-* ``inflight`` is by request number, rising, and bounded: a follower that does not answer is not sent everything at once.
+* ``inflight`` is by request number, rising, and bounded, and what is in it lies above ``match_index``: only what a follower has
+  stored makes room for more.  An answer alone says that it lives; released by that, its memory would fill for as long as its
+  disk stands still.
 * ``answered_request``, ``matched_request``, ``rewound_request`` and ``sleep_request`` are requests that were sent.
 """
 
@@ -19,7 +21,7 @@ from typing import Final
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.journal import Journal
 
-INFLIGHT_BYTES_MAX: Final = 8 << 20  # sent and not answered
+INFLIGHT_BYTES_MAX: Final = 8 << 20  # sent and not known to be stored
 INFLIGHT_REQUESTS_MAX: Final = 256
 NEVER: Final = float("-inf")
 
@@ -48,7 +50,9 @@ class Progress:
         self.match_index = 0  # it holds the leader's log up to here, durably
         self.matched_request = 0  # the newest request that it answered so
         self.next_index = next_index  # what it is sent next
-        self.inflight: deque[tuple[int, int]] = deque()  # (request, bytes) of what went with entries, unanswered
+        self.inflight: deque[tuple[int, int, int]] = (
+            deque()
+        )  # (request, last entry, bytes) of what is not known to be stored
         self.inflight_bytes = 0
         self.rewound_request = 0  # what was sent up to this request was sent before next_index went back
         self.active_at = now  # when it was heard last; a new leader grants everybody an election timeout
@@ -67,15 +71,15 @@ class Progress:
 
     @property
     def room_bytes(self) -> int:
-        """How much more may be sent without an answer; 0 or less: nothing."""
+        """How much more may be sent before it has stored some of it; 0 or less: nothing."""
         return 0 if len(self.inflight) >= INFLIGHT_REQUESTS_MAX else INFLIGHT_BYTES_MAX - self.inflight_bytes
 
     def on_sent(self, request: int, entries: int, size: int, commit_index: int, sleep: bool, now: float) -> None:
         """Optimistic: the next request goes on behind this one without waiting for its answer."""
         if entries:
-            self.inflight.append((request, size))
-            self.inflight_bytes += size
             self.next_index += entries
+            self.inflight.append((request, self.next_index - 1, size))
+            self.inflight_bytes += size
         self.sent_at, self.commit_sent = now, commit_index
         self.sleep_request = (self.sleep_request or request) if sleep else 0
 
@@ -89,8 +93,6 @@ class Progress:
         self.active_at = now
         says_so = m.recovering and m.request >= self.answered_request  # not late: it may have recovered since
         self.answered_request = max(self.answered_request, m.request)
-        while self.inflight and self.inflight[0][0] <= m.request:
-            self.inflight_bytes -= self.inflight.popleft()[1]
         newly = (says_so or self._lacks_acknowledged(m)) and not self.recovering_until
         if newly or self._lacks_acknowledged(m):  # what it acknowledged before is void
             self.recovering_until = self.recovering_until or journal.last_index
@@ -103,9 +105,15 @@ class Progress:
             self.next_index = max(self.next_index, self.match_index + 1)  # H1: forward only
         else:
             self._on_refusal(m, newest_request, journal)
+        self._release(m)
         if not m.recovering and self.match_index >= self.recovering_until:
             self.recovering_until = 0
         return newly
+
+    def _release(self, m: pb.AppendAnswer) -> None:
+        """What it has stored is no longer in flight."""
+        while self.inflight and self.inflight[0][1] <= self.match_index:
+            self.inflight_bytes -= self.inflight.popleft()[2]
 
     def _lacks_acknowledged(self, m: pb.AppendAnswer) -> bool:
         """A refusal for want of entries that it acknowledged before it was asked."""
@@ -157,11 +165,14 @@ class Progress:
             self.next_index,
             last_index,
         )
-        requests = [request for request, _ in self.inflight]
+        requests = [request for request, _, _ in self.inflight]
+        indexes = [self.match_index, *(index for _, index, _ in self.inflight)]
         assert requests == sorted(requests), requests
+        assert indexes == sorted(set(indexes)), indexes
+        assert indexes[-1] < self.next_index, (indexes, self.next_index)
         assert not requests or self.rewound_request < requests[0], (self.rewound_request, requests)
         assert len(requests) <= INFLIGHT_REQUESTS_MAX, len(requests)
-        assert self.inflight_bytes == sum(size for _, size in self.inflight), self.inflight_bytes
+        assert self.inflight_bytes == sum(size for _, _, size in self.inflight), self.inflight_bytes
         for request in (
             self.answered_request,
             self.matched_request,
