@@ -513,7 +513,7 @@ class Engine:
             return
         self.catch_up.on_leader_commit(m.commit_index)
         if self.journal.is_full and (m.payloads or m.prev_log_index > self.journal.last_index):
-            # Neither taken nor asked for: what was left out is asked for once a message finds room.  It lives, and holds no more than before.
+            # Neither taken nor asked for before there is room.  It lives, and holds no more than before.
             self._accept(leader, 0, promise=False)
             return
         match = self.follower.match(m, entries, self.commit_index)
