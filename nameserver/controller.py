@@ -132,7 +132,8 @@ class Controller:
         check_namespace(namespace)
         check_shape(request.partitions, request.replication)
         check_retention(FOR_EVER.changed_by(request.retention))
-        await self._heard()
+        wanted = request.replication or (await self.topics.defaults(namespace)).replication
+        await self._heard(wanted, asyncio.get_running_loop().time() + timeout_s / 2)
         await self.guard.check()
         created, topic_id = True, 0
         while not topic_id:
@@ -274,8 +275,15 @@ class Controller:
         """Waits until the mirror shows what was just written, so that the next decision counts it; a hint, not a condition."""
         await self._view.until(lambda view: seen(view.catalog), asyncio.get_running_loop().time() + MIRRORED_WITHIN_S)
 
-    async def _heard(self) -> None:
-        """Gives stores that registered a moment ago the time to say what they have seen: ids are given out by that."""
+    async def _heard(self, wanted: int, deadline: float) -> None:
+        """Gives stores the time to say what they have seen, for ids are given out by that: to ``wanted`` of them until the deadline, to
+        the others a moment.  After a restart every nameserver has to hear them anew."""
+
+        def enough(view: View) -> bool:
+            placeable = view.catalog.placeable_stores
+            return len(placeable) < wanted or len(placeable) - len(view.unheard_stores()) >= wanted
+
+        await self._view.until(enough, deadline)
         await self._view.until(
             lambda view: not view.unheard_stores(), asyncio.get_running_loop().time() + HEARD_WITHIN_S
         )

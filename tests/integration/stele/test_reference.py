@@ -43,6 +43,8 @@ def kind_of(path: str) -> ZnodeKind | None:
 async def test_zookeeper_holds_what_the_schema_says(cluster: ClusterUnderTest) -> None:
     async with cluster.connect() as client:
         await client.admin.create_topic("reference/orders", partitions=2, replication=1)
+        await client.admin.create_topic("reference/deleted", partitions=1, replication=1)
+        await client.admin.delete_topic("reference/deleted")
     session = Session(cluster.local.zookeeper_hosts, cluster.local.files.load().cluster, 10.0)
     await session.start(10.0)
     seen: set[str] = set()
