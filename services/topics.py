@@ -50,7 +50,7 @@ def check_retention(retention: Retention) -> Retention:
     ):
         is_whole = isinstance(value, int) and not isinstance(value, bool)
         if not is_whole or (value and not low <= value <= high):
-            shown = value if is_whole else _shown(value)
+            shown = value if is_whole and abs(value) < 1 << 256 else _shown(value)
             raise InvalidArgument(f"{name} {shown} is not accepted: {low} to {high}, or 0 to keep messages for ever")
     return retention
 

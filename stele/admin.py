@@ -99,6 +99,10 @@ class Admin:
 
     async def remove_orphan(self, orphan: OrphanInfo) -> None:
         """Its store moves it to its trash.  Raises GroupNotFound where there is no such orphan any more."""
+        if not isinstance(orphan, OrphanInfo):
+            raise arguments.refusal("orphan", orphan, "an OrphanInfo of list_orphans")
+        for name, number in (("store_id", orphan.store_id), ("group", orphan.group), ("topic_id", orphan.topic_id)):
+            arguments.whole(f"orphan: {name}", number, 0, (1 << 64) - 1)
         request = nameserver_pb2.RemoveOrphanRequest(
             store_id=orphan.store_id, group=orphan.group, topic_id=orphan.topic_id
         )
@@ -115,6 +119,7 @@ class Admin:
         arguments.flag("follow", follow)
         read_ms = arguments.whole("since_ms", since_ms, 0, (1 << 63) - 1, "of milliseconds since 1970")
         while True:
+            self._client.check_open()
             try:
                 async with contextlib.aclosing(self._events(follow, read_ms)) as events:
                     async for event in events:
@@ -361,9 +366,11 @@ class Admin:
         return int(answer.position)
 
     async def _read(self, method: str, request: Any) -> Any:
+        self._client.check_open()
         return await self._nameservers.call(method, request, READ_TIMEOUT_S)
 
     async def _write(self, method: str, request: Any) -> Any:
+        self._client.check_open()
         return await self._nameservers.call(method, request, WRITE_TIMEOUT_S)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,8 +33,11 @@ async def within(deadline_s: float) -> AsyncIterator[None]:
 
 
 class BrokerCalls:
-    def __init__(self, router: Router, channels: Channels, rng: random.Random) -> None:
+    def __init__(
+        self, router: Router, channels: Channels, rng: random.Random, check_open: Callable[[], None] = lambda: None
+    ) -> None:
         self._router, self._channels, self._rng = router, channels, rng
+        self._check_open = check_open
 
     async def routes(self, topic: str, timeout_s: float) -> tuple[Route, ...]:
         """The topic's partitions, looked up anew.  Raises TopicNotFound."""
@@ -42,6 +45,7 @@ class BrokerCalls:
 
     async def topic_routes(self, topic: str, timeout_s: float) -> TopicRoutes:
         """The same, with the topic's id."""
+        self._check_open()
         loop = asyncio.get_running_loop()
         deadline_s, failures, not_found = loop.time() + timeout_s, 0, 0
         while True:
@@ -61,6 +65,7 @@ class BrokerCalls:
         """The answer, and whether an attempt before the one that was answered may have had the effect: what is "not there" or "there
         already" then may be this call's own doing."""
         maybe_done = False
+        self._check_open()
         loop = asyncio.get_running_loop()
         deadline_s, failures = loop.time() + timeout_s, 0
         while True:

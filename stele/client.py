@@ -24,6 +24,7 @@ from stele.admin import Admin
 from stele.broker_calls import BrokerCalls
 from stele.consumer import Consumer
 from stele.errors import ClientClosed
+from stele.forks import Birthplace
 from stele.produce_streams import ProduceStreams
 from stele.producer import Producer, ProducerSettings
 from stele.routing import LOOKUP_TIMEOUT_S, Router, TopicRoutes, choose_address, is_inside, parse_bootstrap, read_routes
@@ -34,6 +35,7 @@ from stele.services.pb import common_pb2, nameserver_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient
 from stele.services.rpc.transport import GRPC, Transport
+from stele.services.topics import parse_topic
 
 CONNECT_TIMEOUT_S = 10.0
 MEMBERS_REFRESH_S = 10.0
@@ -57,6 +59,7 @@ class Client:
         if seed is not None:
             arguments.whole("seed", seed, -(1 << 63), (1 << 64) - 1)
         self._timeout_s = timeout_s
+        self._birthplace = Birthplace()
         self._clock = clock
         self._rng = random.Random(seed)
         self._channels = Channels(transport=transport)
@@ -65,7 +68,7 @@ class Client:
         self._inside = False
         self._router = Router(self.look_up)
         self._streams = ProduceStreams(self._channels)
-        self._brokers = BrokerCalls(self._router, self._channels, self._rng)
+        self._brokers = BrokerCalls(self._router, self._channels, self._rng, self.check_open)
         self.admin = Admin(self._nameservers, self._brokers, self, self._channels)
         self._opened: set[Producer | Consumer] = set()
         self._refresher: asyncio.Task[None] | None = None
@@ -73,6 +76,7 @@ class Client:
         self._log = LibraryLog("client")
 
     async def __aenter__(self) -> Client:
+        self.check_open()
         try:
             await self._refresh_members(self._timeout_s)
         except Unimplemented:
@@ -110,7 +114,7 @@ class Client:
     ) -> Producer:
         """Sends to ``"namespace/topic"``.  A batch leaves when it is full or ``linger_ms`` old; a message fails when it is not stored
         within ``send_timeout_s``; with ``idempotent=False`` a retry may store it twice."""
-        self._check_open()
+        self.check_open()
         settings = ProducerSettings(
             linger_ms=linger_ms,
             batch_bytes_max=batch_bytes_max,
@@ -146,7 +150,7 @@ class Client:
         ``type``: exclusive (one consumer), failover (one at a time), shared (spread).  ``credit``: messages held ready here.
         ``ack_timeout_s``: a message not acknowledged so long after it was received is delivered again.  ``on_damage``: where messages
         can be read from no replica any more, "raise" an error that names them, or "skip" them, counted in ``skipped``."""
-        self._check_open()
+        self.check_open()
         consumer = Consumer(
             topic,
             subscription,
@@ -168,6 +172,7 @@ class Client:
 
     async def close(self) -> None:
         """Closes every producer (what is unanswered fails) and consumer of this client, then its connections."""
+        self._birthplace.check("the client")
         self._closed = True
         users = list(self._opened)
         await asyncio.gather(
@@ -182,6 +187,8 @@ class Client:
 
     async def look_up(self, topic: str) -> TopicRoutes:
         """The topic's routes, from a nameserver.  Raises TopicNotFound."""
+        parse_topic(topic)
+        self.check_open()
         answer = await self._nameservers.call("Lookup", nameserver_pb2.LookupRequest(topic=topic), LOOKUP_TIMEOUT_S)
         return read_routes(answer, self._inside)
 
@@ -207,7 +214,9 @@ class Client:
             except Exception as e:  # or a nameserver that comes later would never be known
                 self._log.error("nameservers_not_learned", e)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises ClientClosed."""
+        self._birthplace.check("the client")
         if self._closed:
             raise ClientClosed("the client is closed")
 

@@ -34,6 +34,7 @@ from types import TracebackType
 
 from stele import arguments
 from stele.errors import ClientClosed
+from stele.forks import Birthplace
 from stele.model import Message
 from stele.partition_consumer import AckPromise, Listeners, PartitionConsumer, SubscriptionSettings
 from stele.routing import Router, TopicRoutes
@@ -109,8 +110,9 @@ class Consumer:
         if ack_timeout_s is not None:
             arguments.number("ack_timeout_s", ack_timeout_s, 0.01, 86_400, "of seconds, or None")
         arguments.text("name", name)
-        if on_damage not in ON_DAMAGE:
-            raise InvalidArgument(f"on_damage {on_damage!r} is not accepted: {', '.join(ON_DAMAGE)}")
+        if not isinstance(on_damage, str) or on_damage not in ON_DAMAGE:
+            raise arguments.refusal("on_damage", on_damage, ", ".join(ON_DAMAGE))
+        self._birthplace = Birthplace()
         self.topic, self.subscription, self.type = topic, subscription, type
         self._settings = SubscriptionSettings(
             topic=topic,
@@ -317,6 +319,7 @@ class Consumer:
 
     async def close(self) -> None:
         """Waits a few seconds for acknowledgements under way, then leaves; what is not acknowledged is delivered to others."""
+        self._birthplace.check(f"the consumer of {self.topic}")
         if self._closed:
             return
         try:
@@ -392,6 +395,7 @@ class Consumer:
             self._arrived.set()
 
     def _check_open(self, even_closed: bool = False) -> None:
+        self._birthplace.check(f"the consumer of {self.topic}")
         if self._failure is not None:
             raise self._failure
         if self._closed and not even_closed:

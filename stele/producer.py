@@ -42,6 +42,7 @@ from stele.batching import (
 )
 from stele.buffer_limit import BufferLimit
 from stele.errors import ClientClosed, SendTimedOut
+from stele.forks import Birthplace
 from stele.model import SendResult
 from stele.partition_sender import NOT_FOUND_MAX, OutgoingMessage, PartitionSender, Promise
 from stele.produce_streams import ProduceStreams
@@ -103,6 +104,7 @@ class Producer:
         on_closed: Callable[[Producer], None] = lambda _: None,
     ) -> None:
         parse_topic(topic)
+        self._birthplace = Birthplace()
         self.topic = topic
         self.settings = settings
         self._router, self._streams = router, streams
@@ -171,6 +173,7 @@ class Producer:
 
     async def flush(self) -> None:
         """Returns when every message taken so far is answered; failures stay with their futures."""
+        self._birthplace.check(f"the producer of {self.topic}")
         for sender in self._senders:
             sender.flush()
         await self._limit.unused()  # all that is unanswered has its bytes there
@@ -186,6 +189,7 @@ class Producer:
 
     async def abort(self) -> None:
         """Takes nothing more and fails what is unanswered."""
+        self._birthplace.check(f"the producer of {self.topic}")
         self._closed = True
         self._on_closed(self)
         self._end_watch()
@@ -211,6 +215,7 @@ class Producer:
         headers: Mapping[str, Octets] | None,
         partition: int | None,
     ) -> tuple[BatchRecord, int]:
+        self._birthplace.check(f"the producer of {self.topic}")
         if self._failure is not None:
             raise self._failure
         if self._closed:

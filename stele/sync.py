@@ -32,6 +32,7 @@ import stele.consumer
 import stele.producer
 from stele.client import CONNECT_TIMEOUT_S
 from stele.errors import ClientClosed
+from stele.forks import Birthplace
 from stele.model import (
     BrokerInfo,
     ClusterInfo,
@@ -39,6 +40,7 @@ from stele.model import (
     Message,
     NameserverInfo,
     NamespaceInfo,
+    OrphanInfo,
     PartitionInfo,
     SendResult,
     StoreInfo,
@@ -57,6 +59,7 @@ class _LoopThread:
     """An event loop in a thread of its own."""
 
     def __init__(self) -> None:
+        self._birthplace = Birthplace()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="stele", daemon=True)
         self._thread.start()
@@ -66,6 +69,11 @@ class _LoopThread:
         self._loop.run_forever()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        try:
+            self._birthplace.check("the client")
+        except ClientClosed:
+            work.close()
+            raise
         if not self._thread.is_alive():
             work.close()
             raise ClientClosed("the client is closed")
@@ -176,8 +184,8 @@ class Consumer:
     def began_at(self) -> dict[int, int]:
         return self._loop.call(lambda: self._inner.began_at)
 
-    def open(self) -> None:
-        self._loop.run(self._inner.open())
+    def open(self, timeout_s: float = stele.consumer.OPEN_TIMEOUT_S) -> None:
+        self._loop.run(self._inner.open(timeout_s))
 
     def receive(self, timeout_s: float | None = None) -> Message | None:
         return self._loop.run(self._inner.receive(timeout_s))
@@ -236,6 +244,15 @@ class Admin:
 
     def list_stores(self) -> list[StoreInfo]:
         return self._loop.run(self._inner.list_stores())
+
+    def list_orphans(self) -> list[OrphanInfo]:
+        return self._loop.run(self._inner.list_orphans())
+
+    def remove_orphan(self, orphan: OrphanInfo) -> None:
+        self._loop.run(self._inner.remove_orphan(orphan))
+
+    def recover_metadata(self) -> None:
+        self._loop.run(self._inner.recover_metadata())
 
     def events(self, follow: bool = False, since_ms: int = 0) -> Iterator[Event]:
         return self._loop.iterate(self._inner.events(follow, since_ms))
