@@ -13,11 +13,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+import sys
 from asyncio import events as asyncio_events
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from tests.simulation.scheduler import Scheduler
 
@@ -49,6 +52,29 @@ class SimulatedHandle:
 
     def when(self) -> float:
         return self._when
+
+
+@contextmanager
+def generators_closed() -> Iterator[None]:
+    """Meanwhile an asynchronous generator that nobody holds any more is closed by a task of the loop that began it, as asyncio's do."""
+    loops: WeakKeyDictionary[AsyncGenerator[Any, Any], asyncio.AbstractEventLoop] = WeakKeyDictionary()
+
+    def first(generator: AsyncGenerator[Any, Any]) -> None:
+        loop = asyncio_events._get_running_loop()
+        if loop is not None:
+            loops[generator] = loop
+
+    def last(generator: AsyncGenerator[Any, Any]) -> None:
+        loop = loops.pop(generator, None)
+        if loop is not None and not loop.is_closed():
+            loop.call_soon(loop.create_task, generator.aclose())
+
+    before = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(first, last)
+    try:
+        yield
+    finally:
+        sys.set_asyncgen_hooks(*before)
 
 
 class Latency:

@@ -69,6 +69,15 @@ class Script:
             self.see("cancelled")
             raise
 
+    async def pour(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        """More than anybody takes."""
+        try:
+            for _ in range(3000):
+                yield b"x" * 10_000
+                self.see("poured")
+        finally:
+            self.see("left")
+
     async def once(self, request: bytes, context: Any) -> bytes:
         try:
             await self._do(request, context)
@@ -116,6 +125,7 @@ def add_script(servicer: Script, server: Any) -> None:
     handlers = {
         "talk": grpc.stream_stream_rpc_method_handler(servicer.talk),
         "generate": grpc.unary_stream_rpc_method_handler(servicer.generate),
+        "pour": grpc.unary_stream_rpc_method_handler(servicer.pour),
         "once": grpc.unary_unary_rpc_method_handler(servicer.once),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))

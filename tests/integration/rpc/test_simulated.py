@@ -254,6 +254,17 @@ async def a_held_back_writer_whose_server_ends(stage: Stage) -> None:
     stage.seen.append(reason in ("NOT_LEADER", "INTERNAL_ERROR"))  # the writer's failure may hide the handler's
 
 
+async def a_held_back_generator_whose_client_goes(stage: Stage) -> None:
+    """It is left where it writes; what it has to do in the end is done all the same, and soon."""
+    await stage.serve()
+    call = stage.channel.unary_stream("/stele.test.Script/pour")(b"")
+    await stage.see("read", call.read())
+    await no_progress(lambda: len(stage.script.seen))
+    call.cancel()
+    await stage.script.saw("left")
+    stage.script.seen[:] = ["left"]
+
+
 async def the_server_stops_at_once(stage: Stage) -> None:
     await stage.serve()
     call = stage.talk()
@@ -371,6 +382,7 @@ SCENARIOS: list[Scenario] = [
     a_slow_server_holds_the_client_back,
     a_held_back_writer_whose_call_is_cancelled,
     a_held_back_writer_whose_server_ends,
+    a_held_back_generator_whose_client_goes,
     the_server_stops_at_once,
     the_server_stops_with_grace,
     the_grace_runs_out,

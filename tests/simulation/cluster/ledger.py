@@ -3,6 +3,7 @@
 * An offset of a partition holds one message, for ever; a message that is sent by an idempotent producer has one offset.
 * A message whose sending failed definitely is never seen.
 * A message is seen in its own topic, and in no later one of the same name.
+* What was acknowledged, and the acknowledgement confirmed, before a consumer opened is not delivered to it under the same generation.
 * Once the faults are over: what was acknowledged is in the log, in its producer's order, and was delivered to every subscription.
 """
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
 
 Place = tuple[int, int]  # partition and offset
+Acked = frozenset[tuple[int, int, int]]  # partition, generation of the cursor, offset
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class TopicLedger:
     sent: dict[bytes, Sent] = field(default_factory=dict)
     held: dict[Place, bytes] = field(default_factory=dict)
     delivered: dict[str, set[bytes]] = field(default_factory=dict)  # by subscription
+    confirmed: dict[str, set[tuple[int, int, int]]] = field(default_factory=dict)  # acknowledgements, likewise
 
 
 class Ledger:
@@ -81,8 +84,27 @@ class Ledger:
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
-    def received(self, topic: TopicLedger, subscription: str, message: Message) -> None:
+    def confirmed(self, topic: TopicLedger, subscription: str) -> Acked:
+        """For a consumer that opens now."""
+        return frozenset(topic.confirmed.get(subscription, ()))
+
+    def confirm(self, topic: TopicLedger, subscription: str, message: Message) -> None:
+        """An acknowledgement was answered."""
+        acked = topic.confirmed.setdefault(subscription, set())
+        acked.add((message.partition, message.generation, message.offset))
+
+    def forgotten(self, topic: TopicLedger, subscription: str) -> None:
+        """The subscription is, or may be, no more: one of its name begins anew."""
+        topic.confirmed.pop(subscription, None)
+
+    def received(self, topic: TopicLedger, subscription: str, message: Message, before: Acked = frozenset()) -> None:
         self.deliveries += 1
+        if (message.partition, message.generation, message.offset) in before:
+            raise Violation(
+                "delivered after a confirmed acknowledgement",
+                f"{message.value!r} at {message.partition}/{message.offset} of {topic.name} to {subscription}, "
+                f"generation {message.generation}",
+            )
         self._seen(topic, message.value, (message.partition, message.offset), f"delivered to {subscription}")
         delivered = topic.delivered.setdefault(subscription, set())
         if message.value in delivered:

@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stele.client import Client
+from stele.consumer import Consumer
 from stele.errors import SteleError
+from stele.model import Message
 from stele.producer import Producer
 from stele.services.coordination.records import PartitionRecord, decode
 from tests.simulation.checks import Violation
@@ -27,6 +29,7 @@ T = TypeVar("T")
 
 MAIN, CHURNED = "shop/main", "shop/churned"
 SUBSCRIPTIONS = {"all-shared": "shared", "all-failover": "failover", "all-exclusive": "exclusive"}
+TEND_TIMEOUT_S = 10.0 + 30.0 * 3  # one partition after the other
 CONNECT_S, SEND_TIMEOUT_S, WRITE_TIMEOUT_S, GRACE_S = 60.0, 8.0, 30.0, 1.0
 RETRY_S = 0.3
 READ_S, READ_MISSING_S = 0.5, 10.0  # without another message the log is read
@@ -86,6 +89,8 @@ class Workload:
         self._begin(guest, self._consume(guest, client, self.main, names[0]))
         if number == len(self.world.hosts.clients) - 1 and guest.rng.random() < 0.5:
             self._begin(guest, self._churn(guest, client))
+        if number == 0 and guest.rng.random() < 0.5:
+            self._begin(guest, self._tend(guest, client, self.main))
 
     async def _create_main(self, guest: Guest, client: Client) -> None:
         await self._until_created(guest, client, MAIN, self.partitions)
@@ -134,19 +139,68 @@ class Workload:
         while True:
             try:
                 consumer = client.consumer(topic.name, subscription, type=kind, credit=50, name=guest.host)
+                before = self.ledger.confirmed(topic, subscription)
                 async with consumer:
-                    while True:
+                    while guest.rng.random() > 0.01:  # now and then it closes, and opens again
                         message = await consumer.receive()
                         if message is None:
                             continue
-                        self.ledger.received(topic, subscription, message)
+                        self.ledger.received(topic, subscription, message, before)
                         if guest.rng.random() < 0.05:
                             consumer.nack(message, 0.1)
                         else:
-                            consumer.ack_nowait(message)
+                            self._ack(consumer, topic, subscription, message)
             except SteleError as error:
                 self.world.say("consumer ended", guest.host, f"{subscription}: {error!r}")
                 await asyncio.sleep(RETRY_S)
+
+    def _ack(self, consumer: Consumer, topic: TopicLedger, subscription: str, message: Message) -> None:
+        def answered(promise: asyncio.Future[None]) -> None:
+            if not promise.cancelled() and promise.exception() is None:
+                self.ledger.confirm(topic, subscription, message)
+
+        consumer.ack_nowait(message).add_done_callback(answered)
+
+    async def _tend(self, guest: Guest, client: Client, topic: TopicLedger) -> None:
+        """A subscription that is made, read, sought and deleted while it is in use."""
+        rng, admin, number = guest.rng, client.admin, 0
+        while not self.closing:
+            number += rng.random() < 0.5  # often one of the same name
+            name = f"side-{number}"
+            start = rng.choice(("earliest", "latest", rng.randrange(50)))
+            try:
+                await self._call(guest, "create", admin.create_subscription(topic.name, name, start), TEND_TIMEOUT_S)
+                before = self.ledger.confirmed(topic, name)
+                consumer = client.consumer(topic.name, name, type="exclusive", credit=rng.choice((1, 5, 50)))
+                async with consumer:
+                    for _ in range(rng.randrange(30)):
+                        message = await consumer.receive(rng.uniform(0.1, 0.5))
+                        if message is not None:
+                            self.ledger.received(topic, name, message, before)
+                            if rng.random() < 0.7:
+                                self._ack(consumer, topic, name, message)
+                        if rng.random() < 0.05:
+                            to = rng.choice(("earliest", "latest", rng.randrange(50)))
+                            sought = admin.seek_subscription(topic.name, name, to)
+                            await self._call(guest, "seek", sought, TEND_TIMEOUT_S)
+                        if rng.random() < 0.02:
+                            await self._forget(guest, client, topic, name)
+            except SteleError as error:
+                self.world.say("side", guest.host, f"{name}: {error!r}")
+            try:
+                if rng.random() < 0.7:
+                    await self._forget(guest, client, topic, name)
+            except SteleError as error:
+                self.world.say("side", guest.host, f"{name} is not deleted: {error!r}")
+            await asyncio.sleep(rng.uniform(0.0, 0.3))
+
+    async def _forget(self, guest: Guest, client: Client, topic: TopicLedger, name: str) -> None:
+        self.ledger.forgotten(topic, name)
+        try:
+            deleted = client.admin.delete_subscription(topic.name, name)
+            await self._call(guest, "delete", deleted, TEND_TIMEOUT_S)
+        finally:
+            self.ledger.forgotten(topic, name)  # what was confirmed meanwhile, too
 
     async def _churn(self, guest: Guest, client: Client) -> None:
         """Topics of one name, one after the other."""

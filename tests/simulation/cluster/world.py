@@ -32,7 +32,9 @@ from tests.simulation.cluster.faults import Strike
 from tests.simulation.cluster.plan import Hosts, choose_kinds, plan
 from tests.simulation.cluster.process import Guest, Process, Server
 from tests.simulation.cluster.rpc.network import End, Network
+from tests.simulation.cluster.settings import broker_settings, datanode_settings, node_settings
 from tests.simulation.cluster.workload import Workload
+from tests.simulation.loop import generators_closed
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.world import replay
 from tests.simulation.zookeeper.ensemble import Ensemble
@@ -112,6 +114,8 @@ class World:
             say=lambda line: self.say("zookeeper", "zk", line),
         )
         self.servers: dict[str, Server] = {}
+        drawing_settings = self.stream("settings")
+        self.settings = drawing_settings if drawing_settings.random() < 0.5 else None  # else everything as it comes
         self.volumes: dict[str, Volume] = {}  # of the datanodes
         self.crashes = self.stream("crashes")
         self.to_repair: set[str] = set()  # whose disks had errors: an operator looks after them in the end
@@ -160,7 +164,7 @@ class World:
             raise Violation("unhandled error", repr(error)) from error
 
     def _run_in_ambience(self) -> None:
-        with ambient(self, self.stream("ambient")):
+        with ambient(self, self.stream("ambient")), generators_closed():
             before = structlog.get_config()
             structlog.configure(
                 processors=[self._log], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
@@ -173,23 +177,21 @@ class World:
 
     def _build(self) -> None:
         for name in self.hosts.nameservers:
-            nameserver = NameserverConfig(name=name, host=name, **self._common)
+            nameserver = NameserverConfig(**self._settings(name))
             self.servers[name] = Server(self, name, "nameserver", nameserver, Nameserver)
         for name in self.hosts.datanodes:
             self.volumes[name] = Volume(name)
-            datanode = DatanodeConfig(
-                name=name, host=name, raft_port=PORT + 1, data_dir=name, disk_reserve_bytes=1 << 20, **self._common
-            )
-            self.servers[name] = Server(self, name, "datanode", datanode, self._datanode)
+            datanode = {**self._settings(name), **datanode_settings(self.settings)}
+            config = DatanodeConfig(raft_port=PORT + 1, data_dir=name, disk_reserve_bytes=1 << 20, **datanode)
+            self.servers[name] = Server(self, name, "datanode", config, self._datanode)
         for name in self.hosts.brokers:
-            self.servers[name] = Server(
-                self, name, "broker", BrokerConfig(name=name, host=name, **self._common), Broker
-            )
+            broker = BrokerConfig(**self._settings(name), **broker_settings(self.settings))
+            self.servers[name] = Server(self, name, "broker", broker, Broker)
 
-    @property
-    def _common(self) -> dict[str, Any]:
+    def _settings(self, name: str) -> dict[str, Any]:
         zookeeper = ",".join(f"{name}:2181" for name in self.hosts.zookeepers)
-        return {"zookeeper": zookeeper, "port": PORT, "admin_port": -1}
+        given = {"name": name, "host": name, "zookeeper": zookeeper, "port": PORT, "admin_port": -1}
+        return {**given, **node_settings(self.settings)}
 
     def _datanode(self, config: DatanodeConfig, runtime: Runtime) -> Datanode:
         return Datanode(config, runtime, datanode_parts(self.volumes[config.name], random.Random()))

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from tests.simulation.cluster.rpc.network import Network, Node
-from tests.simulation.loop import Latency, SimulatedLoop
+from tests.simulation.loop import Latency, SimulatedLoop, generators_closed
 from tests.simulation.scheduler import Scheduler
 
 T = TypeVar("T")
@@ -39,7 +39,8 @@ class Alone:
     def run(self, node: Node, work: Callable[[], Awaitable[T]], within_s: float = 300.0) -> T:
         """What ``work`` came to.  TimeoutError after so much virtual time."""
         task = self.start(node, work)
-        self.scheduler.run_until(self.scheduler.now + within_s, task.done)
+        with generators_closed():
+            self.scheduler.run_until(self.scheduler.now + within_s, task.done)
         if not task.done():
             raise TimeoutError(f"not done within {within_s:g} simulated seconds")
         return task.result()

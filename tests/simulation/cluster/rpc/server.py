@@ -441,8 +441,14 @@ class SimulatedServer(_base_server.Server):
 
     async def _stream(self, behaviour: Any, request: Any, context: Context) -> None:
         if inspect.isasyncgenfunction(behaviour):
-            async for answer in behaviour(request, context):
-                await context.write(answer)
+            answers = behaviour(request, context)
+            try:
+                async for answer in answers:
+                    await context.write(answer)
+            except BaseException:
+                # Left where it is, as gRPC leaves it, and closed by a task of its own as soon as nobody holds it any more.
+                self.loop.call_soon(self.loop.create_task, answers.aclose())
+                raise
         elif inspect.iscoroutinefunction(behaviour):
             await behaviour(request, context)
         else:
