@@ -181,7 +181,7 @@ class PartitionState:
         first_stored, mask = self.high_watermark, 0
         for i, header in enumerate(headers):
             # One batch is stored BEFORE the next is checked: two of one producer in one entry follow one another.
-            refusal = self.producers.check(header)
+            refusal = self.producers.applied(header)
             if refusal is None and self.high_watermark + header.record_count > _OFFSET_END:
                 refusal = Refused.of(InvalidArgument("the partition has no offsets left"))
             if refusal is not None:

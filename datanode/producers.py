@@ -63,7 +63,8 @@ class Producers:
         return window.next_sequence if window else 0
 
     def check(self, header: BatchHeader) -> Appended | Refused | None:
-        """None: the batch is to be stored.  Else it is a duplicate, or out of order."""
+        """None: the batch is to be stored.  Else it is a duplicate, or out of order.  Changes nothing: whoever looks before it proposes must
+        leave the state as the entries alone make it, the same on every replica."""
         if header.producer_id == 0:
             return None
         if header.last_sequence >= _SEQUENCE_END:
@@ -75,9 +76,15 @@ class Producers:
         if window is not None and header.base_sequence < expected:
             offset = window.find(header)
             if offset is not None:
-                self._windows.move_to_end(header.producer_id)
                 return Appended(offset, duplicate=True)
         return out_of_order(header, expected, is_known=window is not None)
+
+    def applied(self, header: BatchHeader) -> Appended | Refused | None:
+        """As :meth:`check`, of a batch in an entry that is applied: a duplicate counts as a word of its producer."""
+        known = self.check(header)
+        if isinstance(known, Appended):
+            self._windows.move_to_end(header.producer_id)
+        return known
 
     def stored(self, header: BatchHeader, offset: int) -> None:
         """``header``'s batch, which :meth:`check` let pass, is stored at ``offset``."""
