@@ -63,8 +63,8 @@ class Producers:
         return window.next_sequence if window else 0
 
     def check(self, header: BatchHeader) -> Appended | Refused | None:
-        """None: the batch is to be stored.  Else it is a duplicate, or out of order.  Changes nothing: whoever looks before it proposes must
-        leave the state as the entries alone make it, the same on every replica."""
+        """None: the batch is to be stored.  Else it is a duplicate, or out of order.  Changes nothing: whoever looks before it
+        proposes must leave the state as the entries alone make it, the same on every replica."""
         if header.producer_id == 0:
             return None
         if header.last_sequence >= _SEQUENCE_END:
