@@ -660,15 +660,15 @@ class Engine:
             self._apply()
             return
         self._advance_commit()
-        self.reads.confirm(
-            self.commit_index, self._has_committed_own(), self.replication.followers, self.members.voters
-        )
+        self._confirm_reads()
         self._apply()
         if self.core.state is RaftState.LEADER:
-            for read in self.reads.take_done(self.applied_index):
-                isolated(self.group_id, read, self.applied_index, None)
+            self._finish_reads()
             if self.reads.start_round(self.replication.newest_request):
                 self.replication.ask_everybody()
+                # Where this replica is a majority by itself nobody's answer follows that would bring another turn.
+                self._confirm_reads()
+                self._finish_reads()
             self.quiescence.on_turn(now, self._is_idle(now), self.replication.followers)
             if not self.quiescence.asleep:
                 self._replicate()
@@ -679,6 +679,15 @@ class Engine:
         if journal.synced_position != self._synced_seen or journal.synced_index >= self.commit_index:
             self._synced_seen, self._synced_at = journal.synced_position, now
         return now - self._synced_at >= self._timing.election_max_s
+
+    def _confirm_reads(self) -> None:
+        self.reads.confirm(
+            self.commit_index, self._has_committed_own(), self.replication.followers, self.members.voters
+        )
+
+    def _finish_reads(self) -> None:
+        for read in self.reads.take_done(self.applied_index):
+            isolated(self.group_id, read, self.applied_index, None)
 
     def next_deadline(self) -> float:
         """When ``tick`` is next needed if nothing happens, in monotonic seconds."""

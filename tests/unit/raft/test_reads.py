@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from stele.services.errors import NotLeader, SteleError
 from stele.services.raft.read_index import ReadIndex
+from stele.services.raft.registry import Registry
 from tests.support.both_ways import holds_and_mutant_fails, promise
+from tests.support.eventually import eventually
 from tests.support.in_place import with_part
 from tests.unit.raft.bench import Bench
+from tests.unit.raft.lone import Commands, registry
 
 
 class Read:
@@ -40,6 +46,18 @@ def test_a_read_takes_one_round_and_no_entry() -> None:
     bench.deliver(2, 1)
     assert read.seen == [b"a"]
     assert leader.journal.last_index == last
+
+
+async def test_a_read_of_a_group_with_one_member_is_done(tmp_path: Path) -> None:
+    """No answer follows that would bring another turn."""
+    groups = registry(Registry, tmp_path)
+    try:
+        group = await groups.create(1, [1], Commands())
+        await eventually(lambda: group.is_leader)
+        await group.propose(b"a")
+        assert await asyncio.wait_for(group.read_index(), 5.0) == group.applied_index
+    finally:
+        await groups.close()
 
 
 async def test_a_deposed_leader_answers_no_read() -> None:
