@@ -85,6 +85,17 @@ def task_is_cancelled() -> bool:
 
 
 @contextmanager
+def broken_by_close() -> Iterator[None]:
+    """Around a unary call: a channel that is closed under it cancels the call, not the task that waits for it."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if task_is_cancelled():
+            raise
+        raise ConnectionBroken("the channel was closed while the call was under way") from None
+
+
+@contextmanager
 def typed_errors(sent: bool = True) -> Iterator[None]:
     """Around reads and writes of a stream: gRPC's errors leave as errors of the tree."""
     try:

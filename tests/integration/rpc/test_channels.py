@@ -116,6 +116,17 @@ async def test_a_closed_channel_is_definite_and_can_be_had_anew(peer: Peer, chan
     assert (await call(new.GetCluster, GET, 10)).answered_by == "ns1"
 
 
+async def test_a_call_whose_channel_is_closed_is_broken_and_its_task_goes_on(peer: Peer, channels: Channels) -> None:
+    stub = nameserver_pb2_grpc.NameserverStub(channels.get(peer.endpoint))
+    hanging = asyncio.create_task(call(stub.DeleteTopic, nameserver_pb2.DeleteTopicRequest(topic="a/b"), 60))
+    await asyncio.wait({hanging}, timeout=0.5)
+    assert not hanging.done()
+    await channels.close(peer.endpoint)
+    with pytest.raises(ConnectionBroken) as raised:
+        await asyncio.wait_for(hanging, 10)
+    assert not raised.value.definite
+
+
 async def test_the_wait_for_a_connection_can_be_cancelled(channels: Channels) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
