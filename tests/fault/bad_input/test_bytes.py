@@ -118,5 +118,5 @@ class _Bytes:
     def __init__(self, method: Any) -> None:
         self._method = method
 
-    def __call__(self, request: bytes, timeout: float) -> Any:
-        return self._method(bytes(request), timeout=timeout)
+    def __call__(self, request: bytes, timeout: float, metadata: Any = None) -> Any:
+        return self._method(bytes(request), timeout=timeout, metadata=metadata)
