@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
-from stele.cli.output import OutputFormat, report, stderr, working
+from stele.cli.output import OutputFormat, report, shown, stderr, working
 from stele.client import CONNECT_TIMEOUT_S, SERVER_VARIABLE, Client, connect
 from stele.local.errors import NoCluster
 from stele.local.state import StateDirectory
@@ -20,6 +20,8 @@ from stele.services import errors
 from stele.services.errors import InvalidArgument, InvalidConfig, SteleError
 
 T = TypeVar("T")
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # what all errors about usage are; not exported itself
+LINE_CHARS_MAX = 400
 ORDER = [
     "cluster",
     "topic",
@@ -77,11 +79,19 @@ class SteleGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
+    def make_context(self, *given: Any, **options: Any) -> Any:
+        try:
+            return super().make_context(*given, **options)
+        except UsageError as e:
+            _fail_usage(e)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except SteleError as e:
             fail(e)
+        except UsageError as e:
+            _fail_usage(e)
         except BrokenPipeError:
             # What is still buffered cannot be written either; the interpreter would complain at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -90,10 +100,20 @@ class SteleGroup(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
+def _fail_usage(error: Any) -> NoReturn:
+    """Ends the command with one line about how it was called; a group without a command shows its help."""
+    if not error.format_message().strip() or type(error).__name__ == "NoArgsIsHelpError":
+        raise error
+    command = error.ctx.command_path if error.ctx is not None else "stele"
+    what = shown(" ".join(error.format_message().split()), LINE_CHARS_MAX)
+    stderr().print(f"[bold red]error:[/] {_escaped(what)}; `{command} --help` says what is accepted")
+    sys.exit(USAGE)
+
+
 def fail(error: SteleError) -> None:
     """Ends the command with one line about ``error``."""
     way_out = next((text for kind, text in _WAY_OUT.items() if isinstance(error, kind)), "")
-    what = " ".join(error.message.split())
+    what = shown(" ".join(error.message.split()), LINE_CHARS_MAX)
     stderr().print(f"[bold red]error:[/] {_escaped(what)}" + (f"; {_escaped(way_out)}" if way_out else ""))
     is_usage = type(error) in (InvalidArgument, InvalidConfig)
     raise typer.Exit(USAGE if is_usage else FAILED)

@@ -115,6 +115,12 @@ def progress(text: str, total: int | None) -> Iterator[Any]:
         yield lambda n=1: bar.advance(task, n)
 
 
+def shown(text: str, chars_max: int) -> str:
+    """What a terminal can show of a text, in one line of bounded length."""
+    printable = text.encode("utf-8", "backslashreplace").decode()
+    return printable if len(printable) <= chars_max else printable[: chars_max - 1] + "…"
+
+
 def size(count: float) -> str:
     """Bytes for a person."""
     for unit in ("B", "KiB", "MiB", "GiB"):
