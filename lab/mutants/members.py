@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from stele.services.coordination.claim import Decision, Seen, WritePace
+from stele.services.coordination.kazoo_client import LeaseConnection
 from stele.services.coordination.members import Holder, Membership
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.records import MemberRecord, ZnodeRecord, encode
@@ -181,3 +182,10 @@ class CreatesWithoutItsName(Membership):
 
     async def read(self) -> Seen[MemberRecord]:
         return replace(await super().read(), name_taken=False)
+
+
+class PingsWhateverTheLoopDoes(LeaseConnection):
+    """The session is kept by a thread, whether or not anything that rests on it still happens."""
+
+    def loop_stands_still(self) -> bool:
+        return False

@@ -95,6 +95,7 @@ MUTANTS = _table(
 
     Mutant("members.CreatesWithoutItsName", (), "who lost its name creates no member node"),
     Mutant("members.BelievesAnyTree", (), "nothing is done in the tree of another cluster"),
+    Mutant("members.PingsWhateverTheLoopDoes", (), "a process whose event loop stands still loses its session"),
 
     # --- ownership and leadership (F5)
     Mutant("ownership.LeadershipWithoutEpoch", (), "a deposed leader's transactions are refused"),

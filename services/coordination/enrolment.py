@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from prometheus_client import Gauge
+
 from stele.services.config import NodeConfig
 from stele.services.coordination import incarnation
 from stele.services.coordination.kazoo_client import LeaseClient
@@ -77,6 +79,11 @@ async def open_session(config: NodeConfig, runtime: Runtime, opened: AsyncExitSt
     runtime.ready.add("coordination")
     await session.start(SESSION_START_S)
     opened.push_async_callback(session.close)
+    Gauge(
+        "stele_event_loop_longest_stall_seconds",
+        "Longest time for which the event loop stood still; past its timeout the session with ZooKeeper ends",
+        registry=runtime.registry,
+    ).set_function(lambda: session.longest_stall_s)
 
     def show(_: SessionEvent | None = None) -> None:
         # Without ZooKeeper what can be answered is answered all the same: the process stays ready.

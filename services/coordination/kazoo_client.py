@@ -1,12 +1,16 @@
 """kazoo's client, with the two facts it keeps to itself (the negotiated session timeout, and when the server was last heard), the
 threads on which it may be called, and what its answers mean: its stats become ours, its errors the error tree's.
 
+Guarantee: the session lives no longer than the event loop turns.  kazoo pings from a thread of its own; once the loop has stood still for
+``STALL_SHARE`` of the session's timeout it pings and connects no more, so that the server ends the session, at the latest a timeout
+after that and never before the loop has stood still for a whole timeout.
+
 Guarantee: ``lease_from`` is never later than the moment at which the server last began our session's timeout anew, so a session
 is certainly alive until ``lease_from + negotiated_timeout_s``, whatever kazoo believes (it reports no local loss of a session).  Only
 the answers that ZooKeeper gives about a node are definite; every other failure is ``CoordinationUnknown``.
 
-The methods of the connection run on kazoo's own threads: they only read clocks and store floats.  The names overridden are internal to
-the pinned kazoo version.
+The methods of the connection run on kazoo's own threads: they only read clocks, store floats and log a loop that stands still, since it
+cannot say so itself.  The names overridden are internal to the pinned kazoo version.
 """
 
 from __future__ import annotations
@@ -15,11 +19,14 @@ import asyncio
 import logging
 import re
 import socket
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import structlog
 from kazoo.client import KazooClient
 from kazoo.exceptions import (
     BadVersionError,
@@ -40,7 +47,11 @@ from stele.services.coordination.znode import Stat
 from stele.services.errors import CoordinationUnknown, RecordExists, RecordMissing, SteleError, VersionConflict
 
 ASK_TIMEOUT_S = 1.0
+# kazoo pings three times in each timeout: with more than a third, the last ping falls into the stall, not before it.
+STALL_SHARE = 1 / 2
 RECONNECT_DELAY_S_MIN, RECONNECT_DELAY_S_MAX = 0.05, 1.0
+
+log = structlog.get_logger()
 
 
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
@@ -64,10 +75,29 @@ class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
         self._address = ("", 0)
         self.negotiated_timeout_s = 0.0
         self.lease_from = float("-inf")
+        self._reported_stall = 0.0
+
+    def loop_stands_still(self) -> bool:
+        """Whether the event loop has not turned for so long that what rests on the session may no longer count on it."""
+        turned_at = self.client.turned_at
+        timeout_s = self.negotiated_timeout_s or self.client._session_timeout / 1000.0
+        standing_s = self._clock.monotonic() - turned_at
+        if standing_s <= timeout_s * STALL_SHARE:
+            return False
+        if self._reported_stall != turned_at:
+            self._reported_stall = turned_at
+            log.error("event_loop_stalled", standing_s=round(standing_s, 2), at=_place(self.client.loop_thread))
+        return True
 
     def _connect(self, host: Any, hostip: str, port: int) -> Any:
         self._address = (hostip, port)
+        if self.loop_stands_still():  # a connection begins the session's timeout anew, as a ping does
+            raise ConnectionDropped("the event loop stands still")
         return super()._connect(host, hostip, port)
+
+    def _send_ping(self, connect_timeout: float) -> None:
+        if not self.loop_stands_still():
+            super()._send_ping(connect_timeout)
 
     def _submit(self, request: Any, timeout: float, xid: int | None = None) -> None:
         now = self._clock.monotonic()
@@ -160,6 +190,10 @@ class LeaseClient(KazooClient):  # type: ignore[misc]
             logger=_QUIET,
         )
         self._connection = (connection or LeaseConnection)(self, self._conn_retry.copy(), clock)
+        self.turned_at = float(
+            "inf"
+        )  # when the event loop last said that it turns; until it begins to, nothing rests on it
+        self.loop_thread = 0
         self.on_forgotten: Callable[[int, int], None] = lambda held, seen: None  # called on kazoo's thread
         # One thread keeps requests in the order in which they were made; starting and stopping may block for seconds.
         self._submitter = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-submit")
@@ -167,6 +201,7 @@ class LeaseClient(KazooClient):  # type: ignore[misc]
 
     def open(self) -> None:
         """Begins to connect."""
+        self.loop_thread = threading.get_ident()
         asyncio.get_running_loop().run_in_executor(self._control, self.start_async)
 
     async def end(self) -> None:
@@ -192,6 +227,14 @@ class LeaseClient(KazooClient):  # type: ignore[misc]
     @property
     def lease_from(self) -> float:
         return float(self._connection.lease_from)
+
+
+def _place(thread: int) -> str:
+    """Where in our code a thread is, for whoever looks for what holds it up."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None and not str(frame.f_globals.get("__name__")).startswith("stele."):
+        frame = frame.f_back
+    return "" if frame is None else f"{frame.f_globals['__name__']}:{frame.f_lineno} {frame.f_code.co_name}"
 
 
 # kazoo writes sentences at every reconnection; the session writes one event per change of state instead.

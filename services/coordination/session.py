@@ -3,6 +3,7 @@
 Guarantee: every request ends within its timeout, in an answer or in ``CoordinationUnknown``, from which nothing may be concluded
 (R1.1).  ``fenced`` is true before ZooKeeper can have expired the session, by this process's own clock.  Nothing runs in a kazoo
 callback but the hand-over to the event loop (R5.8), and kazoo is never called on the event loop (``kazoo_client.py`` has the threads).
+The session ends while the event loop stands still for longer than its timeout, and outlives every shorter stall.
 A new session counts as connected only once the cluster's record was read under it and is the one that was known: a ZooKeeper that
 lost it, or holds another cluster's, is none of ours (``on_mismatch``).
 
@@ -15,6 +16,7 @@ It does not promise that a request which ended in ``CoordinationUnknown`` had no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -26,7 +28,7 @@ from kazoo.protocol.states import EventType, KazooState, WatchedEvent
 
 from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination import incarnation as incarnations
-from stele.services.coordination.kazoo_client import LeaseClient, first_failure, stat_of, translate
+from stele.services.coordination.kazoo_client import STALL_SHARE, LeaseClient, first_failure, stat_of, translate
 from stele.services.coordination.records import ClusterRecord, Incarnation, decode
 from stele.services.coordination.schema import CLUSTER, prepare
 from stele.services.coordination.subscribers import Subscribers
@@ -44,6 +46,7 @@ INFLIGHT_MAX = 128  # kazoo's wake-up socket blocks its caller at 278
 REPEAT_DELAY_S = 0.05
 EVENTS_PENDING_MAX = 1024
 CLOSE_TIMEOUT_S = 15.0
+BEATS_PER_TIMEOUT = 12  # of the event loop, which says by each that it turns
 
 Connect = Callable[[str, float, Clock], LeaseClient]  # hosts, session timeout in seconds
 
@@ -110,6 +113,8 @@ class Session:
         self._verifying: asyncio.Task[None] | None = None
         self._suspended_at = float("-inf")
         self._fence_timer: asyncio.TimerHandle | None = None
+        self._beating: asyncio.TimerHandle | None = None
+        self.longest_stall_s = 0.0  # by which a beat of the event loop was late
         self._client = connect(hosts, session_timeout_s, clock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connected = asyncio.Event()
@@ -122,6 +127,8 @@ class Session:
         """Opens the session and creates what the cluster's tree needs.  CoordinationUnreachable if no server answers in time."""
         self._loop = asyncio.get_running_loop()
         self._client.add_listener(self._on_kazoo_state)
+        self._client.turned_at = self._clock.monotonic()
+        self._beat()
         self._client.on_forgotten = lambda *zxids: self._hand_over(self._forgotten, *zxids)
         self._client.open()
         try:
@@ -143,6 +150,8 @@ class Session:
             return
         if self._verifying is not None:
             self._verifying.cancel()
+        if self._beating is not None:
+            self._beating.cancel()
         # BEFORE kazoo stops: its last events, and requests that still wait, find the session closed and conclude nothing.
         self._enter(SessionState.CLOSED)
         try:
@@ -150,6 +159,26 @@ class Session:
                 await self._client.end()
         except TimeoutError:
             log.warning("coordination_close_timeout", zookeeper=self.hosts)
+
+    def _beat(self) -> None:
+        """Says that the event loop turns; the client lets the session lapse when it has not heard that for long."""
+        client, now = self._client, self._clock.monotonic()
+        every_s = self.negotiated_timeout_s / BEATS_PER_TIMEOUT
+        stood_s = now - client.turned_at
+        client.turned_at = now
+        self.longest_stall_s = max(self.longest_stall_s, stood_s - every_s)
+        if stood_s > self.negotiated_timeout_s * STALL_SHARE:
+            # A ping may have been left out, and the next one be due after the session's end: a request is one, too.
+            log.warning("event_loop_turns_again", stood_s=round(stood_s, 2))
+            with contextlib.suppress(RuntimeError):
+                client.run(self._touch)
+        assert self._loop is not None
+        self._beating = self._loop.call_later(every_s, self._beat)
+
+    def _touch(self) -> None:
+        """On the submitter's thread.  Without a session there is nothing to keep."""
+        with contextlib.suppress(Exception):
+            self._client.exists_async(self.root)
 
     @property
     def negotiated_timeout_s(self) -> float:

@@ -131,7 +131,7 @@ class Guest:
         self.node.freeze()
 
     def stall(self) -> None:
-        """The event loop alone: threads go on, and so do the pings that they send."""
+        """The event loop alone: threads go on, and so do the pings that they send, for half the session's timeout."""
         self._stopped_at = self.world.now
         self.loop.stalled = True
         self.loop.pause()

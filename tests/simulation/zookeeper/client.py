@@ -231,7 +231,9 @@ class SimulatedConnection(LeaseConnection):
         self._thread.put(lambda: self._dialled(connection))
 
     def _dialled(self, connection: Connection | None) -> None:
-        if connection is None or not connection.alive:
+        if connection is None or not connection.alive or self.loop_stands_still():
+            if connection is not None:
+                connection.close()
             self._drop()
             return
         client = self.client

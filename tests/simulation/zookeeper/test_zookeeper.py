@@ -93,6 +93,35 @@ def test_an_expired_session_is_lost_and_a_new_one_opened() -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize(("stall_s", "lost"), [(0.9 * TIMEOUT_S, False), (3 * TIMEOUT_S, True)])
+@pytest.mark.parametrize("seed", range(5))
+def test_p22_a_session_lives_no_longer_than_the_loop_turns(stall_s: float, lost: bool, seed: int) -> None:
+    async def scenario(ensemble: Ensemble, client: Client) -> None:
+        session, loop = await client.open(), client.loop
+        await session.create("stores/mine", b"", ephemeral=True)
+        first, left = session.session_id, []
+
+        def stall() -> None:
+            loop.stalled = True  # type: ignore[attr-defined]
+            loop.pause()
+
+        def resume() -> None:
+            left.append(first in ensemble.sessions)
+            loop.stalled = False  # type: ignore[attr-defined]
+            loop.resume()
+
+        ensemble.scheduler.after(1.0 + seed / 3, stall)
+        ensemble.scheduler.after(1.0 + seed / 3 + stall_s, resume)
+        await until(lambda: left)
+        assert left == [not lost]
+        await until(lambda: session.state is SessionState.CONNECTED and not session.fenced)
+        await asyncio.sleep(TIMEOUT_S)
+        assert (session.session_id != first) is lost
+        assert (SessionState.LOST in states(client)) is lost
+
+    play(scenario, seed=seed)
+
+
 @pytest.mark.parametrize(("when", "effect"), [("before", False), ("after", True)])
 def test_a_connection_is_lost_before_or_after_the_effect(when: str, effect: bool) -> None:
     async def scenario(ensemble: Ensemble, client: Client) -> None:
