@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from stele.services.raft.lanes import Lanes
 from stele.services.raft.links import Link, Stream
 from stele.services.raft.transport import RaftTransport
 
@@ -15,6 +16,13 @@ class DialsTheRemoved(RaftTransport):
         while True:
             await super()._dial(link)
             await asyncio.sleep(0.01)
+
+
+class GivesEverybodyRoom(Lanes):
+    """Every group sends what it may have in flight, however many share the link."""
+
+    def may_send(self, group: int, ahead_bytes: int) -> bool:
+        return True
 
 
 class TakesBackTheRemoved(RaftTransport):

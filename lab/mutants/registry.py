@@ -137,6 +137,7 @@ MUTANTS = _table(
     Mutant("resolver.RetriesTombstones", ("R2.3",), "a removed store is asked for once"),
     Mutant("links.DialsTheRemoved", ("R2.3",), "a store that was removed is not dialled again"),
     Mutant("links.TakesBackTheRemoved", ("R2.3",), "a store that was removed is not let in again"),
+    Mutant("links.GivesEverybodyRoom", (), "groups that catch up at once do not break their link"),
     Mutant("resolver.NeverBacksOff", ("R2.4",), "retries are paced"),
     Mutant("resolver.BacksOffWithoutCap", ("R2.4",), "the pause between retries is bounded",
            and_breaks=("a store that starts late is reached as soon as it registers",)),

@@ -1,4 +1,4 @@
-"""One peer's link: what waits to be sent, and which of two streams carries it.
+"""One peer's link: which of two streams carries what waits to be sent (services/raft/lanes.py), and how it fares.
 
 Guarantee: when both ends have dialled, both keep the same stream, whatever the order in which they see the two: one that the lower store
 id dialled goes before one that the higher dialled, and of two by the same dialler the newer one stays (the other one is dead,
@@ -8,13 +8,12 @@ whatever it looks like).  Only a stream of the lower one on which nothing was he
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final
 
-from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.lanes import Lanes
 
-QUEUE_BYTES_MAX: Final = 64 << 20  # per peer; beyond it the link is broken on purpose, and what follows starts anew
-FRAME_BYTES_MAX: Final = 1 << 20  # a frame is closed once it holds this much; an entry of the largest size still fits
+STEADY_S: Final = 5.0  # a stream that ends sooner counts as a dial that failed
+SAID_EVERY_S: Final = 60.0
 
 
 class Stream:
@@ -29,6 +28,24 @@ class Stream:
 def takes_over(by_lower: bool, current: Stream | None, current_is_live: bool) -> bool:
     """Whether a new stream, dialled by the lower store or not, takes the place of ``current``."""
     return current is None or by_lower or not current.by_lower or not current_is_live
+
+
+class Rarely:
+    """What might be said without end: the first time at once, then once in ``SAID_EVERY_S``."""
+
+    __slots__ = ("_count", "_said_at")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._said_at = float("-inf")
+
+    def times(self, now: float) -> int:
+        """It has happened once more: how often since it was said last, to be said now; 0: not now."""
+        self._count += 1
+        if now - self._said_at < SAID_EVERY_S:
+            return 0
+        times, self._count, self._said_at = self._count, 0, now
+        return times
 
 
 class Link:
@@ -47,11 +64,14 @@ class Link:
         self.dialling: asyncio.Task[None] | None = None
         self.tombstone = False
         self.reported_gone = False  # since the last stream
-        self._queue: deque[tuple[pb.RaftMessage, int]] = deque()
-        self._queue_bytes = 0
+        self.lanes = Lanes()
+        self.up_since = now
+        self.short_streams = 0  # in a row
+        self.unsteady, self.overflows = Rarely(), Rarely()
 
-    def begin(self, stream: Stream) -> asyncio.Event:
+    def begin(self, stream: Stream, now: float) -> asyncio.Event:
         """``stream`` carries the link from now on; the event that ends it."""
+        self.up_since = now
         self.broken.set()
         self.broken = asyncio.Event()
         self.stream = stream
@@ -63,28 +83,11 @@ class Link:
     def end(self, now: float) -> None:
         self.stream = None
         self.down_since = now
+        self.short_streams = self.short_streams + 1 if now - self.up_since < STEADY_S else 0
         self.down.set()
         self.clear()
 
     def clear(self) -> None:
-        self._queue.clear()
-        self._queue_bytes = 0
+        self.lanes.clear()
         self.greet = False
         self.waiting.clear()
-
-    def put(self, message: pb.RaftMessage) -> bool:
-        """Queues ``message``.  False: more waits than may."""
-        size = message.ByteSize()
-        self._queue.append((message, size))
-        self._queue_bytes += size
-        return self._queue_bytes <= QUEUE_BYTES_MAX
-
-    def take(self) -> list[pb.RaftMessage]:
-        """The messages of the next frame."""
-        messages, size = [], 0
-        while self._queue and size < FRAME_BYTES_MAX:
-            message, message_bytes = self._queue.popleft()
-            messages.append(message)
-            size += message_bytes
-        self._queue_bytes -= size
-        return messages

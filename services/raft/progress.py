@@ -40,6 +40,7 @@ class Progress:
         "next_index",
         "offered_at",
         "offered_index",
+        "probing",
         "recovering_until",
         "rewound_request",
         "sent_at",
@@ -55,6 +56,7 @@ class Progress:
         )  # (request, last entry, bytes) of what is not known to be stored
         self.inflight_bytes = 0
         self.rewound_request = 0  # what was sent up to this request was sent before next_index went back
+        self.probing = False  # the link is new: a request without entries is to be answered before any go with one
         self.active_at = now  # when it was heard last; a new leader grants everybody an election timeout
         self.sent_at = NEVER
         self.commit_sent = 0  # the newest commit index that it was told
@@ -72,7 +74,11 @@ class Progress:
     @property
     def room_bytes(self) -> int:
         """How much more may be sent before it has stored some of it; 0 or less: nothing."""
-        return 0 if len(self.inflight) >= INFLIGHT_REQUESTS_MAX else INFLIGHT_BYTES_MAX - self.inflight_bytes
+        return (
+            0
+            if self.probing or len(self.inflight) >= INFLIGHT_REQUESTS_MAX
+            else INFLIGHT_BYTES_MAX - self.inflight_bytes
+        )
 
     def on_sent(self, request: int, entries: int, size: int, commit_index: int, sleep: bool, now: float) -> None:
         """Optimistic: the next request goes on behind this one without waiting for its answer."""
@@ -91,6 +97,8 @@ class Progress:
     def on_answer(self, m: pb.AppendAnswer, newest_request: int, journal: Journal, now: float) -> bool:
         """An answer to a request of this term.  True if it shows that the follower lost what it acknowledged, which was not known."""
         self.active_at = now
+        if m.request > self.rewound_request:
+            self.probing = False
         says_so = m.recovering and m.request >= self.answered_request  # not late: it may have recovered since
         self.answered_request = max(self.answered_request, m.request)
         newly = (says_so or self._lacks_acknowledged(m)) and not self.recovering_until
@@ -134,10 +142,12 @@ class Progress:
         self._forget_inflight(newest_request)
 
     def on_link_changed(self, newest_request: int, last_index: int) -> None:
-        """What was in flight may be lost: what is not acknowledged is sent again.  Of a follower of which nothing is known yet
-        the end of the log is tried first."""
+        """What was in flight may be lost: what is not acknowledged is sent again, once one small request was answered: a link that
+        breaks under what it is made to carry would break again.  Of a follower of which nothing is known yet the end of the log is
+        tried first."""
         self.next_index = self.match_index + 1 if self.match_index else last_index + 1
         self._forget_inflight(newest_request)
+        self.probing = True
         self.sent_at = NEVER
 
     def _forget_inflight(self, newest_request: int) -> None:

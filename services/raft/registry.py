@@ -68,6 +68,13 @@ class ActivityLinks(Protocol):
         ...
 
 
+@runtime_checkable
+class SharedLinks(Protocol):
+    """Links whose groups take turns in sending entries, and that report ``turn`` (services/raft/lanes.py)."""
+
+    def may_send(self, to: int, group_id: int, ahead_bytes: int) -> bool: ...
+
+
 class Registry:
     """``root`` holds one folder per group; ``open_storage(folder)`` runs on a thread and raises GroupDirectoryBusy or LogDamaged;
     ``observed_ms`` is the time in which the snapshots of this store have an age (datanode/observed_time.py)."""
@@ -194,6 +201,9 @@ class Registry:
         )
         if isinstance(self._links, ActivityLinks):
             group.engine.quiescence.node_active_at = self._links.last_active
+        if isinstance(self._links, SharedLinks):
+            may_send = self._links.may_send
+            group.engine.replication.may_send = lambda to, ahead_bytes: may_send(to, group_id, ahead_bytes)
         self._linked[group] = set()
         self._link(group)
         self._ticker.wake(group)
@@ -347,6 +357,11 @@ class Registry:
         except LogDamaged as e:
             group.report_damage(e)
             raise
+
+    def turn(self, store_id: int, group_id: int) -> None:
+        group = self._groups.get(group_id)
+        if group is not None:
+            self._ticker.wake(group)
 
     def peer_connected(self, store_id: int) -> None:
         for group in self._by_peer.get(store_id, ()):

@@ -45,6 +45,7 @@ class Replication:
         "_timing",
         "damage",
         "followers",
+        "may_send",
         "newest_request",
     )
 
@@ -57,6 +58,9 @@ class Replication:
         self._timing = timing
         self._observed_ms = observed_ms
         self.followers: dict[int, Progress] = {}
+        self.may_send: Callable[[int, int], bool] = lambda follower, ahead_bytes: (
+            True
+        )  # whether a link takes more entries
         self.newest_request = 0  # sent in this term; numbers tell answers apart that promise different things (H4, H15)
         self._notice_at: float | None = None  # when followers are told of a commit at the latest
         self.damage: LogDamaged | None = None  # why this log cannot give what a follower needs
@@ -184,11 +188,14 @@ class Replication:
             if now - progress.sent_at >= self._timing.heartbeat_s:
                 sent.append((follower, self._offer(progress, commit_index, now)))
             return
+        ahead_bytes = 0
         due = now - progress.sent_at >= self._timing.heartbeat_s or (notice and progress.commit_sent < commit_index)
         while due or progress.next_index <= journal.last_index:
             room = progress.room_bytes
             if progress.next_index == self._damaged_index:
                 room = 0  # others may have it, and lead: to them, as to any other, this leader is alive
+            if room > 0 and progress.next_index <= journal.last_index and not self.may_send(follower, ahead_bytes):
+                room = 0  # other groups send over the same link, and this one is told when it is its turn
             if room <= 0 and not due:
                 return
             first, room = progress.next_index, min(BATCH_BYTES_MAX, room) if room > 0 else 0  # a heartbeat at least
@@ -213,6 +220,7 @@ class Replication:
             )
             progress.on_sent(self.newest_request, len(batch.payloads), batch.size, commit_index, sleep, now)
             sent.append((follower, pb.RaftMessage(append_entries=append)))
+            ahead_bytes += batch.size
             due = False
 
     def mended(self) -> None:

@@ -1,14 +1,16 @@
 """Raft messages between stores: one bidirectional gRPC stream per pair of datanodes carries every group they share.
 
-Guarantee: between "connected" and "disconnected" the messages to one peer arrive in order and at most once; when a stream breaks, all
+Guarantee: between "connected" and "disconnected" the messages to one peer arrive at most once, and in order; when a stream breaks, all
 groups on it learn so at once and what was queued is dropped.  The store with the lower id dials, the other one only where no stream has
 come for ``DIAL_ANYWAY_S`` (a replica that lags behind a membership change does not know its new peer); services/raft/links.py says
 which stream stays if both do.  Addresses come from the resolver: a tombstone ends the link for good (R2.3), another store at the
 address makes it resolve again (R2.5).
 
-When a stream breaks, the peer's Raft port is dialled again at once: if that is refused the process is gone, and its groups are told.  A
-port that merely does not answer says nothing (a pause, a partition): there the election timeout decides.  A link on which nothing is
-said carries empty frames, so that silence means something: services/raft/liveness.py.
+Groups that share a link send entries by turns, behind what carries none: services/raft/lanes.py.  So the order is that of each group.
+
+When a stream breaks, the peer's Raft port is dialled again at once, or with backoff if the stream had not stood long: if that is refused
+the process is gone, and its groups are told.  A port that merely does not answer says nothing (a pause, a partition): there the election
+timeout decides.  A link on which nothing is said carries empty frames, so that silence means something: services/raft/liveness.py.
 
 Snapshots travel apart from all this, and so do entries that replace damaged ones: services/raft/snapshot_transfer.py, mending.py.
 """
@@ -19,7 +21,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import grpc
 import structlog
@@ -40,10 +42,11 @@ from stele.services.pb import raft_pb2 as pb
 from stele.services.pb import raft_pb2_grpc
 from stele.services.raft.entries import Batch
 from stele.services.raft.links import Link, Stream, takes_over
+from stele.services.raft.listener import Listener
 from stele.services.raft.liveness import Liveness
 from stele.services.raft.mending import fetch_entries
 from stele.services.raft.snapshot_transfer import Fetches, Served
-from stele.services.raft.storage import Entry, SnapshotSource
+from stele.services.raft.storage import Entry
 from stele.services.raft.timing import Timing
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.resolver import Resolver
@@ -60,34 +63,6 @@ DIAL_ANYWAY_S: Final = 2.0
 RESOLVE_AGAIN_AFTER: Final = 5  # failed dials in a row
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 _GREETING: Final = pb.RaftFrame()
-
-
-class Listener(Protocol):
-    """Who is told what arrives: the registry."""
-
-    def deliver(self, sender: int, message: pb.RaftMessage) -> None: ...
-
-    def peer_connected(self, store_id: int) -> None: ...
-
-    def peer_disconnected(self, store_id: int) -> None: ...
-
-    def peer_gone(self, store_id: int) -> None: ...
-
-    def peer_silent(self, store_id: int) -> None:
-        """Nothing was heard for ``election_min_s`` although the stream stands: a pause or a partition.  Said once."""
-        ...
-
-    def peer_active(self, store_id: int) -> None:
-        """It speaks again; before what it says is delivered."""
-        ...
-
-    def open_snapshot(self, group_id: int, index: int) -> SnapshotSource:
-        """Blocks; called on a thread.  KeyError or a SteleError: there is none."""
-        ...
-
-    async def read_entries(self, group_id: int, first: int, last: int) -> list[Entry]:
-        """Committed entries from ``first`` on, at least that one.  SteleError."""
-        ...
 
 
 class RaftTransport(raft_pb2_grpc.RaftServicer):
@@ -158,9 +133,16 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         if link is None or link.stream is None:
             return
         self._touched[link] = None
-        if not link.put(message):
-            log.warning("raft_link_overflow", peer=to)
+        if not link.lanes.put(message):
+            if times := link.overflows.times(self._now()):
+                log.warning("raft_link_overflow", peer=to, times=times)
             link.broken.set()
+
+    def may_send(self, to: int, group_id: int, ahead_bytes: int) -> bool:
+        """Whether a group may send one more batch of entries, ``ahead_bytes`` being on their way.  If not, the listener is told when
+        its turn has come."""
+        link = self._links.get(to)
+        return link is None or link.stream is None or link.lanes.may_send(group_id, ahead_bytes)
 
     def flush(self) -> None:
         """Lets everything queued leave, many messages to a frame."""
@@ -291,7 +273,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
                 if await self._refused(address.raft_endpoint):
                     self._report_gone(link)
                 elif await self._dial_once(link, address.raft_endpoint):
-                    failures = 0
+                    failures = link.short_streams
             except StoreTombstone:
                 link.tombstone = True
                 link.clear()
@@ -409,10 +391,10 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             return
         if link.stream is not None:
             self._lost(link)
-        broken = link.begin(stream)
+        broken = link.begin(stream, self._now())
         self._liveness.connected(link.store_id, self._now())
         self._look_next()
-        log.info("raft_peer_connected", peer=link.store_id)
+        self._say(link, "raft_peer_connected")
         if self._listener is not None:
             self._listener.peer_connected(link.store_id)
         tasks = [
@@ -448,7 +430,10 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             await link.waiting.wait()
             link.waiting.clear()
             while link.stream is stream:
-                messages = link.take()
+                messages = link.lanes.take()
+                if self._listener is not None:
+                    for group_id in link.lanes.next_turns():
+                        self._listener.turn(link.store_id, group_id)
                 if not messages and not link.greet:
                     break
                 link.greet = False
@@ -480,9 +465,15 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
     def _lost(self, link: Link) -> None:
         link.end(self._now())
         self._liveness.disconnected(link.store_id)
-        log.info("raft_peer_disconnected", peer=link.store_id)
+        self._say(link, "raft_peer_disconnected")
         if self._listener is not None:
             self._listener.peer_disconnected(link.store_id)
+
+    def _say(self, link: Link, event: str) -> None:
+        if link.short_streams <= 1:
+            log.info(event, peer=link.store_id)
+        elif times := link.unsteady.times(self._now()):
+            log.warning("raft_link_unsteady", peer=link.store_id, last=event, changes=times)
 
     def _report_gone(self, link: Link) -> None:
         """Once: a port that is refused again says nothing new, and a thousand groups would look up each time."""

@@ -13,6 +13,7 @@ from typing import Any
 import stele.datanode.log.log as log_module
 import stele.services.raft.engine as engine_module
 import stele.services.raft.group as group_module
+import stele.services.raft.links as links_module
 import stele.services.raft.registry as registry_module
 import stele.services.raft.replication as replication_module
 from stele.lab.mutants import MUTANTS
@@ -24,6 +25,7 @@ PLACES: dict[str, ModuleType] = {
     "Follower": engine_module,
     "Group": registry_module,
     "Journal": group_module,
+    "Lanes": links_module,
     "Outbox": engine_module,
     "Progress": replication_module,
     "Proposals": engine_module,

@@ -240,7 +240,7 @@ async def a_store_that_was_removed_is_gone_for_good(transport: type[RaftTranspor
         await two.stop()
         await eventually(lambda: link.tombstone)
         one.say(2, 1)
-        assert link.take() == [], "nothing waits for it"
+        assert link.lanes.take() == [], "nothing waits for it"
         with promise("a store that was removed is not dialled again"):
             await eventually(lambda: link.dialling is not None and link.dialling.done(), within_s=3)
         with promise("a store that was removed is not let in again"), pytest.raises(AssertionError, match="without an"):

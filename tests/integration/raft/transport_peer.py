@@ -85,6 +85,9 @@ class Listener:
     def peer_active(self, store_id: int) -> None:
         self._tell("heard", store_id)
 
+    def turn(self, store_id: int, group_id: int) -> None:
+        self._tell("turn", store_id)
+
     def open_snapshot(self, group_id: int, index: int) -> Source:
         source = self.snapshots[group_id, index]
         self.opened.append(source)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from stele.services.pb import raft_pb2 as pb
-from stele.services.raft.links import FRAME_BYTES_MAX, QUEUE_BYTES_MAX, Link, Stream, takes_over
+from stele.services.raft.lanes import FRAME_BYTES_MAX, QUEUE_BYTES_MAX, Lanes
+from stele.services.raft.links import Stream, takes_over
 from stele.services.raft.liveness import NEVER, Liveness
 
 
@@ -110,17 +111,17 @@ def test_of_two_streams_both_ends_keep_the_same_one() -> None:
 
 
 def test_a_queue_is_cut_into_frames_and_is_bounded() -> None:
-    link = Link(2, 0.0)
+    lanes = Lanes()
     message = pb.RaftMessage(append_entries=pb.AppendEntries(payloads=[b"x" * 300_000]))
     for _ in range(10):
-        assert link.put(message)
+        assert lanes.put(message)
     frames = []
-    while messages := link.take():
+    while messages := lanes.take():
         frames.append(len(messages))
     assert sum(frames) == 10
     assert max(frames) == FRAME_BYTES_MAX // message.ByteSize() + 1
     fits = QUEUE_BYTES_MAX // message.ByteSize()
-    assert all(link.put(message) for _ in range(fits))
-    assert not link.put(message)
-    link.clear()
-    assert link.put(message)
+    assert all(lanes.put(message) for _ in range(fits))
+    assert not lanes.put(message)
+    lanes.clear()
+    assert lanes.put(message)
