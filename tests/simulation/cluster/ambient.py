@@ -97,8 +97,17 @@ def ambient(machine: Machine, rng: random.Random) -> Iterator[None]:
         return lambda *given, **named: (answer if threading.get_ident() == ours else otherwise)(*given, **named)
 
     def monotonic() -> float:
+        loop = (
+            asyncio._get_running_loop()
+        )  # what is asked most often is answered first; other threads have another loop, or none
+        if loop is not None and hasattr(loop, "resident"):
+            return loop.time()
+        if threading.get_ident() != ours:
+            return real_monotonic()
         running = resident()
         return running.loop.time() if running is not None else machine.now
+
+    real_monotonic = time.monotonic
 
     def wall_ns() -> int:
         running = resident()
@@ -126,7 +135,7 @@ def ambient(machine: Machine, rng: random.Random) -> Iterator[None]:
         return uuid.UUID(int=rng.getrandbits(128), version=4)
 
     replaced: list[tuple[Any, str, Any]] = [
-        (time, "monotonic", here(monotonic, time.monotonic)),
+        (time, "monotonic", monotonic),
         (time, "perf_counter", here(monotonic, time.perf_counter)),
         (time, "time_ns", here(wall_ns, time.time_ns)),
         (time, "time", here(lambda: wall_ns() / 1e9, time.time)),
