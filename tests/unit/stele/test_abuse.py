@@ -204,17 +204,17 @@ def test_every_public_call_and_each_of_its_arguments_has_a_row(module: Any) -> N
 def short_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds are the same, and seconds are shorter."""
     for name in (
-        "admin.READ_TIMEOUT_S",
-        "admin.WRITE_TIMEOUT_S",
-        "admin.CONNECT_TIMEOUT_S",
-        "routing.LOOKUP_TIMEOUT_S",
-        "client.LOOKUP_TIMEOUT_S",
-        "consumer.SEEK_TIMEOUT_S",
-        "consumer.ACK_CONFIRM_TIMEOUT_S",
-        "consumer.CLOSE_TIMEOUT_S",
-        "services.rpc.nameservers.READ_ATTEMPT_S",
+        "stele.admin.READ_TIMEOUT_S",
+        "stele.admin.WRITE_TIMEOUT_S",
+        "stele.admin.CONNECT_TIMEOUT_S",
+        "stele.routing.LOOKUP_TIMEOUT_S",
+        "stele.client.LOOKUP_TIMEOUT_S",
+        "stele.consumer.SEEK_TIMEOUT_S",
+        "stele.consumer.ACK_CONFIRM_TIMEOUT_S",
+        "stele.consumer.CLOSE_TIMEOUT_S",
+        "stele.services.rpc.nameservers.READ_ATTEMPT_S",
     ):
-        monkeypatch.setattr(f"stele.{name}", 0.5)
+        monkeypatch.setattr(name, 0.5)
     monkeypatch.setattr(stele.Consumer.open, "__defaults__", (0.5,))
 
 
