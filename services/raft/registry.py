@@ -106,7 +106,7 @@ class Registry:
         self._ticker = Ticker(links.send, links.flush, clock)
         self._groups: dict[int, Group] = {}
         self._storage: dict[int, OpenStorage] = {}
-        self._by_peer: dict[int, set[Group]] = {}
+        self._by_peer: dict[int, dict[Group, None]] = {}  # in the order in which they came: none by address
         self._linked: dict[Group, set[int]] = {}
         self._locks = KeyedLock[int]()  # by group
         self._may_lead = False
@@ -228,7 +228,7 @@ class Registry:
         if group is None:
             return False
         for peer in self._linked.pop(group):
-            self._by_peer[peer].discard(group)
+            self._by_peer[peer].pop(group, None)
             self._links.release(peer)
         await group.stop()
         await asyncio.to_thread(self._storage.pop(group_id).close)
@@ -255,13 +255,13 @@ class Registry:
         wanted = {*group.members.voters, *group.members.learners} - {self.store_id}
         for peer in sorted(wanted - linked):
             linked.add(peer)
-            self._by_peer.setdefault(peer, set()).add(group)
+            self._by_peer.setdefault(peer, {})[group] = None
             self._links.use(peer)
             if self._links.is_connected(peer):
                 group.connected(peer)
         for peer in sorted(linked - wanted):
             linked.discard(peer)
-            self._by_peer[peer].discard(group)
+            self._by_peer[peer].pop(group, None)
             group.disconnected(peer)
             self._links.release(peer)
 
@@ -364,23 +364,23 @@ class Registry:
             self._ticker.wake(group)
 
     def peer_connected(self, store_id: int) -> None:
-        for group in self._by_peer.get(store_id, ()):
+        for group in list(self._by_peer.get(store_id, ())):
             group.connected(store_id)
 
     def peer_disconnected(self, store_id: int) -> None:
-        for group in self._by_peer.get(store_id, ()):
+        for group in list(self._by_peer.get(store_id, ())):
             group.disconnected(store_id)
 
     def peer_gone(self, store_id: int) -> None:
-        for group in self._by_peer.get(store_id, ()):
+        for group in list(self._by_peer.get(store_id, ())):
             group.peer_gone(store_id)
 
     def peer_silent(self, store_id: int) -> None:
-        for group in self._by_peer.get(store_id, ()):
+        for group in list(self._by_peer.get(store_id, ())):
             group.peer_silent(store_id)
 
     def peer_active(self, store_id: int) -> None:
-        for group in self._by_peer.get(store_id, ()):
+        for group in list(self._by_peer.get(store_id, ())):
             group.peer_active(store_id)
 
 
