@@ -38,7 +38,7 @@ from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
 from stele.services.raft.door import MessageRefused
 from stele.services.raft.engine import Engine
-from stele.services.raft.journal import Flush, Journal
+from stele.services.raft.journal import Flush, Journal, UnsyncedBytes
 from stele.services.raft.mending import FetchEntries, Mending
 from stele.services.raft.snapshotting import Fetch, Snapshotting
 from stele.services.raft.state_machine import StateMachine
@@ -77,11 +77,12 @@ class Group:
         fetch_entries: FetchEntries,
         observed_ms: Callable[[], int],
         on_members: Callable[[Group], None],
+        unsynced: UnsyncedBytes,
     ) -> None:
         self.group_id = group_id
         self.store_id = store_id
         self.machine = machine
-        self.journal = Journal(storage.log, storage.terms, storage.snapshots, first_members)
+        self.journal = Journal(storage.log, storage.terms, storage.snapshots, first_members, on_disk=unsynced)
         self._storage = storage
         self._ticker = ticker
         self._loop = asyncio.get_running_loop()
@@ -505,5 +506,6 @@ class Group:
         await self._snapshotting.stop()
         await self._mending.stop()
         await self._flushed.wait()
+        self.journal.close()
         if self._keeping is not None:
             await asyncio.gather(self._keeping, return_exceptions=True)

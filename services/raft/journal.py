@@ -32,7 +32,12 @@ from stele.services.raft.storage import (
 )
 
 TAIL_BYTES_MAX: Final = 1 << 20
-UNSYNCED_BYTES_MAX: Final = 16 << 20  # beyond it a replica takes nothing on: its disk does not keep up, or stands still
+UNSYNCED_BYTES_MAX: Final = (
+    64 << 20
+)  # of one replica; beyond it it takes nothing on: its disk does not keep up, or stands still
+DISK_UNSYNCED_BYTES_MAX: Final = (
+    256 << 20
+)  # of all on one disk; beyond it only those that have nothing waiting take something on
 APPEND_BYTES_MAX: Final = 4 << 20  # written at once; one entry goes whole
 ENTRY_BYTES: Final = 128  # of memory that an entry takes beside its payload
 
@@ -80,6 +85,15 @@ class _Seal:
 @dataclass(frozen=True, slots=True)
 class _Mend:
     mending: LogMending
+
+
+class UnsyncedBytes:
+    """Memory that entries take which wait for one disk, of all groups on it."""
+
+    __slots__ = ("total",)
+
+    def __init__(self) -> None:
+        self.total = 0
 
 
 _Change = _Append | _Truncate | _StoreTerm | _InstallSnapshot | _ResetLog | _Compact | _Seal | _Mend
@@ -146,6 +160,7 @@ class Journal:
         snapshots: SnapshotStorage,
         first_members: Members,
         tail_bytes_max: int = TAIL_BYTES_MAX,
+        on_disk: UnsyncedBytes | None = None,
     ) -> None:
         """``first_members`` are those of a group whose storage says nothing of any."""
         self._log = log
@@ -167,6 +182,7 @@ class Journal:
             self.members = MemberHistory(oldest.index, oldest.members, log.memberships())
         self._changes: deque[_Change] = deque()
         self._changes_bytes = 0
+        self._on_disk = on_disk or UnsyncedBytes()
         self._position = 0
         self._flush: Flush | None = None
         self._term_position = 0
@@ -258,7 +274,8 @@ class Journal:
     @property
     def is_full(self) -> bool:
         """As much waits for the disk as may: nothing is to be appended that can be refused."""
-        return self.unsynced_bytes >= UNSYNCED_BYTES_MAX
+        unsynced = self.unsynced_bytes
+        return unsynced >= UNSYNCED_BYTES_MAX or (unsynced > 0 and self._on_disk.total >= DISK_UNSYNCED_BYTES_MAX)
 
     def append(self, entry: Entry) -> None:
         if entry.index != self._last_index + 1:
@@ -271,6 +288,7 @@ class Journal:
         self._position += 1
         size = len(entry.payload) + ENTRY_BYTES
         self._changes_bytes += size
+        self._on_disk.total += size
         newest = self._changes[-1] if self._changes else None
         if isinstance(newest, _Append) and newest.size + size <= APPEND_BYTES_MAX:
             newest.entries.append(entry)
@@ -345,6 +363,8 @@ class Journal:
         """Takes note of a flush that has run.  Returns its error; after DiskFull the same changes are tried again by the next one."""
         assert flush is self._flush
         self._flush = None
+        if not isinstance(flush.error, DiskFull):  # written, or never will be
+            self._on_disk.total -= flush.size
         if flush.error is None:
             self.synced_position = flush.position
             self.synced_index = max(self.synced_index, flush.last_index)
@@ -361,6 +381,11 @@ class Journal:
             self._changes = flush.changes
             self._changes_bytes += flush.size
         return flush.error
+
+    def close(self) -> None:
+        """Nothing more is written: what waits counts no more.  No flush is under way."""
+        self._on_disk.total -= self._changes_bytes
+        self._changes, self._changes_bytes = deque(), 0
 
     def _trim(self) -> None:
         gone = 0

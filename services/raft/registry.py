@@ -27,6 +27,7 @@ from stele.services.files import is_gone
 from stele.services.keyed_lock import KeyedLock
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.group import Group
+from stele.services.raft.journal import UnsyncedBytes
 from stele.services.raft.membership import first_members
 from stele.services.raft.mending import READ_BYTES_MAX
 from stele.services.raft.state_machine import StateMachine
@@ -104,6 +105,7 @@ class Registry:
         self._entry_bytes_max = entry_bytes_max
         self._observed_ms = observed_ms
         self._ticker = Ticker(links.send, links.flush, clock)
+        self._unsynced = UnsyncedBytes()
         self._groups: dict[int, Group] = {}
         self._storage: dict[int, OpenStorage] = {}
         self._by_peer: dict[int, dict[Group, None]] = {}  # in the order in which they came: none by address
@@ -198,6 +200,7 @@ class Registry:
             self._links.fetch_entries,
             self._observed_ms,
             self._link,
+            self._unsynced,
         )
         if isinstance(self._links, ActivityLinks):
             group.engine.quiescence.node_active_at = self._links.last_active

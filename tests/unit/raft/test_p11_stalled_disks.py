@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from stele.services.errors import DiskFull, Overloaded
-from stele.services.raft.journal import APPEND_BYTES_MAX, UNSYNCED_BYTES_MAX, Journal
+from stele.services.raft import journal as journal_module
+from stele.services.raft.journal import APPEND_BYTES_MAX, Journal, UnsyncedBytes
 from stele.services.raft.progress import INFLIGHT_BYTES_MAX, Progress
 from stele.services.raft.replication import BATCH_BYTES_MAX
 from stele.services.raft.storage import Entry, Members
@@ -17,6 +18,12 @@ from tests.unit.raft.bench import Bench
 from tests.unit.raft.platter import Platter, SimulatedLog, SimulatedSnapshots, SimulatedTerms
 
 MIB = 1 << 20
+UNSYNCED_BYTES_MAX = 16 * MIB
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "UNSYNCED_BYTES_MAX", UNSYNCED_BYTES_MAX)
 
 
 def led() -> Bench:
@@ -186,3 +193,31 @@ def test_p11_what_waits_for_a_disk_is_written_in_pieces_and_none_of_them_twice()
     assert max(log.sizes) <= APPEND_BYTES_MAX + MIB
     assert log.last_index == journal.synced_index == count
     assert journal.unsynced_bytes == 0
+
+
+def journal_on(disk: UnsyncedBytes, platter: Platter) -> Journal:
+    log = SimulatedLog(platter)
+    return Journal(log, SimulatedTerms(platter), SimulatedSnapshots(platter), Members((1,)), on_disk=disk)
+
+
+def fill(journal: Journal) -> None:
+    while not journal.is_full:
+        journal.append(Entry(journal.last_index + 1, 1, 0, bytes(MIB)))
+
+
+def test_p11_many_groups_on_one_disk_that_stands_still_have_one_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "DISK_UNSYNCED_BYTES_MAX", 2 * UNSYNCED_BYTES_MAX)
+    disk = UnsyncedBytes()
+    journals = [journal_on(disk, Platter()) for _ in range(10)]
+    for journal in journals:
+        fill(journal)
+    assert disk.total == sum(journal.unsynced_bytes for journal in journals)
+    assert disk.total <= 2 * UNSYNCED_BYTES_MAX + len(journals) * 2 * MIB
+    assert all(journal.unsynced_bytes > 0 for journal in journals)  # none is kept from what it has to store
+    journals[0].close()  # its group is stopped
+    flush = journals[1].begin()
+    assert flush is not None
+    flush.run()
+    assert journals[1].finish(flush) is None
+    assert disk.total == sum(journal.unsynced_bytes for journal in journals) < UNSYNCED_BYTES_MAX
+    assert not journals[2].is_full
