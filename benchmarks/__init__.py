@@ -16,3 +16,7 @@ quote; what the figures mean stands in docs/explanation/performance.md.
 
 Nothing imports this package but its own test, tests/unit/test_benchmarks.py.
 """
+
+from stele.services import own_process
+
+own_process.settle()  # BEFORE any module in here imports gRPC

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from stele.services import own_process
 from stele.services.extras import require_or_exit
 
 if __name__ == "__main__":
     require_or_exit("server", "stele.datanode")
+    own_process.settle()
     from stele.datanode.role import Datanode
     from stele.services.config import DatanodeConfig
     from stele.services.process import main

@@ -5,8 +5,8 @@ client runs inside programs of others and takes only what needs no library of th
 
 * values and decisions: ``errors`` (the one tree; every failure that leaves a part is in it), ``topics``, ``bundles``, ``batch``,
   ``units``, ``backoff``; time and randomness are passed in as ``clock`` and ``rng`` name them;
-* the life of a process: ``process`` (start, ready, drain, stop), ``config`` and ``settings``, ``ready``, ``metrics``, ``ports``,
-  ``malloc``, ``logs`` and ``library_log``, ``extras``;
+* the life of a process: ``process`` (start, ready, drain, stop), ``own_process`` (what gRPC is told), ``config`` and ``settings``,
+  ``ready``, ``metrics``, ``ports``, ``malloc``, ``logs`` and ``library_log``, ``extras``;
 * tasks and files: ``tasks``, ``keyed_lock``, ``files`` (a Protocol, so that tests can lie), ``json_files``, ``directory_lock``;
 * packages: ``rpc`` (gRPC), ``coordination`` (the only one that knows ZooKeeper), ``raft`` (the only one that knows PySyncObj), ``pb``
   (generated from proto/).
@@ -14,13 +14,3 @@ client runs inside programs of others and takes only what needs no library of th
 Begin with ``errors``: its docstrings say of every failure whether it is definite and whether to try again; then ``process``, which
 every role's ``__main__`` calls.
 """
-
-import os
-
-# gRPC reads these variables once, when it is first imported, so they are set before anything here can import it: its fork handlers
-# break children that are forked beside a live ``grpc.aio`` loop, and its own log lines are not ours.  Its event engine hands every
-# read and write to threads of its own, six switches for one exchange on a stream; the pollers that it had before do the same in two
-# thirds of the time (docs/explanation/performance.md).
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")

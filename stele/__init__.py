@@ -2,6 +2,9 @@
 
 Every error is a class of ``stele``: ``except stele.TopicNotFound``.  Each says ``definite`` (it had no effect) and ``retryable``; all of
 them are a ``SteleError``.  Importing this configures nobody's logging: what the client has to say goes to the standard logger ``stele``.
+Nor does it change the process's environment: what gRPC itself writes to stderr (a line when a process forks, or a server breaks the rules)
+is silenced by ``GRPC_VERBOSITY=NONE``, set before it is imported.  Fork before you connect: in a process that is forked beside a connected
+client gRPC cannot be used, and connecting is refused there.
 
 Whoever reads the code begins with ``client.py``, from which ``producer.py``, ``consumer.py`` and ``admin.py`` come; what is decided
 stands apart from what carries it out (``batching.py``, ``delivery_buffer.py``, ``retry.py``).  ``stele.cli`` is the command,

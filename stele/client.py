@@ -77,6 +77,7 @@ class Client:
 
     async def __aenter__(self) -> Client:
         self.check_open()
+        self._birthplace.connect()
         try:
             await self._refresh_members(self._timeout_s)
         except Unimplemented:
@@ -184,6 +185,7 @@ class Client:
         await self._router.close()
         await self._streams.close()
         await self._channels.close()
+        self._birthplace.disconnect()
 
     async def look_up(self, topic: str) -> TopicRoutes:
         """The topic's routes, from a nameserver.  Raises TopicNotFound."""

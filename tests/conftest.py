@@ -11,8 +11,10 @@ import structlog
 from hypothesis import settings
 
 from stele.local.zookeeper import ZooKeeperServer
+from stele.services import own_process
 from tests.support.zookeeper import server, unique_cluster_name
 
+own_process.settle()  # roles run inside the tests, as they do in processes of their own
 settings.register_profile("suite", deadline=None)  # how fast an example runs is a benchmark's matter
 settings.load_profile("suite")
 

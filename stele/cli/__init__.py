@@ -11,3 +11,7 @@ in the tree; its page, docs/reference/cli.md, follows by `make docs`.
 
 Nothing imports this package: what a program wants of a cluster is in ``stele`` itself.
 """
+
+from stele.services import own_process
+
+own_process.settle()  # BEFORE any module in here imports gRPC
