@@ -177,7 +177,7 @@ class OwnedPartitions:
         self._finishing = Tasks()
         self._changed = asyncio.Event()
         self._missing_until_s: dict[str, float] = {}
-        self._ticking = asyncio.get_running_loop().create_task(self._tick())
+        self._ticking = Tasks().keep(self._tick, "producers")
         self._stopped: SteleError | None = None
 
     # --- what nameservers and ZooKeeper say -----------------------------------------------------------------------
@@ -328,7 +328,10 @@ class OwnedPartitions:
         while True:
             await asyncio.sleep(TICK_S * random.uniform(0.9, 1.1))
             for owned in list(self._owned.values()):
-                owned.producer.tick()
+                try:
+                    owned.producer.tick()
+                except Exception as e:  # its own affair: the others' deadlines pass all the same
+                    self._failed(owned, "tick", e)
 
     # --- the end --------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from stele.services.errors import InternalError, SteleError, Timeout
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.rpc.status import to_wire
 from stele.services.rpc.streams import AnswerPump
+from stele.services.tasks import Tasks
 
 INFLIGHT_REQUESTS_MAX = 1_024
 INFLIGHT_BYTES_MAX = 64 << 20
@@ -56,7 +57,7 @@ class AppendStream:
         self._room = asyncio.Event()
 
     async def run(self, requests: AsyncIterator[pb.AppendRequest]) -> AsyncGenerator[pb.AppendResponse, None]:
-        expiring = asyncio.ensure_future(self._expire())
+        expiring = Tasks().keep(self._expire, "append-expiry")
         try:
             async with aclosing(self._pump.run(requests, self._take)) as answers:
                 async for answer in answers:

@@ -54,6 +54,7 @@ from stele.services.errors import (
 )
 from stele.services.pb import nameserver_pb2
 from stele.services.rpc.channels import Channels
+from stele.services.tasks import Tasks
 from stele.services.topics import FOR_EVER, check_retention, parse_topic
 
 ROUND_S = 1.0
@@ -95,28 +96,26 @@ class Controller:
         self._view = view
         self._plan = decisions.plan
         self._replicas_due, self._bundles_due = asyncio.Event(), asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks()
+        self._is_open = False
         self._unsubscribe: Callable[[], None] = lambda: None
 
     @property
     def is_open(self) -> bool:
-        return bool(self._tasks) and self.leadership.is_valid
+        return self._is_open and self.leadership.is_valid
 
     def open(self) -> None:
-        loop = asyncio.get_running_loop()
         self._unsubscribe = self._view.subscribe(self._changed)
-        self._tasks = [
-            loop.create_task(self._rounds("reconcile", self._replicas_due, self._reconcile), name="reconcile"),
-            loop.create_task(self._rounds("bundles", self._bundles_due, self._settle_bundles), name="bundles"),
-        ]
+        self._is_open = True
+        # They survive every failure by themselves, until the leadership ends.
+        self._tasks.start(self._rounds("reconcile", self._replicas_due, self._reconcile), "reconcile")
+        self._tasks.start(self._rounds("bundles", self._bundles_due, self._settle_bundles), "bundles")
         self._changed()
 
     async def close(self) -> None:
         self._unsubscribe()
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._is_open = False
+        await self._tasks.cancel()
         await self.probes.stop()
         await self._orders.stop()
 

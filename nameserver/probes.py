@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from stele.nameserver.catalog import Member
 from stele.services.errors import SteleError
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.status import typed_errors
+from stele.services.tasks import Tasks
 
 REDIALS = 2
 REDIAL_PAUSE_S = 0.08
@@ -39,6 +41,7 @@ class BrokerProbes:
     def __init__(self, channels: Channels, changed: Callable[[], None]) -> None:
         self._channels, self._changed = channels, changed
         self._pulses: dict[tuple[str, int], Pulse] = {}
+        self._tasks = Tasks()
         self._probing: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     def pulse(self, member: Member) -> Pulse:
@@ -51,14 +54,13 @@ class BrokerProbes:
             self._probing.pop(key).cancel()
             self._pulses.pop(key, None)
         for key in wanted.keys() - self._probing.keys():
-            self._probing[key] = asyncio.get_running_loop().create_task(
-                self._probe(wanted[key]), name=f"probe-{wanted[key].name}"
+            self._probing[key] = self._tasks.keep(
+                functools.partial(self._probe, wanted[key]), f"probe-{wanted[key].name}"
             )
 
     async def stop(self) -> None:
-        tasks = list(self._probing.values())
         self.follow({})
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
     async def _probe(self, member: Member) -> None:
         while True:

@@ -23,10 +23,11 @@ from stele.nameserver.reconcile import (
     MemberRole,
     TellHighWater,
 )
-from stele.services.errors import NotReady, SteleError
+from stele.services.errors import InternalError, NotReady, SteleError
 from stele.services.high_water import NOTHING_TOLD, HighWater
 from stele.services.pb import datanode_pb2, datanode_pb2_grpc
 from stele.services.rpc.channels import Channels, call
+from stele.services.tasks import Tasks
 
 ORDER_TIMEOUT_S = 5.0
 ORDERS_AT_ONCE_MAX = 16
@@ -52,6 +53,7 @@ class ReplicaOrders:
         self._working: dict[int, asyncio.Task[None]] = {}
         self._completed: dict[Order, float] = {}
         self._retry_at: dict[int, float] = {}
+        self._tasks = Tasks()
         self._failures: dict[int, SteleError] = {}
         self._told = NOTHING_TOLD.message()
 
@@ -68,18 +70,14 @@ class ReplicaOrders:
             member = members.get(store_id)
             if member is None or store_id in self._working or self._retry_at.get(store_id, 0.0) > now:
                 continue
-            task = asyncio.get_running_loop().create_task(self._work(member, batch), name=f"orders-{member.name}")
-            self._working[store_id] = task
+            self._working[store_id] = self._tasks.start(self._work(member, batch), f"orders-{member.name}")
 
     def last_failure(self, stores: Iterable[int]) -> tuple[int, SteleError] | None:
         """A store that could not carry out its last batch, and why."""
         return next(((s, self._failures[s]) for s in stores if s in self._failures), None)
 
     async def stop(self) -> None:
-        tasks = list(self._working.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
     async def _work(self, member: Member, batch: list[Order]) -> None:
         places = asyncio.Semaphore(ORDERS_AT_ONCE_MAX)
@@ -90,6 +88,9 @@ class ReplicaOrders:
                     await self.give(member, order)
                 except SteleError as e:
                     return e
+                except Exception as e:  # of ours: as an order that failed, it is told, and given again after a while
+                    _log.error("replica_order_failed", store=member.store_id, exc_info=e)
+                    return InternalError(f"{type(order).__name__} for store {member.store_id}: {e!r}")
             self._completed[order] = asyncio.get_running_loop().time()
             return None
 

@@ -8,6 +8,7 @@ is not believed (R2.5).
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from stele.services.high_water import HighWater
 from stele.services.pb import datanode_pb2, datanode_pb2_grpc
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.status import typed_errors
+from stele.services.tasks import Tasks
 
 SILENCE_MAX_S = 8.0  # a datanode says something at least every 5 s
 CONNECT_TIMEOUT_S = 2.0
@@ -39,6 +41,7 @@ class StoreWatch:
         self.seen = HighWater()  # the highest that any store has said it was told, also of those that are gone
         self._channels, self._changed = channels, changed
         self._rng = rng or random.Random()
+        self._tasks = Tasks()
         self._watching: dict[int, tuple[Member, asyncio.Task[None]]] = {}
 
     def follow(self, members: Mapping[int, Member]) -> None:
@@ -58,15 +61,12 @@ class StoreWatch:
                     self.reports[store_id] = disconnected(known)
         for store_id, member in members.items():
             if store_id not in self._watching:
-                task = asyncio.get_running_loop().create_task(self._watch(member), name=f"watch-store-{store_id}")
+                task = self._tasks.keep(functools.partial(self._watch, member), f"watch-store-{store_id}")
                 self._watching[store_id] = (member, task)
 
     async def stop(self) -> None:
-        tasks = [task for _, task in self._watching.values()]
         self._watching.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
     async def _watch(self, member: Member) -> None:
         """For as long as the task is wanted: dial, listen, and dial again with capped backoff."""
@@ -77,15 +77,20 @@ class StoreWatch:
                     failures = 0
                     self._receive(member.store_id, status)
             except SteleError as e:
-                known = self.reports.get(member.store_id)
-                if known is not None and known.connected:
-                    _log.info(
-                        "store_watch_broken", store=member.store_id, node=member.name, reason=e.reason, error=e.message
-                    )
-                    self.reports[member.store_id] = disconnected(known)
-                    self._changed()
+                self._broken(member, e.reason, e.message)
+            except Exception as e:
+                self._broken(member, type(e).__name__, str(e))
+                raise
             failures += 1
             await asyncio.sleep(BACKOFF.after(failures, self._rng))
+
+    def _broken(self, member: Member, reason: str, error: str) -> None:
+        """BEFORE anything else is tried: what nobody listens to any more must not look like news."""
+        known = self.reports.get(member.store_id)
+        if known is not None and known.connected:
+            _log.info("store_watch_broken", store=member.store_id, node=member.name, reason=reason, error=error)
+            self.reports[member.store_id] = disconnected(known)
+            self._changed()
 
     def _receive(self, store_id: int, received: datanode_pb2.StoreStatus) -> None:
         if received.store_id != store_id:

@@ -36,6 +36,7 @@ from stele.services.json_files import write_json
 from stele.services.metrics import AdminServer, new_registry
 from stele.services.ready import ReadyGate
 from stele.services.rpc.transport import GRPC, Transport
+from stele.services.tasks import Tasks
 
 STOP_TIMEOUT_S = 5.0
 EXIT_GUARD_S = 5.0
@@ -192,7 +193,8 @@ class _Process:
                 self._log.info("start_abandoned")
                 return
             starting.result()
-            announcing = asyncio.create_task(self._announce_when_ready())
+            # Nobody could find a process that was not announced: its failure ends the process.
+            announcing = Tasks(self._runtime.task_failed).start(self._announce_when_ready(), "announce")
             await stopping
             await _cancelled(announcing)
         finally:

@@ -3,6 +3,10 @@
 Guarantee: a task that was started is referenced until it ends; an exception that it ends with is reported exactly once, to ``on_failed``
 (or, without one, to the event loop's exception handler), also while it is being cancelled; after ``cancel`` none of those that ran
 before it runs any more.
+
+Every task is one of these.  ``start``: work that ends; ``on_failed`` says what its failure ends (the process, the replica, the calls that
+wait).  ``keep``: work that must go on for as long as its owner lives; it begins again after a failure.  The few that are awaited where they
+are made stand in a list (``tests/unit/layout/test_tasks.py``).
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
+
+RESTART_PAUSE_S_MIN, RESTART_PAUSE_S_MAX = 0.1, 5.0
 
 
 class Tasks:
@@ -24,6 +30,11 @@ class Tasks:
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
+        """Runs ``work()`` until it returns.  Each failure is reported to the event loop's exception handler, and ``work`` called
+        again after a pause, twice as long each time, RESTART_PAUSE_S_MAX at most: it takes nothing of its former run for granted."""
+        return self.start(_kept(work, name), name)
 
     def __bool__(self) -> bool:
         """Whether any is running."""
@@ -53,3 +64,20 @@ class Tasks:
             # Not left to the task's own report: ``cancel`` looks at its outcome, and after that it makes none.
             name = task.get_name()
             task.get_loop().call_exception_handler({"message": f"{name} failed", "exception": error, "task": task})
+
+
+async def _kept(work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+    loop = asyncio.get_running_loop()
+    pause_s = RESTART_PAUSE_S_MIN
+    while True:
+        began_s = loop.time()
+        try:
+            return await work()
+        except Exception as e:
+            if loop.time() - began_s > RESTART_PAUSE_S_MAX:
+                pause_s = RESTART_PAUSE_S_MIN
+            loop.call_exception_handler(
+                {"message": f"{name} failed, and begins again in {pause_s:g} s", "exception": e}
+            )
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, RESTART_PAUSE_S_MAX)

@@ -35,6 +35,7 @@ from stele.services.pb import common_pb2, nameserver_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient
 from stele.services.rpc.transport import GRPC, Transport
+from stele.services.tasks import Tasks
 from stele.services.topics import parse_topic
 
 CONNECT_TIMEOUT_S = 10.0
@@ -95,7 +96,7 @@ class Client:
         except BaseException:
             await self.close()
             raise
-        self._refresher = asyncio.create_task(self._keep_members_fresh(), name="nameservers")
+        self._refresher = Tasks().keep(self._keep_members_fresh, "nameservers")
         return self
 
     async def __aexit__(

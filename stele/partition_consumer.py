@@ -37,6 +37,7 @@ from stele.services.library_log import LibraryLog
 from stele.services.pb import broker_pb2, broker_pb2_grpc, datanode_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.status import from_pb, task_is_cancelled, typed_errors
+from stele.services.tasks import Tasks
 
 CONNECT_TIMEOUT_S = 2.0
 OPEN_TIMEOUT_S = 10.0  # the broker may have to find the partition's leader first
@@ -118,12 +119,13 @@ class PartitionConsumer:
         self._call: Any = None
         self._broken: Exception | None = None  # a fault of this program in what writes to the stream
         self._ever_opened = False
+        self._tasks = Tasks(self._task_failed)
         self._task: asyncio.Task[None] | None = None
         self._log = LibraryLog("consumer")
 
     def start(self) -> None:
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=f"consume {self._settings.topic}-{self.partition}")
+            self._task = self._tasks.start(self._run(), f"consume {self._settings.topic}-{self.partition}")
 
     async def stop(self) -> None:
         """Ends the stream; acknowledgements stay until it is started again."""
@@ -200,11 +202,6 @@ class PartitionConsumer:
                 error: SteleError = ConnectionBroken("the broker ended the stream")
             except SteleError as e:
                 error = e
-            except Exception as e:  # whatever depends on this partition must hear of it
-                self._log.error("partition_failed", e, topic=self._settings.topic, partition=self.partition)
-                error = InternalError(f"consuming {self._settings.topic}-{self.partition} failed: {e!r}")
-                self._end(error)
-                return
             if isinstance(error, SubscriptionReset):
                 # At once: what waits here to be received comes again, and not behind itself.
                 self.forget(_stale(error))
@@ -232,6 +229,11 @@ class PartitionConsumer:
             self._log.debug(
                 "subscription_broken", topic=self._settings.topic, partition=self.partition, reason=error.reason
             )
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        """Whatever depends on this partition must hear of it."""
+        self._log.error("partition_failed", error, topic=self._settings.topic, partition=self.partition)
+        self._end(InternalError(f"consuming {self._settings.topic}-{self.partition} failed: {error!r}"))
 
     def _skip(self, error: MessagesLost | BatchCorrupt) -> bool:
         """Acknowledges what ``error`` says cannot be read: then nobody is given it again.  False if it does not say."""
@@ -277,7 +279,7 @@ class PartitionConsumer:
         self._call, self._endpoint = call, route.endpoint
         try:
             await self._open(call)
-            writer = asyncio.create_task(self._write(call))
+            writer = self._tasks.start(self._write(call), "write")
             while True:
                 self._receive(await _read(call, route.endpoint))
         except SteleError:

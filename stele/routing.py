@@ -10,6 +10,7 @@ A route is a hint: the broker refuses what it does not own, and the answer to th
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from stele import arguments
 from stele.services.errors import InvalidArgument, SteleError, TopicNotFound, Unreachable
 from stele.services.library_log import LibraryLog
 from stele.services.pb import common_pb2, nameserver_pb2
+from stele.services.tasks import Tasks
 
 LOOKUP_TIMEOUT_S = 5.0
 LOOKUP_INTERVAL_MIN_S = 0.02
@@ -114,6 +116,7 @@ class Router:
 
     def __init__(self, lookup: Callable[[str], Awaitable[TopicRoutes]]) -> None:
         self._lookup = lookup
+        self._tasks = Tasks()
         self._topics: dict[str, _Topic] = {}
         self._log = LibraryLog("routing")
 
@@ -135,7 +138,7 @@ class Router:
         known = self._topics.setdefault(topic, _Topic())
         known.watchers.append(watcher)
         if known.refresher is None:
-            known.refresher = asyncio.create_task(self._keep_fresh(topic), name=f"refresh {topic}")
+            known.refresher = self._tasks.keep(functools.partial(self._keep_fresh, topic), f"refresh {topic}")
 
         def end() -> None:
             if watcher in known.watchers:

@@ -33,6 +33,7 @@ from stele.services.errors import (
     SteleError,
     VersionConflict,
 )
+from stele.services.tasks import Tasks
 
 ROUNDS_MAX = 24
 WAIT_MARGIN_S = 1.5  # ZooKeeper expires sessions in steps of its tick
@@ -167,13 +168,14 @@ class Keeper:
         self._pace = WritePace()
         self._reassert_s = reassert_s
         self._wake = asyncio.Event()
+        self._tasks = Tasks()
         self._task: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         if self._task is None:
             self._unsubscribe = self._session.subscribe(self._on_session)
-            self._task = asyncio.create_task(self._run(), name=f"keeper:{self.what}")
+            self._task = self._tasks.keep(self._run, f"keeper:{self.what}")
 
     async def stop(self) -> None:
         self._unsubscribe()

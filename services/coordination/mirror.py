@@ -23,6 +23,7 @@ from stele.services.coordination.session import Session, SessionEvent, SessionSt
 from stele.services.coordination.subscribers import Subscribers
 from stele.services.coordination.znode import Node, Stat
 from stele.services.errors import CoordinationUnknown, RecordUnreadable
+from stele.services.tasks import Tasks
 
 RETRY_DELAY_S = 0.1
 
@@ -55,14 +56,13 @@ class Mirror:
         self._moved = asyncio.Event()
         self._subscribers: Subscribers[frozenset[str]] = Subscribers()
         self._relay = session.relay(self._on_watch)
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
         self._unsubscribe: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Returns once the first whole view is there.  CoordinationUnknown if that takes longer than a request may."""
         self._unsubscribe = self._session.subscribe(self._on_session)
-        self._task = asyncio.create_task(self._run(), name=f"mirror:{self.path}")
-        self._wake.set()
+        self._tasks.keep(self._run, f"mirror:{self.path}")
         try:
             async with asyncio.timeout(self._session.request_timeout_s * 2):
                 await self._first.wait()
@@ -72,9 +72,7 @@ class Mirror:
 
     async def stop(self) -> None:
         self._unsubscribe()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.cancel()
 
     @property
     def synced(self) -> bool:
@@ -156,6 +154,9 @@ class Mirror:
         self._wake.set()
 
     async def _run(self) -> None:
+        # Whole, at each beginning: nobody knows what a run that failed had read.
+        self.synced, self._all_dirty = False, True
+        self._wake.set()
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -174,6 +175,9 @@ class Mirror:
                 self._wake.set()
                 await asyncio.sleep(RETRY_DELAY_S)
                 continue
+            except Exception:
+                self.synced = False  # at once: nobody may take it for whole until it was read anew
+                raise
             if not self._all_dirty:
                 self.synced = self._session.state is SessionState.CONNECTED
                 self._first.set()

@@ -41,6 +41,7 @@ from stele.services.errors import (
     RecordMissing,
     SteleError,
 )
+from stele.services.tasks import Tasks
 
 INFLIGHT_MAX = 128  # kazoo's wake-up socket blocks its caller at 278
 REPEAT_DELAY_S = 0.05
@@ -110,6 +111,7 @@ class Session:
         self.problem = ""  # one line where the servers refuse us for a reason that no waiting mends
         self._on_mismatch = on_mismatch
         self._unverified = False
+        self._tasks = Tasks()
         self._verifying: asyncio.Task[None] | None = None
         self._suspended_at = float("-inf")
         self._fence_timer: asyncio.TimerHandle | None = None
@@ -243,8 +245,7 @@ class Session:
             self.problem = ""
             self._unverified = self._unverified or (new and bool(self.cluster_id))
             if self._unverified:
-                assert self._loop is not None
-                self._verifying = self._loop.create_task(self._verify(), name="verify-cluster")
+                self._verifying = self._tasks.keep(self._verify, "verify-cluster")
             else:
                 self._enter(SessionState.CONNECTED, new_session=new)
         elif state == KazooState.SUSPENDED:

@@ -45,6 +45,7 @@ from stele.services.raft.state_machine import StateMachine
 from stele.services.raft.storage import Entry, Members, OpenStorage, Snapshot
 from stele.services.raft.ticker import Ticker
 from stele.services.raft.timing import Timing
+from stele.services.tasks import Tasks
 
 log = structlog.get_logger()
 
@@ -115,6 +116,7 @@ class Group:
         self._flushed = asyncio.Event()
         self._flushed.set()
         self._flush_began = 0.0
+        self._tasks = Tasks(lambda _, error: self._broken(error))
         self._checking: asyncio.Task[None] | None = None  # a snapshot that was found damaged
         self._stopped = False
         self._keeping: asyncio.Task[None] | None = None  # what becomes durable of its recovery
@@ -314,7 +316,7 @@ class Group:
 
         def begin() -> None:
             if not self._stopped and self._checking is None:
-                self._checking = self._loop.create_task(self._check_suspect(index))
+                self._checking = self._tasks.start(self._check_suspect(index), "check-snapshot")
 
         self._loop.call_soon_threadsafe(begin)
 
@@ -384,7 +386,7 @@ class Group:
         self._start_flush()
         recovery = self.engine.recovery
         if (recovery.unmarked or recovery.holds_again) and self._keeping is None and not self.engine.failed:
-            self._keeping = asyncio.get_running_loop().create_task(self._keep_recovery())
+            self._keeping = self._tasks.start(self._keep_recovery(), "keep-recovery")
         return self.engine.next_deadline()
 
     def _guarded(self, event: Callable[..., None], *arguments: Any) -> None:

@@ -34,6 +34,7 @@ from stele.services.raft.state_machine import StateMachine
 from stele.services.raft.storage import Entry, Members, OpenStorage, SnapshotSource
 from stele.services.raft.ticker import Ticker
 from stele.services.raft.timing import Timing
+from stele.services.tasks import Tasks
 
 log = structlog.get_logger()
 
@@ -114,6 +115,7 @@ class Registry:
         self._may_lead = False
         self._has_room = has_room
         self._closed = False
+        self._tasks = Tasks()
         self._watching: asyncio.Task[None] | None = None
         metrics = metrics or CollectorRegistry()
         self._vanished = Counter(
@@ -211,7 +213,7 @@ class Registry:
         self._link(group)
         self._ticker.wake(group)
         if self._watching is None:
-            self._watching = asyncio.get_running_loop().create_task(self._watch_directories(), name="group-directories")
+            self._watching = self._tasks.keep(self._watch_directories, "group-directories")
         return group
 
     async def delete(self, group_id: int) -> bool:

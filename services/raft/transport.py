@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import grpc
@@ -51,6 +52,7 @@ from stele.services.raft.timing import Timing
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.resolver import Resolver
 from stele.services.rpc.status import from_rpc_error
+from stele.services.tasks import Tasks
 
 log = structlog.get_logger()
 
@@ -92,7 +94,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         self._fetches = Fetches(cluster_id, channels, resolver)
         self._links: dict[int, Link] = {}
         self._touched: dict[Link, None] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._listener: Listener | None = None
         self._closed = False
 
@@ -106,7 +108,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         link = self._link(store_id)
         link.users += 1
         if link.dialling is None and not link.tombstone and not self._closed:
-            link.dialling = self._spawn(self._dial(link), f"raft-dial-{store_id}")
+            link.dialling = self._tasks.keep(functools.partial(self._dial, link), f"raft-dial-{store_id}")
 
     def release(self, store_id: int) -> None:
         """The counterpart of :meth:`use`; the last one closes the link."""
@@ -169,10 +171,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             self._looking.cancel()
         for link in self._links.values():
             link.broken.set()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
     def _link(self, store_id: int) -> Link:
         link = self._links.get(store_id)
@@ -185,12 +184,6 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         if not link.users and link.stream is None and not link.tombstone and self._links.get(link.store_id) is link:
             del self._links[link.store_id]
             self._liveness.forget(link.store_id)
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     # --- accepting ------------------------------------------------------------------------------------------------------
 
@@ -215,7 +208,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         try:
             if self._takes_over(link, stream):
                 await context.write(pb.RaftFrame(hello=self._hello(link.store_id)))
-                self._spawn(self._remember_address(link), f"raft-resolve-{link.store_id}")
+                self._tasks.start(self._remember_address(link), f"raft-resolve-{link.store_id}")
                 await self._run(link, stream, read, context.write)
         finally:
             self._forget_unused(link)
@@ -410,7 +403,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
             if link.stream is stream:
                 self._lost(link)
                 if self.store_id > link.store_id and link.users and not self._closed:
-                    self._spawn(self._probe(link), f"raft-probe-{link.store_id}")
+                    self._tasks.start(self._probe(link), f"raft-probe-{link.store_id}")
                 self._forget_unused(link)
             await asyncio.gather(*tasks, return_exceptions=True)
 

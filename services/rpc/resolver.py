@@ -26,6 +26,7 @@ from stele.services.rpc.resolution import (
     ResolverPolicy,
     StoreAddress,
 )
+from stele.services.tasks import Tasks
 
 LOOKUP_TIMEOUT_S = 5.0
 
@@ -45,6 +46,7 @@ class Resolver:
         self._lookup, self._clock = lookup, clock
         self._policy = policy or ResolverPolicy(rng or random.Random())
         self._waiting: dict[int, set[asyncio.Future[StoreAddress]]] = {}
+        self._asking = Tasks()  # what one fails with, those who wait for it are told
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._last_error: dict[int, SteleError] = {}
         self._log = structlog.get_logger()
@@ -83,13 +85,10 @@ class Resolver:
 
     async def close(self) -> None:
         """Ends all lookups; whoever waits is cancelled."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
         for waiters in list(self._waiting.values()):
             for waiter in waiters:
                 waiter.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._asking.cancel()
 
     def _leave(self, store_id: int, waiter: asyncio.Future[StoreAddress]) -> None:
         waiters = self._waiting.get(store_id)
@@ -109,7 +108,7 @@ class Resolver:
         for effect in effects:
             match effect:
                 case Ask(store_id, delay_s):
-                    self._tasks[store_id] = asyncio.get_running_loop().create_task(self._ask(store_id, delay_s))
+                    self._tasks[store_id] = self._asking.start(self._ask(store_id, delay_s), f"resolve-{store_id}")
                 case GiveAddress(store_id, address):
                     for waiter in self._done(store_id):
                         waiter.set_result(address)

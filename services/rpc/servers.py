@@ -25,6 +25,7 @@ from stele.services.errors import InternalError, InvalidArgument, SteleError
 from stele.services.rpc.limits import MESSAGE_BYTES_MAX
 from stele.services.rpc.status import task_is_cancelled, to_status
 from stele.services.rpc.transport import GRPC, Transport
+from stele.services.tasks import Tasks
 
 ANSWER_MARGIN_S = 0.1  # of a caller's deadline: the answer has to arrive before it
 WAIT_MIN_S, WAIT_MAX_S = 0.05, 600.0  # for what a caller asked
@@ -68,7 +69,7 @@ class Server:
         self._server: grpc.aio.Server | None = None
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._serving = True
-        self._publishing: set[asyncio.Task[None]] = set()
+        self._publishing = Tasks()
         self.port = 0
 
     def add(self, adder: Callable[[Any, Any], None], servicer: Any, full_service_name: str) -> None:
@@ -104,9 +105,7 @@ class Server:
         """What the health service answers, for the whole process and for each service."""
         self._serving = serving
         if self._server is not None:
-            task = asyncio.get_running_loop().create_task(self._publish_health())
-            self._publishing.add(task)
-            task.add_done_callback(self._publishing.discard)
+            self._publishing.start(self._publish_health(), "publish-health")
 
     async def _publish_health(self) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if self._serving else health_pb2.HealthCheckResponse.NOT_SERVING

@@ -21,6 +21,7 @@ import grpc
 from stele.services.errors import ConnectionBroken, Overloaded, SteleError, Unreachable
 from stele.services.rpc.channels import Channel, Channels
 from stele.services.rpc.status import typed_errors
+from stele.services.tasks import Tasks
 
 REQUESTS_MAX = 100_000  # of one stream, unanswered
 
@@ -94,7 +95,8 @@ class RequestStream(Generic[RequestT, AnswerT]):
         self._granted_bytes = 0
         self._wake = asyncio.Event()
         self._failed: SteleError | None = None  # what ended the writing
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"stream {endpoint}")
+        self._tasks = Tasks()  # neither of its two fails: whatever goes wrong is what its calls end with
+        self._task = self._tasks.start(self._run(), f"stream {endpoint}")
 
     def send(self, request: RequestT) -> asyncio.Future[AnswerT]:
         """Numbers ``request`` and queues it; the answer, or a SteleError: Overloaded beyond ``requests_max``, what ``failure`` makes
@@ -129,7 +131,7 @@ class RequestStream(Generic[RequestT, AnswerT]):
             call = self._dial(channel)
             if self._credit is not None:
                 self._granted_bytes = self._credit.granted(await self._first(call))
-            writing = asyncio.create_task(self._write(call), name=f"stream-write {self.endpoint}")
+            writing = self._tasks.start(self._write(call), f"stream-write {self.endpoint}")
             while True:
                 self._answer(await self._read(call))
         except SteleError as e:
@@ -170,6 +172,16 @@ class RequestStream(Generic[RequestT, AnswerT]):
         return answer
 
     async def _write(self, call: Call[RequestT, AnswerT]) -> None:
+        try:
+            await self._write_unsent(call)
+        except (SteleError, asyncio.InvalidStateError):
+            return  # the call has ended; the reader learns why
+        except Exception as e:
+            # The reader would learn nothing, and wait for answers to what is never sent: it is ended too.
+            self._failed = self._report(e)
+            call.cancel()
+
+    async def _write_unsent(self, call: Call[RequestT, AnswerT]) -> None:
         while True:
             while self._unsent and self._has_credit(self._unsent[0][0]):
                 request, answer = self._unsent.popleft()
@@ -179,16 +191,8 @@ class RequestStream(Generic[RequestT, AnswerT]):
                 size = self._size(request)
                 self._sent[request.request_id] = size, answer
                 self._sent_bytes += size
-                try:
-                    with typed_errors():
-                        await call.write(request)
-                except (SteleError, asyncio.InvalidStateError):
-                    return  # the call has ended; the reader learns why
-                except Exception as e:
-                    # The reader would learn nothing, and wait for answers to what is never sent: it is ended too.
-                    self._failed = self._report(e)
-                    call.cancel()
-                    return
+                with typed_errors():
+                    await call.write(request)
             self._wake.clear()
             await self._wake.wait()
 

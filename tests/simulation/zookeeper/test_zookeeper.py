@@ -202,6 +202,32 @@ def test_a_slow_follower_shows_the_past_until_it_is_asked_to_catch_up() -> None:
     play(scenario, servers=3)
 
 
+def test_p21_a_fault_while_a_copy_is_read_ends_no_copy() -> None:
+    class Stumbles(Mirror):
+        stumbles = False
+
+        async def _read(self, roots: set[str], whole: bool) -> Any:
+            if self.stumbles:
+                self.stumbles = False
+                raise RuntimeError("of our own")
+            return await super()._read(roots, whole)
+
+    async def scenario(ensemble: Ensemble, client: Client) -> None:
+        session = await client.open()
+        mirror = Stumbles(session, "topics", 2)
+        await mirror.start()
+        mirror.stumbles = True
+        await session.create("topics/shop", b"")
+        await until(lambda: client.failures)
+        assert not mirror.synced  # until it is whole again
+        await until(lambda: mirror.synced and mirror.snapshot.get("topics/shop"))
+        assert [str(failure) for failure in client.failures] == ["of our own"]
+        client.failures.clear()
+        await mirror.stop()
+
+    play(scenario)
+
+
 async def a_node_comes_back_while_the_copy_is_read(mirror_type: type[Mirror]) -> None:
     async def scenario(ensemble: Ensemble, client: Client) -> None:
         writer, reader = await client.open(), await client.beside("reader")

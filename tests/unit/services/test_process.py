@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[3]
 
 
 class Started:
-    def __init__(self, directory: Path, behaviour: str, *argv: str) -> None:
-        self.run_file = directory / "run.json"
+    def __init__(self, directory: Path, behaviour: str, *argv: str, run_file: str = "run.json") -> None:
+        self.run_file = directory / run_file
         self._out, self._err = directory / "out", directory / "err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
@@ -66,8 +66,8 @@ class Starter:
         self._directory = directory
         self.started: list[Started] = []
 
-    def __call__(self, behaviour: str, *argv: str) -> Started:
-        process = Started(self._directory, behaviour, *argv)
+    def __call__(self, behaviour: str, *argv: str, run_file: str = "run.json") -> Started:
+        process = Started(self._directory, behaviour, *argv, run_file=run_file)
         self.started.append(process)
         return process
 
@@ -211,3 +211,11 @@ async def test_a_run_file_of_an_earlier_run_is_gone_before_the_start(start: Star
     assert not role.run_file.exists()
     role.process.terminate()
     assert await role.ended() == 0
+
+
+async def test_p21_a_process_that_cannot_be_announced_ends(start: Starter) -> None:
+    role = start("serves", run_file="absent/run.json")
+    assert await role.ended() == 1
+    assert role.out == ["started", "stopped"]
+    assert len(role.said) == 1
+    assert "announce" in role.said[0]

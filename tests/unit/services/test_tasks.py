@@ -75,3 +75,27 @@ async def test_a_cancellation_is_no_failure(unhandled: list[str]) -> None:
     await settle()
     assert not reported
     assert not unhandled
+
+
+async def test_p21_work_that_is_kept_begins_again_after_each_failure(unhandled: list[str]) -> None:
+    tasks, begun = Tasks(), 0
+
+    async def work() -> None:
+        nonlocal begun
+        begun += 1
+        if begun < 3:
+            raise RuntimeError(f"failure {begun}")
+
+    await tasks.keep(work, "kept")
+    assert begun == 3
+    assert unhandled == ["failure 1", "failure 2"]
+    assert not tasks
+
+
+async def test_p21_work_that_is_kept_ends_when_it_is_cancelled(unhandled: list[str]) -> None:
+    tasks = Tasks()
+    kept = tasks.keep(fail, "kept")
+    await settle()
+    await tasks.cancel()
+    assert kept.cancelled()
+    assert unhandled == ["of itself"]
