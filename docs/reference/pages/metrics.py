@@ -26,7 +26,8 @@ HEAD = """# Metrics
 
 Every role serves these at `http://host:admin_port/metrics` in Prometheus' text format (`admin_port` is a
 [setting](configuration.md); `stele cluster status -o json` names the endpoint of each process of a local cluster). Besides them every
-process has `process_*` (memory, CPU, open files; where the system tells) and `python_gc_*` from the Prometheus client.
+process has `process_*` (memory, CPU, open files; where the system tells) and `python_gc_*` from the Prometheus client, and the gauge
+`stele_event_loop_longest_stall_seconds`: past its timeout the session with ZooKeeper ends while the loop stands still.
 
 A histogram is scraped as `_bucket`, `_sum` and `_count`; of each counter and histogram `_created` says since when it counts.
 """
