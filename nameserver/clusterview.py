@@ -60,6 +60,7 @@ class ClusterView:
     ) -> None:
         self.events = EventBuffer()
         self.current = View(Catalog(), {}, {})
+        self._zxid = 0  # the last transaction of ZooKeeper in `current`
         self._session, self._name, self._fail, self._clock = session, name, fail, clock
         self._mirrors = [Mirror(session, path, depth) for path, depth in SUBTREES.items()]
         self._reader = CatalogReader()
@@ -111,6 +112,11 @@ class ClusterView:
             return 0.0
         return max(self._session.unheard_s, *(mirror.behind_s for mirror in self._mirrors))
 
+    @property
+    def as_of(self) -> nameserver_pb2.Revision:
+        """How new ``current`` is, beside what other nameservers answer; grows."""
+        return nameserver_pb2.Revision(epoch=self.current.catalog.high_water.epoch, zxid=self._zxid)
+
     def check_fresh(self) -> None:
         """NotReady (retryable elsewhere) once the view is older than the session's timeout: by then others may have changed anything."""
         age_s, limit_s = self.age_s, self._session.negotiated_timeout_s
@@ -146,7 +152,7 @@ class ClusterView:
                 return None
 
     def routing(self) -> nameserver_pb2.Routing:
-        """The routing facts; ``revision`` grows with every change of them and with nothing else."""
+        """The routing facts; ``revision`` counts the changes of them and nothing else."""
         view, encoded, routing = self._routing
         if view is not self.current:
             fresh = self.current.routing()
@@ -175,6 +181,8 @@ class ClusterView:
     def _read(self) -> Catalog:
         nodes = {path: node for mirror in self._mirrors for path, node in mirror.snapshot.items()}
         self._check_cluster(nodes.get("cluster"))
+        # Never back: the node in which the last one was seen may be gone.
+        self._zxid = max(self._zxid, *(node.stat.zxid for node in nodes.values()), 0)
         catalog = self._reader.read(nodes)
         for path, problem in self._reader.unreadable.items():
             if self._unreadable.get(path) != problem:

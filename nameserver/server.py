@@ -170,7 +170,10 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
     async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
         self._check_fresh(context)
         await self._catch_up(request.topic)
-        return self._view.current.lookup(request.topic)
+        found = self._view.current.lookup(request.topic)
+        found.as_of.CopyFrom(self._view.as_of)
+        found.age_ms = round(self._view.age_s * 1000)
+        return found
 
     async def ResolveStore(self, request: pb.ResolveStoreRequest, context: Any) -> pb.ResolveStoreResponse:
         self._check_fresh(context)
@@ -211,6 +214,7 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         while True:
             self._check_fresh(context)
             routing = self._view.routing()
+            routing.as_of.CopyFrom(self._view.as_of)
             routing.age_ms = round(self._view.age_s * 1000)
             yield routing
             await asyncio.sleep(ROUTING_INTERVAL_S)

@@ -20,6 +20,7 @@ from stele.services.coordination.metadata import MetadataStore, Transaction
 from stele.services.coordination.records import BundleRecord
 from stele.services.errors import Fenced
 from stele.services.pb import datanode_pb2, nameserver_pb2
+from stele.services.rpc.never_back import NeverBack, Revision
 from stele.services.rpc.status import from_pb
 
 
@@ -116,3 +117,11 @@ class NeverTooOld(ClusterView):
 
     def check_fresh(self) -> None:
         return
+
+
+class TakesWhatIsOlder(NeverBack):
+    """Whoever answers is believed, also one who lags behind what another has told."""
+
+    def takes(self, revision: Revision, now_s: float) -> bool:
+        self.taken = revision
+        return True

@@ -128,6 +128,7 @@ MUTANTS = _table(
     Mutant("redelivery.CountsInMemory", (), "how often a message failed outlives the broker"),
 
     Mutant("ownership.BelievesWhoeverSpeaks", (), "nothing is deleted on the word of one who cannot know"),
+    Mutant("ownership.TakesWhatIsOlder", (), "what a client is told never goes back"),
     Mutant("ownership.NeverTooOld", (), "a nameserver that is out of touch does not answer as if it were not"),
 
     # --- the resolver (F2)

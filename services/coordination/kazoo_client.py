@@ -254,6 +254,7 @@ def stat_of(stat: Any) -> Stat:
         created_ms=stat.ctime,
         modified_ms=stat.mtime,
         children=stat.numChildren,
+        pzxid=stat.pzxid,
     )
 
 

@@ -17,6 +17,12 @@ class Stat:
     created_ms: int
     modified_ms: int
     children: int
+    pzxid: int = 0  # transaction that last created or deleted a child
+
+    @property
+    def zxid(self) -> int:
+        """The last transaction that can be seen in the node."""
+        return max(self.czxid, self.mzxid, self.pzxid)
 
     @property
     def is_ephemeral(self) -> bool:

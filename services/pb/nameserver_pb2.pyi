@@ -487,23 +487,57 @@ class LookupResponse(_message.Message):
 
     TOPIC_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    age_ms: _builtins.int
+    """as in Routing"""
     @_builtins.property
     def topic(self) -> Global___TopicInfo: ...
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionRoute]: ...
+    @_builtins.property
+    def as_of(self) -> Global___Revision: ...
     def __init__(
         self,
         *,
         topic: Global___TopicInfo | None = ...,
         partitions: _abc.Iterable[Global___PartitionRoute] | None = ...,
+        as_of: Global___Revision | None = ...,
+        age_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["topic", b"topic"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "topic", b"topic"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "as_of", b"as_of", "partitions", b"partitions", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LookupResponse: _TypeAlias = LookupResponse  # noqa: Y015
+
+@_typing.final
+class Revision(_message.Message):
+    """how new a nameserver's view is: by epoch, then by zxid; compares across nameservers, grows within one"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    ZXID_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """the newest epoch of the nameservers' leadership in it"""
+    zxid: _builtins.int
+    """ZooKeeper's last transaction in it"""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        zxid: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "zxid", b"zxid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Revision: _TypeAlias = Revision  # noqa: Y015
 
 @_typing.final
 class PartitionRoute(_message.Message):
@@ -1075,8 +1109,9 @@ class Routing(_message.Message):
     BUNDLES_FIELD_NUMBER: _builtins.int
     TOPICS_FIELD_NUMBER: _builtins.int
     AGE_MS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """grows within one answering nameserver"""
+    """counts the changes of one answering nameserver; as_of compares across them"""
     answered_by: _builtins.str
     leader_epoch: _builtins.int
     age_ms: _builtins.int
@@ -1089,6 +1124,8 @@ class Routing(_message.Message):
     def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleAssignment]: ...
     @_builtins.property
     def topics(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicRouting]: ...
+    @_builtins.property
+    def as_of(self) -> Global___Revision: ...
     def __init__(
         self,
         *,
@@ -1100,10 +1137,11 @@ class Routing(_message.Message):
         bundles: _abc.Iterable[Global___BundleAssignment] | None = ...,
         topics: _abc.Iterable[Global___TopicRouting] | None = ...,
         age_ms: _builtins.int = ...,
+        as_of: Global___Revision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "answered_by", b"answered_by", "brokers", b"brokers", "bundles", b"bundles", "datanodes", b"datanodes", "leader_epoch", b"leader_epoch", "revision", b"revision", "topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "answered_by", b"answered_by", "as_of", b"as_of", "brokers", b"brokers", "bundles", b"bundles", "datanodes", b"datanodes", "leader_epoch", b"leader_epoch", "revision", b"revision", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

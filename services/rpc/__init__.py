@@ -11,7 +11,8 @@ and ``healthcheck``, which only the roles have, and ``resolver``, by which datan
 * ``channels``: one channel per endpoint, and ``call`` for a single request; ``limits``: what one call may carry;
 * ``streams``: requests and answers over a bidirectional stream, both ends;
 * ``status``: the error tree on the wire; the only module that knows which code of gRPC an error travels under;
-* ``nameservers``: calls and the watch of routing, over all nameservers until one answers that leads;
+* ``nameservers``: calls and the watch of routing, over all nameservers until one answers that leads; ``never_back``
+  says which answers are too old for who has had newer ones;
 * ``resolution`` decides about a store's address (R2.1 to R2.5), ``resolver`` looks it up.
 
 Begin with ``status``, then ``channels``.

@@ -3,7 +3,8 @@
 Guarantee: ``call`` ends within its timeout, with the answer or an error of the tree; it goes on to another nameserver after every
 error that says "not here" or "not now", and repeats a call whose outcome is not known only if the call is idempotent.
 A nameserver that has lost touch with ZooKeeper is left for another; only where none is in touch are reads answered with what was
-last known.  ``watch_routing`` never ends: a nameserver that dies, freezes or is cut off is left for the next one within
+last known.  Look-ups and routing never go back behind what this client was told before, by whichever nameserver, but for the bounded
+refusal of ``never_back``.  ``watch_routing`` never ends: a nameserver that dies, freezes or is cut off is left for the next one within
 ``SILENCE_MAX_S``.
 """
 
@@ -34,6 +35,7 @@ from stele.services.errors import (
 from stele.services.library_log import LibraryLog
 from stele.services.pb import nameserver_pb2, nameserver_pb2_grpc
 from stele.services.rpc.channels import Channels, call
+from stele.services.rpc.never_back import NeverBack, revision_of
 from stele.services.rpc.resolution import StoreAddress
 from stele.services.rpc.status import typed_errors
 
@@ -77,10 +79,12 @@ class NameserverClient:
         *,
         rng: random.Random | None = None,
         silence_max_s: float = SILENCE_MAX_S,
+        never_back: NeverBack | None = None,
     ) -> None:
         self._channels, self._endpoints = channels, endpoints
         self._rng = rng or random.Random()
         self._silence_max_s = silence_max_s
+        self._never_back = never_back or NeverBack()
         self._preferred = ""
         self._log = LibraryLog("nameservers")
 
@@ -124,7 +128,7 @@ class NameserverClient:
         return StoreAddress(endpoint=answer.endpoint, raft_endpoint=answer.raft_endpoint)
 
     async def watch_routing(self) -> AsyncGenerator[nameserver_pb2.Routing, None]:
-        """The routing facts, whole, again after each change; for ever.  ``revision`` grows within one answering nameserver."""
+        """The routing facts, whole, again after each change; for ever, and never older ones after newer ones."""
         failures = 0
         while True:
             for endpoint in await self._round(asyncio.get_running_loop().time() + CONNECT_TIMEOUT_S):
@@ -132,6 +136,7 @@ class NameserverClient:
                 try:
                     async with contextlib.aclosing(self._watch(endpoint)) as watch:
                         async for routing in watch:
+                            self._check_revision(endpoint, routing)
                             if not watched:
                                 self._log.info("routing_watched", nameserver=endpoint)
                             watched, failures, self._preferred = True, 0, endpoint
@@ -167,12 +172,24 @@ class NameserverClient:
         timeout_s = min(left_s, READ_ATTEMPT_S) if method in READS else left_s
         try:
             answer = await call(getattr(stub, method), request, timeout_s, metadata)
+            if isinstance(answer, nameserver_pb2.LookupResponse):
+                self._check_revision(endpoint, answer)
         except (*_ELSEWHERE, *_UNKNOWN_OUTCOME) as e:
             self._no_longer_preferred(endpoint)
             self._preferred = e.facts.get("leader", self._preferred)
             raise
         self._preferred = endpoint
         return answer
+
+    def _check_revision(self, endpoint: str, answer: nameserver_pb2.Routing | nameserver_pb2.LookupResponse) -> None:
+        """NotReady (retryable elsewhere) for an answer that is older than what was taken before."""
+        never_back, revision = self._never_back, revision_of(answer.as_of)
+        if not never_back.takes(revision, asyncio.get_running_loop().time()):
+            raise NotReady(
+                f"{endpoint} lags behind what other nameservers have told: {revision} is before {never_back.taken}"
+            )
+        if never_back.went_back_from is not None:
+            self._log.warning("routing_went_back", nameserver=endpoint, before=never_back.went_back_from, now=revision)
 
     def _no_longer_preferred(self, endpoint: str) -> None:
         if self._preferred == endpoint:

@@ -53,6 +53,7 @@ PURE = (
     "stele.services.raft.membership",
     "stele.services.raft.quorum",
     "stele.services.rng",
+    "stele.services.rpc.never_back",
     "stele.services.rpc.resolution",
     "stele.services.topics",
     "stele.services.units",
