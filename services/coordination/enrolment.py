@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from prometheus_client import Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
 from stele.services.config import NodeConfig
 from stele.services.coordination import incarnation
@@ -65,6 +65,17 @@ class Enrolment:
         await self._done.aclose()
 
 
+class EventLoopMetrics:
+    """How long the loop of this process stood still, as its session saw it."""
+
+    def __init__(self, session: Session, registry: CollectorRegistry) -> None:
+        Gauge(
+            "stele_event_loop_longest_stall_seconds",
+            "Longest time for which the event loop stood still; past its timeout the session with ZooKeeper ends",
+            registry=registry,
+        ).set_function(lambda: session.longest_stall_s)
+
+
 async def open_session(config: NodeConfig, runtime: Runtime, opened: AsyncExitStack, identity: str = "") -> Session:
     """A session that stands; it is closed with ``opened``.  ``identity`` is what only one process can hold (the uuid of a locked data
     directory).  The process ends with ClusterMismatch where ZooKeeper turns out to hold another cluster later.  CoordinationUnreachable."""
@@ -79,11 +90,7 @@ async def open_session(config: NodeConfig, runtime: Runtime, opened: AsyncExitSt
     runtime.ready.add("coordination")
     await session.start(SESSION_START_S)
     opened.push_async_callback(session.close)
-    Gauge(
-        "stele_event_loop_longest_stall_seconds",
-        "Longest time for which the event loop stood still; past its timeout the session with ZooKeeper ends",
-        registry=runtime.registry,
-    ).set_function(lambda: session.longest_stall_s)
+    EventLoopMetrics(session, registry=runtime.registry)
 
     def show(_: SessionEvent | None = None) -> None:
         # Without ZooKeeper what can be answered is answered all the same: the process stays ready.

@@ -93,7 +93,11 @@ def labels(collector: Collector, metric: Metric) -> tuple[str, ...]:
 def counts_for(maker: type, argument: str, role: str) -> bool:
     """Whether the metrics of a class are among those of ``role``."""
     inside = maker.__module__.split(".")[1]
-    return inside == role or (inside == "services" and any(hands_over(path, maker, argument) for path in sources(role)))
+    handing = (
+        *sources(role),
+        *sources("services"),
+    )  # what services hand a process's own registry counts in every process
+    return inside == role or (inside == "services" and any(hands_over(path, maker, argument) for path in handing))
 
 
 def sources(role: str) -> Iterator[Path]:

@@ -125,7 +125,7 @@ async def test_r2_1_resolving_is_typed_on_every_nameserver(cluster: Cluster) -> 
         try:
             request = pb.ResolveStoreRequest(store_id=wanted)
             return (
-                await cluster.client(of)._attempt(cluster.nameservers[of].endpoint, "ResolveStore", request, 5)
+                await cluster.client(of)._attempt(cluster.nameservers[of].endpoint, "ResolveStore", request, 5, None)
             ).endpoint  # type: ignore[no-any-return]
         except (StoreTombstone, StoreUnknown) as e:
             return e.reason

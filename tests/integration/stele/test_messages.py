@@ -26,7 +26,8 @@ from stele.services.errors import (
     TopicExists,
     TopicNotFound,
 )
-from stele.services.pb import broker_pb2
+from stele.services.pb import datanode_pb2, datanode_pb2_grpc
+from stele.services.rpc.channels import Channels
 from tests.support.batches import undecodable_from
 from tests.support.cluster import ClusterUnderTest, cluster_fixture
 from tests.support.eventually import eventually
@@ -410,8 +411,7 @@ def test_everything_has_a_synchronous_form(cluster: ClusterUnderTest) -> None:
 async def test_p17_records_that_cannot_be_decoded_are_named_or_passed_over(client: stele.Client) -> None:
     topic = await new_topic(client)
     await fill(client, topic, 3)
-    [route] = (await client.look_up(topic)).partitions
-    await store_raw(client, topic, route.endpoint, undecodable_from(2, 5))
+    await store_raw(client, topic, undecodable_from(2, 5))
     await fill(client, topic, 3)
     careful = client.consumer(topic, "careful", type="exclusive")
     assert [m.offset for m in await receive(careful, 5)] == [0, 1, 2, 3, 4]
@@ -434,8 +434,22 @@ async def test_p17_records_that_cannot_be_decoded_are_named_or_passed_over(clien
     await eventually(nothing_is_owed)
 
 
-async def store_raw(client: stele.Client, topic: str, endpoint: str, batch: bytes) -> None:
-    topic_id = (await client.look_up(topic)).topic_id
-    request = broker_pb2.ProduceRequest(request_id=1, topic=topic, partition=0, batch=batch, topic_id=topic_id)
-    answer = await client._streams.get(endpoint).send(request)
-    assert not answer.error.reason, answer
+async def store_raw(client: stele.Client, topic: str, batch: bytes) -> None:
+    """As a version would have stored it that did not look: past the broker, which does."""
+    [partition] = await client.admin.list_partitions(topic)
+    stores = {store.store_id: store.member for store in await client.admin.list_stores()}
+    leader = stores[partition.leader_store_id]
+    assert leader is not None
+    request = datanode_pb2.AppendRequest(
+        request_id=1, group=partition.group, owner_epoch=partition.owner_epoch, batches=[batch]
+    )
+    channels = Channels()
+    try:
+        appends = datanode_pb2_grpc.DatanodeStub(channels.get(leader.endpoint)).Append()  # type: ignore[no-untyped-call]
+        await appends.write(request)
+        answer = await asyncio.wait_for(appends.read(), RECEIVE_S)
+        assert not answer.error.reason, answer
+        assert [result.error.reason for result in answer.results] == [""]
+        appends.cancel()
+    finally:
+        await channels.close()
