@@ -29,6 +29,14 @@ AGAIN = Backoff(first_s=1.0, max_s=60.0)
 log = structlog.get_logger()
 
 
+class DamageMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.found = Counter("stele_damage_found", "Entries of logs that were found damaged", registry=registry)
+        self.mended = Counter(
+            "stele_damage_mended", "Damaged entries that were had again from a peer", registry=registry
+        )
+
+
 class Mender:
     """``changed(group)`` is called when what :meth:`problem` says of a group is another."""
 
@@ -42,13 +50,7 @@ class Mender:
             int, dict[int, str]
         ] = {}  # by group: entries that cannot be read, and what is known of each
         self._snapshots: dict[int, str] = {}  # by group: a damaged snapshot that is needed
-        self._metrics: tuple[Counter, Counter] | None = None
-
-    def count_in(self, metrics: CollectorRegistry) -> None:
-        self._metrics = (
-            Counter("stele_damage_found", "Entries of logs that were found damaged", registry=metrics),
-            Counter("stele_damage_mended", "Damaged entries that were had again from a peer", registry=metrics),
-        )
+        self.metrics = DamageMetrics(CollectorRegistry())  # the process puts in those that it shows
 
     @property
     def damaged(self) -> int:
@@ -75,8 +77,7 @@ class Mender:
         if index in known or len(known) >= KNOWN_MAX:
             return
         known[index] = error.message
-        if self._metrics is not None:
-            self._metrics[0].inc()
+        self.metrics.found.inc()
         log.error("log_damaged", group=group, index=index, problem=error.message)
         self._changed(group)
         if len(known) == 1:
@@ -131,8 +132,7 @@ class Mender:
                     self._changed(group)
                 continue
             del known[index]
-            if self._metrics is not None:
-                self._metrics[1].inc()
+            self.metrics.mended.inc()
             self._changed(group)
         return whole
 

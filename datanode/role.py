@@ -26,6 +26,7 @@ from stele.datanode.directory import DataDirectory
 from stele.datanode.disk import Disk
 from stele.datanode.gate import Gate
 from stele.datanode.log_cleaner import LogCleaner
+from stele.datanode.mender import DamageMetrics
 from stele.datanode.metrics import DatanodeMetrics
 from stele.datanode.observed_time import ObservedTime
 from stele.datanode.registration import Registration, wait_until_alone
@@ -165,7 +166,7 @@ class Datanode:
         )
         self.store = parts.store(directory, registry, disk, config.entry_bytes_max)
         self._metrics = DatanodeMetrics(metrics, self.store)
-        self.store.mender.count_in(metrics)
+        self.store.mender.metrics = DamageMetrics(metrics)
         server = Server(config.host, port, transport=self._runtime.transport)
         server.add(raft_pb2_grpc.add_RaftServicer_to_server, transport, "stele.v1.Raft")
         self._opened.push_async_callback(server.stop)
