@@ -11,12 +11,15 @@ another one is told how much of it has passed since (services/raft/snapshot_offe
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 from pathlib import Path
 
 import structlog
 
 from stele.services.clock import SYSTEM, Clock
-from stele.services.json_files import read_json, write_json
+from stele.services.errors import StorageFailed
+from stele.services.json_files import write_json
 from stele.services.topics import RETENTION_MS_MAX
 
 FORMAT = 1
@@ -27,8 +30,8 @@ log = structlog.get_logger()
 
 
 class ObservedTime:
-    """``path`` is read at construction; ``await time.keep()`` for as long as the process runs, and ``record`` at its end.  What touches the
-    disk blocks: on a thread."""
+    """``path`` is read at construction (StorageFailed); ``await time.keep()`` for as long as the process runs, and ``record`` at its end.
+    What touches the disk blocks: on a thread."""
 
     def __init__(self, path: Path, clock: Clock = SYSTEM) -> None:
         self._path = path
@@ -37,13 +40,21 @@ class ObservedTime:
         self._recorded_ms = self._load()
 
     def _load(self) -> int:
-        found = read_json(self._path) or {}
-        observed_ms = found.get("observed_ms")
-        if found.get("format") == FORMAT and isinstance(observed_ms, int) and observed_ms >= BEGIN_MS:
-            return observed_ms
-        if self._path.exists():
-            # To begin anew makes everything young: what the snapshots say lies ahead, and counts as now.
-            log.warning("observed_time_unreadable", path=str(self._path))
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return BEGIN_MS
+        except OSError as e:  # what cannot be read for a moment is not gone
+            raise StorageFailed(f"{self._path}: {e.strerror or e}", path=self._path) from e
+        with contextlib.suppress(ValueError):
+            found = json.loads(content)
+            observed_ms = (
+                found.get("observed_ms") if isinstance(found, dict) and found.get("format") == FORMAT else None
+            )
+            if isinstance(observed_ms, int) and observed_ms >= BEGIN_MS:
+                return observed_ms
+        # To begin anew makes everything young: what the snapshots say lies ahead, and counts as now.
+        log.warning("observed_time_unreadable", path=str(self._path))
         return BEGIN_MS
 
     def now_ms(self) -> int:

@@ -30,8 +30,8 @@ class Birthplace:
 
     def connect(self) -> None:
         """gRPC is used from here on.  Raises ClientClosed in a process that was forked beside a connected client."""
-        for other in list(_connected):
-            other.check("a connected client")
+        if _inherited:
+            _inherited[0].check("a connected client")
         _connected.add(self)
 
     def disconnect(self) -> None:
@@ -39,3 +39,13 @@ class Birthplace:
 
 
 _connected: WeakSet[Birthplace] = WeakSet()
+_inherited: list[Birthplace] = []  # of those that were connected when this process was forked, one
+
+
+def _forked() -> None:
+    _inherited.extend(list(_connected)[:1])
+    _connected.clear()
+
+
+if hasattr(os, "register_at_fork"):  # where processes are forked at all
+    os.register_at_fork(after_in_child=_forked)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import resource
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from stele.datanode.observed_time import BEGIN_MS, ObservedTime
 from stele.datanode.replica import Replica
 from stele.datanode.retention import SnapshotSpacing
 from stele.datanode.storage import opener
+from stele.services.errors import StorageFailed
 from stele.services.raft.registry import Registry
 from stele.services.topics import Retention
 from tests.support.both_ways import holds_and_mutant_fails, promise
@@ -182,6 +185,22 @@ def test_a_record_that_cannot_be_read_makes_nothing_old(tmp_path: Path, content:
     path = tmp_path / "observed.json"
     path.write_text(content)
     assert ObservedTime(path, TwoClocks()).now_ms() == BEGIN_MS
+
+
+def test_a_record_that_does_not_open_for_a_moment_is_not_taken_for_gone(tmp_path: Path) -> None:
+    path = tmp_path / "observed.json"
+    ObservedTime(path).record()
+    kept = path.read_bytes()
+    held = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, held[1]))
+    try:
+        with pytest.raises(StorageFailed, match="observed.json"):
+            ObservedTime(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, held)
+    assert path.read_bytes() == kept
 
 
 async def test_what_passes_is_recorded_while_the_process_runs(tmp_path: Path, monkeypatch) -> None:
