@@ -196,7 +196,7 @@ def test_a_record_that_does_not_open_for_a_moment_is_not_taken_for_gone(tmp_path
     os.close(lowest_free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, held[1]))
     try:
-        with pytest.raises(StorageFailed, match="observed.json"):
+        with pytest.raises(StorageFailed, match=r"observed\.json"):
             ObservedTime(path)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, held)
