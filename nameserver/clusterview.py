@@ -58,10 +58,10 @@ class ClusterView:
     def __init__(
         self, session: Session, channels: Channels, name: str, fail: Callable[[SteleError], None], clock: Clock = SYSTEM
     ) -> None:
-        self.events = EventBuffer()
+        self.events = EventBuffer(clock=clock)
         self.current = View(Catalog(), {}, {})
         self._zxid = 0  # the last transaction of ZooKeeper in `current`
-        self._session, self._name, self._fail, self._clock = session, name, fail, clock
+        self._session, self._name, self._fail = session, name, fail
         self._mirrors = [Mirror(session, path, depth) for path, depth in SUBTREES.items()]
         self._reader = CatalogReader()
         self._watch = StoreWatch(channels, self._schedule_renewal)
@@ -87,7 +87,7 @@ class ClusterView:
         catalog = self._read()
         self._leader_events = LeaderEvents(catalog.partitions)
         present = sorted(derive(Catalog(), catalog), key=lambda event: event.time_ms)
-        self.events.record(present, self._clock.wall_ms())
+        self.events.record_found(present)
         self._replace(catalog)
         for mirror in self._mirrors:
             mirror.subscribe(lambda _paths: self._schedule_renewal())
@@ -175,7 +175,7 @@ class ClusterView:
         if not self._running:
             return
         catalog = self._read()
-        self.events.record(derive(self.current.catalog, catalog), self._clock.wall_ms())
+        self.events.record(derive(self.current.catalog, catalog))
         self._replace(catalog)
 
     def _read(self) -> Catalog:
@@ -196,7 +196,7 @@ class ClusterView:
         # Events BEFORE the view and the view BEFORE the callbacks: who is called, and asks, finds both.
         reports = set_apart(catalog, self._watch.reports)
         led = leaders(reports)
-        self.events.record(self._leader_events.derive(catalog, led), self._clock.wall_ms())
+        self.events.record(self._leader_events.derive(catalog, led))
         self.current = View(catalog, reports, led, self._watch.seen)
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()

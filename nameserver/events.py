@@ -1,20 +1,23 @@
 """What happened in the cluster, as one nameserver saw it.
 
-Guarantee: every nameserver derives the same events from the same records and reports, so that a client may ask any of
-them; ids grow within one nameserver, times are ZooKeeper's own where ZooKeeper recorded the fact; the buffer holds the
-newest ``EVENTS_MAX`` and a follower that falls behind it is told how many it missed.
+Guarantee: every nameserver derives the same events from the same records and reports, so that a client may ask any of them; facts tell
+two occurrences apart (an epoch, a term, an incarnation); ids grow within one life of a nameserver, times are ZooKeeper's own where
+ZooKeeper recorded the fact; the buffer holds the newest ``EVENTS_MAX`` and a follower that falls behind it is told how many it missed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from stele.nameserver.catalog import Catalog, Member, MemberKind, MemberState, TopicState
 from stele.nameserver.reports import LeaderReport
+from stele.services.clock import SYSTEM, Clock
+from stele.services.pb import nameserver_pb2
 
 EVENTS_MAX = 10_000
 
@@ -30,6 +33,7 @@ class ClusterEvent:
     facts: Mapping[str, str] = field(default_factory=dict)
     time_ms: int = 0
     id: int = 0
+    recorded_s: float = 0.0  # on the clock of its buffer, which never goes back
 
 
 def derive(before: Catalog, after: Catalog) -> list[ClusterEvent]:
@@ -58,7 +62,12 @@ def _members(kind: MemberKind, before: Mapping[str, Member], after: Mapping[str,
             events.append(ClusterEvent("member_joined", name, _member_facts(kind, new), new.joined_ms))
         if kind is MemberKind.DATANODES and (old is None or old.state != new.state):
             events.append(
-                ClusterEvent(f"store_{new.state}", name, {"store_id": str(new.store_id)}, 0 if old else new.joined_ms)
+                ClusterEvent(
+                    f"store_{new.state}",
+                    name,
+                    {"store_id": str(new.store_id), "incarnation": str(new.joined_zxid)},
+                    0 if old else new.joined_ms,
+                )
             )
         elif new.state == MemberState.DRAINING and (old is None or old.state != new.state):
             events.append(ClusterEvent("member_draining", name, _member_facts(kind, new)))
@@ -66,7 +75,7 @@ def _members(kind: MemberKind, before: Mapping[str, Member], after: Mapping[str,
 
 
 def _member_facts(kind: MemberKind, member: Member) -> dict[str, str]:
-    facts = {"kind": _SINGULAR[kind], "endpoint": member.endpoint}
+    facts = {"kind": _SINGULAR[kind], "endpoint": member.endpoint, "incarnation": str(member.joined_zxid)}
     if member.store_id:
         facts["store_id"] = str(member.store_id)
     return facts
@@ -92,6 +101,7 @@ def _topics(before: Catalog, after: Catalog) -> list[ClusterEvent]:
             kept = {
                 "retention_bytes": str(topic.retention.size_bytes),
                 "retention_ms": str(topic.retention.age_ms),
+                "version": str(topic.node_version),
             }
             events.append(ClusterEvent("topic_altered", topic.name, kept))
     return events
@@ -145,17 +155,25 @@ class LeaderEvents:
 class EventBuffer:
     """The newest events, to be read from any point on, and followed."""
 
-    def __init__(self, events_max: int = EVENTS_MAX) -> None:
+    def __init__(self, events_max: int = EVENTS_MAX, clock: Clock = SYSTEM) -> None:
+        self.teller = (
+            uuid.uuid4().hex
+        )  # ids and times are this buffer's own: another life of its nameserver has another one
+        self._clock = clock
         self._events: deque[ClusterEvent] = deque(maxlen=events_max)
         self._next_id = 1
+        self._first_news_id = 1
         self._grown = asyncio.Event()
         self._closed = False
 
-    def record(self, events: Iterable[ClusterEvent], now_ms: int) -> list[ClusterEvent]:
+    def record(self, events: Iterable[ClusterEvent]) -> list[ClusterEvent]:
         """Adds ``events`` and returns them as recorded."""
         recorded: list[ClusterEvent] = []
+        now_s, now_ms = self._clock.monotonic(), self._clock.wall_ms()
         for event in events:
-            kept = ClusterEvent(event.kind, event.subject, dict(event.facts), event.time_ms or now_ms, self._next_id)
+            kept = replace(
+                event, facts=dict(event.facts), time_ms=event.time_ms or now_ms, id=self._next_id, recorded_s=now_s
+            )
             self._next_id += 1
             self._events.append(kept)
             recorded.append(kept)
@@ -163,33 +181,47 @@ class EventBuffer:
             self._wake()
         return recorded
 
+    def record_found(self, events: Iterable[ClusterEvent]) -> None:
+        """The same for what was so already when this nameserver began: when it happened, only its time says."""
+        self.record(events)
+        self._first_news_id = self._next_id
+
+    def age_ms(self, event: ClusterEvent) -> int:
+        return round((self._clock.monotonic() - event.recorded_s) * 1000)
+
     def close(self) -> None:
         """Ends every follower."""
         self._closed = True
         self._wake()
 
-    def since(self, since_ms: int = 0, after_id: int = 0) -> list[ClusterEvent]:
-        skip = max(0, after_id + 1 - self._oldest_id)
-        return [e for e in islice(self._events, skip, None) if e.time_ms >= since_ms]
-
-    async def read(self, since_ms: int = 0, follow: bool = False) -> AsyncGenerator[ClusterEvent, None]:
-        """Oldest first; with ``follow`` the events to come as well.  What the buffer had to forget before a follower read it is told
-        as one ``events_missed`` event."""
-        last_id = 0
+    async def read(self, request: nameserver_pb2.EventsRequest) -> AsyncGenerator[ClusterEvent, None]:
+        """Oldest first; with ``follow`` the events to come as well, whatever their times say.  What the buffer had to forget before a
+        follower read it is told as one ``events_missed`` event."""
+        goes_on = bool(request.teller) and request.teller == self.teller
+        last_id, wanted_to_id = (request.after_id, 0) if goes_on else (0, self._next_id - 1)
+        asked_s = self._clock.monotonic()
         while True:
             grown, newest = self._grown, self._next_id - 1
             missed = self._oldest_id - last_id - 1
             if last_id and missed > 0:
                 yield ClusterEvent(
-                    "events_missed", "", {"count": str(missed)}, self._events[0].time_ms, self._oldest_id - 1
+                    "events_missed", "", {"count": str(missed)}, self._events[0].time_ms, self._oldest_id - 1, asked_s
                 )
-            for event in self.since(since_ms, last_id):
-                yield event
+            for event in list(islice(self._events, max(0, last_id + 1 - self._oldest_id), None)):
+                if event.id > wanted_to_id or self._is_wanted(event, request, asked_s):
+                    yield event
             last_id = max(last_id, newest)
-            if not follow or self._closed:
+            if not request.follow or self._closed:
                 return
             if self._next_id - 1 == newest:
                 await grown.wait()
+
+    def _is_wanted(self, event: ClusterEvent, request: nameserver_pb2.EventsRequest, asked_s: float) -> bool:
+        """Of what was there before it was asked for.  ``since_ms`` is compared with whatever clock gave the event its time, so it decides
+        only about what its reader has never waited for."""
+        if not request.teller or event.id < self._first_news_id:
+            return event.time_ms >= request.since_ms
+        return event.recorded_s >= asked_s - request.within_ms / 1000
 
     @property
     def _oldest_id(self) -> int:

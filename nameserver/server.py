@@ -223,8 +223,15 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
             await self._view.until(lambda _, sent=sent: self._view.routing().revision != sent, heartbeat_at)  # type: ignore[misc]
 
     async def Events(self, request: pb.EventsRequest, context: Any) -> AsyncIterator[pb.Event]:
-        async with aclosing(self._view.events.read(request.since_ms, request.follow)) as events:
+        buffer = self._view.events
+        async with aclosing(buffer.read(request)) as events:
             async for event in events:
                 yield pb.Event(
-                    id=event.id, time_ms=event.time_ms, kind=event.kind, subject=event.subject, facts=event.facts
+                    id=event.id,
+                    time_ms=event.time_ms,
+                    kind=event.kind,
+                    subject=event.subject,
+                    facts=event.facts,
+                    teller=buffer.teller,
+                    age_ms=buffer.age_ms(event),
                 )

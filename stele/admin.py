@@ -16,6 +16,7 @@ import grpc
 from stele import arguments
 from stele.broker_calls import BrokerCalls
 from stele.consumer import check_start, check_target
+from stele.event_feed import EventFeed
 from stele.model import (
     BrokerInfo,
     ClusterInfo,
@@ -114,16 +115,16 @@ class Admin:
         await self._write("RecoverMetadata", nameserver_pb2.RecoverMetadataRequest())
 
     async def events(self, follow: bool = False, since_ms: int = 0) -> AsyncIterator[Event]:
-        """What happened, oldest first; with ``follow`` what happens from now on too, over nameservers that come and go (after such a
-        change the newest events may be told again)."""
+        """What happened, oldest first; with ``follow`` what happens from now on too, over nameservers that come and go, whatever their
+        clocks say (after such a change the newest events may be told again)."""
         arguments.flag("follow", follow)
-        read_ms = arguments.whole("since_ms", since_ms, 0, (1 << 63) - 1, "of milliseconds since 1970")
+        since_ms = arguments.whole("since_ms", since_ms, 0, (1 << 63) - 1, "of milliseconds since 1970")
+        feed = EventFeed(follow, since_ms)
         while True:
             self._client.check_open()
             try:
-                async with contextlib.aclosing(self._events(follow, read_ms)) as events:
+                async with contextlib.aclosing(self._events(feed, follow)) as events:
                     async for event in events:
-                        read_ms = max(read_ms, event.time_ms)
                         yield event
                 if not follow:
                     return
@@ -131,10 +132,9 @@ class Admin:
                 if not follow:
                     raise
                 self._log.debug("events_broken", reason=e.reason)
-            read_ms += 1
             await asyncio.sleep(RECONNECT_PAUSE_S)
 
-    async def _events(self, follow: bool, since_ms: int) -> AsyncGenerator[Event, None]:
+    async def _events(self, feed: EventFeed, follow: bool) -> AsyncGenerator[Event, None]:
         error: SteleError = ConnectionBroken("no nameserver could be reached")
         for endpoint in await self._client.nameserver_endpoints():
             try:
@@ -143,7 +143,8 @@ class Admin:
                 error = e
                 continue
             stub = nameserver_pb2_grpc.NameserverStub(channel)  # type: ignore[no-untyped-call]
-            stream = stub.Events(nameserver_pb2.EventsRequest(follow=follow, since_ms=since_ms))
+            now_s = asyncio.get_running_loop().time
+            stream = stub.Events(feed.request(now_s()))
             try:
                 while True:
                     try:
@@ -154,7 +155,8 @@ class Admin:
                         raise Timeout(f"{endpoint} was silent", timeout_s=READ_TIMEOUT_S) from None
                     if event is grpc.aio.EOF:  # type: ignore[attr-defined]
                         return
-                    yield Event(event.id, event.time_ms, event.kind, event.subject, dict(event.facts))
+                    if feed.takes(event, now_s()):
+                        yield Event(event.id, event.time_ms, event.kind, event.subject, dict(event.facts))
             finally:
                 stream.cancel()
         raise error

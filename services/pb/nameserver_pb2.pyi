@@ -1202,17 +1202,29 @@ class EventsRequest(_message.Message):
 
     FOLLOW_FIELD_NUMBER: _builtins.int
     SINCE_MS_FIELD_NUMBER: _builtins.int
+    TELLER_FIELD_NUMBER: _builtins.int
+    AFTER_ID_FIELD_NUMBER: _builtins.int
+    WITHIN_MS_FIELD_NUMBER: _builtins.int
     follow: _builtins.bool
     since_ms: _builtins.int
+    """unix time: older ones of those that are kept are left out; what happens from now on never is"""
+    teller: _builtins.str
+    """of the last event that was read: that one goes on after after_id, any other one tells in place of"""
+    after_id: _builtins.int
+    """since_ms what it recorded in the last within_ms, and what it found when it began"""
+    within_ms: _builtins.int
     def __init__(
         self,
         *,
         follow: _builtins.bool = ...,
         since_ms: _builtins.int = ...,
+        teller: _builtins.str = ...,
+        after_id: _builtins.int = ...,
+        within_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "since_ms", b"since_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id", "follow", b"follow", "since_ms", b"since_ms", "teller", b"teller", "within_ms", b"within_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1247,6 +1259,8 @@ class Event(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
+    TELLER_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """grows within one answering nameserver"""
     time_ms: _builtins.int
@@ -1255,6 +1269,10 @@ class Event(_message.Message):
     """member_joined, member_gone, nameserver_elected, partition_leader_elected, bundle_moved, topic_created, topic_deleted, ..."""
     subject: _builtins.str
     """what it is about: a member, a partition, a bundle"""
+    teller: _builtins.str
+    """one life of one nameserver: numbers events by itself"""
+    age_ms: _builtins.int
+    """for how long it has been recorded there"""
     @_builtins.property
     def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -1265,10 +1283,12 @@ class Event(_message.Message):
         kind: _builtins.str = ...,
         subject: _builtins.str = ...,
         facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        teller: _builtins.str = ...,
+        age_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "id", b"id", "kind", b"kind", "subject", b"subject", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "facts", b"facts", "id", b"id", "kind", b"kind", "subject", b"subject", "teller", b"teller", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,6 +30,7 @@ PURE = (
     "stele.datanode.partition",
     "stele.datanode.retention",
     "stele.delivery_buffer",
+    "stele.event_feed",
     "stele.health",
     "stele.lab.checker",
     "stele.nameserver.bundle_assignment",

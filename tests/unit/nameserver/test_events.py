@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from stele.event_feed import MARGIN_S, EventFeed
 from stele.nameserver.catalog import (
     BundleEntry,
     Catalog,
@@ -18,6 +19,7 @@ from stele.nameserver.catalog import (
 )
 from stele.nameserver.events import ClusterEvent, EventBuffer, LeaderEvents, derive
 from stele.nameserver.reports import LeaderReport
+from stele.services.pb import nameserver_pb2 as pb
 from stele.services.topics import Retention
 from tests.unit.nameserver.world import datanode
 
@@ -36,7 +38,7 @@ def test_members_join_and_go() -> None:
         ("member_joined", "br1"),
     ]
     assert derive(empty, joined)[2].time_ms == 1234
-    assert derive(empty, joined)[2].facts == {"kind": "broker", "endpoint": "h:1"}
+    assert derive(empty, joined)[2].facts == {"kind": "broker", "endpoint": "h:1", "incarnation": "5"}
     assert kinds(derive(joined, empty)) == [("member_gone", "dn1"), ("member_gone", "br1")]
     again = replace(joined, brokers={"br1": replace(broker, joined_zxid=9)})
     assert kinds(derive(joined, again)) == [("member_gone", "br1"), ("member_joined", "br1")]
@@ -60,7 +62,7 @@ def test_a_topic_that_keeps_its_messages_for_another_time_was_altered() -> None:
     before = Catalog(topics={"demo/t": topic})
     after = Catalog(topics={"demo/t": replace(topic, retention=Retention(age_ms=86_400_000))})
     assert kinds(derive(before, after)) == [("topic_altered", "demo/t")]
-    assert derive(before, after)[0].facts == {"retention_bytes": "0", "retention_ms": "86400000"}
+    assert derive(before, after)[0].facts == {"retention_bytes": "0", "retention_ms": "86400000", "version": "0"}
     assert derive(Catalog(), after)[0].kind == "topic_created"
 
 
@@ -110,22 +112,22 @@ def numbered(first: int, last: int) -> list[ClusterEvent]:
 
 async def test_the_buffer_keeps_the_newest_and_filters_by_time() -> None:
     buffer = EventBuffer(events_max=5)
-    buffer.record(numbered(1, 8), now_ms=1)
-    assert [e.id async for e in buffer.read()] == [4, 5, 6, 7, 8]
-    assert [e.id async for e in buffer.read(since_ms=70)] == [7, 8]
+    buffer.record(numbered(1, 8))
+    assert [e.id async for e in buffer.read(pb.EventsRequest())] == [4, 5, 6, 7, 8]
+    assert [e.id async for e in buffer.read(pb.EventsRequest(since_ms=70))] == [7, 8]
 
 
 async def test_a_follower_sees_everything_in_order_and_is_told_what_it_missed() -> None:
     buffer = EventBuffer(events_max=5)
-    buffer.record(numbered(1, 2), now_ms=1)
-    reader = buffer.read(follow=True)
+    buffer.record(numbered(1, 2))
+    reader = buffer.read(pb.EventsRequest(follow=True))
     assert (await anext(reader)).id == 1
     assert (await anext(reader)).id == 2
     waiting = asyncio.ensure_future(anext(reader))
     await asyncio.sleep(0)
-    buffer.record(numbered(3, 3), now_ms=1)
+    buffer.record(numbered(3, 3))
     assert (await asyncio.wait_for(waiting, 5)).id == 3
-    buffer.record(numbered(4, 11), now_ms=1)
+    buffer.record(numbered(4, 11))
     missed = await asyncio.wait_for(anext(reader), 5)
     assert (missed.kind, missed.facts) == ("events_missed", {"count": "3"})
     assert [(await asyncio.wait_for(anext(reader), 5)).id for _ in range(5)] == [7, 8, 9, 10, 11]
@@ -133,3 +135,108 @@ async def test_a_follower_sees_everything_in_order_and_is_told_what_it_missed() 
     await asyncio.sleep(0)
     buffer.close()
     assert await asyncio.wait_for(last, 5) is None
+
+
+class SetClock:
+    """A nameserver's: ``wall`` is wrong by as much as it likes."""
+
+    def __init__(self, wall: int) -> None:
+        self.now_s, self.wall = 1000.0, wall
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def wall_ms(self) -> int:
+        return self.wall + int(self.now_s * 1000)
+
+
+class Nameserver:
+    """One life of it; ``pass_s`` is time that passes for everybody."""
+
+    def __init__(self, wall: int, *found: str) -> None:
+        self.clock = SetClock(wall)
+        self.buffer = EventBuffer(clock=self.clock)
+        self.buffer.record_found([ClusterEvent("found", name) for name in found])
+
+    def happens(self, *names: str) -> None:
+        self.buffer.record([ClusterEvent("k", name) for name in names])
+
+    async def told(self, feed: EventFeed, now_s: float, count: int = 100) -> list[str]:
+        """What a client takes that asks and breaks off once it has ``count`` answers, or nothing is there at the moment."""
+        request = feed.request(now_s)
+        request.follow = False
+        taken: list[str] = []
+        async for event in self.buffer.read(request):
+            message = pb.Event(
+                id=event.id,
+                time_ms=event.time_ms,
+                kind=event.kind,
+                subject=event.subject,
+                facts=event.facts,
+                teller=self.buffer.teller,
+                age_ms=self.buffer.age_ms(event),
+            )
+            if feed.takes(message, now_s):
+                taken.append(event.subject)
+            if (count := count - 1) == 0:
+                break
+        return taken
+
+
+async def test_following_goes_on_with_a_nameserver_of_any_clock() -> None:
+    ahead, behind = Nameserver(10**12), Nameserver(0)
+    for one in (ahead, behind):
+        one.happens("a", "b")
+    feed = EventFeed(follow=True, since_ms=0)
+    assert await ahead.told(feed, 5.0) == ["a", "b"]
+    for one in (ahead, behind):
+        one.clock.now_s += 3600
+        one.happens("c")
+    assert await behind.told(feed, 3605.0) == ["c"], "by no clock but the time that passed"
+    for one in (ahead, behind):
+        one.happens("d")
+        one.clock.now_s += 1
+    assert await ahead.told(feed, 3606.0) == ["d"]
+    ahead.happens("e")
+    assert await ahead.told(feed, 3606.0) == ["e"], "the same one goes on by number"
+
+
+async def test_what_was_not_read_yet_is_told_by_the_next() -> None:
+    one, other = Nameserver(10**12), Nameserver(0)
+    for each in (one, other):
+        each.happens("a", "b", "c")
+        each.clock.now_s += 10 * MARGIN_S
+    feed = EventFeed(follow=True, since_ms=0)
+    assert await one.told(feed, 1000.0, count=1) == ["a"]
+    assert await other.told(feed, 1000.0) == ["b", "c"]
+
+
+async def test_a_nameserver_that_was_started_anew_tells_what_it_found() -> None:
+    one = Nameserver(0, "a")
+    one.happens("b")
+    feed = EventFeed(follow=True, since_ms=0)
+    assert await one.told(feed, 0.0) == ["a", "b"]
+    anew = Nameserver(0, "a", "n")
+    anew.clock.now_s += 1
+    assert await anew.told(feed, 5.0) == ["n"]
+
+
+async def test_what_happens_after_the_question_is_told_also_if_its_time_is_before_the_one_asked_for() -> None:
+    slow = Nameserver(0)
+    slow.happens("old")
+    reader = slow.buffer.read(pb.EventsRequest(follow=True, since_ms=10**12))
+    waiting = asyncio.ensure_future(anext(reader))
+    await asyncio.sleep(0)
+    slow.happens("new")
+    assert (await asyncio.wait_for(waiting, 5)).subject == "new"
+    await reader.aclose()
+
+
+def test_the_same_again_is_told_where_it_happened_after_the_question() -> None:
+    feed = EventFeed(follow=True, since_ms=0)
+    feed.request(10.0)
+    again = pb.Event(id=1, kind="k", subject="a", teller="t", age_ms=0)
+    assert feed.takes(again, 11.0)
+    assert feed.takes(again, 12.0)
+    feed.request(20.0)
+    assert not feed.takes(pb.Event(id=1, kind="k", subject="a", teller="u", age_ms=8_000), 20.5)
