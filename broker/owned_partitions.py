@@ -265,6 +265,8 @@ class OwnedPartitions:
         if not self.routes.seen:
             raise NotReady("this broker has not heard from a nameserver yet")
         self._check_topic(topic, topic_id)
+        if topic in self.routes.creating:
+            raise NotReady(f"the topic {topic} is still being created", topic=topic)
         route = self.routes.get(topic, partition)
         if route is not None:
             raise _not_owner(route)
@@ -283,7 +285,7 @@ class OwnedPartitions:
             )
 
     def _serve(self, topic: str, partition: int, topic_id: int) -> OwnedPartition | None:
-        """None: not known yet."""
+        """None: not known, or not ready, yet."""
         if self._stopped is not None:
             raise self._stopped
         if topic_id > self.routes.topic_ids.get(topic, topic_id):
@@ -292,6 +294,9 @@ class OwnedPartitions:
         key = (topic, partition)
         if key in self._owned:
             return self._owned[key]
+        if topic in self.routes.creating:
+            # A replica that acknowledged, and was lost before it was recorded, would be made anew as if it had promised nothing.
+            return None
         route = self.routes.get(topic, partition)
         if route is None:
             partitions = self.routes.partitions.get(topic, partition + 1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from stele.services.pb import nameserver_pb2
 
 ABSENT_GRACE_S = 3.0  # a topic that a nameserver does not list may be missing because that nameserver lags
-DELETING = "deleting"
+CREATING, DELETING = "creating", "deleting"
 
 Key = tuple[str, int]  # topic, partition
 
@@ -102,6 +102,7 @@ class RoutingTable:
         self._absent_since_s: dict[Key, float] = {}
         self.partitions: dict[str, int] = {}  # topic → how many it has
         self.topic_ids: dict[str, int] = {}
+        self.creating: set[str] = set()  # not to be served yet: which replicas there are may not be recorded
         self.endpoints: dict[int, str] = {}  # store id → endpoint
         self.seen = False  # whether any routing facts have come yet
 
@@ -127,6 +128,7 @@ class RoutingTable:
         live = [t.topic for t in routing.topics if t.topic.state != DELETING]
         self.partitions |= {t.topic: t.partitions for t in live}
         self.topic_ids = {r.topic: r.topic_id for r in self._routes.values()} | {t.topic: t.id for t in live}
+        self.creating = {t.topic.topic for t in routing.topics if t.topic.state == CREATING}
         # A store that is not registered at this moment keeps its last address: it may be the nameserver that lags.
         self.endpoints.update(_endpoints_of(routing))
         self.seen = True

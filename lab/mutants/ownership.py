@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from stele.broker.owned_partitions import OwnedPartitions
 from stele.broker.ownership import Key, RoutingTable
 from stele.broker.partition_client import PartitionClient
 from stele.datanode.commands import Outcome
@@ -125,3 +126,11 @@ class TakesWhatIsOlder(NeverBack):
     def takes(self, revision: Revision, now_s: float) -> bool:
         self.taken = revision
         return True
+
+
+class ServesWhatIsBeingCreated(OwnedPartitions):
+    """A partition that has a leader can be written, whether or not it is recorded which replicas there are."""
+
+    def observe(self, routing: nameserver_pb2.Routing) -> None:
+        super().observe(routing)
+        self.routes.creating.clear()

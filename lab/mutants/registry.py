@@ -129,6 +129,7 @@ MUTANTS = _table(
 
     Mutant("ownership.BelievesWhoeverSpeaks", (), "nothing is deleted on the word of one who cannot know"),
     Mutant("ownership.TakesWhatIsOlder", (), "what a client is told never goes back"),
+    Mutant("ownership.ServesWhatIsBeingCreated", (), "nothing is acknowledged before it is recorded who has replicas"),
     Mutant("ownership.NeverTooOld", (), "a nameserver that is out of touch does not answer as if it were not"),
 
     # --- the resolver (F2)

@@ -64,6 +64,8 @@ MISMATCH_REDIAL: Final = Backoff(first_s=5.0, max_s=5.0)
 DIAL_ANYWAY_S: Final = 2.0
 RESOLVE_AGAIN_AFTER: Final = 5  # failed dials in a row
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
+# What a stream that its peer, or gRPC, has ended is read and written with.
+_STREAM_ENDED = (SteleError, grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
 _GREETING: Final = pb.RaftFrame()
 
 
@@ -405,7 +407,11 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
                 if self.store_id > link.store_id and link.users and not self._closed:
                     self._tasks.start(self._probe(link), f"raft-probe-{link.store_id}")
                 self._forget_unused(link)
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for ended in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(ended, Exception) and not isinstance(ended, _STREAM_ENDED):
+                    log.error(
+                        "raft_stream_failed", peer=link.store_id, exc_info=ended
+                    )  # a fault of ours: it is dialled anew
 
     async def _read_all(self, link: Link, stream: Stream, read: Callable[[], Awaitable[pb.RaftFrame | None]]) -> None:
         while (frame := await read()) is not None and link.stream is stream:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from stele.broker.owned_partitions import OwnedPartitions
 from stele.services.errors import (
     BatchCorrupt,
     InvalidArgument,
@@ -19,6 +20,7 @@ from stele.services.errors import (
 )
 from stele.services.pb import datanode_pb2
 from tests.integration.broker.cluster import Cluster, Producer, batch
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 
 
@@ -267,6 +269,26 @@ async def test_a_frozen_leader_whose_successor_an_acknowledgement_found_is_left_
     cluster.elect(2)
     served.client.leader = 2  # as the unary call that found it leaves it
     assert [await producer.offset(i, within_s=5) for i in ids] == list(range(1, 11))
+
+
+async def a_topic_that_is_being_created(serve: type[OwnedPartitions]) -> None:
+    """Until it is ready the nameserver may not have recorded which replicas there are: one that acknowledged, and was lost, would be made
+    anew, empty."""
+    async with Cluster(serve=serve) as cluster:
+        cluster.topic_state = "creating"
+        broker = await cluster.broker()
+        early = await cluster.producer(broker)
+        with promise("nothing is acknowledged before it is recorded who has replicas"):
+            answer = await early.answer(await early.send("x"))
+            assert answer.error.reason == NotReady.reason
+        cluster.topic_state = "ready"
+        cluster.tell()
+        producer = await cluster.producer(broker)
+        assert await producer.offset(await producer.send("x")) == 0
+
+
+async def test_p2_a_topic_is_not_served_before_it_is_ready() -> None:
+    await holds_and_mutant_fails(a_topic_that_is_being_created, OwnedPartitions, "ownership.ServesWhatIsBeingCreated")
 
 
 async def test_p5_a_topic_that_this_broker_has_not_heard_of_is_not_declared_missing(cluster: Cluster) -> None:
