@@ -29,7 +29,7 @@ READERS = {
     "stele.services.clock": "the clock itself",
     "stele.services.coordination.enrolment": "when a process began, for people",
     "stele.services.coordination.schema": "when a cluster was made, for people",
-    "stele.nameserver.clusterview": "when something happened, for people",
+    "stele.nameserver.events": "when something happened, for people",
     "stele.nameserver.stores": "when a store was registered, for people",
     "stele.nameserver.topic_writer": "when a topic was made, for people",
     "stele.producer": "the time of a message, for those who read it",
