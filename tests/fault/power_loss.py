@@ -84,6 +84,8 @@ class Life:
                     worker.step()
             finally:
                 self.seen.update(worker.done)
+            if rng.random() < 0.3:
+                storage.close()  # which notes how far it is synced: the power may go at that, too
         except PowerLost:
             self._end(power=rng.random() < 0.7)
         except StorageFailed:
@@ -91,8 +93,6 @@ class Life:
             # A sync that fails while a log is opened may have covered what was promised: only the power shows what is left.
             self._end(power=not is_open or rng.random() < 0.5)
         else:
-            if rng.random() < 0.3:
-                storage.close()
             self._end(power=rng.random() < 0.5)
 
     def _opened(self) -> GroupStorage:
