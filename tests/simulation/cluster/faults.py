@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.cluster.bearable import may_come_back
 from tests.simulation.cluster.plan import Fault
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tests.simulation.zookeeper.tree import Txn
 
 Undo = Callable[[], object]
+LOOK_AGAIN_S = 0.01  # until what a disk is to forget can be borne
 
 
 class Strike:
@@ -111,13 +113,16 @@ class Strike:
         self._last(seconds, lambda: setattr(volume, "read_only", False))
 
     def _older_volume(self, host: str, after_s: float, down_s: float) -> None:
-        """Its machine comes back with the disk that it had before."""
+        """Its machine comes back with the disk that it had before, as soon as a majority can do without what is on it since."""
         if not self._world.may_lose(host):
             return
         volume = self._world.volumes[host]
         backup = volume.backup()
 
         def strike() -> None:
+            if not may_come_back(self._world, host, backup):
+                self._world.after_unless_healed(LOOK_AGAIN_S, strike)
+                return
             self._world.servers[host].kill(down_s, "comes back with an older volume", power=True)
             volume.bring_back(backup)
 

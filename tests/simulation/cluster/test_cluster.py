@@ -44,3 +44,15 @@ def test_the_diagram_is_one_file(tmp_path: Path) -> None:
     page = target.read_text()
     assert "leadership_begun" in page
     assert "http" not in page.replace("http://www.w3.org", ""), "it needs nothing else"
+
+
+def test_a_disk_forgets_only_what_a_majority_holds_without_it() -> None:
+    """One of three replicas lags behind a read-only disk while another is to come back with an older disk, and the third is full."""
+    ran = run("--runs", "1", "--seed", "710029", "--only-faults", "1,16,28")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_disk_comes_back_older() -> None:
+    ran = run("--runs", "1", "--seed", "1", "--kinds", "older-volume", "--trace", "text")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "comes back with an older volume" in ran.stdout
