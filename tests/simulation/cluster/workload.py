@@ -252,6 +252,17 @@ class Workload:
         assert self.main is not None
         return not any(self.ledger.missing(self.main, subscription) for subscription in SUBSCRIPTIONS)
 
+    def begin_recovery(self) -> None:
+        """What an operator does after ZooKeeper came back with an older copy of the records."""
+        guest = self.clients[self.world.hosts.clients[0]]
+        self._begin(guest, self._recover(guest))
+
+    async def _recover(self, guest: Guest) -> None:
+        while not hasattr(guest, "client"):  # noqa: ASYNC110 - another task sets it
+            await asyncio.sleep(RETRY_S)
+        client: Client = guest.client
+        await self._until(guest, client.admin.recover_metadata, WRITE_TIMEOUT_S)
+
     def begin_reading(self) -> asyncio.Task[dict[Place, bytes]]:
         """All of the main topic, from its beginning to its end now."""
         guest = self.clients[self.world.hosts.clients[0]]
