@@ -16,7 +16,7 @@ from tests.support.eventually import eventually
 from tests.support.in_place import with_part
 
 SCALE = 64
-GROUPS = 16
+GROUPS = 32
 PAYLOAD = bytes(4096)
 EACH = 64  # entries a group: more than it may have in flight
 
@@ -55,8 +55,7 @@ async def test_p12_a_store_catches_up_in_many_groups_at_once(small: None, tmp_pa
                 promise("groups that catch up at once do not break their link"),
             ):
                 await back.start()
-                for group in range(1, GROUPS + 1):
-                    await back.create(group, [1, 2, 3])
+                await asyncio.gather(*(back.create(group, [1, 2, 3]) for group in range(1, GROUPS + 1)))  # at once
 
                 def broke() -> bool:
                     return any(line["event"] == "raft_link_overflow" for line in logged)
