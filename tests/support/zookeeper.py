@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -90,11 +91,23 @@ async def end_session(session: Session, hosts: str = "", credentials: tuple[int,
     await asyncio.to_thread(take_over_and_close)
 
 
+def _stands(task: Path) -> bool:
+    """Whether a thread (its folder under /proc) is stopped, or gone meanwhile."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except FileNotFoundError:
+        return True
+
+
 @contextlib.contextmanager
 def frozen(zookeeper: ZooKeeperServer) -> Iterator[None]:
     """The server stands still: it takes connections and answers nothing."""
     zookeeper.kill(signal.SIGSTOP)
+    # The signal is sent, not yet taken: on a busy machine some of the server's threads go on for a moment, and answer.
     try:
+        deadline = time.monotonic() + 2.0  # a server in a container has no process of ours to look at
+        while time.monotonic() < deadline and not all(map(_stands, Path(f"/proc/{zookeeper.pid}/task").iterdir())):
+            time.sleep(0.001)
         yield
     finally:
         zookeeper.kill(signal.SIGCONT)
