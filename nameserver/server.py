@@ -25,7 +25,7 @@ from stele.services.pb import nameserver_pb2 as pb
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import STALE_KEY
 from stele.services.rpc.servers import left_s
-from stele.services.rpc.status import broken_by_close, typed_errors
+from stele.services.rpc.status import typed_errors
 from stele.services.topics import parse_topic
 
 FORWARDED_KEY = "stele-forwarded-by"
@@ -122,7 +122,7 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
                 f"{leader.name} leads and cannot be reached from {self._name}", leader=leader.endpoint
             ) from None
         stub: Any = nameserver_pb2_grpc.NameserverStub(channel)  # type: ignore[no-untyped-call]
-        with typed_errors(), broken_by_close():
+        with typed_errors():
             forwarded = getattr(stub, method)(
                 request, timeout=left_s(context, TIMEOUT_DEFAULT_S), metadata=((FORWARDED_KEY, self._name),)
             )

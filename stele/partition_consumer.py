@@ -36,7 +36,7 @@ from stele.services.errors import (
 from stele.services.library_log import LibraryLog
 from stele.services.pb import broker_pb2, broker_pb2_grpc, datanode_pb2
 from stele.services.rpc.channels import Channels
-from stele.services.rpc.status import from_pb, task_is_cancelled, typed_errors
+from stele.services.rpc.status import from_pb, typed_errors
 from stele.services.tasks import Tasks
 
 CONNECT_TIMEOUT_S = 2.0
@@ -422,12 +422,7 @@ def set_start(request: Any, start: int | str) -> None:
 
 async def _read(call: Any, endpoint: str) -> broker_pb2.SubscribeResponse:
     with typed_errors():
-        try:
-            response = await call.read()
-        except asyncio.CancelledError:
-            if call.cancelled() and not task_is_cancelled():
-                raise ConnectionBroken(f"the stream to {endpoint} was given up") from None
-            raise
+        response = await call.read()
     if response is grpc.aio.EOF:  # type: ignore[attr-defined]
         raise ConnectionBroken(f"{endpoint} ended the stream")
     return cast(broker_pb2.SubscribeResponse, response)

@@ -17,7 +17,7 @@ from grpc import ChannelConnectivity
 
 from stele.services.errors import MessageTooLarge, Unreachable
 from stele.services.rpc.limits import MESSAGE_BYTES_MAX
-from stele.services.rpc.status import broken_by_close, from_rpc_error
+from stele.services.rpc.status import typed_errors
 from stele.services.rpc.transport import GRPC, Transport
 
 KEEPALIVE_TIME_MS = 2_000
@@ -169,10 +169,5 @@ async def call(method: Any, request: Any, timeout_s: float, metadata: tuple[tupl
     channel = _CHANNEL_OF.get(method)
     if channel is not None:
         await channel.connected(timeout_s)
-    try:
-        with broken_by_close():
-            return await method(request, timeout=max(0.001, deadline - loop.time()), metadata=metadata)
-    except grpc.RpcError as e:
-        raise from_rpc_error(e, timeout_s=timeout_s) from None
-    except grpc.aio.UsageError as e:
-        raise Unreachable(f"the channel is closed: {e}") from None
+    with typed_errors(timeout_s=timeout_s):
+        return await method(request, timeout=max(0.001, deadline - loop.time()), metadata=metadata)

@@ -21,7 +21,6 @@ from stele.services.errors import (
     DOMAIN,
     Code,
     ConnectionBroken,
-    InternalError,
     SteleError,
     Timeout,
     Unimplemented,
@@ -68,12 +67,12 @@ def from_rpc_error(error: grpc.RpcError, sent: bool = True, timeout_s: float | N
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             within = "" if timeout_s is None else f" within {timeout_s:g} s"
             return Timeout(f"no answer{within}", timeout_s=timeout_s)
-        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+        # INTERNAL: a fault of a peer of ours comes typed, so this one is of gRPC's own making.  It puts it in place of what the peer
+        # ended a stream with, when the end fails a write that flow control holds back: nothing terminal may be concluded from it.
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED | grpc.StatusCode.INTERNAL:
             return ConnectionBroken(f"the connection broke: {text}", code=code.name)
         case grpc.StatusCode.UNIMPLEMENTED:
             return Unimplemented(f"the peer does not know this call: {text}", code=code.name)
-        case grpc.StatusCode.INTERNAL:
-            return InternalError(f"the call failed: {text}", code=code.name)
         case _:
             return SteleError(f"{code.name}: {text}", code=code.name)
 
@@ -85,25 +84,20 @@ def task_is_cancelled() -> bool:
 
 
 @contextmanager
-def broken_by_close() -> Iterator[None]:
-    """Around a unary call: a channel that is closed under it cancels the call, not the task that waits for it."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        if task_is_cancelled():
-            raise
-        raise ConnectionBroken("the channel was closed while the call was under way") from None
-
-
-@contextmanager
-def typed_errors(sent: bool = True) -> Iterator[None]:
-    """Around reads and writes of a stream: gRPC's errors leave as errors of the tree."""
+def typed_errors(sent: bool = True, timeout_s: float | None = None) -> Iterator[None]:
+    """Around a call, or reads and writes of a stream: whatever gRPC raises leaves as an error of the tree.  CancelledError leaves only
+    where the running task is cancelled: a channel that is closed under a call cancels the call, not the task that waits for it."""
     try:
         yield
     except grpc.RpcError as e:
-        raise from_rpc_error(e, sent=sent) from None
+        raise from_rpc_error(e, sent=sent, timeout_s=timeout_s) from None
     except grpc.aio.UsageError as e:
         raise Unreachable(f"the channel is closed: {e}") from None
+    except asyncio.CancelledError:
+        if task_is_cancelled():
+            raise
+        closed = "the channel was closed, or the call given up, while it was under way"
+        raise (ConnectionBroken(closed) if sent else Unreachable(closed)) from None
 
 
 def to_wire(error: SteleError) -> common_pb2.Error:

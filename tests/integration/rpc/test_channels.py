@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from stele.services.errors import ConnectionBroken, InvalidConfig, PortTaken, SteleError, Timeout, Unreachable
+from stele.services.errors import (
+    ConnectionBroken,
+    InvalidConfig,
+    NotLeader,
+    PortTaken,
+    SteleError,
+    Timeout,
+    Unreachable,
+)
 from stele.services.pb import nameserver_pb2, nameserver_pb2_grpc
 from stele.services.ports import free_port
 from stele.services.rpc.channels import CHANNEL_OPTIONS, Channels, call
@@ -125,6 +134,84 @@ async def test_a_call_whose_channel_is_closed_is_broken_and_its_task_goes_on(pee
     with pytest.raises(ConnectionBroken) as raised:
         await asyncio.wait_for(hanging, 10)
     assert not raised.value.definite
+
+
+@pytest.mark.parametrize("sent", [True, False])
+async def test_a_stream_whose_channel_is_closed_is_broken_and_its_task_goes_on(
+    serve: Serve, channels: Channels, sent: bool
+) -> None:
+    """A read that waits, and one that begins afterwards."""
+    endpoint = await serve(Shapes())
+    stream: Any = channels.get(endpoint).stream_stream(f"/{SERVICE}/stream_stream_async")()
+    assert await stream.read() == b"first"
+
+    async def read() -> bytes:
+        with typed_errors(sent=sent):
+            return cast(bytes, await stream.read())
+
+    waiting = asyncio.create_task(read())
+    await asyncio.wait({waiting}, timeout=0.2)
+    await channels.close(endpoint)
+    for reading in (waiting, asyncio.create_task(read())):
+        with pytest.raises(ConnectionBroken if sent else Unreachable) as raised:
+            await asyncio.wait_for(reading, 10)
+        assert raised.value.definite is not sent
+
+
+async def test_who_is_cancelled_itself_while_it_reads_a_stream_is_cancelled(serve: Serve, channels: Channels) -> None:
+    stream: Any = channels.get(await serve(Shapes())).stream_stream(f"/{SERVICE}/stream_stream_async")()
+    assert await stream.read() == b"first"
+
+    async def read() -> None:
+        with typed_errors():
+            await stream.read()
+
+    reading = asyncio.create_task(read())
+    await asyncio.wait({reading}, timeout=0.2)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
+async def test_the_wait_for_a_connection_ends_when_its_channel_is_closed(channels: Channels) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
+        waiting = asyncio.create_task(channels.connected(endpoint, 60))
+        await asyncio.wait({waiting}, timeout=0.1)
+        await channels.close(endpoint)
+        with pytest.raises(Unreachable):
+            await asyncio.wait_for(waiting, 10)
+
+
+async def test_an_error_that_ends_a_stream_while_a_write_is_held_back_may_be_tried_again(
+    serve: Serve, channels: Channels
+) -> None:
+    """The handler reads nothing more; the window is full.  gRPC may report the failed write in place of what the handler ended with."""
+    shapes = Shapes(NotLeader("another store leads", leader=2))
+    endpoint = await serve(shapes)
+    for _ in range(5):
+        stream: Any = channels.get(endpoint).stream_stream(f"/{SERVICE}/stream_stream_async")()
+        assert await stream.read() == b"first"
+
+        async def fill(stream: Any = stream) -> None:
+            with typed_errors():
+                await stream.write(b"raise")
+                while True:
+                    await stream.write(b"x" * (1 << 20))
+
+        async def drain(stream: Any = stream) -> None:
+            with typed_errors():
+                while await stream.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                    pass
+
+        filling = asyncio.create_task(fill())
+        with pytest.raises((NotLeader, ConnectionBroken)) as raised:
+            await asyncio.wait_for(drain(), 10)
+        assert raised.value.retryable
+        with pytest.raises((SteleError, asyncio.InvalidStateError)):
+            await asyncio.wait_for(filling, 10)
 
 
 async def test_the_wait_for_a_connection_can_be_cancelled(channels: Channels) -> None:
