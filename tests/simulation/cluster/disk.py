@@ -43,6 +43,9 @@ class Volume(SimulatedDisk):
         self._root = _Folder()
         self._found: dict[str, _Folder] = {}
         self._locks: dict[str, int] = {}
+        self.leaves: Callable[[Path, Path | None], object] = lambda _path, _to: (
+            None
+        )  # a folder is moved, or removed (None)
         cls: type[VolumePath] = type("Path", (VolumePath,), {"volume": self})
         self.path: Path = cls(f"{ROOT}/{name}")
         self.makedirs(self.path)
@@ -67,6 +70,20 @@ class Volume(SimulatedDisk):
         """The volume as it was: everything since is gone.  No process may run on it."""
         self._root = _copied(backup, {})
         self._found.clear()
+
+    def durable_files(self, path: Path) -> list[bytearray]:
+        """What would be left now of all files in or below ``path``, were the power lost."""
+        entry: Any = self._root
+        for name in _names(str(path)):
+            entry = entry.durable.get(name) if isinstance(entry, _Folder) else None
+        found, pending = [], [entry]
+        while pending:
+            entry = pending.pop()
+            if isinstance(entry, _Folder):
+                pending += entry.durable.values()
+            elif entry is not None:
+                found.append(entry.durable)
+        return found
 
     def crash(self, rng: random.Random) -> None:
         self._generation += 1
@@ -152,6 +169,8 @@ class Volume(SimulatedDisk):
         there = self._entry(target)
         if isinstance(there, _Folder) and there.cached:
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(target))
+        if isinstance(entry, _Folder):
+            self.leaves(source, target)
         if directory == other:
             self._folder(directory).change({before: None, name: entry})
         else:
@@ -160,6 +179,7 @@ class Volume(SimulatedDisk):
         after()
 
     def rmtree(self, path: Path) -> None:
+        self.leaves(path, None)
         for child in self.listdir(path):
             if self.has_folder(path / child):
                 self.rmtree(path / child)

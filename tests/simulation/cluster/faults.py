@@ -125,6 +125,7 @@ class Strike:
                 return
             self._world.servers[host].kill(down_s, "comes back with an older volume", power=True)
             volume.bring_back(backup)
+            self._world.durable.lost(host)
 
         self._world.after_unless_healed(after_s, strike)
 
@@ -140,6 +141,7 @@ class Strike:
             self._world.to_repair.add(host)
             self._world.say("folder lost", host, str(lost))
             volume.lose(lost)
+            self._world.durable.lost(host)
 
     # --- the network --------------------------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ class Ledger:
     def sending(self, topic: TopicLedger, producer: str) -> Sent:
         """A value that nobody else sends."""
         number = self._numbers[producer] = self._numbers.get(producer, 0) + 1
-        sent = Sent(f"{topic.name}#{topic.generation} {producer} {number}".encode(), producer, number, self._world.now)
+        sent = Sent(f"{topic.name}#{topic.generation} {producer} {number}.".encode(), producer, number, self._world.now)
         topic.sent[sent.value] = sent
         return sent
 
@@ -70,6 +70,7 @@ class Ledger:
         sent.outcome = "acknowledged"
         self.acknowledged += 1
         self._seen(topic, sent.value, (partition, offset), "acknowledged")
+        self._world.durable.acknowledged(topic, sent, partition)
 
     def failed(self, topic: TopicLedger, sent: Sent, definite: bool) -> None:
         sent.outcome = "definite" if definite else "indefinite"
@@ -133,6 +134,8 @@ class Ledger:
 
     def check_log(self, topic: TopicLedger, log: dict[Place, bytes]) -> None:
         """``log`` is what a reader of everything was given at the end."""
+        for place, value in log.items():
+            self._seen(topic, value, place, "in the log")
         for sent in topic.sent.values():
             if sent.outcome == "acknowledged" and sent.place is not None and log.get(sent.place) != sent.value:
                 raise Violation(

@@ -14,6 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -26,13 +27,17 @@ from stele.services.errors import SteleError
 from stele.services.process import Runtime
 from tests.simulation.checks import Violation
 from tests.simulation.cluster.ambient import ambient, resident
+from tests.simulation.cluster.applied import Applied
 from tests.simulation.cluster.checks import Checks
 from tests.simulation.cluster.disk import Volume, datanode_parts
+from tests.simulation.cluster.durable import Durable
 from tests.simulation.cluster.faults import Strike
 from tests.simulation.cluster.plan import Hosts, choose_kinds, plan
 from tests.simulation.cluster.process import Guest, Process, Server
 from tests.simulation.cluster.rpc.network import End, Network
 from tests.simulation.cluster.settings import broker_settings, datanode_settings, node_settings
+from tests.simulation.cluster.views import Views
+from tests.simulation.cluster.watch import watched
 from tests.simulation.cluster.workload import Workload
 from tests.simulation.loop import generators_closed
 from tests.simulation.scheduler import Scheduler
@@ -125,6 +130,7 @@ class World:
         self.workload = Workload(self, self.stream("workload"))
         self.strike = Strike(self)
         self.checks = Checks(self)
+        self.applied, self.durable, self.views = Applied(self), Durable(self), Views(self)
         if options.traced:
             self.network.carried = self._carried
         self._pids = 100
@@ -164,7 +170,7 @@ class World:
             raise Violation("unhandled error", repr(error)) from error
 
     def _run_in_ambience(self) -> None:
-        with ambient(self, self.stream("ambient")), generators_closed():
+        with ambient(self, self.stream("ambient")), generators_closed(), watched(self):
             before = structlog.get_config()
             structlog.configure(
                 processors=[self._log], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
@@ -180,7 +186,8 @@ class World:
             nameserver = NameserverConfig(**self._settings(name))
             self.servers[name] = Server(self, name, "nameserver", nameserver, Nameserver)
         for name in self.hosts.datanodes:
-            self.volumes[name] = Volume(name)
+            self.volumes[name] = volume = Volume(name)
+            volume.leaves = partial(self.checks.leaves, name)
             datanode = {**self._settings(name), **datanode_settings(self.settings)}
             config = DatanodeConfig(raft_port=PORT + 1, data_dir=name, disk_reserve_bytes=1 << 20, **datanode)
             self.servers[name] = Server(self, name, "datanode", config, self._datanode)
@@ -362,6 +369,8 @@ class World:
             "indefinite errors": ledger.indefinite,
             "deliveries": ledger.deliveries,
             "redeliveries": ledger.redeliveries,
+            "majorities looked at": self.durable.checked,
+            "views that went back": self.views.went_back,
             "topics": len(ledger.topics),
             "starts of processes": sum(server.starts for server in self.servers.values()),
             "zookeeper transactions": len(self.zookeeper.log),

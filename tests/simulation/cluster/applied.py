@@ -1,0 +1,106 @@
+"""What the replicas of each group apply, as the run knows it from whoever applied an entry first.
+
+* An entry that was applied never changes, and has the same outcome everywhere.
+* Nothing is written under an owner's epoch that was overtaken.
+* An acknowledgement of one generation of a cursor changes nothing in another; no generation comes twice.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stele.datanode import commands
+from stele.datanode.commands import CommandKind, CursorOutcome, Refused
+from tests.simulation.cluster.ambient import resident
+
+if TYPE_CHECKING:
+    from stele.datanode.replica import Replica
+    from tests.simulation.cluster.world import World
+
+_HEAD = struct.Struct(">BQ")
+_ACKS = (CommandKind.ACK, CommandKind.COUNTED_ACK)
+_NEW_GENERATION = (CommandKind.CREATE_CURSOR, CommandKind.RESET_CURSOR)
+_Cursor = tuple[int, int, int] | None  # generation, floor, ranges
+
+
+@dataclass(slots=True)
+class _History:
+    """Of one group."""
+
+    entries: dict[int, tuple[int, int, Any]] = field(default_factory=dict)  # index → term, checksum, outcome
+    newest: int = 0
+    epoch: int = 0  # of the owner, after the newest
+    generation: int = 0  # the newest of any cursor
+
+
+class Applied:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._groups: dict[int, _History] = {}
+        self.looked_at = 0
+
+    def before(self, replica: Replica, payload: bytes) -> tuple[commands.Ack, _Cursor] | None:
+        """The cursor that an acknowledgement is about to meet."""
+        if payload[:1] and payload[0] in _ACKS:
+            command = commands.decode(payload)
+            assert isinstance(command, commands.Ack)
+            return command, _cursor(replica, command.subscription)
+        return None
+
+    def after(
+        self,
+        replica: Replica,
+        index: int,
+        term: int,
+        payload: bytes,
+        outcome: Any,
+        acked: tuple[commands.Ack, _Cursor] | None,
+    ) -> None:
+        self.looked_at += 1
+        group = replica.spec.group
+        history = self._groups.setdefault(group, _History())
+        running = resident()
+        if running is not None:
+            self._world.durable.saw_store(replica._store_id, running.host)
+        now = (term, zlib.crc32(payload), outcome)
+        known = history.entries.setdefault(index, now)
+        if known != now:
+            self._world.violated("applied entry changed", f"{index} of group {group} was {known} and is {now}")
+        if index > history.newest:
+            history.newest = index
+            self._check_owner(history, group, index, payload, outcome)
+        if acked is not None:
+            command, before = acked
+            after = _cursor(replica, command.subscription)
+            if before is not None and command.generation != before[0] and after != before:
+                self._world.violated(
+                    "acknowledged in another generation",
+                    f"{command} at {index} of group {group} changed {before} into {after}",
+                )
+
+    def _check_owner(self, history: _History, group: int, index: int, payload: bytes, outcome: Any) -> None:
+        kind, epoch = _HEAD.unpack_from(payload)
+        if kind == CommandKind.TRIM:
+            return
+        if epoch < history.epoch and not isinstance(outcome, Refused):
+            self._world.violated(
+                "fenced owner",
+                f"entry {index} of group {group} is written under epoch {epoch}; {history.epoch} had begun",
+            )
+        history.epoch = max(history.epoch, epoch)
+        if kind in _NEW_GENERATION and isinstance(outcome, CursorOutcome):
+            made = kind == CommandKind.RESET_CURSOR or outcome.created
+            if made and outcome.generation <= history.generation:
+                self._world.violated(
+                    "generation used again",
+                    f"{outcome} at {index} of group {group}: generation {history.generation} had been given",
+                )
+            history.generation = max(history.generation, outcome.generation)
+
+
+def _cursor(replica: Replica, subscription: str) -> _Cursor:
+    cursor = replica.partition.cursor(subscription)
+    return (cursor.generation, cursor.ack_floor, cursor.range_count) if cursor is not None else None

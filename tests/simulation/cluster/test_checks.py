@@ -1,0 +1,170 @@
+"""Each check of the simulated cluster can fail: what it is there to notice is planted in a run that is over, and it is noticed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stele.datanode import commands
+from stele.datanode.commands import Ack, CreateCursor, FenceOwner, Position, ResetCursor, Start
+from stele.datanode.partition import PartitionState
+from stele.services.coordination.records import EpochRecord, encode
+from tests.simulation.cluster.checks import ROOT
+from tests.simulation.cluster.ledger import Sent
+from tests.simulation.cluster.world import Options, World
+from tests.simulation.zookeeper.tree import Txn, Written
+
+
+@pytest.fixture(scope="module")
+def ended() -> World:
+    """A run without faults, and over."""
+    world = World(Options(seed=3, seconds=2.0, only_faults=()))
+    world.run()
+    return world
+
+
+@pytest.fixture
+def world(ended: World) -> World:
+    ended._error = None
+    return ended
+
+
+def _noticed(world: World) -> str:
+    return world._error.kind if world._error is not None else ""
+
+
+def test_all_that_is_watched_was_seen(world: World) -> None:
+    assert world.durable.checked > 5
+    assert world.views.looked_at > 5
+    assert world.applied.looked_at > 5
+
+
+def test_an_acknowledged_message_that_no_majority_holds_is_noticed(world: World) -> None:
+    assert world.workload.main is not None
+    held = next(s for s in world.workload.main.sent.values() if s.outcome == "acknowledged" and s.place is not None)
+    assert held.place is not None
+    world.durable.acknowledged(world.workload.main, held, held.place[0])
+    assert not _noticed(world)
+    unsynced = Sent(b"in no log", "nobody", 1, world.now)
+    world.durable.acknowledged(world.workload.main, unsynced, 0)
+    assert _noticed(world) == "acknowledged without a majority"
+
+
+def test_the_disk_of_one_is_no_majority(world: World) -> None:
+    assert world.workload.main is not None
+    held = next(s for s in world.workload.main.sent.values() if s.outcome == "acknowledged" and s.place is not None)
+    assert held.place is not None
+    folders = [(v, v.path / "groups" / str(g)) for v in world.volumes.values() for g in world.workload.groups()]
+    for volume, folder in [(v, f) for v, f in folders if v.has_folder(f)][: -len(world.workload.groups())]:
+        for content in volume.durable_files(folder):
+            content.replace(held.value, b"?")
+            at = content.find(held.value)
+            if at >= 0:
+                content[at : at + 1] = b"?"
+    world.durable.acknowledged(world.workload.main, held, held.place[0])
+    assert _noticed(world) == "acknowledged without a majority"
+
+
+class _Replica:
+    """As far as the check looks."""
+
+    def __init__(self, state: PartitionState) -> None:
+        self.spec, self._store_id, self.partition = SimpleNamespace(group=99), 1, state
+
+
+def _apply(world: World, replica: Any, index: int, command: Any, outcome: Any = None) -> Any:
+    payload = commands.encode(command)
+    before = world.applied.before(replica, payload)
+    outcome = replica.partition.apply(index, 1, payload) if outcome is None else outcome(replica.partition)
+    world.applied.after(replica, index, 1, payload, outcome, before)
+    return outcome
+
+
+def test_an_entry_that_is_another_one_elsewhere_is_noticed(world: World) -> None:
+    world.applied._groups.clear()
+    here, there = _Replica(PartitionState()), _Replica(PartitionState())
+    _apply(world, here, 1, FenceOwner(4))
+    _apply(world, there, 1, FenceOwner(4))
+    assert not _noticed(world)
+    _apply(world, there, 2, FenceOwner(5))
+    _apply(world, here, 2, FenceOwner(6))
+    assert _noticed(world) == "applied entry changed"
+
+
+def test_a_write_by_a_fenced_owner_is_noticed(world: World) -> None:
+    world.applied._groups.clear()
+    replica = _Replica(PartitionState())
+    _apply(world, replica, 1, FenceOwner(4))
+    _apply(world, replica, 2, FenceOwner(3))
+    assert not _noticed(world), "it was refused"
+    _apply(world, replica, 3, FenceOwner(3), lambda _: commands.FenceOutcome(3, 0, 0))
+    assert _noticed(world) == "fenced owner"
+
+
+def test_an_acknowledgement_that_counts_in_another_generation_is_noticed(world: World) -> None:
+    world.applied._groups.clear()
+    state = PartitionState()
+    state.high_watermark = 10
+    replica, start = _Replica(state), Position(Start.EARLIEST)
+    _apply(world, replica, 1, CreateCursor(1, "s", start))
+    _apply(world, replica, 2, ResetCursor(1, "s", start))
+    stale = Ack(1, "s", 1, ((0, 3),))
+    _apply(world, replica, 3, stale)
+    assert not _noticed(world)
+
+    def counted(partition: PartitionState) -> Any:
+        return partition.apply(4, 1, commands.encode(Ack(1, "s", 2, ((0, 3),))))
+
+    _apply(world, replica, 4, stale, counted)
+    assert _noticed(world) == "acknowledged in another generation"
+
+
+def test_a_generation_that_comes_twice_is_noticed(world: World) -> None:
+    world.applied._groups.clear()
+    replica, start = _Replica(PartitionState()), Position(Start.EARLIEST)
+    _apply(world, replica, 1, CreateCursor(1, "s", start))
+    replica.partition._last_generation = 0
+    _apply(world, replica, 2, CreateCursor(1, "t", start))
+    assert _noticed(world) == "generation used again"
+
+
+def test_a_view_that_goes_back_is_noticed(world: World) -> None:
+    client = object()
+    world.views.taken(client, (1, 5))
+    world.views.taken(object(), (1, 4))
+    world.views.refused(client, (1, 4))
+    world.views.taken(client, (1, 6))
+    assert not _noticed(world)
+    world.views.refused(client, (1, 4))
+    world.views.taken(client, (1, 4))
+    assert _noticed(world) == "view went back"
+
+
+def test_a_live_topic_s_data_that_goes_is_noticed(world: World) -> None:
+    group = next(iter(world.workload.groups()))
+    volume = next(v for v in world.volumes.values() if v.has_folder(v.path / "groups" / str(group)))
+    folder = volume.path / "groups" / str(group)
+    volume.rename(folder, volume.path / "quarantine" / "set-aside")
+    assert not _noticed(world), "it is kept"
+    volume.rename(volume.path / "quarantine" / "set-aside", folder)
+    volume.rename(folder, volume.path / "trash" / "gone")
+    assert _noticed(world) == "live data deleted"
+    volume.rename(volume.path / "trash" / "gone", folder)
+
+
+def test_records_written_by_who_does_not_lead_are_noticed(world: World) -> None:
+    node = world.zookeeper.tree.nodes[f"{ROOT}groups/alloc"]
+    leader = world.zookeeper.tree.nodes[f"{ROOT}leader"].owner
+    write = Txn(0, 0, (Written(f"{ROOT}groups/alloc", node.value, 1),))
+    world.checks.committing(leader, write)
+    assert not _noticed(world)
+    world.checks.committing(leader + 1, write)
+    assert _noticed(world) == "deposed leader"
+
+
+def test_an_epoch_that_goes_back_is_noticed(world: World) -> None:
+    write = Txn(0, 0, (Written(f"{ROOT}epoch", encode(EpochRecord(epoch=0)), 1),))
+    world.checks.committing(0, write)
+    assert _noticed(world) == "epoch"
