@@ -91,6 +91,10 @@ sim-cluster: $(VENV_READY) ## whole clusters under virtual time: make sim-cluste
 sim-proof: $(VENV_READY) ## the simulator finds what is wrong with each correction switched off
 	@$(PY) -m tests.simulation.selfproof $(ARGS)
 
+.PHONY: sim-cluster-proof
+sim-cluster-proof: $(VENV_READY) ## the simulated cluster finds what is wrong on purpose, and nothing without it: make sim-cluster-proof RUNS=2000 SEED=0
+	@$(PY) -m tests.simulation.cluster.proof --runs $(or $(RUNS),2000) --seed $(or $(SEED),0) $(ARGS)
+
 .PHONY: crash
 crash: $(VENV_READY) ## a replica's storage, killed with -9 at work: make crash RUNS=1000 SEED=0
 	@$(PY) -m tests.fault.crash --runs $(or $(RUNS),1000) --seed $(or $(SEED),0) $(ARGS)

@@ -2,8 +2,8 @@
 
 Start: ZooKeeper session → port → name → member node (R1.8), then the routing facts are followed for as long as it
 lives; the ready gate opens with the first of them. Drain: the member node says ``draining``, so that the leading
-nameserver moves the bundles while this broker still serves them (not where its name is another process's by now); what
-is left then is handed back with NotOwner, appends in flight are answered, the registration goes, the port closes.
+nameserver moves the bundles while this broker still serves them; what is left then is handed back with NotOwner,
+appends in flight are answered, the registration goes, the port closes.
 
 While the session is suspended the broker serves on: the owner epoch makes that safe (R5.10). Once it is lost nothing
 is owned until the broker is registered again and its bundles are assigned anew.
@@ -24,7 +24,7 @@ from stele.services.config import BrokerConfig
 from stele.services.coordination.enrolment import Enrolment, Presence, open_session
 from stele.services.coordination.members import known_nameservers
 from stele.services.coordination.session import Session, SessionEvent, SessionState
-from stele.services.errors import ClusterMismatch, NameTaken, SteleError, TopicNotFound
+from stele.services.errors import SteleError, TopicNotFound
 from stele.services.pb import broker_pb2_grpc, nameserver_pb2
 from stele.services.process import Runtime
 from stele.services.rpc.channels import Channels
@@ -125,27 +125,17 @@ class Broker:
         if self._enrolment is None:
             return
         self._server.set_serving(False)
-        # Whatever is wrong with the registration: acknowledgements are written and clients are told all the same.
-        if await self._announced():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._config.drain_timeout_s * HANDOVER_SHARE):
-                    await self._bundles_moved()
+        if self._presence is not None:
+            # Whatever is wrong with the registration: what others are to take over is handed to them all the same.
+            with suppress(SteleError):
+                await self._presence.update(state="draining")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._config.drain_timeout_s * HANDOVER_SHARE):
+                await self._bundles_moved()
         log.info("bundles_handed_over", still_owned=len(self.partitions.ownership.owned))
         await self.partitions.drain()
         await self._enrolment.leave()
         await self._server.stop(GRACE_S)
-
-    async def _announced(self) -> bool:
-        """Whether the nameserver may learn that this broker goes, and give its bundles to others meanwhile."""
-        if self._presence is None or isinstance(self._runtime.failure, NameTaken | ClusterMismatch):
-            return False
-        try:
-            await self._presence.update(state="draining")
-        except NameTaken:
-            return False
-        except SteleError:  # not answered: it may have been written
-            pass
-        return True
 
     async def _bundles_moved(self) -> None:
         """The nameserver has given the bundles to others; at once if there is nobody to take them."""

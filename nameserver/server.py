@@ -172,6 +172,7 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         await self._catch_up(request.topic)
         found = self._view.current.lookup(request.topic)
         found.as_of.CopyFrom(self._view.as_of)
+        found.age_ms = round(self._view.age_s * 1000)
         return found
 
     async def ResolveStore(self, request: pb.ResolveStoreRequest, context: Any) -> pb.ResolveStoreResponse:

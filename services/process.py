@@ -2,9 +2,8 @@
 
 Guarantee: ``main`` ends with status 0 after SIGTERM or SIGINT (work handed over first, within ``drain_timeout_s``), at once by
 the second signal, and with 1 after a failure, which it puts in exactly one line on stderr,
-``stele-<role>: <what was wrong>; <way out>``; work is handed over then too, unless the failure is a fault of its own;
-tracebacks go to the log alone.  A signal during start ends the start.  Whatever a role or library leaves
-behind, the process is gone ``EXIT_GUARD_S`` after its last step.
+``stele-<role>: <what was wrong>; <way out>``; tracebacks go to the log alone.  A signal during start ends the start.  Whatever a role
+or library leaves behind, the process is gone ``EXIT_GUARD_S`` after its last step.
 
 Usage, in ``<role>/__main__.py``::
 
@@ -203,9 +202,7 @@ class _Process:
             await _cancelled(stopping)
         self._log.info("process_draining", timeout_s=self._config.drain_timeout_s)
         self._runtime.ready.drain()
-        # After a fault of its own nothing is known of what it holds, and it only goes.  A process that lost its name, or its cluster, is
-        # sound: its peers and clients are told and given what it has, as far as that works without coordination.
-        if not isinstance(self._runtime.failure, InternalError):
+        if self._runtime.failure is None:
             await self._bounded("drain", role.drain(), self._config.drain_timeout_s)
 
     async def _start(self, role: Role) -> None:

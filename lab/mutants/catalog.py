@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import count
 
-from stele.nameserver import reconcile
 from stele.nameserver.catalog import Catalog, MemberState, TopicState
 from stele.nameserver.controller import Controller
 from stele.nameserver.metadata_guard import MetadataGuard
-from stele.nameserver.reconcile import CreateReplica, DeleteReplica
+from stele.nameserver.reconcile import CreateReplica, DeleteReplica, ReconcileEffect, plan
 from stele.nameserver.reports import LeaderReport, Reports, StoreReport
 from stele.nameserver.stores import StoreRegister
 from stele.nameserver.topic_writer import TopicWriter, partition_path
@@ -75,9 +74,9 @@ class ReusesGroups(TopicWriter):
 
 def gives_to_the_loading(
     catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
-) -> list[reconcile.ReconcileEffect]:
+) -> list[ReconcileEffect]:
     """A store counts as able to take replicas as soon as it is alive, though it still loads."""
-    return reconcile.plan(
+    return plan(
         counts_the_loading_as_ready(catalog),
         {s: replace(r, status=StoreStatus(store_id=s, state=MemberState.READY)) for s, r in reports.items()},
         leaders,
@@ -92,19 +91,19 @@ def counts_the_loading_as_ready(catalog: Catalog) -> Catalog:
 
 def begins_the_lost_anew(
     catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
-) -> list[reconcile.ReconcileEffect]:
+) -> list[ReconcileEffect]:
     """Whatever a store should hold and does not is created there as a voter, whether or not it ever held it."""
     forgetful = replace(
         catalog,
         topics={name: replace(t, state=TopicState.CREATING) for name, t in catalog.topics.items()},
         partitions={g: replace(p, materialised=()) for g, p in catalog.partitions.items()},
     )
-    return [e for e in reconcile.plan(forgetful, reports, leaders) if isinstance(e, CreateReplica)]
+    return [e for e in plan(forgetful, reports, leaders) if isinstance(e, CreateReplica)]
 
 
 def joins_before_it_has_left(
     catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
-) -> list[reconcile.ReconcileEffect]:
+) -> list[ReconcileEffect]:
     """A leader's members count as settled as soon as it has written them down."""
     hasty: dict[int, StoreReport] = {}
     for store_id, report in reports.items():
@@ -114,7 +113,7 @@ def joins_before_it_has_left(
             replicas[group].CopyFrom(known)
             replicas[group].members_settled = True
         hasty[store_id] = replace(report, replicas=replicas)
-    return reconcile.plan(catalog, hasty, leaders)
+    return plan(catalog, hasty, leaders)
 
 
 class TrustsTheMirror(Controller):
@@ -125,12 +124,10 @@ class TrustsTheMirror(Controller):
         await self._orders.give(member, DeleteReplica(store_id, group, topic_id))
 
 
-def drops_orphans(
-    catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
-) -> list[reconcile.ReconcileEffect]:
+def drops_orphans(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]) -> list[ReconcileEffect]:
     """A replica that has no record is taken for deleted."""
     orphans = [DeleteReplica(s, g, stray.replica.topic_id) for s, r in reports.items() for g, stray in r.strays.items()]
-    return [*reconcile.plan(catalog, reports, leaders), *orphans]
+    return [*plan(catalog, reports, leaders), *orphans]
 
 
 def counts_strangers(catalog: Catalog, reports: Reports) -> Reports:

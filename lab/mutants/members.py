@@ -99,6 +99,8 @@ class AssumesSuccess(Membership):
             await self._session.create(self.path, encode(self.mine()), ephemeral=True)
         except CoordinationUnknown:
             return
+        except RecordExists:
+            await super().settle()
 
 
 class AssumesFailure(Membership):

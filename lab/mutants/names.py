@@ -73,6 +73,9 @@ class TakesOverBlindly(NameHold):
         seen = await self.read()
         if seen.owner:
             raise NameTaken(f"{self.name} is held", name=self.name)
+        if not seen.present:
+            await super().settle()
+            return
         await self.write(Decision.TAKE_OVER, seen, self.mine())
 
     async def write(self, decision: Decision, seen: Seen[NameRecord], mine: NameRecord) -> None:
@@ -129,6 +132,8 @@ class CampaignsUnseen(Enrolment):
     """The process campaigns before it is a member."""
 
     def order(self) -> list[Step]:
+        if self.campaign is None:
+            return super().order()
         *before, member, campaign = super().order()
         return [*before, campaign, member]
 

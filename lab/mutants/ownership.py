@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from stele.broker.owned_partitions import OwnedPartitions
 from stele.broker.ownership import Key, RoutingTable
 from stele.broker.partition_client import PartitionClient
 from stele.datanode.commands import Outcome
 from stele.datanode.partition import PartitionState
-from stele.nameserver import bundle_assignment
-from stele.nameserver.bundle_assignment import Assign, BrokerCandidate
+from stele.nameserver.bundle_assignment import EVENING_MOVES_MAX, Assign, BrokerCandidate, assign
 from stele.nameserver.bundle_writer import BundleWriter
 from stele.nameserver.catalog import BundleEntry, Catalog, Member, MemberKind
 from stele.nameserver.clusterview import ClusterView
@@ -33,7 +33,7 @@ class LeadershipWithoutEpoch(Leadership):
 
 
 def assigns_by_name(
-    wanted: Sequence[str], records: Mapping[str, BundleEntry], brokers: Mapping[str, BrokerCandidate]
+    wanted: Sequence[str], records: Mapping[str, BundleEntry], brokers: Mapping[str, BrokerCandidate], *more: Any
 ) -> list[Assign]:
     """An owner lives as long as its name is written somewhere: registrations never expire."""
     remembered = {
@@ -41,7 +41,7 @@ def assigns_by_name(
         for b in records.values()
         if b.broker not in brokers
     }
-    return bundle_assignment.assign(wanted, records, {**remembered, **brokers})
+    return assign(wanted, records, {**remembered, **brokers}, *more)
 
 
 class WritesUnchecked(BundleWriter):
@@ -60,22 +60,22 @@ class WritesUnchecked(BundleWriter):
 
 
 def keeps_the_epoch(
-    wanted: Sequence[str], records: Mapping[str, BundleEntry], brokers: Mapping[str, BrokerCandidate]
+    wanted: Sequence[str], records: Mapping[str, BundleEntry], brokers: Mapping[str, BrokerCandidate], *more: Any
 ) -> list[Assign]:
     """A broker of the same name is taken for the same process, and its epoch is not raised."""
     as_if_never_gone = {n: BrokerCandidate(replace(b.member, joined_zxid=0), b.pulse) for n, b in brokers.items()}
-    return bundle_assignment.assign(wanted, records, as_if_never_gone)
+    return assign(wanted, records, as_if_never_gone, *more)
 
 
 def forgets_what_was_seen(
     wanted: Sequence[str],
     records: Mapping[str, BundleEntry],
     brokers: Mapping[str, BrokerCandidate],
-    evening_moves_max: int = bundle_assignment.EVENING_MOVES_MAX,
+    evening_moves_max: int = EVENING_MOVES_MAX,
     seen: Mapping[str, int] | None = None,
 ) -> list[Assign]:
     """The epoch in ZooKeeper is taken for the highest that there was."""
-    return bundle_assignment.assign(wanted, records, brokers, evening_moves_max)
+    return assign(wanted, records, brokers, evening_moves_max)
 
 
 class BorrowsEpoch(PartitionClient):

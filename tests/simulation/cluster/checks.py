@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from stele.services.coordination.records import BundleRecord, EpochRecord, PartitionRecord, TopicRecord, decode
 from stele.services.errors import InternalError, SteleError
 from tests.simulation.checks import Violation
+from tests.simulation.cluster.registrations import Registrations
 from tests.simulation.zookeeper.tree import Created, Deleted, Txn, Written
 
 if TYPE_CHECKING:
@@ -33,10 +34,13 @@ class Checks:
             str, PartitionRecord
         ] = {}  # by group: the newest that was ever written, until it was deleted
         self._topics: dict[str, TopicRecord] = {}  # by name, likewise
+        self.registrations = Registrations(world, ROOT)
+        world.network.listening = self.registrations.listening
         world.zookeeper.committing = self.committing
 
     def committing(self, session: int, txn: Txn) -> None:
         """ZooKeeper is about to carry this out."""
+        self.registrations.committing(session, txn)
         changes = {c.path[len(ROOT) :]: c for c in txn.changes if isinstance(c, Created | Written | Deleted)}
         led = [path for path in changes if path.startswith(LED)]
         if led:
@@ -81,6 +85,7 @@ class Checks:
     def exited(self, server: Server, status: int, failure: SteleError | None) -> None:
         if type(failure) is SteleError or isinstance(failure, InternalError):
             self._world.violated("process failed", f"{server.name}: {failure!r}")
+        self.registrations.exited(server, failure)
 
     def end(self) -> None:
         for (host, event), lines in self._world.logged.items():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.cluster.bearable import may_come_back
 from tests.simulation.cluster.plan import Fault
+from tests.simulation.zookeeper.tree import Created, Deleted
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.process import Guest
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from tests.simulation.zookeeper.tree import Txn
 
 Undo = Callable[[], object]
+MEMBERS = "/stele/stele/members"
+DELETED_EVERY_S = 0.01
 LOOK_AGAIN_S = 0.01  # until what a disk is to forget can be borne
 
 
@@ -72,9 +75,70 @@ class Strike:
         if guest is not None and not guest.loop.paused:
             guest.stall()
             self._last(seconds, guest.resume)
+            self._world.checks.registrations.stalls(guest)
 
     def _wall_clock_jump(self, host: str, seconds: float) -> None:
         self._world.wall_offsets[host] += seconds
+
+    # --- names ----------------------------------------------------------------------------------------------------------
+
+    def _double(self, host: str, seconds: float) -> None:
+        """A second process under the same name, on another host."""
+        double = self._world.double(host, host, self._elsewhere(host))
+        self._last(seconds, lambda: double.kill(0.0, "kill"))
+
+    def _moved(self, host: str, seconds: float) -> None:
+        """It is killed and runs on another host, until it comes back."""
+        server = self._world.servers[host]
+        if server.process is None:
+            return
+        server.wanted = False
+        server.kill(0.0, "kill")
+        double = self._world.double(host, host, self._elsewhere(host), again=True)
+
+        def back() -> None:
+            double.wanted = False
+            double.kill(0.0, "kill")
+            server.wanted = True
+            server.start()
+
+        self._last(seconds, back)
+
+    def _race(self, host: str, racers: int, seconds: float) -> None:
+        """Several processes at once under a name that nobody has."""
+        for _ in range(racers):
+            double = self._world.double(host, f"{host}-racer", self._elsewhere(host))
+            self._last(seconds, lambda double=double: double.kill(0.0, "kill"))  # type: ignore[misc]
+
+    def _elsewhere(self, host: str) -> str:
+        return f"{host}-{len(self._world.doubles) + 1}"
+
+    def _leftover(self, host: str, down_s: float) -> None:
+        """It is killed, and a member node that nobody owns stands where its own was."""
+        server = self._world.servers[host]
+        path = f"{MEMBERS}/{server.kind}s/{host}"
+        node = self._world.zookeeper.tree.nodes.get(path)
+        if node is not None:
+            server.kill(down_s)
+            self._world.zookeeper.change(Deleted(path), Created(path, node.value, 0))
+
+    def _member_deleted(self, host: str, seconds: float) -> None:
+        """Somebody deletes its member node, again and again."""
+        world, over = self._world, False
+
+        def strike() -> None:
+            path = f"{MEMBERS}/{world.servers[host].kind}s/{host}"
+            if path in world.zookeeper.tree.nodes:
+                world.zookeeper.change(Deleted(path))
+            if not over:
+                world.scheduler.after(DELETED_EVERY_S, strike)
+
+        def stop() -> None:
+            nonlocal over
+            over = True
+
+        strike()
+        self._last(seconds, stop)
 
     # --- disks ----------------------------------------------------------------------------------------------------------
 
@@ -183,6 +247,10 @@ class Strike:
         session = zookeeper.session_of(host)
         if session:
             zookeeper.expire(session)
+
+    def _zookeeper_answer_lost(self, host: str, when: str, skip: int) -> None:
+        """To one of the next writes from there, over whichever connection."""
+        self._world.zookeeper.losing[host] = (when, skip)
 
     def _zookeeper_connection_lost(self, host: str, when: str) -> None:
         self._world.zookeeper.lose_connection(host, when)

@@ -53,6 +53,10 @@ def _server(rng: random.Random, hosts: Hosts) -> str:
     return rng.choice(rng.choice((hosts.nameservers, hosts.datanodes, hosts.brokers)))
 
 
+def _diskless(rng: random.Random, hosts: Hosts) -> str:
+    return rng.choice(rng.choice((hosts.nameservers, hosts.brokers)))
+
+
 def _short_or_long(rng: random.Random, longest_s: float) -> float:
     return rng.uniform(0.01, longest_s * 0.15) if rng.random() < 0.5 else rng.uniform(0.1, longest_s)
 
@@ -67,7 +71,7 @@ _KINDS: dict[str, tuple[float, _Draw]] = {
     "kill": (4, lambda r, h: (_server(r, h), r.uniform(0.05, 3.0))),
     "terminate": (2, lambda r, h: (_server(r, h),)),
     "pause": (3, lambda r, h: (_server(r, h), _short_or_long(r, 8.0))),
-    "stall": (2, lambda r, h: (_server(r, h), _short_or_long(r, 6.0))),
+    "stall": (2, lambda r, h: (_server(r, h), _short_or_long(r, 10.0))),
     "pause client": (1, lambda r, h: (r.choice(h.clients), _short_or_long(r, 6.0))),
     "cut": (3, lambda r, h: (*_pair(r, h), _short_or_long(r, 6.0))),
     "one-way cut": (2, lambda r, h: (*_pair(r, h), _short_or_long(r, 6.0))),
@@ -93,6 +97,12 @@ _KINDS: dict[str, tuple[float, _Draw]] = {
     "read only": (1, lambda r, h: (r.choice(h.datanodes), _short_or_long(r, 4.0))),
     "older volume": (1, lambda r, h: (r.choice(h.datanodes), r.uniform(0.1, 3.0), r.uniform(0.05, 2.0))),
     "folder lost": (1, lambda r, h: (r.choice(h.datanodes), r.random(), r.random() < 0.5)),
+    "zookeeper answer lost": (2, lambda r, h: (_server(r, h), r.choice(("before", "after")), r.randrange(4))),
+    "double": (1, lambda r, h: (_diskless(r, h), r.uniform(1.0, 12.0))),
+    "moved": (1, lambda r, h: (_diskless(r, h), r.uniform(1.0, 12.0))),
+    "race": (1, lambda r, h: (r.choice(h.brokers), r.randint(2, 4), r.uniform(0.5, 4.0))),
+    "leftover": (1, lambda r, h: (_server(r, h), r.uniform(0.05, 3.0))),
+    "member deleted": (1, lambda r, h: (_server(r, h), _short_or_long(r, 2.0))),
 }
 WRITES: Final = ("create", "pwrite", "fdatasync", "rename", "fsync_dir", "truncate")
 READS: Final = ("open", "pread", "listdir", "stat")

@@ -119,6 +119,7 @@ class World:
             say=lambda line: self.say("zookeeper", "zk", line),
         )
         self.servers: dict[str, Server] = {}
+        self.doubles: list[Server] = []  # more processes of one name, for a while
         drawing_settings = self.stream("settings")
         self.settings = drawing_settings if drawing_settings.random() < 0.5 else None  # else everything as it comes
         self.volumes: dict[str, Volume] = {}  # of the datanodes
@@ -155,8 +156,8 @@ class World:
         return self._pids
 
     def runs(self, host: str, pid: int) -> bool:
-        server = self.servers.get(host)
-        return server is not None and server.process is not None and server.process.pid == pid
+        running = self.guest(host)
+        return running is not None and running.pid == pid
 
     # --- running --------------------------------------------------------------------------------------------------------
 
@@ -219,6 +220,7 @@ class World:
         self.must(lambda: ledger.acknowledged > before + 5, SETTLE_S, "nothing is writable")
         self.workload.closing = True
         self.must(self.workload.drained, SETTLE_S, "not everything that was acknowledged is delivered")
+        self.must(self.checks.registrations.owners_are_current, SETTLE_S, "an owner was given nothing anew")
         self.must(self._quiet, SETTLE_S, "the replicas do not come to the same")
         reading = self.workload.begin_reading()
         self.must(reading.done, SETTLE_S, "the log cannot be read")
@@ -244,6 +246,19 @@ class World:
         self.zookeeper.heal()
         for server in self.servers.values():
             server.start()
+
+    def of_name(self, name: str) -> list[Server]:
+        return [server for server in (*self.servers.values(), *self.doubles) if server.config.name == name]
+
+    def double(self, of: str, name: str, host: str, again: bool = False) -> Server:
+        """A server like ``of``, which has no disk, under ``name`` on a host of its own.  ``again``: an operator starts it again."""
+        server = self.servers[of]
+        config = server.config.model_copy(update={"name": name, "host": host})
+        found = Server(self, host, server.kind, config, server.build)
+        self.doubles.append(found)
+        found.start()
+        found.wanted = again
+        return found
 
     def may_lose(self, host: str) -> bool:
         """As many disks may lose what was synced as a majority can do without."""
@@ -280,7 +295,7 @@ class World:
 
     def guest(self, host: str) -> Guest | None:
         """Who runs there now."""
-        server = self.servers.get(host)
+        server = self.servers.get(host) or next((d for d in self.doubles if d.name == host), None)
         return server.process if server is not None else self.workload.clients.get(host)
 
     def run_until(self, end: float) -> None:
@@ -352,6 +367,8 @@ class World:
         running = resident()
         where = running.host if running is not None else ""
         name = str(event.pop("event"))
+        if isinstance(running, Process):
+            self._told(running, name, event)
         self.logged[where, name] += 1
         text = ""
         if "exc_info" in event and self.options.traced:
@@ -359,6 +376,12 @@ class World:
             text = str(shown["exception"])
         self._write(name if level == "info" else f"{level}: {name}", where, text, event)
         raise structlog.DropEvent
+
+    def _told(self, process: Process, name: str, facts: dict[str, Any]) -> None:
+        if name == "process_ready":
+            self.checks.registrations.ready(process)
+        elif name == "raft_state" and facts["new"] == "leader":
+            self.checks.registrations.leads(process, facts["group"])
 
     def counted(self) -> dict[str, int]:
         """What was done in this run, for the totals."""

@@ -179,7 +179,7 @@ class SimulatedConnection(LeaseConnection):
 
     def __init__(self, client: SimulatedClient, retry: KazooRetry, clock: Clock) -> None:
         super().__init__(client, retry, clock)
-        self.host = client.host
+        self.host, self.process = client.host, client.process
         self._ensemble, self._rng, self._thread = client.ensemble, client.rng, client.connection_thread
         self._connection: Connection | None = None
         self._greeted = False
@@ -379,7 +379,7 @@ class SimulatedClient(LeaseClient):
         process: Process,
         rng: random.Random,
     ) -> None:
-        self.ensemble, self.host, self.rng = ensemble, process.host, rng
+        self.ensemble, self.process, self.host, self.rng = ensemble, process, process.host, rng
         self.connection_thread, watches, completions, self._submitter_thread = (
             _Thread(ensemble, process.loop, rng) for _ in range(4)
         )

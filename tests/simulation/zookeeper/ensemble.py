@@ -24,6 +24,7 @@ from tests.simulation.zookeeper.server import ClientEnd, Connection, Server
 from tests.simulation.zookeeper.tree import (
     Closed,
     Created,
+    Deleted,
     Opened,
     Pending,
     Refused,
@@ -84,9 +85,16 @@ class Ensemble:
         self.cut: dict[str, None] = {}  # hosts of clients that reach no server
         self.silenced: dict[str, None] = {}  # hosts of clients that are heard and hear nothing
         self.committing: Callable[[int, Txn], None] = lambda session, txn: None  # told before the tree changes
+        self.losing: dict[
+            str, tuple[str, int]
+        ] = {}  # host of a client → "before" or "after" the effect, writes before that one
+        self.clients: dict[int, ClientEnd] = {}  # by session, of all that there were
         self._next_session = FIRST_SESSION
 
     # --- time -------------------------------------------------------------------------------------------------------
+
+    def time_ms(self) -> int:
+        return WALL_BASE_MS + int(self.scheduler.now * 1000)
 
     def latency(self) -> float:
         return min(self._rng.expovariate(1.0) * self.latency_s * self.slowness, SLOWEST_S)
@@ -183,6 +191,7 @@ class Ensemble:
 
     def _attach(self, session_id: int, session: _Session, connection: Connection) -> None:
         former, session.connection, connection.session = session.connection, connection, session_id
+        self.clients[session_id] = connection.client
         if former is not None and former is not connection:
             self.part(former)
         self.touch(session_id, connection)
@@ -252,7 +261,7 @@ class Ensemble:
         index = self._commit(txn.changes, txn.error, txn.errors)
         if isinstance(request, Close):
             del self.sessions[connection.session]
-        lost = connection.lose_next == "after" and connection.alive
+        lost = connection.alive and self.loses(connection, "after")
         if lost:
             self.say(f"zookeeper loses the answer to {type(request).__name__} of {connection.client.host}")
         elif connection.alive:
@@ -273,8 +282,7 @@ class Ensemble:
             return Txn(0, 0, (), refused.code)
 
     def _commit(self, changes: tuple[Any, ...], error: int = 0, errors: tuple[int, ...] | None = None) -> int:
-        time_ms = WALL_BASE_MS + int(self.scheduler.now * 1000)
-        txn = Txn(self.tree.zxid + 1, time_ms, changes, error, errors)
+        txn = Txn(self.tree.zxid + 1, self.time_ms(), changes, error, errors)
         self.tree.apply(txn)
         self.log.append(txn)
         return len(self.log) - 1
@@ -316,6 +324,19 @@ class Ensemble:
                     else:
                         self.part(connection)
 
+    def loses(self, connection: Connection, when: str) -> bool:
+        """Whether ``when`` comes for the write that arrived by ``connection``."""
+        if connection.lose_next == when:
+            return True
+        host = connection.client.host
+        losing, skip = self.losing.get(host, ("", 0))
+        if losing != when:
+            return False
+        self.losing[host] = (when, skip - 1)
+        if skip <= 0:
+            del self.losing[host]
+        return skip <= 0
+
     def stop(self, server: Server) -> None:
         """Its connections break; sessions go on as long as their timeouts and a majority say."""
         if server.up:
@@ -336,6 +357,10 @@ class Ensemble:
             if self.has_quorum:
                 for session in self.sessions.values():
                     session.deadline = max(session.deadline, self._expiry(session))
+
+    def change(self, *changes: Created | Deleted) -> None:
+        """By somebody else's hand."""
+        self._announce(self._commit(changes))
 
     def roll_back(self, to: int) -> None:
         """Every server goes on from its copy after the first ``to`` transactions; what came later has never happened."""
@@ -364,6 +389,7 @@ class Ensemble:
         self.slowness, self.fullness_s = 1.0, 0.0
         self.cut.clear()
         self.silenced.clear()
+        self.losing.clear()
         for server in self.servers:
             self.start(server)
             for connection in server.connections:

@@ -217,7 +217,7 @@ class Server:
         if not self.up:
             return True
         if is_write(request) or isinstance(request, Close | Sync):
-            if connection.lose_next == "before" and is_write(request):
+            if is_write(request) and self._ensemble.loses(connection, "before"):
                 ensemble.part(connection)
                 return True
             ensemble.scheduler.after(ensemble.hop(), ensemble.order, self, connection, request, xid, ensemble.history)

@@ -20,7 +20,7 @@ from stele.lab.mutants import MUTANTS
 from tests.unit.layout.tree import ROOT, files
 
 PAGES = (Path("docs/reference/failures.md"), Path("docs/reference/raft.md"))
-SIMULATOR = Path("tests/simulation/selfproof.py")
+SIMULATORS = (Path("tests/simulation/selfproof.py"), Path("tests/simulation/cluster/proof.py"))
 GENERATED = Path("docs/reference/rules.md")
 PRODUCT = ("services", "nameserver", "datanode", "broker", "stele", "proto")
 
@@ -156,8 +156,9 @@ def _strings(node: ast.AST) -> set[str]:
 
 
 def simulated() -> set[str]:
-    """The mutants that the simulator finds in the suite: rows of its table that are given some runs."""
-    rows = (n for n in ast.walk(ast.parse((ROOT / SIMULATOR).read_text())) if isinstance(n, ast.Call))
+    """The mutants that a simulator finds in the suite: rows of its table that are given some runs."""
+    nodes = (n for simulator in SIMULATORS for n in ast.walk(ast.parse((ROOT / simulator).read_text())))
+    rows = (n for n in nodes if isinstance(n, ast.Call))
     proofs = [row for row in rows if isinstance(row.func, ast.Name) and row.func.id == "Proof"]
     return {name for proof in proofs if ast.literal_eval(proof.args[1]) for name in ast.literal_eval(proof.args[0])}
 

@@ -25,11 +25,6 @@ READS = {
     ("date", "today"),
 }
 
-CLOCKS = {
-    ("time", name)
-    for name in ("monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep", "time", "time_ns")
-}
-
 READERS = {
     "stele.services.clock": "the clock itself",
     "stele.services.coordination.enrolment": "when a process began, for people",
@@ -42,13 +37,6 @@ READERS = {
     "stele.cli.output": "shows times",
     "stele.lab.demonstration": "a timeline for people",
 }
-
-
-NOT_OF_THE_CLIENT = (
-    "stele.cli",  # shows speeds and times to people
-    "stele.local",  # starts processes, and waits for them without an event loop
-    "stele.services.coordination",
-)
 
 
 def readings(source: str) -> Iterator[int]:
@@ -67,37 +55,6 @@ def readings(source: str) -> Iterator[int]:
 def test_p36_wall_clocks_are_read_where_a_reason_is_given_and_nowhere_else() -> None:
     found = {name for package in PACKAGES for name, path in modules(package) if any(readings(path.read_text()))}
     assert {name for name in found if not name.startswith("stele.lab.mutants.")} == set(READERS)
-
-
-def uses(source: str) -> Iterator[int]:
-    """Lines in which the system is asked for a time, or to wait."""
-    for node in ast.walk(ast.parse(source)):
-        if (
-            isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name)
-            and (node.value.id, node.attr) in CLOCKS
-        ):
-            yield node.lineno
-        elif isinstance(node, ast.ImportFrom) and node.module == "time":
-            yield from (node.lineno for name in node.names if ("time", name.name) in CLOCKS)
-
-
-def test_the_client_knows_the_event_loops_time_and_the_clock_that_it_is_given_and_no_other() -> None:
-    """A simulator, or a test, then owns its time: every deadline, pause and stamp of it."""
-    found = {
-        name
-        for package in ("stele", "services")
-        for name, path in modules(package)
-        if not name.startswith(NOT_OF_THE_CLIENT) and any(uses(path.read_text()))
-    }
-    assert found == {"stele.services.clock"}
-
-
-@pytest.mark.parametrize(
-    "line", ["import time; time.monotonic()", "from time import perf_counter", "import time; time.sleep(1)"]
-)
-def test_a_use_is_seen(line: str) -> None:
-    assert list(uses(line)) == [1]
 
 
 @pytest.mark.parametrize(

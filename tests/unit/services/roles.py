@@ -39,9 +39,6 @@ class Behaving:
         match self.behaviour:
             case "fails_later":
                 asyncio.get_running_loop().call_later(0.05, self.runtime.fail, NameTaken("the name br1 was lost"))
-            case "breaks_later":
-                error = KeyError("in a task")
-                asyncio.get_running_loop().call_later(0.05, self.runtime.task_failed, "routing", error)
             case "leaves_a_thread":
                 threading.Thread(target=time.sleep, args=(3600,)).start()
             case "raises_in_a_task":

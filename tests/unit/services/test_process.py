@@ -180,15 +180,6 @@ async def test_a_failure_is_exactly_one_line(start: Starter, behaviour: str, arg
     assert not role.run_file.exists()
 
 
-@pytest.mark.parametrize(("behaviour", "steps"), [("fails_later", ["draining"]), ("breaks_later", [])])
-async def test_p30_work_is_handed_over_after_every_failure_but_a_fault_of_its_own(
-    start: Starter, behaviour: str, steps: list[str]
-) -> None:
-    role = start(behaviour)
-    assert await role.ended() == 1
-    assert role.out == ["started", *steps, "stopped"]
-
-
 async def test_a_crash_has_its_traceback_in_the_log_alone(start: Starter) -> None:
     role = start("crashes")
     assert await role.ended() == 1

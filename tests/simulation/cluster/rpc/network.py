@@ -128,6 +128,10 @@ class Node:
 
     def listen(self, port: int, listener: Listener) -> None:
         self.ports[port] = listener
+        self.network.listening(self, port)
+
+    def listens(self, port: int) -> bool:
+        return self.ports.get(port) is not None
 
     def release(self, port: int) -> None:
         self.ports.pop(port, None)
@@ -170,6 +174,7 @@ class Network:
         self.hiccup_share = 0.0
         self.frames = 0
         self.carried: Callable[[End, Frame], None] | None = None  # told of each frame: a trace
+        self.listening: Callable[[Node, int], None] = lambda node, port: None  # told of each port that opens
         self._epochs: Counter[Direction] = Counter()
         self._any_cut = False
 

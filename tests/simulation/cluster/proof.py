@@ -1,0 +1,161 @@
+"""The simulated cluster proves itself: with a part of the product wrong on purpose it must find a violation, without it none.
+
+python -m tests.simulation.cluster.proof                              every row, at most 2,000 runs each
+python -m tests.simulation.cluster.proof names.TakesFromTheLive R5.9  some of them, by mutant or by what it breaks
+
+A row says of which kind the violation is that the mutant comes to; any other one, as of a mutant that merely stumbles, does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from stele.lab.mutants import MUTANTS
+from tests.simulation.checks import Violation
+from tests.simulation.cluster.plan import KINDS
+from tests.simulation.cluster.world import Options
+from tests.simulation.runner import Found, Totals, quiet, run_one, run_seeds
+
+RUNS_MAX = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """``mutants`` come to a violation of the kind ``sees``; soonest with faults of ``kinds``.  The suite runs it at most ``runs`` times,
+    those that take long (0) not at all."""
+
+    mutants: tuple[str, ...]  # together, of the registry in lab/mutants
+    runs: int
+    sees: str
+    kinds: tuple[str, ...]
+    about: str = ""  # the fault of docs/explanation/faults.md that comes back
+
+    @property
+    def breaks(self) -> str:
+        """The rules, or the fault that comes back."""
+        return ", ".join([*([self.about] if self.about else []), *MUTANTS[self.mutants[0]].rules])
+
+
+PROOFS = (
+    Proof(("names.UnknownIsAbsent",), 0, "name", ("double", "zookeeper connection lost", "deaf to zookeeper")),
+    Proof(("names.PresentIsTaken",), 3, "name", ("kill",)),
+    Proof(("names.TakesFromTheLive",), 3, "name", ("double",)),
+    Proof(("names.NeverTakesOver",), 0, "name", ("moved",)),
+    Proof(("names.TakesOverBlindly",), 0, "name", ("race",)),
+    Proof(("names.ChecksThenWrites",), 3, "name", ("race",)),
+    Proof(("names.CampaignsFirst",), 1, "order", ("kill",)),
+    Proof(("names.TakesItsNameFirst",), 1, "order", ("kill",)),
+    Proof(("names.ShowsItselfNameless",), 1, "order", ("kill",)),
+    Proof(("names.CampaignsUnseen",), 1, "order", ("kill",)),
+    Proof(("names.OwnPastIsAStranger",), 3, "name", ("kill",)),
+    Proof(("members.TrustsTheWrite",), 0, "member", ("kill",)),
+    Proof(("members.AdoptsALeftover",), 3, "member", ("leftover",)),
+    Proof(("members.AdoptsThePreviousSession",), 3, "member", ("kill",)),
+    Proof(("members.OwnNodeIsAStranger",), 3, "name", ("kill",)),
+    Proof(("members.OverwritesTheLive",), 0, "member", ("double", "session expired", "cut from zookeeper")),
+    Proof(("members.AssumesSuccess",), 0, "member", ("zookeeper answer lost", "kill")),
+    Proof(("members.AssumesFailure",), 0, "name", ("zookeeper answer lost", "kill")),
+    Proof(("members.RegistersOnce",), 0, "liveness", ("member deleted",)),
+    Proof(("members.ComesBackAfterLeaving",), 3, "member", ("terminate",)),
+    Proof(("members.StormsBack",), 3, "storm", ("member deleted",)),
+    Proof(("members.RegistersForGood",), 1, "member", ("kill",)),
+    Proof(("members.CreatesWithoutItsName",), 0, "order", ("double", "session expired", "cut from zookeeper"), "P24"),
+    Proof(("members.PingsWhateverTheLoopDoes",), 0, "stall", ("stall",), "P22"),
+    Proof(("ownership.LeadershipWithoutEpoch",), 0, "deposed leader", ("pause", "cut from zookeeper")),
+    Proof(("ownership.assigns_by_name", "ownership.WritesUnchecked"), 0, "owner", ("kill",)),
+    Proof(("ownership.WritesUnchecked",), 0, "owner", ("kill", "session expired")),
+    Proof(("ownership.keeps_the_epoch",), 0, "liveness", ("kill",)),
+    Proof(("ownership.forgets_what_was_seen",), 0, "liveness", ("older zookeeper",), "P3"),
+    Proof(("gate.OpensPortFirst",), 1, "gate", ("kill",)),
+    Proof(("gate.SkipsCatchingUp",), 0, "gate", ("kill",)),
+    Proof(("gate.CampaignsWhileLoading",), 0, "gate", ("wiped zookeeper", "slow disk")),
+    Proof(("gate.WaitsForALeader",), 0, "liveness", ("older zookeeper",)),
+    Proof(("gate.RegistersWhenReady",), 1, "gate", ("kill",)),
+)
+
+
+def options(proof: Proof, seed: int) -> Options:
+    assert set(proof.kinds) <= set(KINDS), proof
+    return Options(seed, kinds=proof.kinds, mutants=proof.mutants)
+
+
+def first_violation(proof: Proof, seed: int, runs: int) -> tuple[int, Found | None, list[Found]]:
+    """How many runs it took, in the order of their seeds from ``seed`` on, what was seen, and what does not count."""
+    others: list[Found] = []
+
+    def enough(totals: Totals) -> bool:
+        return totals.violations[-1].kind == proof.sees
+
+    totals = run_seeds(options(proof, seed), range(seed, seed + runs), enough)
+    others = [found for found in totals.violations if found.kind != proof.sees]
+    found = next((found for found in totals.violations if found.kind == proof.sees), None)
+    return totals.runs, found, others
+
+
+def without(proof: Proof, seeds: range) -> Violation | None:
+    """What the product itself comes to in the same runs."""
+    for seed in seeds:
+        violation = run_one(replace(options(proof, seed), mutants=()), Totals())
+        if violation is not None:
+            return violation
+    return None
+
+
+def chosen(names: list[str]) -> Iterator[Proof]:
+    for proof in PROOFS:
+        known = {*proof.mutants, proof.about, *(rule for name in proof.mutants for rule in MUTANTS[name].rules)}
+        if not names or set(names) & known:
+            yield proof
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.cluster.proof", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", help="mutants, or what they break, such as R5.9 or P24; all if none is given"
+    )
+    parser.add_argument("--runs", type=int, default=RUNS_MAX, help="at most this many for each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--suite", action="store_true", help="those that take few runs, each at most as many as it is given"
+    )
+    parser.add_argument("--no-control", action="store_true", help="without the runs of the product itself")
+    given = parser.parse_args()
+    quiet()
+    failed = 0
+    controlled: dict[tuple[str, ...], int] = {}  # kinds → runs without a mutant that were done
+    print(f"{'breaks':<12}{'switched on':<36}{'runs':>5}{'s':>6}  what was seen")
+    for proof in chosen(given.names):
+        if given.suite and not proof.runs:
+            continue
+        started = time.monotonic()
+        runs, found, others = first_violation(proof, given.seed, proof.runs if given.suite else given.runs)
+        saw = found.message if found is not None else "NOTHING"
+        if others:
+            saw += f" (and {len(others)} that do not count, such as {others[0].message[:100]})"
+        took_s = time.monotonic() - started
+        print(f"{proof.breaks:<12}{' '.join(proof.mutants):<36}{runs:>5}{took_s:>6.0f}  {saw[:400]}", flush=True)
+        failed += found is None
+        if found is not None:
+            print(f"{'':61}{replace(options(proof, given.seed), seed=found.seed).replay()}", flush=True)
+        if not given.no_control and controlled.get(proof.kinds, 0) < runs:
+            first, controlled[proof.kinds] = controlled.get(proof.kinds, 0), runs
+            violation = without(proof, range(given.seed + first, given.seed + runs))
+            if violation is not None:
+                failed += 1
+                print(f"{'':61}THE PRODUCT ITSELF: {violation}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "tests.simulation.cluster.proof", *sys.argv[1:]],
+            {**os.environ, "PYTHONHASHSEED": "0"},
+        )
+    sys.exit(main())
