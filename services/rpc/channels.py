@@ -8,9 +8,8 @@ back is reached again within ``RECONNECT_BACKOFF_MAX_MS``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import grpc
 from grpc import ChannelConnectivity
@@ -44,11 +43,24 @@ CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.client_idle_timeout_ms", 60_000),  # an address that nobody uses any more is not dialled for ever
 )
 
-_CHANNEL_OF: WeakKeyDictionary[Any, Channel] = WeakKeyDictionary()
+
+class Method:
+    """A method of a stub that knows its channel, so that ``call`` can tell "never sent" from "sent and lost".
+
+    It holds the channel itself: a table beside it that finds one by the other would keep both for ever as soon as the channel leads back
+    to the method, as it does through its event loop."""
+
+    __slots__ = ("_begin", "channel")
+
+    def __init__(self, channel: Channel, begin: Callable[..., Any]) -> None:
+        self.channel, self._begin = channel, begin
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._begin(*args, **kwargs)
 
 
 class Channel(grpc.aio.Channel):
-    """A gRPC channel whose calls remember it, so that ``call`` can tell "never sent" from "sent and lost"."""
+    """A gRPC channel whose methods know it."""
 
     def __init__(
         self,
@@ -86,21 +98,17 @@ class Channel(grpc.aio.Channel):
             await self.wait_for_state_change(state)
             state = self.get_state(try_to_connect=True)
 
-    def _remember(self, method: Any) -> Any:
-        _CHANNEL_OF[method] = self
-        return method
-
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return self._remember(self._inner.unary_unary(*args, **kwargs))
+        return Method(self, self._inner.unary_unary(*args, **kwargs))
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._remember(self._inner.unary_stream(*args, **kwargs))
+        return Method(self, self._inner.unary_stream(*args, **kwargs))
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return self._remember(self._inner.stream_unary(*args, **kwargs))
+        return Method(self, self._inner.stream_unary(*args, **kwargs))
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._remember(self._inner.stream_stream(*args, **kwargs))
+        return Method(self, self._inner.stream_stream(*args, **kwargs))
 
     async def close(self, grace: float | None = None) -> None:
         await self._inner.close(grace)
@@ -166,8 +174,7 @@ async def call(method: Any, request: Any, timeout_s: float, metadata: tuple[tupl
         )
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    channel = _CHANNEL_OF.get(method)
-    if channel is not None:
-        await channel.connected(timeout_s)
+    if isinstance(method, Method):
+        await method.channel.connected(timeout_s)
     with typed_errors(timeout_s=timeout_s):
         return await method(request, timeout=max(0.001, deadline - loop.time()), metadata=metadata)

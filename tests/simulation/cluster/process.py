@@ -8,7 +8,6 @@ nobody takes ends the run as a violation.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -31,10 +30,8 @@ Build = Callable[[Any, Runtime], Role]
 class ClusterTask(asyncio.Task[Any]):
     """A task whose place in a set is the run's, not its address's."""
 
-    _numbers = itertools.count()
-
-    def __init__(self, *given: Any, **named: Any) -> None:
-        self._number = next(self._numbers)
+    def __init__(self, number: int, *given: Any, **named: Any) -> None:
+        self._number = number
         super().__init__(*given, **named)
 
     def __hash__(self) -> int:
@@ -52,10 +49,11 @@ class ClusterLoop(SimulatedLoop):
         self.tasks: list[ClusterTask] = []  # all that ever began: none may fail unnoticed
 
     def create_task(self, coro: Any, *, name: object = None, context: Context | None = None) -> asyncio.Task[Any]:
+        number = next(self.resident.world.task_numbers)
         if context is None:
-            task = ClusterTask(coro, loop=self, name=str(name))
+            task = ClusterTask(number, coro, loop=self, name=str(name))
         else:
-            task = ClusterTask(coro, loop=self, name=str(name), context=context)
+            task = ClusterTask(number, coro, loop=self, name=str(name), context=context)
         self.tasks.append(task)
         return task
 

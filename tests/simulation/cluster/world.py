@@ -9,6 +9,7 @@ Guarantee: a run is a function of its options.  The same seed gives the same run
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import random
 from collections import Counter
@@ -135,6 +136,7 @@ class World:
         if options.traced:
             self.network.carried = self._carried
         self._pids = 100
+        self.task_numbers = itertools.count()
         self._error: Violation | None = None
 
     def stream(self, name: str) -> random.Random:
