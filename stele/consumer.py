@@ -143,6 +143,7 @@ class Consumer:
         """Returns once the subscription exists on every partition of the topic.  Raises what makes that impossible, and past
         ``timeout_s`` what stood in the way: the consumer goes on trying, and may be opened again."""
         arguments.timeout_s(timeout_s)
+        self._check_open()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._open(timeout_s)
@@ -272,6 +273,7 @@ class Consumer:
 
     async def flush(self) -> None:
         """Returns when every acknowledgement so far is durable.  Raises Timeout when that is not known within 30 s."""
+        self._birthplace.check(f"the consumer of {self.topic}")
         try:
             async with asyncio.timeout(ACK_CONFIRM_TIMEOUT_S):
                 for p in self._partitions:

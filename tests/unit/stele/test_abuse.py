@@ -7,181 +7,34 @@ for the event loop or the garbage collector to complain about.
 
 from __future__ import annotations
 
-import array
 import asyncio
 import dataclasses
-import gc
 import inspect
-import math
+import json
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import stele
 import stele.sync
-from stele.model import Message, OrphanInfo
+from tests.support.abuse import (
+    AWAITED,
+    CLASSES,
+    ROWLESS,
+    ROWS,
+    WITHIN_S,
+    Made,
+    complaints,
+    ended,
+    is_awaited,
+    public_calls,
+)
 
-WITHIN_S = 20.0
-MESSAGE = Message("ns/t", 0, 0, None, b"", {}, 0)
-ORPHAN = OrphanInfo(1, "dn1", 1, "ns/t", 1, 0, "orphan", 0)
-
-# --- wrong values, by what an argument is meant to be ------------------------------------------------------------------
-
-HUGE = 1 << 100_000
-STRANGE: list[Any] = [b"bytes", 1.5, [], {}, object(), HUGE]
-NO_NUMBERS: list[Any] = ["1", b"1", [], object(), True, math.nan, HUGE, -HUGE]
-OCTETS: list[Any] = [
-    "text",
-    1,
-    [1],
-    object(),
-    array.array("d", [1.0]),
-    memoryview(b"abcdef")[::2],
-    memoryview(b"ab").cast("H"),
-]
-TOPIC: list[Any] = [None, "", "plain", "a/b/c", "a/\n", "a/" + "x" * 10_000, "a/\ud800", *STRANGE]
-NAME: list[Any] = [None, "", "a/b", "\ud800", "x" * 10_000, *STRANGE]
-NAMESPACE_FILTER: list[Any] = [None, "\ud800", *STRANGE]
-WHOLE: list[Any] = [*NO_NUMBERS, 1.5, -1, 1 << 63]
-NUMBER: list[Any] = [*NO_NUMBERS, -1, math.inf, -math.inf, 1e300]
-FLAG: list[Any] = [None, 1, "yes", object()]
-PLACE: list[Any] = ["soon", -1, 1 << 63, 1.5, True, [], object(), HUGE, b"latest"]
-KIND: list[Any] = [None, "weird", 1, [], object()]
-MESSAGES: list[Any] = [None, 1, "text", object()]
-SERVERS: list[Any] = [
-    "",
-    "nowhere",
-    "h:0",
-    "h:" + "9" * 5_000,
-    ":1",
-    [],
-    [1],
-    1,
-    object(),
-    b"h:1",
-    "a\0b:1",
-    ["h:1"] * 101,
-]
-
-Wrong = dict[str, list[Any]]
-
-SEND: Wrong = {
-    "value": [None, *OCTETS],
-    "key": OCTETS,
-    "headers": [1, "text", [("a", b"b")], {"a": "b"}, {1: b"b"}, {"a": None}, {"\ud800": b"b"}],
-    "partition": WHOLE,
-}
-SEEK: Wrong = {"to": [None, *PLACE], "timestamp_ms": [-1, *WHOLE], "partition": WHOLE}
-RETENTION: Wrong = {"retention_bytes": WHOLE, "retention_ms": WHOLE}
-PRODUCER: Wrong = {
-    "topic": TOPIC,
-    "linger_ms": NUMBER,
-    "batch_bytes_max": [0, *WHOLE],
-    "send_timeout_s": [0, *NUMBER],
-    "buffer_bytes_max": [0, *WHOLE],
-    "idempotent": FLAG,
-}
-CONSUMER: Wrong = {
-    "topic": TOPIC,
-    "subscription": NAME,
-    "type": KIND,
-    "start": [None, *PLACE],
-    "credit": [0, *WHOLE],
-    "ack_timeout_s": [0, *NUMBER],
-    "name": [None, "\ud800", *STRANGE],
-    "on_damage": KIND,
-}
-
-ROWS: dict[str, Wrong] = {
-    "connect": {"servers": SERVERS, "timeout_s": [0, *NUMBER], "seed": ["1", 1.5, HUGE, object(), True]},
-    "Client.producer": PRODUCER,
-    "Client.consumer": CONSUMER,
-    "Client.close": {},
-    "Client.look_up": {"topic": TOPIC},
-    "Client.nameserver_endpoints": {},
-    "Client.check_open": {},
-    "Producer.send": SEND,
-    "Producer.enqueue": SEND,
-    "Producer.send_nowait": SEND,
-    "Producer.flush": {},
-    "Producer.close": {},
-    "Producer.abort": {},
-    "Consumer.open": {"timeout_s": NUMBER},
-    "Consumer.receive": {"timeout_s": NUMBER},
-    "Consumer.ack": {"message": MESSAGES},
-    "Consumer.ack_nowait": {"message": MESSAGES},
-    "Consumer.ack_cumulative": {"message": MESSAGES},
-    "Consumer.nack": {"message": MESSAGES, "delay_s": NUMBER},
-    "Consumer.flush": {},
-    "Consumer.seek": SEEK,
-    "Consumer.close": {},
-    "Admin.cluster": {},
-    "Admin.list_nameservers": {},
-    "Admin.list_brokers": {},
-    "Admin.list_stores": {},
-    "Admin.list_namespaces": {},
-    "Admin.list_orphans": {},
-    "Admin.remove_orphan": {
-        "orphan": [*MESSAGES, dataclasses.replace(ORPHAN, group=-1), dataclasses.replace(ORPHAN, store_id=HUGE)]
-    },
-    "Admin.recover_metadata": {},
-    "Admin.events": {"follow": FLAG, "since_ms": WHOLE},
-    "Admin.create_namespace": {
-        "namespace": NAME,
-        "bundles": WHOLE,
-        "replication": WHOLE,
-        "if_absent": FLAG,
-        **RETENTION,
-    },
-    "Admin.create_topic": {
-        "topic": TOPIC,
-        "partitions": [0, 1 << 40, *WHOLE],
-        "replication": [1 << 40, *WHOLE],
-        "if_absent": FLAG,
-        **RETENTION,
-    },
-    "Admin.alter_topic": {"topic": TOPIC, **RETENTION},
-    "Admin.delete_topic": {"topic": TOPIC},
-    "Admin.list_topics": {"namespace": NAMESPACE_FILTER},
-    "Admin.describe_topic": {"topic": TOPIC},
-    "Admin.lookup": {"topic": TOPIC},
-    "Admin.list_partitions": {"topic": [topic for topic in TOPIC if topic != ""]},
-    "Admin.list_subscriptions": {"topic": TOPIC},
-    "Admin.create_subscription": {"topic": TOPIC, "subscription": NAME, "start": [None, *PLACE]},
-    "Admin.delete_subscription": {"topic": TOPIC, "subscription": NAME},
-    "Admin.seek_subscription": {"topic": TOPIC, "subscription": NAME, **SEEK},
-}
-GOOD: dict[str, Any] = {
-    "topic": "ns/t",
-    "subscription": "s",
-    "namespace": "ns",
-    "servers": "127.0.0.1:1",
-    "value": b"x",
-    "message": MESSAGE,
-    "orphan": ORPHAN,
-    "to": "earliest",
-}
-CLASSES = ("Client", "Producer", "Consumer", "Admin")
-
-
-def public_calls(module: Any) -> dict[str, Callable[..., Any]]:
-    found: dict[str, Callable[..., Any]] = {"connect": module.connect}
-    for kind in CLASSES:
-        for name, call in inspect.getmembers(getattr(module, kind), inspect.isfunction):
-            if not name.startswith("_"):
-                found[f"{kind}.{name}"] = call
-    return found
-
-
-ROWLESS: dict[str, set[str]] = {
-    "stele": set(),
-    # What only the asynchronous client has, each for a reason: parts for other parts, and ``abort``, which is what leaving a block is.
-    "stele.sync": {"Client.look_up", "Client.nameserver_endpoints", "Client.check_open", "Producer.abort"},
-}
+__all__ = ["complaints"]
 
 
 @pytest.mark.parametrize("module", [stele, stele.sync])
@@ -195,6 +48,17 @@ def test_every_public_call_and_each_of_its_arguments_has_a_row(module: Any) -> N
             assert taken == set(ROWS[name]), name
         else:
             assert taken <= set(ROWS[name]), name
+
+
+def test_whatever_else_is_public_cannot_be_called() -> None:
+    """But for errors and facts: what is public and can be called has a row, or a class whose calls have."""
+    for module in (stele, stele.sync):
+        for name in set(module.__all__) - {*CLASSES, "connect"}:
+            value = getattr(module, name)
+            is_error = isinstance(value, type) and issubclass(value, stele.SteleError)
+            assert is_error or dataclasses.is_dataclass(value) or not callable(value), name
+            own = vars(value) if dataclasses.is_dataclass(value) else {}
+            assert not [n for n, v in own.items() if inspect.isfunction(v) and not n.startswith("_")], name
 
 
 # --- what the calls are made on ------------------------------------------------------------------------------------------
@@ -218,18 +82,6 @@ def short_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stele.Consumer.open, "__defaults__", (0.5,))
 
 
-@pytest.fixture
-async def complaints() -> AsyncIterator[None]:
-    """Nothing that the event loop or the garbage collector complains of."""
-    found: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: found.append(context))
-    yield
-    for _ in range(3):
-        gc.collect()
-        await asyncio.sleep(0)
-    assert found == []
-
-
 @pytest.fixture(params=["refuses", "is silent"])
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
     """An address where nobody listens, or where somebody accepts and never says a word."""
@@ -238,43 +90,6 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
         if request.param == "is silent":
             listening.listen(128)
         yield f"127.0.0.1:{listening.getsockname()[1]}"
-
-
-class Made:
-    """One client with one of everything; nothing of it has been opened."""
-
-    def __init__(self, client: stele.Client) -> None:
-        self.client = client
-        self.of = {
-            "Client": client,
-            "Producer": client.producer("ns/t", send_timeout_s=0.5),
-            "Consumer": client.consumer("ns/t", "s", type="exclusive"),
-            "Admin": client.admin,
-        }
-
-    def call(self, what: str, /, **given: Any) -> Any:
-        kind, _, method = what.partition(".")
-        if not method:
-            return stele.connect(**{"servers": GOOD["servers"], **given})
-        bound = getattr(self.of[kind], method)
-        needed = {p for p, v in inspect.signature(bound).parameters.items() if v.default is v.empty}
-        if what in ("Consumer.seek", "Admin.seek_subscription") and "timestamp_ms" not in given:
-            needed |= {"to"}
-        return bound(**{**{p: GOOD[p] for p in needed}, **given})
-
-
-def is_awaited(name: str) -> bool:
-    """Whether a call gives something to wait for."""
-    kind, _, method = name.partition(".")
-    call = getattr(getattr(stele, kind), method)
-    return inspect.iscoroutinefunction(call) or "Coroutine" in str(inspect.signature(call).return_annotation)
-
-
-async def ended(result: Any) -> Any:
-    """What a call comes to, however it is awaited."""
-    if inspect.isasyncgen(result):
-        return [item async for item in result]
-    return await result if inspect.isawaitable(result) else result
 
 
 CASES = [(name, argument) for name, wrong in ROWS.items() for argument in wrong]
@@ -302,9 +117,6 @@ async def test_a_wrong_argument_is_refused_at_once_and_by_name(complaints: None,
     await made.client.close()
     with pytest.raises(stele.SteleError):
         await neighbour
-
-
-AWAITED = sorted(name for name in ROWS if name not in ("connect", "Client.nameserver_endpoints", "Client.check_open"))
 
 
 async def test_against_a_server_that_says_nothing_every_call_ends_in_its_time(complaints: None, server: str) -> None:
@@ -425,39 +237,61 @@ def test_the_same_without_asyncio() -> None:
     client.close()
 
 
-def test_a_fork_is_told_that_the_client_is_its_parents() -> None:
-    client = stele.sync.connect("127.0.0.1:1", timeout_s=0.3)
-    producer = client.producer("ns/t")
+FORKED_DONE = {  # without using anything of the parent's
+    "stele": {"Client.nameserver_endpoints"},
+    "stele.sync": {"Client.close"},
+}
+
+
+@pytest.mark.parametrize("module", [stele, stele.sync], ids=lambda m: m.__name__)
+def test_across_a_fork_every_call_of_every_object_is_told_that_it_is_the_parents(module: Any) -> None:
+    """At once, and the parent's goes on as it was."""
+    is_sync = module is stele.sync
+    client = module.connect("127.0.0.1:1", timeout_s=0.3)
+
+    async def made_here() -> Made:
+        return Made(client)
+
+    made = Made(client) if is_sync else asyncio.run(made_here())
+
+    def said_of(name: str) -> str:
+        async def work() -> object:
+            return await ended(made.call(name))
+
+        try:
+            if is_sync:
+                result = made.call(name)
+                if inspect.isgenerator(result):
+                    list(result)
+            else:
+                asyncio.run(work())
+        except stele.ClientClosed as e:
+            return "forked" if "forked" in str(e) else str(e)
+        except BaseException as e:
+            return repr(e)
+        return "nothing"
+
+    names = [name for name in ROWS if name not in ROWLESS[module.__name__] | {"connect"}]
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:  # nothing of the test runner may run here
         try:
-            said = []
-            for call in (
-                client.admin.list_topics,
-                lambda: producer.send(b"x"),
-                lambda: client.producer("ns/t"),
-                producer.flush,
-            ):
-                try:
-                    call()
-                    said.append("nothing")
-                except stele.ClientClosed as e:
-                    said.append("closed" if "forked" in str(e) else str(e))
-                except BaseException as e:
-                    said.append(repr(e))
-            os.write(write, ",".join(said).encode())
+            os.write(write, json.dumps({name: said_of(name) for name in names}).encode())
         finally:
             os._exit(0)
     os.close(write)
     watchdog = threading.Timer(WITHIN_S, os.kill, (pid, 9))
     watchdog.start()
     with open(read, "rb") as answer:
-        said = answer.read().decode()
+        said = json.loads(answer.read() or b"{}")
     os.waitpid(pid, 0)
     watchdog.cancel()
-    assert said == "closed,closed,closed,closed"
-    with pytest.raises(stele.SteleError) as refused:
-        client.admin.list_topics()  # the parent's is as it was
-    assert not isinstance(refused.value, stele.ClientClosed)
-    client.close()
+    assert {n: s for n, s in said.items() if s != "forked"} == dict.fromkeys(FORKED_DONE[module.__name__], "nothing")
+    assert set(said) == set(names)
+    if is_sync:
+        with pytest.raises(stele.SteleError) as refused:
+            client.admin.list_topics()
+        assert not isinstance(refused.value, stele.ClientClosed)
+        client.close()
+    else:
+        asyncio.run(client.close())
