@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from stele.datanode import commands
 from stele.datanode.commands import Ack, CreateCursor, FenceOwner, Position, ResetCursor, Start
 from stele.datanode.partition import PartitionState
 from stele.services.coordination.records import EpochRecord, encode
+from tests.simulation.cluster.bounds import BOUNDS, Bound
 from tests.simulation.cluster.checks import ROOT
 from tests.simulation.cluster.ledger import Sent
 from tests.simulation.cluster.world import Options, World
@@ -168,3 +170,29 @@ def test_an_epoch_that_goes_back_is_noticed(world: World) -> None:
     write = Txn(0, 0, (Written(f"{ROOT}epoch", encode(EpochRecord(epoch=0)), 1),))
     world.checks.committing(0, write)
     assert _noticed(world) == "epoch"
+
+
+def test_every_bound_was_looked_at(world: World) -> None:
+    missed = {bound.what for bound in BOUNDS} - world.bounds.looks.keys()
+    assert missed <= {"reads of a group"}, missed  # only refusals and looks at cursors ask for reads
+    assert world.bounds.asked["Engine"], "the cores of a busier run are asked likewise"
+
+
+@pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: bound.what)
+def test_what_grows_beyond_its_bound_is_noticed(world: World, bound: Bound) -> None:
+    too_much = dataclasses.replace(bound, limit=lambda _: world.bounds.highest.get(bound.what, 0) - 1)
+    at_most = dataclasses.replace(bound, size=lambda _: world.bounds.highest.get(bound.what, 0), limit=too_much.limit)
+    within = dataclasses.replace(at_most, limit=at_most.size)
+    world.bounds.look(within, None)
+    assert not _noticed(world)
+    world.bounds.look(at_most, None)
+    assert _noticed(world) == "bound"
+
+
+def test_a_core_whose_invariant_is_broken_is_noticed(world: World) -> None:
+    state = PartitionState()
+    world.bounds.ask(PartitionState, PartitionState.validate, state)
+    assert not _noticed(world)
+    state.log_start = 1
+    world.bounds.ask(PartitionState, PartitionState.validate, state)
+    assert _noticed(world) == "invariant"

@@ -29,6 +29,7 @@ from stele.services.process import Runtime
 from tests.simulation.checks import Violation
 from tests.simulation.cluster.ambient import ambient, resident
 from tests.simulation.cluster.applied import Applied
+from tests.simulation.cluster.bounds import Bounds
 from tests.simulation.cluster.checks import Checks
 from tests.simulation.cluster.disk import Volume, datanode_parts
 from tests.simulation.cluster.durable import Durable
@@ -133,6 +134,7 @@ class World:
         self.strike = Strike(self)
         self.checks = Checks(self)
         self.applied, self.durable, self.views = Applied(self), Durable(self), Views(self)
+        self.bounds = Bounds(self)
         if options.traced:
             self.network.carried = self._carried
         self._pids = 100
@@ -173,7 +175,7 @@ class World:
             raise Violation("unhandled error", repr(error)) from error
 
     def _run_in_ambience(self) -> None:
-        with ambient(self, self.stream("ambient")), generators_closed(), watched(self):
+        with ambient(self, self.stream("ambient")), generators_closed(), watched(self), self.bounds.watched():
             before = structlog.get_config()
             structlog.configure(
                 processors=[self._log], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
