@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CREATIONS_MAX, CREATIONS_WITHIN_S = 12, 1.0  # of one member node by one process; the pace doubles up to half a second
 STALL_MARGIN_S = 1.0  # sessions end in steps of the tick
-LATELY_S = 5.0
+LATELY_S = 1.0  # until a process that was refused may have taken to end
 
 
 class Registrations:
@@ -160,7 +160,7 @@ class Registrations:
             self._broken("name", f"{server.name} is refused the name {name}, which nobody has: {failure}")
 
     def _lived_lately(self, session: int) -> bool:
-        """Until a process that was refused because of it may have taken to end."""
+        """Now, or LATELY_S ago at most."""
         zookeeper = self._world.zookeeper
         since_ms = zookeeper.time_ms() - LATELY_S * 1000
         lately = itertools.takewhile(lambda txn: txn.time_ms >= since_ms, reversed(zookeeper.log))
