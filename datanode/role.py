@@ -165,6 +165,7 @@ class Datanode:
             has_room=disk.has_room_to_lead,
         )
         self.store = parts.store(directory, registry, disk, config.entry_bytes_max)
+        self.store.on_removed = self._runtime.fail
         self._metrics = DatanodeMetrics(metrics, self.store)
         self.store.mender.metrics = DamageMetrics(metrics)
         server = Server(config.host, port, transport=self._runtime.transport)

@@ -49,6 +49,8 @@ _Order = (
     | pb.DeleteReplicaRequest
     | pb.TellHighWaterRequest
     | pb.ChangeMemberRequest
+    | pb.TransferLeadershipRequest
+    | pb.TellRemovedRequest
 )
 _ROLES = {
     pb.MEMBER_ROLE_NONE: membership.without,
@@ -212,6 +214,18 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
             raise InvalidArgument(f"store {request.store_id} cannot get the role {request.role}")
         change = self._store.change_member(request.group, request.topic_id, request.store_id, role, _mandate(request))
         return pb.ChangeMemberResponse(changed=await asyncio.shield(change))
+
+    async def TransferLeadership(
+        self, request: pb.TransferLeadershipRequest, context: Any
+    ) -> pb.TransferLeadershipResponse:
+        if request.successor in (0, request.to_store_id):
+            raise InvalidArgument(f"store {request.to_store_id} cannot hand over to store {request.successor}")
+        handover = self._store.hand_over(request.group, request.topic_id, request.successor, _mandate(request))
+        return pb.TransferLeadershipResponse(transferred=await asyncio.shield(handover))
+
+    async def TellRemoved(self, request: pb.TellRemovedRequest, context: Any) -> pb.TellRemovedResponse:
+        await asyncio.shield(self._store.removed(_mandate(request)))
+        return pb.TellRemovedResponse()
 
     async def WatchStore(self, request: pb.WatchStoreRequest, context: Any) -> AsyncIterator[pb.StoreStatus]:
         async with aclosing(watch(self._store)) as statuses:

@@ -36,6 +36,7 @@ from stele.services.errors import (
     SteleError,
     StorageFailed,
     StoreMismatch,
+    StoreTombstone,
     Timeout,
     TopicMismatch,
 )
@@ -50,6 +51,7 @@ from stele.services.raft.storage import Members
 from stele.services.topics import Retention
 
 CHANGE_TIMEOUT_S = 4.0
+HANDOVER_CHECK_S = 0.02
 DESCRIPTORS_BESIDE = 256  # of connections, listeners and ZooKeeper
 
 log = structlog.get_logger()
@@ -90,6 +92,7 @@ class Store:
         self._listeners: list[GroupListener] = []
         self.mender = Mender(registry, self._damage_changed)
         self.silence = Silence(registry, self._publish)
+        self.on_removed: Callable[[SteleError], None] = lambda error: None
 
     # --- loading ----------------------------------------------------------------------------------------------------
 
@@ -336,6 +339,35 @@ class Store:
         log.info("member_changed", group=group, store=store_id, voters=members.voters, learners=members.learners)
         self._publish(group)
         return True
+
+    async def hand_over(self, group: int, topic_id: int, successor: int, mandate: Mandate) -> bool:
+        """``successor``'s replica is asked to lead in place of this one's, as soon as it holds everything, again and again until this one
+        leads no more.  False: it did not lead.
+
+        Errors: ClusterMismatch, StoreMismatch, Fenced, TopicMismatch, GroupNotFound, NotReady (it leads still), all definite.
+        """
+        self._check_meant_for_us(mandate)
+        replica = self.replica(group)
+        _check_topic(group, replica.spec.topic_id, topic_id)
+        await self._obey(mandate)
+        raft = replica.running()
+        loop = asyncio.get_running_loop()
+        deadline, led = loop.time() + CHANGE_TIMEOUT_S, raft.is_leader
+        while raft.is_leader:
+            if loop.time() >= deadline:
+                raise NotReady(f"store {successor} could not take group {group} over yet", group=group)
+            raft.transfer_leadership(successor)
+            await asyncio.sleep(HANDOVER_CHECK_S)
+        if led:
+            log.info("leadership_handed_over_by_order", group=group, successor=successor)
+        return led
+
+    async def removed(self, mandate: Mandate) -> None:
+        """This store was removed from the cluster for good (R2.6).  ClusterMismatch, StoreMismatch, Fenced."""
+        self._check_meant_for_us(mandate)
+        await self._obey(mandate)
+        log.warning("store_removed", store_id=self.store_id)
+        self.on_removed(StoreTombstone(f"store {self.store_id} was removed from this cluster", store_id=self.store_id))
 
     async def delete(self, group: int, topic_id: int, mandate: Mandate) -> bool:
         """True if there was such a replica.  When it returns nothing of it runs and its folder is gone (R3.4).

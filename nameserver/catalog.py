@@ -114,6 +114,24 @@ class PartitionEntry:
     replicas: tuple[int, ...]
     node_version: int = 0
     materialised: tuple[int, ...] = ()  # stores that have reported their replica once: it may have promised something
+    target: tuple[int, ...] = ()  # of a move: the stores that are to hold the replicas in its end
+    cause: str = ""
+    leaving: tuple[int, ...] = ()  # left the group; what they hold of it is to be deleted
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The stores that are to hold its replicas."""
+        return self.target or self.replicas
+
+    @property
+    def joining(self) -> tuple[int, ...]:
+        """Of those, the ones that have not held one yet, as far as is recorded."""
+        return tuple(s for s in self.target if s not in self.materialised)
+
+    @property
+    def going(self) -> tuple[int, ...]:
+        """Stores whose replica counts until those of the wanted ones do."""
+        return tuple(s for s in self.replicas if s not in self.wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +187,11 @@ class Catalog:
         """The registered datanode of each store, whatever its state."""
         return {m.store_id: m for m in self.datanodes.values() if m.store_id}
 
+    def is_removed(self, store_id: int) -> bool:
+        """Whether the store was removed for good: its record says so, or its id is buried (R2.2)."""
+        store = self.stores.get(store_id)
+        return store_id in self.buried or (store is not None and store.state == StoreState.TOMBSTONE)
+
     @cached_property
     def placeable_stores(self) -> tuple[int, ...]:
         """Stores that may be given new replicas: up, registered and ready (R4.6: one that loads is alive and gets none)."""
@@ -184,10 +207,10 @@ class Catalog:
 
     @cached_property
     def replica_counts(self) -> Mapping[int, int]:
-        """How many replicas each store that has any is assigned."""
+        """How many replicas each store that has any is assigned, once every move has ended."""
         counts: dict[int, int] = {}
         for partition in self.partitions.values():
-            for store_id in partition.replicas:
+            for store_id in partition.wanted:
                 counts[store_id] = counts.get(store_id, 0) + 1
         return counts
 
@@ -208,6 +231,8 @@ class Catalog:
             assert place not in seen, f"{place} has the groups {seen[place]} and {partition.group}"
             seen[place] = partition.group
             assert len(set(partition.replicas)) == len(partition.replicas), f"{partition} names a store twice"
+            assert set(partition.target) <= set(partition.replicas), f"{partition} moves to where nothing may be"
+            assert not set(partition.leaving) & set(partition.replicas), f"{partition} deletes what counts"
         topic_ids = [t.topic_id for t in self.topics.values()]
         assert len(set(topic_ids)) == len(topic_ids), "two topics have one id"
         for bundle in self.bundles.values():

@@ -185,7 +185,15 @@ def _partition(path: str, rest: list[str], node: Node) -> PartitionEntry | None:
         return None
     record = decode(node.value, PartitionRecord, path)
     return PartitionEntry(
-        int(rest[0]), record.topic, record.index, record.replicas, node.stat.version, record.materialised
+        int(rest[0]),
+        record.topic,
+        record.index,
+        record.replicas,
+        node.stat.version,
+        record.materialised,
+        record.target,
+        record.cause,
+        record.leaving,
     )
 
 

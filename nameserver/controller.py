@@ -21,20 +21,28 @@ from stele.nameserver.catalog import Catalog, TopicEntry, TopicState
 from stele.nameserver.catalog_reader import topic_entry
 from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.metadata_guard import MetadataGuard
+from stele.nameserver.move_writer import MoveWriter
+from stele.nameserver.moves import BeginMove, EnterTombstone, MoveLimits
 from stele.nameserver.probes import BrokerProbes
 from stele.nameserver.reconcile import (
     ChangeMember,
     ConfigureReplica,
     CreateReplica,
+    DeleteLeft,
     DeleteReplica,
     MarkReady,
     ReconcileEffect,
+    RecordExtra,
+    RecordGone,
+    RecordLeft,
     RecordMaterialised,
     RecordPartitions,
     RemoveRecords,
+    TransferLeadership,
     plan,
     tells,
 )
+from stele.nameserver.relocation import Relocation
 from stele.nameserver.replicas import ReplicaOrders
 from stele.nameserver.stores import StoreRegister
 from stele.nameserver.topic_writer import TopicWriter, check_namespace, check_shape
@@ -63,6 +71,7 @@ MIRRORED_WITHIN_S = 1.0
 HEARD_WITHIN_S = 1.0
 
 Planner = Callable[..., list[ReconcileEffect]]
+_ORDERS = CreateReplica | ConfigureReplica | DeleteReplica | ChangeMember | TransferLeadership
 _log = structlog.get_logger()
 
 
@@ -83,6 +92,8 @@ class Controller:
         channels: Channels,
         *,
         decisions: Decisions | None = None,
+        limits: MoveLimits = MoveLimits(),
+        store_down_after_s: float = 300.0,
     ) -> None:
         metadata = MetadataStore(session)
         self.leadership = leadership
@@ -90,6 +101,14 @@ class Controller:
         self.guard = decisions.guard(leadership, metadata, lambda: view.current)
         self.stores = StoreRegister(leadership, metadata, session.cluster_id, check=self.guard.check)
         self.topics = TopicWriter(leadership, metadata)
+        self.relocation = Relocation(
+            MoveWriter(leadership, metadata),
+            lambda: view.current,
+            self._mirrored,
+            self.topics.turn,
+            limits,
+            store_down_after_s,
+        )
         self.probes = BrokerProbes(channels, self._request_assignment)
         self.bundles = BundleWriter(leadership, self.probes.pulse)
         self._orders = ReplicaOrders(channels, session.cluster_id, leadership.epoch, self._request_reconciliation)
@@ -319,6 +338,7 @@ class Controller:
                 pass
             due.clear()
             if not (self.leadership.is_valid and self._view.synced):
+                self.relocation.out_of_step()
                 continue
             try:
                 await work()
@@ -348,8 +368,11 @@ class Controller:
         """Orders first, since nobody waits for them; then the records, where one topic's trouble holds up no other."""
         await self.guard.check()
         view = self._view.current
-        effects = self._plan(view.catalog, view.reports, view.leaders)
-        orders = [e for e in effects if isinstance(e, CreateReplica | ConfigureReplica | DeleteReplica | ChangeMember)]
+        effects = [*self._plan(view.catalog, view.reports, view.leaders), *self.relocation.due(view)]
+        orders = [e for e in effects if isinstance(e, _ORDERS)]
+        for left in effects:
+            if isinstance(left, DeleteLeft) and await self.relocation.may_delete(left):
+                orders.append(DeleteReplica(left.store_id, left.group, left.topic_id))
         self._orders.submit(
             [*orders, *tells(view.catalog, view.reports)], view.catalog.live_stores, view.catalog.high_water
         )
@@ -364,8 +387,10 @@ class Controller:
         if trouble is not None:
             raise trouble
 
-    async def _write(self, effect: ReconcileEffect, view: View) -> None:
+    async def _write(self, effect: ReconcileEffect | BeginMove | EnterTombstone, view: View) -> None:
         match effect:
+            case BeginMove() | EnterTombstone() | RecordLeft() | RecordExtra() | RecordGone():
+                await self.relocation.write(effect)
             case RecordPartitions(topic):
                 async with self.topics.turn:
                     recorded = await self.topics.record_partitions(topic, self._placeable(view))
@@ -389,7 +414,7 @@ class Controller:
 
 def _is_recorded(catalog: Catalog, group: int, stores: tuple[int, ...]) -> bool:
     partition = catalog.partitions.get(group)
-    return partition is None or set(stores) <= set(partition.materialised)
+    return partition is None or set(stores) & set(partition.replicas) <= set(partition.materialised)
 
 
 def _exists(name: str, partitions: int, replication: int) -> TopicExists:

@@ -5,7 +5,12 @@ leader left half-done is therefore finished by the next one, and doing any effec
 apart (strays.py): only a topic's own replicas count for it, or are deleted with it.
 
 What destroys rests on a record that says so, and never on one that is missing: a replica is deleted while its topic's record says
-*deleting*, or once the topic's id is recorded as deleted.  A replica of which nothing is recorded is an orphan, and kept.
+*deleting*, once the topic's id is recorded as deleted, or while its partition's record says that its store left the group.  A replica of
+which nothing is recorded is an orphan, and kept.
+
+A move is a wish in the partition's record (``target``), and each step follows from it and from what the group's leader says of its members:
+those that join become learners, then voters; only when every wanted store is a voter do the others go, one at a time, the leader after
+it has handed over.  So a group never has fewer voters than before, and has one change under way at most.
 
 A replica that a store has lost may have acknowledged and voted what it cannot know any more.  So one that begins as a voter is created
 only while its topic is, and only where none was ever reported; elsewhere the store leaves the group, by the word of those that are left
@@ -15,12 +20,12 @@ for that, the partition waits for one of the lost to return: it is not available
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 
-from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, TopicEntry, TopicState
+from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, StoreState, TopicEntry, TopicState
 from stele.nameserver.reports import RUNNING, LeaderReport, ReplicaState, Reports, StrayKind, retention_of
 from stele.services.high_water import HighWater
 from stele.services.pb.datanode_pb2 import ReplicaStatus
@@ -77,6 +82,56 @@ class ChangeMember:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferLeadership:
+    """``store_id`` leads the group and is to hand over to ``successor``."""
+
+    store_id: int
+    group: int
+    topic_id: int
+    successor: int
+
+
+@dataclass(frozen=True, slots=True)
+class TellRemoved:
+    """The store was removed for good, and its process runs."""
+
+    store_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLeft:
+    """The group, committed, counts the store no more: what it holds may be deleted from now on.  With the last one the move has ended."""
+
+    group: int
+    store_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordExtra:
+    """The store holds a replica that the record does not name and that the group, committed, counts not: one that came late."""
+
+    group: int
+    store_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteLeft:
+    """The store left the group, and still holds a replica."""
+
+    store_id: int
+    group: int
+    topic_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordGone:
+    """What the store held of the group that it left is deleted, or the store is removed and nobody asks it any more."""
+
+    group: int
+    store_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class RecordMaterialised:
     """Stores report replicas of a topic that were not seen before; by group."""
 
@@ -118,7 +173,12 @@ ReconcileEffect = (
     | ConfigureReplica
     | DeleteReplica
     | ChangeMember
+    | TransferLeadership
     | RecordMaterialised
+    | RecordLeft
+    | RecordExtra
+    | DeleteLeft
+    | RecordGone
     | RecordPartitions
     | MarkReady
     | RemoveRecords
@@ -128,6 +188,7 @@ ReconcileEffect = (
 def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]) -> list[ReconcileEffect]:
     """Everything that is due, in a fixed order."""
     effects: list[ReconcileEffect] = []
+    extras = _extras(catalog, reports)
     for name in sorted(catalog.topics):
         topic = catalog.topics[name]
         partitions = catalog.partitions_of.get(name, ())
@@ -137,7 +198,9 @@ def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
             unrecorded = _materialised(topic, partitions, reports)
             effects += unrecorded
             effects += _creates(topic, partitions, catalog, reports)
-            effects += _rejoins(topic, partitions, catalog, reports, leaders)
+            effects += _rejoins(topic, partitions, catalog, reports, leaders, extras)
+            effects += _hand_overs(topic, partitions, catalog, reports, leaders)
+            effects += _left(topic, partitions, catalog, reports)
             effects += _configures(topic, partitions, reports)
             if topic.state == TopicState.CREATING and not unrecorded:
                 effects += _creating(topic, partitions, leaders)
@@ -145,10 +208,12 @@ def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
     return effects
 
 
-def tells(catalog: Catalog, reports: Reports) -> list[TellHighWater]:
-    """Who is to be told how far the metadata has come, so that any store that is left knows it of an older copy."""
+def tells(catalog: Catalog, reports: Reports) -> list[TellHighWater | TellRemoved]:
+    """Who is to be told how far the metadata has come, so that any store that is left knows it of an older copy; and who that it is
+    removed (R2.6)."""
     told = catalog.high_water
-    return [
+    removed = [TellRemoved(store_id) for store_id in sorted(catalog.live_stores) if catalog.is_removed(store_id)]
+    return removed + [
         TellHighWater(store_id, told)
         for store_id, report in sorted(reports.items())
         if report.connected and told.beyond(HighWater.of(report.status.seen))
@@ -202,6 +267,7 @@ def _rejoins(
     catalog: Catalog,
     reports: Reports,
     leaders: Mapping[int, LeaderReport],
+    extras: Mapping[int, list[int]],
 ) -> list[ReconcileEffect]:
     """The next step for each partition that a store has lost, or that counts a store not yet.  Each follows from what the leader says of
     its members once they are committed: a store is created anew only when no quorum can count it any more."""
@@ -211,16 +277,37 @@ def _rejoins(
         if leader is None or not leader.confirmed or not reports[leader.store_id].holds(partition.group):
             continue
         if reports[leader.store_id].replicas[partition.group].members_settled:
-            effects += islice(_steps(topic, partition, catalog, reports, leader.store_id), 1)
+            steps = _steps(topic, partition, catalog, reports, leader.store_id, extras.get(partition.group, ()))
+            effects += islice(steps, 1)
     return effects
 
 
+def _extras(catalog: Catalog, reports: Reports) -> dict[int, list[int]]:
+    """The stores that hold a replica of a group whose record does not name them, by group."""
+    found: dict[int, list[int]] = {}
+    for store_id, report in sorted(reports.items()):
+        if report.connected:
+            for group in report.replicas:
+                partition = catalog.partitions.get(group)
+                if partition is not None and store_id not in (*partition.replicas, *partition.leaving):
+                    found.setdefault(group, []).append(store_id)
+    return found
+
+
 def _steps(
-    topic: TopicEntry, partition: PartitionEntry, catalog: Catalog, reports: Reports, leader: int
+    topic: TopicEntry,
+    partition: PartitionEntry,
+    catalog: Catalog,
+    reports: Reports,
+    leader: int,
+    extras: Iterable[int],
 ) -> Iterator[ReconcileEffect]:
     """What is due, of which a group takes one at a time."""
     said = reports[leader].replicas[partition.group]
-    for store_id in partition.replicas:
+    for store_id in partition.going:
+        if is_absent(catalog, reports, partition, store_id) and _role(said, store_id) is not MemberRole.NONE:
+            yield ChangeMember(leader, partition.group, topic.topic_id, store_id, MemberRole.NONE)
+    for store_id in partition.wanted:
         role = _role(said, store_id)
         wanted = role
         if is_absent(catalog, reports, partition, store_id):
@@ -232,6 +319,75 @@ def _steps(
             wanted = _next_role(role, report.replicas[partition.group])
         if wanted is not role:
             yield ChangeMember(leader, partition.group, topic.topic_id, store_id, wanted)
+    if topic.state != TopicState.READY or not _all_count(said, partition):
+        return
+    # Also members that no record names, as after a step that came late: they would count for ever.
+    for store_id in sorted({*partition.replicas, *said.voters, *said.learners} - {*partition.wanted, leader}):
+        if _role(said, store_id) is not MemberRole.NONE:
+            yield ChangeMember(leader, partition.group, topic.topic_id, store_id, MemberRole.NONE)
+        else:
+            yield RecordLeft(partition.group, store_id)
+    for store_id in extras:
+        if _role(said, store_id) is MemberRole.NONE:
+            yield RecordExtra(partition.group, store_id)
+
+
+def _all_count(said: ReplicaStatus, partition: PartitionEntry) -> bool:
+    return all(_role(said, store_id) is MemberRole.VOTER for store_id in partition.wanted)
+
+
+def _hand_overs(
+    topic: TopicEntry,
+    partitions: tuple[PartitionEntry, ...],
+    catalog: Catalog,
+    reports: Reports,
+    leaders: Mapping[int, LeaderReport],
+) -> list[ReconcileEffect]:
+    """Leaders on stores that are being removed, and those whose replica goes next, give their place to another one: to that of the store
+    with the fewest."""
+    led: dict[int, int] = {}
+    for known in leaders.values():
+        led[known.store_id] = led.get(known.store_id, 0) + 1
+    effects: list[ReconcileEffect] = []
+    for partition in partitions:
+        leader = leaders.get(partition.group)
+        if leader is None or not leader.confirmed or not reports[leader.store_id].holds(partition.group):
+            continue
+        said = reports[leader.store_id].replicas[partition.group]
+        store = catalog.stores.get(leader.store_id)
+        removing = store is not None and store.state == StoreState.OFFLINE
+        if not removing and (leader.store_id in partition.wanted or not _all_count(said, partition)):
+            continue
+        able = [
+            s
+            for s in partition.wanted
+            if s != leader.store_id
+            and s in catalog.placeable_stores
+            and _role(said, s) is MemberRole.VOTER
+            and (report := reports.get(s)) is not None
+            and report.holds(partition.group)
+            and report.replicas[partition.group].state == ReplicaState.FOLLOWER
+        ]
+        if able:
+            successor = min(able, key=lambda s: (led.get(s, 0), (s + partition.group) % len(able), s))
+            led[successor] = led.get(successor, 0) + 1
+            effects.append(TransferLeadership(leader.store_id, partition.group, topic.topic_id, successor))
+    return effects
+
+
+def _left(
+    topic: TopicEntry, partitions: tuple[PartitionEntry, ...], catalog: Catalog, reports: Reports
+) -> list[ReconcileEffect]:
+    """What stores that left a group still hold of it goes; one that cannot be asked is asked once it can be."""
+    effects: list[ReconcileEffect] = []
+    for partition in partitions:
+        for store_id in partition.leaving:
+            report = reports.get(store_id)
+            if report is not None and report.holds(partition.group):
+                effects.append(DeleteLeft(store_id, partition.group, topic.topic_id))
+            elif catalog.is_removed(store_id) or is_absent(catalog, reports, partition, store_id):
+                effects.append(RecordGone(partition.group, store_id))
+    return effects
 
 
 def _role(said: ReplicaStatus, store_id: int) -> MemberRole:

@@ -22,6 +22,8 @@ from stele.nameserver.reconcile import (
     DeleteReplica,
     MemberRole,
     TellHighWater,
+    TellRemoved,
+    TransferLeadership,
 )
 from stele.services.errors import InternalError, NotReady, SteleError
 from stele.services.high_water import NOTHING_TOLD, HighWater
@@ -34,7 +36,9 @@ ORDERS_AT_ONCE_MAX = 16
 RETRY_S = 1.0
 REPORT_DELAY_S = 1.0
 
-Order = CreateReplica | ConfigureReplica | DeleteReplica | ChangeMember | TellHighWater
+Order = (
+    CreateReplica | ConfigureReplica | DeleteReplica | ChangeMember | TransferLeadership | TellHighWater | TellRemoved
+)
 
 _ROLES = {
     MemberRole.NONE: datanode_pb2.MEMBER_ROLE_NONE,
@@ -160,6 +164,22 @@ class ReplicaOrders:
                 told=self._told,
             )
             await call(stub.ConfigureReplica, change, ORDER_TIMEOUT_S)
+        elif isinstance(order, TransferLeadership):
+            handover = datanode_pb2.TransferLeadershipRequest(
+                group=order.group,
+                topic_id=order.topic_id,
+                successor=order.successor,
+                leader_epoch=self._epoch,
+                to_store_id=order.store_id,
+                cluster_id=self._cluster_id,
+                told=self._told,
+            )
+            await call(stub.TransferLeadership, handover, ORDER_TIMEOUT_S)
+        elif isinstance(order, TellRemoved):
+            removal = datanode_pb2.TellRemovedRequest(
+                leader_epoch=self._epoch, to_store_id=order.store_id, cluster_id=self._cluster_id, told=self._told
+            )
+            await call(stub.TellRemoved, removal, ORDER_TIMEOUT_S)
         elif isinstance(order, TellHighWater):
             news = datanode_pb2.TellHighWaterRequest(
                 leader_epoch=self._epoch,

@@ -16,6 +16,7 @@ import structlog
 from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.controller import Controller
 from stele.nameserver.metrics import NameserverMetrics
+from stele.nameserver.moves import MoveLimits
 from stele.nameserver.server import NameserverServicer
 from stele.services.config import NameserverConfig
 from stele.services.coordination.election import Election, Leadership
@@ -36,7 +37,14 @@ class ControllerType(Protocol):
     """What begins a term of office."""
 
     def __call__(
-        self, leadership: Leadership, session: Session, view: ClusterView, channels: Channels
+        self,
+        leadership: Leadership,
+        session: Session,
+        view: ClusterView,
+        channels: Channels,
+        *,
+        limits: MoveLimits,
+        store_down_after_s: float,
     ) -> Controller: ...
 
 
@@ -118,7 +126,15 @@ class Nameserver:
             self._closing.start(self.controller.close(), "close-controller")
             self.controller = None
         if leadership is not None:
-            self.controller = self._new_controller(leadership, self.session, self.view, self._channels)
+            config = self._config
+            self.controller = self._new_controller(
+                leadership,
+                self.session,
+                self.view,
+                self._channels,
+                limits=MoveLimits(config.moves_max, config.store_moves_max),
+                store_down_after_s=config.store_down_after_s,
+            )
             self.controller.open()
         self._metrics.epoch(leadership.epoch if leadership is not None else 0)
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.controller import Controller
+from stele.nameserver.operations import operations, planned
 from stele.nameserver.topic_writer import topic_path
 from stele.nameserver.view import address, member_info
 from stele.services.coordination.session import Session, SessionState
@@ -100,6 +101,46 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         before, after = await controller.guard.recover()
         return pb.RecoverMetadataResponse(before=before.message(), after=after.message())
 
+    async def MovePartition(self, request: pb.MovePartitionRequest, context: Any) -> pb.MovePartitionResponse:
+        controller = self._lead()
+        if controller is None:
+            return await self._forward(pb.MovePartitionResponse, "MovePartition", request, context)
+        await controller.relocation.move(request.group, request.from_store_id, request.to_store_id)
+        return pb.MovePartitionResponse()
+
+    async def DecommissionStore(
+        self, request: pb.DecommissionStoreRequest, context: Any
+    ) -> pb.DecommissionStoreResponse:
+        controller = self._lead()
+        if controller is None:
+            return await self._forward(pb.DecommissionStoreResponse, "DecommissionStore", request, context)
+        plan = await controller.relocation.decommission(request.store_id, request.dry_run)
+        return planned(self._view.current.catalog, plan)
+
+    async def RecommissionStore(
+        self, request: pb.RecommissionStoreRequest, context: Any
+    ) -> pb.RecommissionStoreResponse:
+        controller = self._lead()
+        if controller is None:
+            return await self._forward(pb.RecommissionStoreResponse, "RecommissionStore", request, context)
+        await controller.relocation.recommission(request.store_id)
+        return pb.RecommissionStoreResponse()
+
+    async def RemoveTombstones(self, request: pb.RemoveTombstonesRequest, context: Any) -> pb.RemoveTombstonesResponse:
+        controller = self._lead()
+        if controller is None:
+            return await self._forward(pb.RemoveTombstonesResponse, "RemoveTombstones", request, context)
+        buried, skipped = await controller.relocation.remove_tombstones(request.store_ids)
+        named = [pb.SkippedStore(store_id=s.store_id, name=s.name, why=why) for s, why in skipped]
+        return pb.RemoveTombstonesResponse(buried=buried, skipped=named)
+
+    async def CancelOperation(self, request: pb.CancelOperationRequest, context: Any) -> pb.CancelOperationResponse:
+        controller = self._lead()
+        if controller is None:
+            return await self._forward(pb.CancelOperationResponse, "CancelOperation", request, context)
+        await controller.relocation.cancel(request.id)
+        return pb.CancelOperationResponse()
+
     def _lead(self) -> Controller | None:
         controller = self._controller()
         return controller if controller is not None and controller.is_open else None
@@ -182,6 +223,10 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
     async def ListStores(self, request: pb.ListStoresRequest, context: Any) -> pb.ListStoresResponse:
         self._check_fresh(context)
         return pb.ListStoresResponse(stores=self._view.current.stores())
+
+    async def ListOperations(self, request: pb.ListOperationsRequest, context: Any) -> pb.ListOperationsResponse:
+        self._check_fresh(context)
+        return pb.ListOperationsResponse(operations=operations(self._view.current))
 
     async def ListBrokers(self, request: pb.ListBrokersRequest, context: Any) -> pb.ListBrokersResponse:
         self._check_fresh(context)

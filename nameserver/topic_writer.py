@@ -17,7 +17,7 @@ from itertools import islice
 
 import structlog
 
-from stele.nameserver.catalog import Catalog, TopicState
+from stele.nameserver.catalog import Catalog, StoreState, TopicState
 from stele.nameserver.ids import GROUPS, TOPICS, IdCounter, IntervalSet
 from stele.nameserver.placement import place
 from stele.services.bundles import BUNDLES_MAX
@@ -29,6 +29,7 @@ from stele.services.coordination.records import (
     DeletedTopicsRecord,
     NamespaceRecord,
     PartitionRecord,
+    StoreRecord,
     TopicRecord,
     Versioned,
 )
@@ -37,6 +38,7 @@ from stele.services.errors import (
     CoordinationUnknown,
     InvalidArgument,
     NamespaceExists,
+    NotReady,
     RecordExists,
     RecordMissing,
     TopicNotFound,
@@ -63,6 +65,10 @@ def topic_path(topic: str) -> str:
 
 def partition_path(group: int) -> str:
     return f"partitions/{group}"
+
+
+def store_path(store_id: int) -> str:
+    return f"stores/{store_id}"
 
 
 def check_namespace(name: str) -> str:
@@ -202,7 +208,8 @@ class TopicWriter:
             transaction.check(topic_path(name), topic.version)
             for group, found in zip(chunk, known, strict=True):
                 if found is not None and found.record.topic == name:
-                    materialised = tuple(sorted({*found.record.materialised, *held[group]}))
+                    seen = {*found.record.materialised, *held[group]}
+                    materialised = tuple(sorted(seen.intersection(found.record.replicas)))
                     record = replace(found.record, materialised=materialised)
                     transaction.set(partition_path(group), record, found.version)
             await transaction.commit()
@@ -301,6 +308,7 @@ class TopicWriter:
     ) -> None:
         wanted = list(indexes)
         placed = place(len(wanted), replication, catalog.placeable_stores, catalog.replica_counts)
+        await check_up(self._metadata, transaction, {s for replicas in placed for s in replicas})
         groups = (await self._counter(GROUPS)).take(transaction, len(wanted))
         for group, index, replicas in zip(groups, wanted, placed, strict=True):
             transaction.create(partition_path(group), PartitionRecord(topic=name, index=index, replicas=replicas))
@@ -315,6 +323,16 @@ class TopicWriter:
             if found is not None and found.record.topic == name:
                 recorded[group] = found.record.index
         return recorded
+
+
+async def check_up(metadata: MetadataStore, transaction: Transaction, stores: Iterable[int]) -> None:
+    """``transaction`` gives replicas to ``stores``, and fails if one of them is being removed by then: once that is recorded, no record
+    begins to name it.  NotReady."""
+    for store_id in sorted(stores):
+        known = await metadata.get(store_path(store_id), StoreRecord)
+        if known is None or known.record.state != StoreState.UP:
+            raise NotReady(f"store {store_id} was to get a replica and is being removed", store_id=store_id)
+        transaction.check(store_path(store_id), known.version)
 
 
 def _create_namespace(transaction: Transaction, name: str, record: NamespaceRecord) -> None:

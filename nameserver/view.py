@@ -17,7 +17,6 @@ from stele.nameserver.catalog import (
     MemberState,
     PartitionEntry,
     StoreEntry,
-    StoreState,
     TopicEntry,
     TopicState,
     removed,
@@ -189,6 +188,8 @@ class View:
         topic = self.catalog.topics.get(partition.topic)
         if topic is None or topic.state == TopicState.DELETING or is_new(topic, partition, store_id):
             return ""
+        if store_id in partition.joining or store_id in partition.going:  # on its way
+            return ""
         if not is_absent(self.catalog, self.reports, partition, store_id):
             return ""
         has_lost = "lost its" if store_id in partition.materialised else "has no"
@@ -318,8 +319,7 @@ def behind(recorded: HighWater, seen: HighWater) -> MetadataBehind:
 
 def check_not_removed(catalog: Catalog, store_id: int) -> None:
     """Raises StoreTombstone for a store that was removed for good, whether its record is still there or it is buried (R2.2)."""
-    store = catalog.stores.get(store_id)
-    if store_id in catalog.buried or (store is not None and store.state == StoreState.TOMBSTONE):
+    if catalog.is_removed(store_id):
         raise removed(store_id)
 
 

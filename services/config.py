@@ -108,6 +108,19 @@ class NodeConfig(Settings):
 class NameserverConfig(NodeConfig):
     """Settings of a nameserver."""
 
+    moves_max: Number = Field(
+        8, ge=1, le=10_000, description="replicas that move between stores at the same time, in the whole cluster"
+    )
+    store_moves_max: Number = Field(
+        2, ge=1, le=1_000, description="replicas that move off or to one store at the same time"
+    )
+    store_down_after_s: Seconds = Field(
+        300.0,
+        ge=1,
+        le=30 * 86_400,
+        description="seconds without a store after which its replicas are built anew on others",
+    )
+
 
 class DatanodeConfig(NodeConfig):
     """Settings of a datanode."""

@@ -159,7 +159,9 @@ class DeletedTopicsRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionRecord:
-    """``partitions/<group>``: which stores hold the replicas of a partition; ``version`` counts changes of membership."""
+    """``partitions/<group>``: which stores hold the replicas of a partition; ``version`` counts changes of membership.
+
+    While replicas move, ``target`` is the wish: ``replicas`` holds all that may count meanwhile, those that join and those that go."""
 
     topic: str
     index: int
@@ -168,6 +170,9 @@ class PartitionRecord:
     materialised: tuple[
         int, ...
     ] = ()  # of these, which have ever reported theirs: what is lost there is never begun anew
+    target: tuple[int, ...] = ()  # the stores that are to hold the replicas; none: those of ``replicas``
+    cause: str = ""  # of the move: operator, decommission, repair
+    leaving: tuple[int, ...] = ()  # stores that left the group for good: what they hold of it is to be deleted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

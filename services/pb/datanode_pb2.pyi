@@ -959,6 +959,109 @@ class ChangeMemberResponse(_message.Message):
 Global___ChangeMemberResponse: _TypeAlias = ChangeMemberResponse  # noqa: Y015
 
 @_typing.final
+class TransferLeadershipRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    SUCCESSOR_FIELD_NUMBER: _builtins.int
+    LEADER_EPOCH_FIELD_NUMBER: _builtins.int
+    TO_STORE_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
+    group: _builtins.int
+    topic_id: _builtins.int
+    successor: _builtins.int
+    """store that is to lead"""
+    leader_epoch: _builtins.int
+    to_store_id: _builtins.int
+    """the store of the replica that leads"""
+    cluster_id: _builtins.str
+    @_builtins.property
+    def told(self) -> Global___HighWater: ...
+    def __init__(
+        self,
+        *,
+        group: _builtins.int = ...,
+        topic_id: _builtins.int = ...,
+        successor: _builtins.int = ...,
+        leader_epoch: _builtins.int = ...,
+        to_store_id: _builtins.int = ...,
+        cluster_id: _builtins.str = ...,
+        told: Global___HighWater | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "successor", b"successor", "to_store_id", b"to_store_id", "told", b"told", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferLeadershipRequest: _TypeAlias = TransferLeadershipRequest  # noqa: Y015
+
+@_typing.final
+class TransferLeadershipResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFERRED_FIELD_NUMBER: _builtins.int
+    transferred: _builtins.bool
+    def __init__(
+        self,
+        *,
+        transferred: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transferred", b"transferred"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferLeadershipResponse: _TypeAlias = TransferLeadershipResponse  # noqa: Y015
+
+@_typing.final
+class TellRemovedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEADER_EPOCH_FIELD_NUMBER: _builtins.int
+    TO_STORE_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
+    leader_epoch: _builtins.int
+    to_store_id: _builtins.int
+    cluster_id: _builtins.str
+    @_builtins.property
+    def told(self) -> Global___HighWater: ...
+    def __init__(
+        self,
+        *,
+        leader_epoch: _builtins.int = ...,
+        to_store_id: _builtins.int = ...,
+        cluster_id: _builtins.str = ...,
+        told: Global___HighWater | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "leader_epoch", b"leader_epoch", "to_store_id", b"to_store_id", "told", b"told"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TellRemovedRequest: _TypeAlias = TellRemovedRequest  # noqa: Y015
+
+@_typing.final
+class TellRemovedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TellRemovedResponse: _TypeAlias = TellRemovedResponse  # noqa: Y015
+
+@_typing.final
 class WatchStoreRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -104,6 +104,16 @@ class DatanodeStub(object):
                 request_serializer=stele_dot_v1_dot_datanode__pb2.ChangeMemberRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_datanode__pb2.ChangeMemberResponse.FromString,
                 _registered_method=True)
+        self.TransferLeadership = channel.unary_unary(
+                '/stele.v1.Datanode/TransferLeadership',
+                request_serializer=stele_dot_v1_dot_datanode__pb2.TransferLeadershipRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_datanode__pb2.TransferLeadershipResponse.FromString,
+                _registered_method=True)
+        self.TellRemoved = channel.unary_unary(
+                '/stele.v1.Datanode/TellRemoved',
+                request_serializer=stele_dot_v1_dot_datanode__pb2.TellRemovedRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_datanode__pb2.TellRemovedResponse.FromString,
+                _registered_method=True)
         self.WatchStore = channel.unary_stream(
                 '/stele.v1.Datanode/WatchStore',
                 request_serializer=stele_dot_v1_dot_datanode__pb2.WatchStoreRequest.SerializeToString,
@@ -212,6 +222,20 @@ class DatanodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TransferLeadership(self, request, context):
+        """The replica that leads hands its leadership to another store's; answered once it does not lead any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TellRemoved(self, request, context):
+        """The store was removed from the cluster for good: its process ends, and says so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchStore(self, request, context):
         """The node's state now, then again at each change (load progress, leaders, quarantine), at least every 5 s.
         """
@@ -291,6 +315,16 @@ def add_DatanodeServicer_to_server(servicer, server):
                     servicer.ChangeMember,
                     request_deserializer=stele_dot_v1_dot_datanode__pb2.ChangeMemberRequest.FromString,
                     response_serializer=stele_dot_v1_dot_datanode__pb2.ChangeMemberResponse.SerializeToString,
+            ),
+            'TransferLeadership': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferLeadership,
+                    request_deserializer=stele_dot_v1_dot_datanode__pb2.TransferLeadershipRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_datanode__pb2.TransferLeadershipResponse.SerializeToString,
+            ),
+            'TellRemoved': grpc.unary_unary_rpc_method_handler(
+                    servicer.TellRemoved,
+                    request_deserializer=stele_dot_v1_dot_datanode__pb2.TellRemovedRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_datanode__pb2.TellRemovedResponse.SerializeToString,
             ),
             'WatchStore': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStore,
@@ -676,6 +710,60 @@ class Datanode(object):
             '/stele.v1.Datanode/ChangeMember',
             stele_dot_v1_dot_datanode__pb2.ChangeMemberRequest.SerializeToString,
             stele_dot_v1_dot_datanode__pb2.ChangeMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferLeadership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Datanode/TransferLeadership',
+            stele_dot_v1_dot_datanode__pb2.TransferLeadershipRequest.SerializeToString,
+            stele_dot_v1_dot_datanode__pb2.TransferLeadershipResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TellRemoved(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Datanode/TellRemoved',
+            stele_dot_v1_dot_datanode__pb2.TellRemovedRequest.SerializeToString,
+            stele_dot_v1_dot_datanode__pb2.TellRemovedResponse.FromString,
             options,
             channel_credentials,
             insecure,

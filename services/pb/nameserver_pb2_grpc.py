@@ -94,6 +94,36 @@ class NameserverStub(object):
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.RecoverMetadataRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_nameserver__pb2.RecoverMetadataResponse.FromString,
                 _registered_method=True)
+        self.MovePartition = channel.unary_unary(
+                '/stele.v1.Nameserver/MovePartition',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.MovePartitionRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.MovePartitionResponse.FromString,
+                _registered_method=True)
+        self.DecommissionStore = channel.unary_unary(
+                '/stele.v1.Nameserver/DecommissionStore',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.DecommissionStoreRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.DecommissionStoreResponse.FromString,
+                _registered_method=True)
+        self.RecommissionStore = channel.unary_unary(
+                '/stele.v1.Nameserver/RecommissionStore',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.RecommissionStoreRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.RecommissionStoreResponse.FromString,
+                _registered_method=True)
+        self.RemoveTombstones = channel.unary_unary(
+                '/stele.v1.Nameserver/RemoveTombstones',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.RemoveTombstonesRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.RemoveTombstonesResponse.FromString,
+                _registered_method=True)
+        self.ListOperations = channel.unary_unary(
+                '/stele.v1.Nameserver/ListOperations',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.ListOperationsRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.ListOperationsResponse.FromString,
+                _registered_method=True)
+        self.CancelOperation = channel.unary_unary(
+                '/stele.v1.Nameserver/CancelOperation',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.CancelOperationRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.CancelOperationResponse.FromString,
+                _registered_method=True)
         self.ListStores = channel.unary_unary(
                 '/stele.v1.Nameserver/ListStores',
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.ListStoresRequest.SerializeToString,
@@ -208,6 +238,45 @@ class NameserverServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MovePartition(self, request, context):
+        """Each is answered once it is recorded, and goes on whoever leads; ListOperations tells how far it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecommissionStore(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecommissionStore(self, request, context):
+        """while it is offline (R2.7)
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveTombstones(self, request, context):
+        """their ids are buried (R2.2)
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOperations(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelOperation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListStores(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -308,6 +377,36 @@ def add_NameserverServicer_to_server(servicer, server):
                     servicer.RecoverMetadata,
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.RecoverMetadataRequest.FromString,
                     response_serializer=stele_dot_v1_dot_nameserver__pb2.RecoverMetadataResponse.SerializeToString,
+            ),
+            'MovePartition': grpc.unary_unary_rpc_method_handler(
+                    servicer.MovePartition,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.MovePartitionRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.MovePartitionResponse.SerializeToString,
+            ),
+            'DecommissionStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecommissionStore,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.DecommissionStoreRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.DecommissionStoreResponse.SerializeToString,
+            ),
+            'RecommissionStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecommissionStore,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.RecommissionStoreRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.RecommissionStoreResponse.SerializeToString,
+            ),
+            'RemoveTombstones': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveTombstones,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.RemoveTombstonesRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.RemoveTombstonesResponse.SerializeToString,
+            ),
+            'ListOperations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperations,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.ListOperationsRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.ListOperationsResponse.SerializeToString,
+            ),
+            'CancelOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelOperation,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.CancelOperationRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.CancelOperationResponse.SerializeToString,
             ),
             'ListStores': grpc.unary_unary_rpc_method_handler(
                     servicer.ListStores,
@@ -664,6 +763,168 @@ class Nameserver(object):
             '/stele.v1.Nameserver/RecoverMetadata',
             stele_dot_v1_dot_nameserver__pb2.RecoverMetadataRequest.SerializeToString,
             stele_dot_v1_dot_nameserver__pb2.RecoverMetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MovePartition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/MovePartition',
+            stele_dot_v1_dot_nameserver__pb2.MovePartitionRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.MovePartitionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecommissionStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/DecommissionStore',
+            stele_dot_v1_dot_nameserver__pb2.DecommissionStoreRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.DecommissionStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecommissionStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/RecommissionStore',
+            stele_dot_v1_dot_nameserver__pb2.RecommissionStoreRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.RecommissionStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveTombstones(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/RemoveTombstones',
+            stele_dot_v1_dot_nameserver__pb2.RemoveTombstonesRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.RemoveTombstonesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/ListOperations',
+            stele_dot_v1_dot_nameserver__pb2.ListOperationsRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.ListOperationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/CancelOperation',
+            stele_dot_v1_dot_nameserver__pb2.CancelOperationRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.CancelOperationResponse.FromString,
             options,
             channel_credentials,
             insecure,

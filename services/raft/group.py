@@ -341,9 +341,9 @@ class Group:
 
     # --- what is stored -------------------------------------------------------------------------------------------------
 
-    def transfer_leadership(self) -> bool:
-        """Asks the most caught-up follower to take over at once; True if one was asked."""
-        asked = self.engine.transfer_leadership()
+    def transfer_leadership(self, to: int | None = None) -> bool:
+        """Asks the most caught-up follower, or ``to``, to take over at once; True if one was asked."""
+        asked = self.engine.transfer_leadership(to)
         self._ticker.wake(self)
         return asked
 

@@ -17,22 +17,30 @@ from stele.nameserver.catalog import (
     TopicState,
 )
 from stele.nameserver.ids import IntervalSet
+from stele.nameserver.moves import BeginMove, EnterTombstone
 from stele.nameserver.placement import place
 from stele.nameserver.reconcile import (
     ChangeMember,
     ConfigureReplica,
     CreateReplica,
+    DeleteLeft,
     DeleteReplica,
     MarkReady,
     MemberRole,
     ReconcileEffect,
+    RecordExtra,
+    RecordGone,
+    RecordLeft,
     RecordMaterialised,
     RecordPartitions,
     RemoveRecords,
+    TransferLeadership,
 )
 from stele.nameserver.reports import ReplicaState, Reports, StoreReport, merge
 from stele.services.pb.datanode_pb2 import ReplicaStatus, StoreStatus
 from stele.services.topics import FOR_EVER, Retention
+
+DISK_FREE_BYTES = 1 << 30
 
 
 def datanode(store_id: int, state: str = MemberState.READY, zxid: int = 1) -> Member:
@@ -78,7 +86,9 @@ def replica(
 def message(
     store_id: int, *replicas: ReplicaStatus, state: str = MemberState.READY, complete: bool = True
 ) -> StoreStatus:
-    return StoreStatus(store_id=store_id, state=state, replicas=replicas, complete=complete)
+    return StoreStatus(
+        store_id=store_id, state=state, replicas=replicas, complete=complete, disk_free_bytes=DISK_FREE_BYTES
+    )
 
 
 def report(
@@ -102,6 +112,9 @@ class World:
     voters: dict[int, set[int]] = field(default_factory=dict)
     learners: dict[int, set[int]] = field(default_factory=dict)
     promised: set[tuple[int, int]] = field(default_factory=set)  # (store, group): what it held counts
+    states: dict[int, str] = field(default_factory=dict)  # of stores that are not up
+    handed_to: dict[int, int] = field(default_factory=dict)  # group → the store that was asked to lead
+    log_bytes: dict[int, int] = field(default_factory=dict)  # of a group's replicas
     groups_next: int = 1
     topic_ids: int = 1
 
@@ -112,7 +125,8 @@ class World:
         self.record(name, range(recorded))
 
     def record(self, name: str, indexes: range | tuple[int, ...]) -> None:
-        replicas = place(len(indexes), 3, self.stores, self.catalog().replica_counts)
+        up = [s for s in self.stores if s not in self.states]
+        replicas = place(len(indexes), 3, up, self.catalog().replica_counts)
         for index, chosen in zip(indexes, replicas, strict=True):
             self.partitions[self.groups_next] = PartitionEntry(self.groups_next, name, index, chosen)
             self.identities[self.groups_next] = (name, self.topics[name].topic_id, index)
@@ -132,11 +146,15 @@ class World:
             self.held[store_id].discard(group)
 
     def leader(self, group: int) -> int:
-        """A group with a majority is led by its lowest reachable store; 0: by none."""
+        """A group with a majority is led by the store that was asked to, or its lowest reachable one; 0: by none."""
         able = sorted(s for s in self.voters[group] if s in self.up - self.loading and group in self.held[s])
-        return able[0] if 2 * len(able) > len(self.voters[group]) else 0
+        first = self.handed_to.get(group, 0)
+        return (first if first in able else able[0]) if 2 * len(able) > len(self.voters[group]) else 0
 
     def _change(self, group: int, member: int, role: MemberRole) -> None:
+        assert role is not MemberRole.NONE or member != self.leader(group), "the leader goes before it has handed over"
+        if role is MemberRole.NONE and member in self.voters[group] and group in self.held[member]:
+            assert len(self.voters[group]) > 3, "a group has fewer voters than before, by its own doing"
         voters = self.voters[group] - {member} | ({member} if role is MemberRole.VOTER else set())
         able = {s for s in voters if s in self.up - self.loading and group in self.held[s]}
         if 2 * len(able) <= len(voters):
@@ -145,7 +163,7 @@ class World:
         self.voters[group] = voters
         self.learners[group] = self.learners[group] - {member} | ({member} if role is MemberRole.LEARNER else set())
 
-    def carry_out(self, effect: ReconcileEffect) -> None:
+    def carry_out(self, effect: ReconcileEffect | BeginMove | EnterTombstone) -> None:
         match effect:
             case CreateReplica(store_id, group, topic_id, topic, partition, replicas, retention) if store_id in self.up:
                 assert group in self.partitions, "a replica of a group without record"
@@ -175,6 +193,44 @@ class World:
                 topic = self.topics.get(self.identities[group][0])
                 assert (topic is not None and topic.state == TopicState.DELETING) or topic_id in self.deleted
                 self.held[store_id].discard(group)
+            case DeleteLeft(store_id, group, topic_id) if store_id in self.up:
+                assert self.identities[group][1] == topic_id
+                assert store_id not in self.voters[group] | self.learners[group], "what counts is deleted"
+                assert store_id in self.partitions[group].leaving, "a replica is deleted that no record gives up"
+                self.held[store_id].discard(group)
+            case TransferLeadership(store_id, group, _, successor) if store_id == self.leader(group):
+                assert successor in self.voters[group]
+                self.handed_to[group] = successor
+            case BeginMove(group, before, target):
+                known = self.partitions[group]
+                assert self.topics[known.topic].state == TopicState.READY
+                assert known.wanted == before
+                assert len(set(target)) == len(before)
+                joining = tuple(s for s in target if s not in known.replicas)
+                assert not {*joining} & {*known.leaving}
+                self.partitions[group] = replace(known, replicas=(*known.replicas, *joining), target=target)
+            case RecordLeft(group, store_id):
+                known = self.partitions[group]
+                replicas = tuple(s for s in known.replicas if s != store_id)
+                ended = set(replicas) == set(known.target)
+                self.promised.discard((store_id, group))
+                self.partitions[group] = replace(
+                    known,
+                    replicas=known.target if ended else replicas,
+                    target=() if ended else known.target,
+                    materialised=tuple(s for s in known.materialised if s != store_id),
+                    leaving=(*known.leaving, store_id),
+                )
+            case RecordExtra(group, store_id):
+                known = self.partitions[group]
+                self.partitions[group] = replace(known, leaving=(*known.leaving, store_id))
+            case RecordGone(group, store_id):
+                known = self.partitions[group]
+                self.partitions[group] = replace(known, leaving=tuple(s for s in known.leaving if s != store_id))
+            case EnterTombstone(store_id):
+                assert not any(store_id in p.replicas for p in self.partitions.values())
+                self.states[store_id] = "tombstone"
+                self.up.discard(store_id)  # told so, it ends
             case RecordPartitions(topic, missing):
                 self.record(topic, missing)
             case MarkReady(topic):
@@ -193,7 +249,7 @@ class World:
             namespaces={"demo": NamespaceEntry("demo", 16, 3)},
             topics=dict(self.topics),
             partitions=dict(self.partitions),
-            stores={s: StoreEntry(s, f"dn{s}", "up", f"u{s}") for s in self.stores},
+            stores={s: StoreEntry(s, f"dn{s}", self.states.get(s, "up"), f"u{s}") for s in self.stores},
             deleted_topics=self.deleted,
             datanodes={
                 f"dn{s}": datanode(s, MemberState.LOADING if s in self.loading else MemberState.READY) for s in self.up
@@ -209,7 +265,7 @@ class World:
         if leader == store_id:
             state = ReplicaState.LEADER
         topic, topic_id, partition = self.identities[group]
-        return replica(
+        told = replica(
             group,
             state=state,
             leader_store_id=leader,
@@ -221,3 +277,5 @@ class World:
             voters=self.voters[group],
             learners=self.learners[group],
         )
+        told.log_bytes = self.log_bytes.get(group, 0)
+        return told

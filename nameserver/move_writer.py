@@ -1,0 +1,224 @@
+"""The leader's writes of moves, and of what becomes of stores that are removed.
+
+Guarantee: every write is one ZooKeeper transaction that carries the leader's epoch and the version of what it was decided by, and each
+says for itself whether it still applies to what is recorded now; whatever a leader that died had written, the next one goes on from there.
+
+A store goes ``up → offline → tombstone``, and then its record goes and its id is buried, in one transaction; ``offline → up`` is the way
+back (R2.7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import islice
+
+import structlog
+
+from stele.nameserver.catalog import StoreState, TopicState, removed
+from stele.nameserver.ids import IntervalSet
+from stele.nameserver.moves import BeginMove, Cause
+from stele.nameserver.topic_writer import check_up, partition_path, store_path, topic_path
+from stele.services.coordination.election import Leadership
+from stele.services.coordination.metadata import MetadataStore, Transaction
+from stele.services.coordination.records import BuriedRecord, PartitionRecord, StoreRecord, TopicRecord, Versioned
+from stele.services.errors import CoordinationUnknown, InvalidArgument, RecordMissing, StoreUnknown, VersionConflict
+
+BURIED = "stores/buried"
+ROUNDS_MAX = 8
+READS_AT_ONCE_MAX = 128
+
+_log = structlog.get_logger()
+
+Change = Callable[[PartitionRecord], PartitionRecord | None]
+
+
+class MoveWriter:
+    """One per term of office."""
+
+    def __init__(self, leadership: Leadership, metadata: MetadataStore) -> None:
+        self._leadership, self._metadata = leadership, metadata
+
+    # --- moves ------------------------------------------------------------------------------------------------------
+
+    async def begin(self, move: BeginMove) -> bool:
+        """Records the wish, and the store that joins as one that may count.  False: something else is recorded by now."""
+
+        def begun(record: PartitionRecord) -> PartitionRecord | None:
+            wanted = record.target or record.replicas
+            if wanted != move.before or {*move.target} & {*record.leaving}:
+                return None
+            joining = tuple(s for s in move.target if s not in record.replicas)
+            return replace(
+                record,
+                replicas=(*record.replicas, *joining),
+                target=move.target,
+                cause=str(move.cause),
+                version=record.version + 1,
+            )
+
+        written = await self._change(move.group, begun, joining=(move.to,))
+        if written is not None:
+            _log.info("move_begun", group=move.group, source=move.source, to=move.to, cause=str(move.cause))
+        return written is not None
+
+    async def cancel(self, group: int) -> bool:
+        """The stores that joined go again, and those that were to go stay, also one that its group does not count any more.  False: there
+        is no move, or it goes back already."""
+
+        def turned_back(record: PartitionRecord) -> PartitionRecord | None:
+            if not record.target:
+                return None
+            before = record.replicas[: len(record.target)]  # those that join stand behind
+            return replace(record, target=before, version=record.version + 1) if before != record.target else None
+
+        written = await self._change(group, turned_back)
+        if written is not None:
+            _log.info("move_cancelled", group=group)
+        return written is not None
+
+    async def record_left(self, group: int, store_id: int) -> None:
+        """What the store holds may be deleted from now on, unless it is wanted again."""
+
+        def left(record: PartitionRecord) -> PartitionRecord | None:
+            if not record.target or store_id in record.target or store_id not in record.replicas:
+                return None
+            replicas = _without(record.replicas, store_id)
+            ended = set(replicas) == set(record.target)
+            return replace(
+                record,
+                replicas=record.target if ended else replicas,
+                materialised=_without(record.materialised, store_id),
+                leaving=(*record.leaving, store_id),
+                target=() if ended else record.target,
+                cause="" if ended else record.cause,
+                version=record.version + 1,
+            )
+
+        if await self._change(group, left) is not None:
+            _log.info("replica_left", group=group, store=store_id)
+
+    async def record_extra(self, group: int, store_id: int) -> None:
+        """What the store holds may be deleted, unless it is wanted."""
+
+        def extra(record: PartitionRecord) -> PartitionRecord | None:
+            if store_id in (*record.replicas, *record.leaving):
+                return None
+            return replace(record, leaving=(*record.leaving, store_id))
+
+        if await self._change(group, extra) is not None:
+            _log.info("replica_extra", group=group, store=store_id)
+
+    async def record_gone(self, group: int, store_id: int) -> None:
+        def gone(record: PartitionRecord) -> PartitionRecord | None:
+            return replace(record, leaving=_without(record.leaving, store_id)) if store_id in record.leaving else None
+
+        await self._change(group, gone)
+
+    async def has_left(self, group: int, store_id: int) -> bool:
+        """Whether ZooKeeper says now that what the store holds of the group is to be deleted; whoever deletes asks this before."""
+        known = await self._metadata.get(partition_path(group), PartitionRecord)
+        return known is not None and store_id in known.record.leaving and store_id not in known.record.replicas
+
+    async def _change(self, group: int, changed: Change, joining: Iterable[int] = ()) -> PartitionRecord | None:
+        """The record as it was written; None where ``changed`` makes nothing of what is recorded, or the topic goes."""
+        for _ in range(ROUNDS_MAX):
+            known = await self._metadata.get(partition_path(group), PartitionRecord)
+            topic = await self._metadata.get(topic_path(known.record.topic), TopicRecord) if known is not None else None
+            if known is None or topic is None or topic.record.state != TopicState.READY:
+                return None
+            record = changed(known.record)
+            if record is None:
+                return None
+            transaction = self._leadership.transaction()
+            # Deleting the topic changes its version, so that no move is written once that has begun.
+            transaction.check(topic_path(known.record.topic), topic.version)
+            await check_up(self._metadata, transaction, joining)
+            try:
+                await transaction.set(partition_path(group), record, known.version).commit()
+            except (VersionConflict, RecordMissing, CoordinationUnknown):
+                continue  # read again: somebody else was first, or it was written after all
+            return record
+        raise CoordinationUnknown(f"the change of group {group} is not settled after {ROUNDS_MAX} rounds", group=group)
+
+    # --- stores -----------------------------------------------------------------------------------------------------
+
+    async def store(self, store_id: int) -> Versioned[StoreRecord]:
+        """StoreUnknown, StoreTombstone (buried)."""
+        known = await self._metadata.get(store_path(store_id), StoreRecord)
+        if known is None:
+            if store_id in await self._buried():
+                raise removed(store_id)
+            raise StoreUnknown(f"there is no store {store_id}", store_id=store_id)
+        return known
+
+    async def enter(self, store_id: int, before: StoreState, after: StoreState) -> bool:
+        """False: the store is not in ``before``."""
+        for _ in range(ROUNDS_MAX):
+            known = await self.store(store_id)
+            if known.record.state != before:
+                return False
+            record = replace(known.record, state=str(after))
+            try:
+                await self._leadership.transaction().set(store_path(store_id), record, known.version).commit()
+            except (VersionConflict, RecordMissing, CoordinationUnknown):
+                continue
+            _log.warning("store_state_changed", store=store_id, name=record.name, state=str(after))
+            return True
+        raise CoordinationUnknown(f"the state of store {store_id} is not settled after {ROUNDS_MAX} rounds")
+
+    async def names(self, store_id: int) -> int:
+        """How many partitions name the store as one that may count.  Read from ZooKeeper: of an offline store it never grows."""
+        groups = [int(name) for name in await self._metadata.children("partitions") if name.isdecimal()]
+        found = 0
+        left = iter(sorted(groups))
+        while chunk := list(islice(left, READS_AT_ONCE_MAX)):
+            records = await asyncio.gather(*(self._metadata.get(partition_path(g), PartitionRecord) for g in chunk))
+            found += sum(known is not None and store_id in known.record.replicas for known in records)
+        return found
+
+    async def bury(self, store_id: int) -> None:
+        """The tombstone's record goes, and its id is remembered for ever (R2.2).  InvalidArgument: it is no tombstone."""
+        for _ in range(ROUNDS_MAX):
+            known = await self.store(store_id)
+            if known.record.state != StoreState.TOMBSTONE:
+                raise InvalidArgument(f"store {store_id} is {known.record.state}, and no tombstone", store_id=store_id)
+            transaction = self._leadership.transaction().delete(store_path(store_id), known.version)
+            await self._add_buried(transaction, store_id)
+            try:
+                await transaction.commit()
+            except (VersionConflict, RecordMissing, CoordinationUnknown):
+                if store_id in await self._buried():
+                    return
+                continue
+            _log.warning("store_buried", store=store_id, name=known.record.name)
+            return
+        raise CoordinationUnknown(f"burying store {store_id} is not settled after {ROUNDS_MAX} rounds")
+
+    async def _add_buried(self, transaction: Transaction, store_id: int) -> None:
+        known = await self._metadata.get(BURIED, BuriedRecord)
+        ids = IntervalSet.of(known.record.intervals if known is not None else ()).add(store_id)
+        record = BuriedRecord(intervals=ids.intervals)
+        if known is None:
+            transaction.create(BURIED, record)
+        else:
+            transaction.set(BURIED, record, known.version)
+
+    async def _buried(self) -> IntervalSet:
+        known = await self._metadata.get(BURIED, BuriedRecord)
+        return IntervalSet.of(known.record.intervals) if known is not None else IntervalSet()
+
+
+def operator_move(group: int, wanted: tuple[int, ...], source: int, to: int) -> BeginMove:
+    """An operator's word.  InvalidArgument."""
+    if source not in wanted:
+        raise InvalidArgument(f"store {source} is to hold no replica of group {group}; {list(wanted)} are", group=group)
+    if to in wanted:
+        raise InvalidArgument(f"store {to} holds a replica of group {group} already", group=group)
+    target = tuple(to if s == source else s for s in wanted)
+    return BeginMove(group, wanted, target, Cause.OPERATOR, source, to)
+
+
+def _without(stores: tuple[int, ...], store_id: int) -> tuple[int, ...]:
+    return tuple(s for s in stores if s != store_id)

@@ -1,0 +1,190 @@
+"""The leader's moves of replicas, and the stores that go: what operators ask for, and what is begun without being asked.
+
+Guarantee: what was asked for is recorded when a call returns, and from then on the next leader goes on with it as this one does; a store
+is taken out of service only while as many others are up as the highest replication needs (R2.7), and becomes a tombstone only once
+ZooKeeper itself says that no partition counts it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+
+from stele.nameserver.absence import Absence
+from stele.nameserver.catalog import Catalog, StoreEntry, StoreState, TopicState, removed
+from stele.nameserver.move_writer import MoveWriter, operator_move
+from stele.nameserver.moves import (
+    BeginMove,
+    Cause,
+    EnterTombstone,
+    MoveLimits,
+    MovePlan,
+    as_if_offline,
+    candidates,
+    due,
+    highest_replication,
+    left_on,
+    log_bytes,
+    others_up,
+    plan_moves,
+)
+from stele.nameserver.operations import parse_id
+from stele.nameserver.reconcile import DeleteLeft, RecordExtra, RecordGone, RecordLeft
+from stele.nameserver.view import View
+from stele.services.errors import GroupNotFound, InvalidArgument, NotEnoughStores, NotReady, StoreUnknown
+
+MIRRORED_WITHIN_S = 1.0
+_log = structlog.get_logger()
+
+RecordEffect = BeginMove | EnterTombstone | RecordLeft | RecordExtra | RecordGone
+
+
+class Relocation:
+    """One per term of office."""
+
+    def __init__(
+        self,
+        writer: MoveWriter,
+        view: Callable[[], View],
+        mirrored: Callable[[Callable[[Catalog], bool]], Awaitable[None]],
+        turn: asyncio.Lock,
+        limits: MoveLimits = MoveLimits(),
+        store_down_after_s: float = 300.0,
+    ) -> None:
+        """``turn``: of writes that place replicas; ``mirrored`` waits until the view shows what was written."""
+        self.writer = writer
+        self._view, self._mirrored, self._turn, self._limits = view, mirrored, turn, limits
+        self._absence = Absence(store_down_after_s)
+
+    # --- what operators ask -----------------------------------------------------------------------------------------
+
+    async def move(self, group: int, source: int, to: int) -> None:
+        """Returns once it is recorded.  GroupNotFound, InvalidArgument, NotReady."""
+        async with self._turn:
+            view = self._view()
+            partition = view.catalog.partitions.get(group)
+            topic = view.catalog.topics.get(partition.topic) if partition is not None else None
+            if partition is None or topic is None:
+                raise GroupNotFound(f"group {group} is not recorded", group=group)
+            if partition.target:
+                if to in partition.target and source not in partition.target:
+                    return  # as was asked before
+                raise NotReady(f"group {group} is being moved already ({partition.cause})", group=group)
+            if topic.state != TopicState.READY:
+                raise NotReady(f"the topic {topic.name} is {topic.state}", group=group)
+            move = operator_move(group, partition.wanted, source, to)
+            if to not in candidates(view.catalog, view.reports, partition, (), log_bytes(view.reports, partition)):
+                raise NotReady(f"store {to} is not up, ready and heard, or has no room for group {group}", store_id=to)
+            if not await self.writer.begin(move):
+                raise NotReady(f"group {group} was changed meanwhile; try again", group=group)
+            await self._mirrored(lambda c: (p := c.partitions.get(group)) is None or to in p.replicas)
+
+    async def decommission(self, store_id: int, dry_run: bool) -> MovePlan:
+        """The plan as of now; unless it is a dry run, the store is recorded as offline when this returns.  Idempotent.  StoreUnknown,
+        StoreTombstone, NotEnoughStores (R2.7)."""
+        async with self._turn:
+            view = self._view()
+            store = self._known(view.catalog, store_id)
+            if store.state == StoreState.TOMBSTONE:
+                return MovePlan()
+            catalog = as_if_offline(view.catalog, store)
+            if store.state == StoreState.UP:
+                up, wanted = others_up(view.catalog, store_id), highest_replication(view.catalog)
+                if up < wanted:
+                    raise NotEnoughStores(
+                        f"without {store.name} {up} stores would be up, and topics have up to {wanted} replicas",
+                        up=up,
+                        wanted=wanted,
+                    )
+                if not dry_run and await self.writer.enter(store_id, StoreState.UP, StoreState.OFFLINE):
+                    await self._mirrored(
+                        lambda c: c.stores[store_id].state != StoreState.UP if store_id in c.stores else True
+                    )
+        return plan_moves(catalog, view.reports, view.leaders, {store_id: Cause.DECOMMISSION})
+
+    async def recommission(self, store_id: int) -> None:
+        """The store is up again; moves that have begun end.  Idempotent.  StoreUnknown, StoreTombstone: it is too late."""
+        known = await self.writer.store(store_id)
+        if known.record.state == StoreState.TOMBSTONE:
+            raise removed(store_id)
+        if await self.writer.enter(store_id, StoreState.OFFLINE, StoreState.UP):
+            await self._mirrored(lambda c: c.stores[store_id].state == StoreState.UP if store_id in c.stores else True)
+
+    async def remove_tombstones(self, wanted: Iterable[int]) -> tuple[list[int], list[tuple[StoreEntry, str]]]:
+        """The ids that are buried now, and the stores that are not, with the reason (R2.7).  ``wanted`` none: every tombstone.
+        StoreUnknown."""
+        view = self._view()
+        catalog, chosen = view.catalog, list(wanted)
+        stores = [s for _, s in sorted(catalog.stores.items()) if s.state == StoreState.TOMBSTONE]
+        if chosen:
+            stores = [self._known(catalog, s) for s in chosen if s not in catalog.buried]
+        buried, skipped = [s for s in chosen if s in catalog.buried], []
+        for store in stores:
+            if store.state != StoreState.TOMBSTONE:
+                skipped.append((store, f"it is {store.state}; `stele store decommission {store.name}` comes first"))
+            elif held := left_on(catalog, view.reports, store.store_id):
+                skipped.append((store, f"it still holds {held}"))
+            elif named := await self.writer.names(store.store_id):
+                skipped.append((store, f"{named} partitions still name it"))
+            else:
+                await self.writer.bury(store.store_id)
+                buried.append(store.store_id)
+        await self._mirrored(lambda c: all(s in c.buried for s in buried))
+        return buried, skipped
+
+    async def cancel(self, operation: str) -> None:
+        """InvalidArgument: there is no such operation, or nothing of it can be cancelled."""
+        kind, number = parse_id(operation)
+        if kind == "decommission":
+            await self.recommission(number)
+            return
+        if (p := self._view().catalog.partitions.get(number)) is None or not p.target:
+            raise InvalidArgument(f"there is no operation {operation}; `stele operation ls` lists them")
+        if p.cause != Cause.OPERATOR:
+            raise InvalidArgument(f"{operation} follows from a {p.cause}, and would begin again")
+        if await self.writer.cancel(number):
+            await self._mirrored(lambda c: (q := c.partitions.get(number)) is None or q.target != p.target)
+
+    def _known(self, catalog: Catalog, store_id: int) -> StoreEntry:
+        store = catalog.stores.get(store_id)
+        if store is None:
+            if store_id in catalog.buried:
+                raise removed(store_id)
+            raise StoreUnknown(f"there is no store {store_id}; `stele store ls` lists them", store_id=store_id)
+        return store
+
+    # --- what nobody has to ask for ---------------------------------------------------------------------------------
+
+    def due(self, view: View) -> list[BeginMove | EnterTombstone]:
+        """What is to be recorded next.  Called while ZooKeeper is in step."""
+        down = self._absence.look(view.catalog, view.reports, asyncio.get_running_loop().time())
+        return due(view.catalog, view.reports, view.leaders, down, self._limits)
+
+    def out_of_step(self) -> None:
+        """For a time nothing is known of who was there."""
+        self._absence.forget()
+
+    async def write(self, effect: RecordEffect) -> None:
+        match effect:
+            case BeginMove():
+                async with self._turn:
+                    if await self.writer.begin(effect):
+                        await self._mirrored(
+                            lambda c: (p := c.partitions.get(effect.group)) is None or p.wanted != effect.before
+                        )
+            case RecordLeft(group, store_id):
+                await self.writer.record_left(group, store_id)
+            case RecordExtra(group, store_id):
+                await self.writer.record_extra(group, store_id)
+            case RecordGone(group, store_id):
+                await self.writer.record_gone(group, store_id)
+            case EnterTombstone(store_id):
+                # Nothing begins to name it any more, so what ZooKeeper says now holds: the view may lag behind.
+                if not await self.writer.names(store_id):
+                    await self.writer.enter(store_id, StoreState.OFFLINE, StoreState.TOMBSTONE)
+
+    async def may_delete(self, effect: DeleteLeft) -> bool:
+        """The view's word is enough to look, ZooKeeper's to destroy."""
+        return await self.writer.has_left(effect.group, effect.store_id)
