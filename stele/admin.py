@@ -31,6 +31,7 @@ from stele.model import (
     SubscriptionInfo,
     TopicInfo,
 )
+from stele.operations import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Operations
 from stele.partition_consumer import set_start
 from stele.routing import TopicRoutes
 from stele.services.errors import ConnectionBroken, PartitionNotFound, SteleError, SubscriptionNotFound, Timeout
@@ -41,8 +42,6 @@ from stele.services.rpc.nameservers import NameserverClient
 from stele.services.rpc.status import typed_errors
 from stele.services.topics import Retention, check_name, check_retention, parse_topic
 
-READ_TIMEOUT_S = 10.0
-WRITE_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 2.0
 RECONNECT_PAUSE_S = 0.2
 COUNT_MAX = (1 << 31) - 1
@@ -50,7 +49,7 @@ _STRAY = ("orphan", "stranger")
 _TYPES = {broker_pb2.EXCLUSIVE: "exclusive", broker_pb2.FAILOVER: "failover", broker_pb2.SHARED: "shared"}
 
 
-class Admin:
+class Admin(Operations):
     """``client.admin``."""
 
     def __init__(self, nameservers: NameserverClient, brokers: BrokerCalls, client: Any, channels: Channels) -> None:
@@ -366,14 +365,6 @@ class Admin:
             set_start(request, start)
         answer = await self._brokers.call(topic, partition, "SeekSubscription", request, timeout_s)
         return int(answer.position)
-
-    async def _read(self, method: str, request: Any) -> Any:
-        self._client.check_open()
-        return await self._nameservers.call(method, request, READ_TIMEOUT_S)
-
-    async def _write(self, method: str, request: Any) -> Any:
-        self._client.check_open()
-        return await self._nameservers.call(method, request, WRITE_TIMEOUT_S)
 
 
 def _now_s() -> float:

@@ -136,6 +136,65 @@ class OrphanInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedMove:
+    """A replica that another store is to hold."""
+
+    topic: str
+    partition: int
+    group: int
+    source: int  # store id
+    to: int
+    log_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StayingReplica:
+    """One that cannot move now."""
+
+    topic: str
+    partition: int
+    group: int
+    store_id: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecommissionPlan:
+    """What moves off a store, as of now: it is made anew as moves end."""
+
+    moves: tuple[PlannedMove, ...] = ()
+    stays: tuple[StayingReplica, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedStore:
+    """A tombstone that is not removed yet."""
+
+    store_id: int
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperationInfo:
+    """Something that the cluster's records say is to become otherwise."""
+
+    id: str
+    kind: str  # decommission, move
+    cause: str  # of a move: operator, decommission, repair
+    step: str  # what is done or waited for
+    store_id: int = 0  # decommission
+    topic: str = ""  # move
+    partition: int = 0
+    group: int = 0
+    joining: tuple[int, ...] = ()
+    leaving: tuple[int, ...] = ()
+    replicas_left: int = 0
+    bytes_left: int = 0  # as far as they were reported
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerInfo:
     name: str
     live: bool

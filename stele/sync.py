@@ -36,13 +36,16 @@ from stele.forks import Birthplace
 from stele.model import (
     BrokerInfo,
     ClusterInfo,
+    DecommissionPlan,
     Event,
     Message,
     NameserverInfo,
     NamespaceInfo,
+    OperationInfo,
     OrphanInfo,
     PartitionInfo,
     SendResult,
+    SkippedStore,
     StoreInfo,
     SubscriptionInfo,
     TopicInfo,
@@ -250,6 +253,27 @@ class Admin:
 
     def remove_orphan(self, orphan: OrphanInfo) -> None:
         self._loop.run(self._inner.remove_orphan(orphan))
+
+    def decommission_store(self, store_id: int, *, dry_run: bool = False) -> DecommissionPlan:
+        return self._loop.run(self._inner.decommission_store(store_id, dry_run=dry_run))
+
+    def recommission_store(self, store_id: int) -> None:
+        self._loop.run(self._inner.recommission_store(store_id))
+
+    def decommissioning(self, store_id: int, timeout_s: float) -> Iterator[OperationInfo]:
+        return self._loop.iterate(self._inner.decommissioning(store_id, timeout_s))
+
+    def remove_tombstones(self, store_ids: list[int] | None = None) -> tuple[list[int], list[SkippedStore]]:
+        return self._loop.run(self._inner.remove_tombstones(store_ids))
+
+    def move_partition(self, group: int, source: int, to: int) -> None:
+        self._loop.run(self._inner.move_partition(group, source, to))
+
+    def list_operations(self) -> list[OperationInfo]:
+        return self._loop.run(self._inner.list_operations())
+
+    def cancel_operation(self, operation: str) -> None:
+        self._loop.run(self._inner.cancel_operation(operation))
 
     def recover_metadata(self) -> None:
         self._loop.run(self._inner.recover_metadata())

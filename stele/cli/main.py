@@ -16,6 +16,7 @@ from stele.cli import (
     events,
     health,
     nameserver,
+    operation,
     partition,
     produce,
     store,
@@ -65,6 +66,7 @@ app.command(epilog=consume.EPILOG, short_help="Print messages as they come, and 
 app.add_typer(subscription.app, name="subscription")
 app.add_typer(partition.app, name="partition")
 app.add_typer(store.app, name="store")
+app.add_typer(operation.app, name="operation")
 app.add_typer(broker.app, name="broker")
 app.add_typer(nameserver.app, name="nameserver")
 app.command(epilog=events.EPILOG, short_help="Show what happened in the cluster.")(events.events)

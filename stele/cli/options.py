@@ -30,6 +30,7 @@ ORDER = [
     "subscription",
     "partition",
     "store",
+    "operation",
     "broker",
     "nameserver",
     "events",

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from stele.cli.decommission import find
 from stele.cli.options import (
     DEFAULT_DIRECTORY,
     Directory,
@@ -16,10 +17,10 @@ from stele.cli.options import (
     group,
     with_client,
 )
-from stele.cli.output import OutputFormat, show, show_facts, show_rows, size
+from stele.cli.output import OutputFormat, report, show, show_facts, show_rows, size
 from stele.client import Client
 from stele.model import PartitionInfo
-from stele.services.errors import PartitionNotFound
+from stele.services.errors import InvalidArgument, PartitionNotFound
 
 app = group("Partitions: leaders, owners, replicas.")
 
@@ -118,3 +119,31 @@ def info(
         show_rows(
             ("STORE", "ID", "STATE", "TERM", "COMMIT", "LAST", "FIRST OFFSET", "NEXT OFFSET", "LOG", "PROBLEM"), rows
         )
+
+
+@app.command(epilog=examples("stele partition move shop/orders/0 dn1 dn4", "stele partition move 17 1 4"))
+def move(
+    partition: Annotated[
+        str, typer.Argument(metavar="PARTITION", help="A partition as namespace/topic/number, or its group.")
+    ],
+    source: Annotated[str, typer.Argument(metavar="FROM", help="Name or id of the store that holds a replica.")],
+    to: Annotated[str, typer.Argument(metavar="TO", help="Name or id of the store that is to hold it.")],
+    server: ServerOption = "",
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Move a replica to another store.  It goes on in the cluster; `stele operation ls` shows how far it is."""
+
+    async def work(client: Client) -> PartitionInfo:
+        topic, _, number = partition.rpartition("/")
+        if not number.isdecimal() or len(number) > 20:
+            raise InvalidArgument(f"a partition is namespace/topic/number or the number of a group, not {partition!r}")
+        listed = await client.admin.list_partitions(topic)
+        found = next((p for p in listed if (p.partition if topic else p.group) == int(number)), None)
+        if found is None:
+            raise PartitionNotFound(f"there is no partition {partition}; `stele partition ls` lists them")
+        stores = await find(client, source), await find(client, to)
+        await client.admin.move_partition(found.group, *(s.store_id for s in stores))
+        return found
+
+    found = with_client(server, directory, work, f"moving {partition}")
+    report(f"{found.topic}-{found.partition}: moves from {source} to {to}; `stele operation info move-{found.group}`")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from stele.cli import decommission
 from stele.cli.options import (
     DEFAULT_DIRECTORY,
     Directory,
@@ -22,6 +23,7 @@ from stele.model import OrphanInfo, PartitionInfo, StoreInfo
 from stele.services.errors import InvalidArgument
 
 app = group("Stores: the datanodes and what they hold.")
+decommission.add_to(app)
 
 
 @app.command(epilog=examples("stele store ls", "stele store ls -o json"))

@@ -62,6 +62,8 @@ def replay(target: str, options: Any, variables: str = "") -> str:
         more += f" --seconds {options.seconds}"
     if options.kinds:
         more += f" --kinds {','.join(kind.replace(' ', '-') for kind in options.kinds)}"
+    if getattr(options, "operations", False):
+        more += " --operations"
     if options.mutants:
         more += f" --mutants {','.join(options.mutants)}"
     arguments = f' ARGS="{more.strip()}"' if more else ""

@@ -29,6 +29,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--only-faults", default=None, help="numbers of the seed's faults, or none")
     parser.add_argument("--kinds", default="", help="kinds of fault: " + ", ".join(k.replace(" ", "-") for k in KINDS))
+    parser.add_argument("--operations", action="store_true", help="a store is decommissioned meanwhile")
     parser.add_argument("--mutants", default="", help="names of lab/mutants, wrong on purpose")
     parser.add_argument(
         "--trace", choices=("none", "text", "html"), default="none", help="every event of one run; html: as a file"
@@ -46,7 +47,7 @@ def _options(given: argparse.Namespace) -> Options:
     by_name = {kind.replace(" ", "-"): kind for kind in KINDS}
     kinds = tuple(by_name[name] for name in given.kinds.split(",") if name)
     mutants = tuple(name for name in given.mutants.split(",") if name)
-    return Options(given.seed, given.seconds, only, kinds, mutants=mutants)
+    return Options(given.seed, given.seconds, only, kinds, mutants=mutants, operations=given.operations)
 
 
 def _print(totals: Totals, took_s: float, options: Options) -> None:

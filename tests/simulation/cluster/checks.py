@@ -41,6 +41,8 @@ class Checks:
     def committing(self, session: int, txn: Txn) -> None:
         """ZooKeeper is about to carry this out."""
         self.registrations.committing(session, txn)
+        if self._world.operator is not None:
+            self._world.operator.committing(session, txn)
         changes = {c.path[len(ROOT) :]: c for c in txn.changes if isinstance(c, Created | Written | Deleted)}
         led = [path for path in changes if path.startswith(LED)]
         if led:

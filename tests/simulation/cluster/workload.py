@@ -53,9 +53,9 @@ class Workload:
     def start(self) -> None:
         for number, name in enumerate(self.world.hosts.clients):
             guest = self.clients[name] = Guest(self.world, name)
-            self._begin(guest, self._live(guest, number))
+            self.begin(guest, self._live(guest, number))
 
-    def _begin(self, guest: Guest, work: Coroutine[Any, Any, Any]) -> None:
+    def begin(self, guest: Guest, work: Coroutine[Any, Any, Any]) -> None:
         self._tasks.append(guest.begin(self._watched(guest, work)))
 
     async def _watched(self, guest: Guest, work: Coroutine[Any, Any, Any]) -> None:
@@ -82,15 +82,15 @@ class Workload:
             await self._create_main(guest, client)
         while self.main is None:  # noqa: ASYNC110 - another client's loop sets it
             await asyncio.sleep(0.05)
-        self._begin(guest, self._produce(guest, client, self.main, lambda: self.closing))
+        self.begin(guest, self._produce(guest, client, self.main, lambda: self.closing))
         names = list(SUBSCRIPTIONS)
         for subscription in names[number % len(names) :: len(self.world.hosts.clients)]:
-            self._begin(guest, self._consume(guest, client, self.main, subscription))
-        self._begin(guest, self._consume(guest, client, self.main, names[0]))
+            self.begin(guest, self._consume(guest, client, self.main, subscription))
+        self.begin(guest, self._consume(guest, client, self.main, names[0]))
         if number == len(self.world.hosts.clients) - 1 and guest.rng.random() < 0.5:
-            self._begin(guest, self._churn(guest, client))
+            self.begin(guest, self._churn(guest, client))
         if number == 0 and guest.rng.random() < 0.5:
-            self._begin(guest, self._tend(guest, client, self.main))
+            self.begin(guest, self._tend(guest, client, self.main))
 
     async def _create_main(self, guest: Guest, client: Client) -> None:
         await self._until_created(guest, client, MAIN, self.partitions)
@@ -255,7 +255,7 @@ class Workload:
     def begin_recovery(self) -> None:
         """What an operator does after ZooKeeper came back with an older copy of the records."""
         guest = self.clients[self.world.hosts.clients[0]]
-        self._begin(guest, self._recover(guest))
+        self.begin(guest, self._recover(guest))
 
     async def _recover(self, guest: Guest) -> None:
         while not hasattr(guest, "client"):  # noqa: ASYNC110 - another task sets it

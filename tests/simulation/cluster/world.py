@@ -24,9 +24,10 @@ from stele.broker.role import Broker
 from stele.datanode.role import Datanode
 from stele.nameserver.role import Nameserver
 from stele.services.config import BrokerConfig, DatanodeConfig, NameserverConfig
-from stele.services.errors import SteleError
+from stele.services.errors import SteleError, StoreTombstone
 from stele.services.process import Runtime
 from tests.simulation.checks import Violation
+from tests.simulation.cluster import operations
 from tests.simulation.cluster.ambient import ambient, resident
 from tests.simulation.cluster.applied import Applied
 from tests.simulation.cluster.bounds import Bounds
@@ -51,6 +52,7 @@ RESTART_S = 1.0  # until an operator starts again what has ended
 START_S = 30.0  # within which a cluster without faults has its topic
 FIRST_FAULT_S = 1.0  # some strike before the cluster stands
 LOOK_S = 0.05  # between two looks at whether it is as it should be
+OPERATION_S = 60.0  # until what an operator asked for has come about
 SETTLE_S = 20.0  # after the last fault, until everything is as it should be
 TRACE_LINES_MAX = 200_000
 
@@ -65,6 +67,7 @@ class Options:
     kinds: tuple[str, ...] = ()  # of faults; none: drawn from the seed
     traced: bool = False
     mutants: tuple[str, ...] = ()  # of lab/mutants, wrong on purpose
+    operations: bool = False  # a store is decommissioned meanwhile
 
     def world(self) -> World:
         return World(self)
@@ -96,13 +99,15 @@ class World:
         zookeepers = ("zk",) if rng.random() < 0.5 else ("zk1", "zk2", "zk3")
         self.hosts = Hosts(
             tuple(f"ns{n}" for n in range(1, 4)),
-            tuple(f"dn{n}" for n in range(1, (5 if rng.random() < 0.2 else 3) + 1)),
+            tuple(f"dn{n}" for n in range(1, (5 if rng.random() < 0.2 else 4 if options.operations else 3) + 1)),
             tuple(f"br{n}" for n in range(1, rng.choice((2, 2, 3)) + 1)),
             tuple(f"cl{n}" for n in range(1, 4)),
             zookeepers,
         )
         drawing = self.stream("faults")
         self.kinds = list(options.kinds) or choose_kinds(drawing)
+        if options.operations and not options.kinds:
+            self.kinds = [kind for kind in self.kinds if kind in operations.KINDS] or ["reset"]
         self.faults = plan(drawing, self.hosts, FIRST_FAULT_S, self.seconds, self.kinds)
         if options.only_faults is not None:
             self.faults = [fault for fault in self.faults if fault.number in options.only_faults]
@@ -135,6 +140,7 @@ class World:
         self.checks = Checks(self)
         self.applied, self.durable, self.views = Applied(self), Durable(self), Views(self)
         self.bounds = Bounds(self)
+        self.operator = operations.Operator(self, self.stream("operator")) if options.operations else None
         if options.traced:
             self.network.carried = self._carried
         self._pids = 100
@@ -212,6 +218,8 @@ class World:
         for server in self.servers.values():
             server.start()
         self.workload.start()
+        if self.operator is not None:
+            self.operator.start()
         for fault in self.faults:
             self.scheduler.at(fault.at, self.strike, fault)
         self.run_until(self.seconds)
@@ -222,6 +230,8 @@ class World:
         ledger = self.workload.ledger
         before = ledger.acknowledged
         self.must(lambda: ledger.acknowledged > before + 5, SETTLE_S, "nothing is writable")
+        if self.operator is not None:
+            self.must(self.operator.ended, OPERATION_S, "the decommission does not come to its end")
         self.workload.closing = True
         self.must(self.workload.drained, SETTLE_S, "not everything that was acknowledged is delivered")
         self.must(self.checks.registrations.owners_are_current, SETTLE_S, "an owner was given nothing anew")
@@ -287,6 +297,8 @@ class World:
         replicas: Counter[int] = Counter()
         for server in self.servers.values():
             process = server.process
+            if not server.wanted:
+                continue
             if process is None or not process.runtime.ready.is_open:
                 return False
             if server.kind == "datanode" and hasattr(process.role, "store"):
@@ -350,6 +362,8 @@ class World:
 
     def exited(self, server: Server, status: int, failure: SteleError | None) -> None:
         self.checks.exited(server, status, failure)
+        if isinstance(failure, StoreTombstone):  # whoever runs it does not start it again
+            server.wanted = False
         self.scheduler.after(RESTART_S, server.start)
 
     def bury(self, process: Process) -> None:

@@ -1,0 +1,147 @@
+"""Operations in a run of the cluster: a store is decommissioned under load, and the nameserver that leads dies after writes of it.
+
+Guarantee: what the operator asked for comes to its end in every run: the store is a tombstone, then buried, its process has ended and is
+refused from then on; each partition has its three replicas elsewhere; no group ever had fewer voters than its replication.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+from stele.client import Client
+from stele.services.coordination.records import BuriedRecord, PartitionRecord, decode
+from stele.services.errors import SteleError, StoreTombstone
+from tests.simulation.cluster.checks import ROOT
+from tests.simulation.cluster.workload import WRITE_TIMEOUT_S
+from tests.simulation.zookeeper.tree import Created, Deleted, Txn, Written
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster.process import Guest
+    from tests.simulation.cluster.world import World
+
+KINDS = (
+    "kill",
+    "pause",
+    "stall",
+    "cut",
+    "one-way cut",
+    "isolate",
+    "reset",
+    "cut from zookeeper",
+    "session expired",
+    "zookeeper connection lost",
+    "slow zookeeper",
+    "power loss",
+    "slow disk",
+)
+REPLICATION = 3
+LEADERS_KILLED_MAX = 25
+LOOK_S = 0.02
+RETRY_S = 0.3
+
+
+class Operator:
+    """One for a run that has operations."""
+
+    def __init__(self, world: World, rng: random.Random) -> None:
+        self._world, self._rng = world, rng
+        self.dies_share = rng.choice((0.0, 0.3, 1.0))  # of the writes after which the leader dies
+        self.cancels = rng.random() < 0.3
+        self.killed = 0
+        self.store_id = 0
+        self.done = False
+
+    def start(self) -> None:
+        guest = self._world.workload.clients[self._world.hosts.clients[0]]
+        self._world.workload.begin(guest, self._operate(guest))
+        self._world.scheduler.after(LOOK_S, self._look)
+
+    async def _operate(self, guest: Guest) -> None:
+        while self._world.workload.main is None:  # noqa: ASYNC110 - another task sets it
+            await asyncio.sleep(RETRY_S)
+        client: Client = guest.client  # type: ignore[attr-defined]
+        await asyncio.sleep(self._rng.uniform(0.0, 1.0))
+        partitions = await self._until(client.admin.list_partitions)
+        self.store_id = self._rng.choice([r.store_id for p in partitions for r in p.replicas])
+        self._world.say("operation", guest.host, f"decommission store {self.store_id}")
+        await self._until(lambda: client.admin.decommission_store(self.store_id))
+        if self.cancels:
+            await asyncio.sleep(self._rng.uniform(0.0, 2.0))
+            self._world.say("operation", guest.host, "cancel")
+            try:
+                await self._until(lambda: client.admin.cancel_operation(f"decommission-{self.store_id}"))
+            except StoreTombstone:
+                self._world.say("operation", guest.host, "it was too late")
+            await asyncio.sleep(self._rng.uniform(0.0, 1.0))
+            await self._until(lambda: client.admin.decommission_store(self.store_id))
+        while True:
+            stores = await self._until(client.admin.list_stores)
+            state = next((s.state for s in stores if s.store_id == self.store_id), "buried")
+            if state == "buried":
+                break
+            if state == "tombstone":
+                await self._until(lambda: client.admin.remove_tombstones([self.store_id]))
+            await asyncio.sleep(RETRY_S)
+        self._world.say("operation", guest.host, f"store {self.store_id} is buried")
+        self.done = True
+
+    async def _until(self, ask) -> object:  # type: ignore[no-untyped-def]
+        """Until it is answered."""
+        while True:
+            try:
+                async with asyncio.timeout(WRITE_TIMEOUT_S + 1.0):
+                    return await ask()
+            except StoreTombstone:
+                raise
+            except SteleError as error:
+                self._world.say("operation refused", "", f"{error!r}")
+                await asyncio.sleep(RETRY_S)
+
+    # --- what must hold -------------------------------------------------------------------------------------------------
+
+    def committing(self, session: int, txn: Txn) -> None:
+        """The leader dies once ZooKeeper has what it wrote, whether it has heard so or not."""
+        changes = {c.path[len(ROOT) :]: c for c in txn.changes if isinstance(c, Created | Written | Deleted)}
+        for path, change in changes.items():
+            if path.startswith("partitions/") and isinstance(change, Written):
+                self._check(path, decode(change.value, PartitionRecord))
+        if not self.store_id or self._world.healed or self.killed >= LEADERS_KILLED_MAX:
+            return
+        if (
+            any(path.startswith(("partitions/", "stores/")) for path in changes)
+            and self._rng.random() < self.dies_share
+        ):
+            host = next(
+                (h for h in self._world.hosts.nameservers if self._world.zookeeper.session_of(h) == session), ""
+            )
+            if host:
+                self.killed += 1
+                server, down_s = self._world.servers[host], self._rng.uniform(0.05, 1.0)
+                after_s = self._rng.choice((0.0, 0.0005, 0.003))
+                self._world.scheduler.after(after_s, server.kill, down_s, "leader dies after a write")
+
+    def _check(self, path: str, record: PartitionRecord) -> None:
+        if len(record.replicas) < REPLICATION or set(record.leaving) & set(record.replicas):
+            self._world.violated("replica set", f"{path} becomes {record}")
+
+    def _look(self) -> None:
+        """No folder is lost in these runs: whatever takes voters from a group is a move."""
+        for host in self._world.hosts.datanodes:
+            process = self._world.servers[host].process
+            store = getattr(process.role, "store", None) if process is not None else None
+            for group in store.registry.groups() if store is not None else ():
+                if group.is_leader and len(group.members.voters) < REPLICATION:
+                    self._world.violated("voters", f"group {group.group_id} has {group.members} at {host}")
+        self._world.scheduler.after(LOOK_S, self._look)
+
+    def ended(self) -> bool:
+        """Buried, and its process gone."""
+        if not self.done:
+            return False
+        nodes = self._world.zookeeper.tree.nodes
+        buried = decode(nodes[f"{ROOT}stores/buried"].value, BuriedRecord)
+        assert any(first <= self.store_id <= last for first, last in buried.intervals)
+        assert f"{ROOT}stores/{self.store_id}" not in nodes
+        return any(not server.wanted and server.process is None for server in self._world.servers.values())
