@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, StoreEntry, StoreState, TopicState
 from stele.nameserver.reports import LeaderReport, Reports
+from stele.services.errors import NotEnoughStores
 
 
 class Cause(StrEnum):
@@ -214,6 +215,17 @@ def others_up(catalog: Catalog, store_id: int) -> int:
         s != store_id and store.state == StoreState.UP and s in catalog.live_stores
         for s, store in catalog.stores.items()
     )
+
+
+def check_may_go(catalog: Catalog, store: StoreEntry) -> None:
+    """Raises NotEnoughStores while fewer others are up than a topic has replicas (R2.7)."""
+    up, wanted = others_up(catalog, store.store_id), highest_replication(catalog)
+    if up < wanted:
+        raise NotEnoughStores(
+            f"without {store.name} {up} stores would be up, and topics have up to {wanted} replicas",
+            up=up,
+            wanted=wanted,
+        )
 
 
 def as_if_offline(catalog: Catalog, store: StoreEntry) -> Catalog:

@@ -23,17 +23,16 @@ from stele.nameserver.moves import (
     MovePlan,
     as_if_offline,
     candidates,
+    check_may_go,
     due,
-    highest_replication,
     left_on,
     log_bytes,
-    others_up,
     plan_moves,
 )
 from stele.nameserver.operations import parse_id
 from stele.nameserver.reconcile import DeleteLeft, RecordExtra, RecordGone, RecordLeft
 from stele.nameserver.view import View
-from stele.services.errors import GroupNotFound, InvalidArgument, NotEnoughStores, NotReady, StoreUnknown
+from stele.services.errors import GroupNotFound, InvalidArgument, NotReady, StoreUnknown
 
 MIRRORED_WITHIN_S = 1.0
 _log = structlog.get_logger()
@@ -61,16 +60,16 @@ class Relocation:
     # --- what operators ask -----------------------------------------------------------------------------------------
 
     async def move(self, group: int, source: int, to: int) -> None:
-        """Returns once it is recorded.  GroupNotFound, InvalidArgument, NotReady."""
+        """Returns once it is recorded.  Idempotent.  GroupNotFound, InvalidArgument, NotReady."""
         async with self._turn:
             view = self._view()
             partition = view.catalog.partitions.get(group)
             topic = view.catalog.topics.get(partition.topic) if partition is not None else None
             if partition is None or topic is None:
                 raise GroupNotFound(f"group {group} is not recorded", group=group)
+            if to in partition.wanted and source not in partition.wanted:
+                return  # as was asked before
             if partition.target:
-                if to in partition.target and source not in partition.target:
-                    return  # as was asked before
                 raise NotReady(f"group {group} is being moved already ({partition.cause})", group=group)
             if topic.state != TopicState.READY:
                 raise NotReady(f"the topic {topic.name} is {topic.state}", group=group)
@@ -91,13 +90,7 @@ class Relocation:
                 return MovePlan()
             catalog = as_if_offline(view.catalog, store)
             if store.state == StoreState.UP:
-                up, wanted = others_up(view.catalog, store_id), highest_replication(view.catalog)
-                if up < wanted:
-                    raise NotEnoughStores(
-                        f"without {store.name} {up} stores would be up, and topics have up to {wanted} replicas",
-                        up=up,
-                        wanted=wanted,
-                    )
+                check_may_go(view.catalog, store)
                 if not dry_run and await self.writer.enter(store_id, StoreState.UP, StoreState.OFFLINE):
                     await self._mirrored(
                         lambda c: c.stores[store_id].state != StoreState.UP if store_id in c.stores else True

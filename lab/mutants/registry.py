@@ -172,6 +172,14 @@ MUTANTS = _table(
     Mutant("catalog.counts_strangers", (), "a replica of another topic is not counted, created over or deleted",
            "stele.nameserver.strays:set_apart"),
 
+    Mutant("moves.leaves_first", (), "a group has as many voters as before until the new replica counts",
+           "stele.nameserver.reconcile:plan"),
+    Mutant("moves.deletes_what_is_not_named", (), "a replica is deleted by a record that says so, never for want of one",
+           "stele.nameserver.reconcile:plan"),
+    Mutant("moves.counts_every_store", ("R2.7",), "a store goes only while enough others are up",
+           "stele.nameserver.moves:check_may_go"),
+    Mutant("moves.TakesSilenceForLoss", (), "nothing is built anew while most of the cluster is not heard"),
+
     # --- groups on a store (F3)
     Mutant("groups.Ungated", ("R3.1", "R3.3"), "one group on a store has one replica"),
     Mutant("groups.UnregistersByName", ("R3.2",), "a late stop does not take its successor out"),
@@ -285,7 +293,6 @@ MUTANTS = _table(
 
 WITHOUT_A_MUTANT: Mapping[str, str] = MappingProxyType(
     {
-        "R2.7": "Not built: nothing removes a store yet (docs/design.md, §10).",
         "H11": "What goes wrong is the test's own: a callback or a state machine that raises.",
     }
 )
@@ -293,7 +300,6 @@ WITHOUT_A_MUTANT: Mapping[str, str] = MappingProxyType(
 
 WITHOUT_A_LINE: Mapping[str, str] = MappingProxyType(
     {
-        "R2.7": "Not built.",
         "R3.9": "What R3.1 to R3.8 come to; no line of its own.",
     }
 )

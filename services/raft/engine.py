@@ -312,6 +312,7 @@ class Engine:
         membership.check_change(self.members, members)
         if self.store_id not in members.voters:
             raise InvalidArgument(f"store {self.store_id} leads group {self.group_id}: transfer its leadership first")
+        self._wake()  # BEFORE it is asked who was heard: while it slept, the nodes were
         followers = self.replication.followers
         active = self.replication.active(self._now())
         check_ready(

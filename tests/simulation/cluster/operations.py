@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from stele.client import Client
@@ -37,7 +38,7 @@ KINDS = (
     "slow disk",
 )
 REPLICATION = 3
-LEADERS_KILLED_MAX = 25
+LEADERS_KILLED_MAX = 6
 LOOK_S = 0.02
 RETRY_S = 0.3
 
@@ -47,7 +48,10 @@ class Operator:
 
     def __init__(self, world: World, rng: random.Random) -> None:
         self._world, self._rng = world, rng
-        self.dies_share = rng.choice((0.0, 0.3, 1.0))  # of the writes after which the leader dies
+        # The writes after which the leader dies: one of them, some, each.  As many as there may be, so that the run ends.
+        self.dies_share = rng.choice((0.0, 0.3, 1.0))
+        self.dies_after = rng.randrange(12)
+        self.writes = 0
         self.cancels = rng.random() < 0.3
         self.killed = 0
         self.store_id = 0
@@ -107,12 +111,7 @@ class Operator:
         for path, change in changes.items():
             if path.startswith("partitions/") and isinstance(change, Written):
                 self._check(path, decode(change.value, PartitionRecord))
-        if not self.store_id or self._world.healed or self.killed >= LEADERS_KILLED_MAX:
-            return
-        if (
-            any(path.startswith(("partitions/", "stores/")) for path in changes)
-            and self._rng.random() < self.dies_share
-        ):
+        if self.store_id and self.killed < LEADERS_KILLED_MAX and self._is_fatal(changes):
             host = next(
                 (h for h in self._world.hosts.nameservers if self._world.zookeeper.session_of(h) == session), ""
             )
@@ -121,6 +120,12 @@ class Operator:
                 server, down_s = self._world.servers[host], self._rng.uniform(0.05, 1.0)
                 after_s = self._rng.choice((0.0, 0.0005, 0.003))
                 self._world.scheduler.after(after_s, server.kill, down_s, "leader dies after a write")
+
+    def _is_fatal(self, paths: Iterable[str]) -> bool:
+        if not any(path.startswith(("partitions/", "stores/")) for path in paths):
+            return False
+        self.writes += 1
+        return self._rng.random() < self.dies_share if self.dies_share else self.writes - 1 == self.dies_after
 
     def _check(self, path: str, record: PartitionRecord) -> None:
         if len(record.replicas) < REPLICATION or set(record.leaving) & set(record.replicas):

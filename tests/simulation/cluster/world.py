@@ -52,7 +52,7 @@ RESTART_S = 1.0  # until an operator starts again what has ended
 START_S = 30.0  # within which a cluster without faults has its topic
 FIRST_FAULT_S = 1.0  # some strike before the cluster stands
 LOOK_S = 0.05  # between two looks at whether it is as it should be
-OPERATION_S = 60.0  # until what an operator asked for has come about
+OPERATION_S = 120.0  # until what an operator asked for has come about
 SETTLE_S = 20.0  # after the last fault, until everything is as it should be
 TRACE_LINES_MAX = 200_000
 

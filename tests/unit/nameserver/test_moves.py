@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stele.nameserver.absence import Absence
-from stele.nameserver.catalog import Catalog, NamespaceEntry, StoreState, TopicEntry, TopicState
+from stele.nameserver.catalog import Catalog, NamespaceEntry, StoreEntry, StoreState, TopicEntry, TopicState
 from stele.nameserver.moves import (
     BeginMove,
     Cause,
     EnterTombstone,
     MoveLimits,
+    check_may_go,
     due,
     highest_replication,
     left_on,
@@ -36,16 +39,23 @@ from stele.nameserver.reconcile import (
 )
 from stele.nameserver.reports import disconnected, leaders
 from stele.nameserver.strays import set_apart
+from stele.services.errors import NotEnoughStores
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.unit.nameserver.world import World, report
 
 Effect = ReconcileEffect | BeginMove | EnterTombstone
 
 
-def planned(world: World, down: frozenset[int] = frozenset(), limits: MoveLimits = MoveLimits()) -> list[Effect]:
+Planner = Callable[..., list[ReconcileEffect]]
+
+
+def planned(
+    world: World, down: frozenset[int] = frozenset(), limits: MoveLimits = MoveLimits(), planner: Planner = plan
+) -> list[Effect]:
     catalog = world.catalog()
     reports = set_apart(catalog, world.reports())
     led = leaders(reports)
-    return [*plan(catalog, reports, led), *due(catalog, reports, led, down, limits)]
+    return [*planner(catalog, reports, led), *due(catalog, reports, led, down, limits)]
 
 
 def settle(world: World, down: frozenset[int] = frozenset(), rounds: int = 400) -> list[Effect]:
@@ -205,6 +215,58 @@ def test_what_does_not_move_is_named_with_the_reason() -> None:
     silent = {s: disconnected(r) for s, r in world.reports().items()}
     stays = plan_moves(world.catalog(), silent, leaders(silent), {1: Cause.DECOMMISSION}).stays
     assert stays[0].why == "its partition has no leader"
+
+
+async def test_a_group_has_as_many_voters_as_before_until_the_new_replica_counts() -> None:
+    async def scenario(planner: Planner) -> None:
+        world = ready_world(1)
+        world.carry_out(BeginMove(1, (1, 2, 3), (1, 2, 4), Cause.OPERATOR, 3, 4))
+        with promise("a group has as many voters as before until the new replica counts"):
+            for _ in range(12):
+                for effect in planned(world, planner=planner):
+                    world.carry_out(effect)
+                assert len(world.voters[1]) >= 3
+            assert world.voters[1] == {1, 2, 4}
+
+    await holds_and_mutant_fails(scenario, plan, "moves.leaves_first")
+
+
+async def test_a_replica_is_deleted_by_a_record_that_says_so() -> None:
+    async def scenario(planner: Planner) -> None:
+        world = ready_world(1)
+        world.held[4].add(1)
+        with promise("a replica is deleted by a record that says so, never for want of one"):
+            for _ in range(4):
+                for effect in planned(world, planner=planner):
+                    world.carry_out(effect)
+            assert world.held[4] == set()
+
+    await holds_and_mutant_fails(scenario, plan, "moves.deletes_what_is_not_named")
+
+
+async def test_r2_7_a_store_goes_only_while_enough_others_are_up() -> None:
+    world = ready_world(1)
+    world.up.discard(2)
+    store = world.catalog().stores[1]
+
+    async def scenario(check: Callable[[Catalog, StoreEntry], None]) -> None:
+        with promise("a store goes only while enough others are up"), pytest.raises(NotEnoughStores, match="2 stores"):
+            check(world.catalog(), store)
+
+    await holds_and_mutant_fails(scenario, check_may_go, "moves.counts_every_store")
+    world.up.add(2)
+    check_may_go(world.catalog(), store)
+
+
+async def test_nothing_is_built_anew_while_most_of_the_cluster_is_not_heard() -> None:
+    async def scenario(make: Callable[[float], Absence]) -> None:
+        world, absence = ready_world(1), make(10.0)
+        world.up = {1, 2}
+        with promise("nothing is built anew while most of the cluster is not heard"):
+            for now_s in (0.0, 50.0, 100.0):
+                assert absence.look(world.catalog(), world.reports(), now_s) == frozenset()
+
+    await holds_and_mutant_fails(scenario, Absence, "moves.TakesSilenceForLoss")
 
 
 def test_r2_7_what_counts_for_a_refusal() -> None:

@@ -369,6 +369,17 @@ def test_leadership_is_handed_over_by_a_sleeping_leader() -> None:
     assert bench.sleeping() == [1, 2, 3]
 
 
+def test_a_sleeping_leader_changes_its_members() -> None:
+    """It has not heard its followers since it fell asleep, and their nodes speak: they count as alive."""
+    bench = asleep()
+    bench.let(60.0)
+    assert bench.engines[1].asleep
+    outcomes: list[object] = []
+    bench.engines[1].change_members(Members((1, 2)), lambda result, error: outcomes.append(error))
+    bench.let(0.3)
+    assert outcomes == [None]
+
+
 def test_a_gate_that_closes_over_a_sleeping_group_changes_nothing() -> None:
     bench = asleep()
     for i in bench.ids:

@@ -1,0 +1,53 @@
+"""A nameserver that moves replicas and removes stores carelessly (F2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from stele.nameserver import reconcile
+from stele.nameserver.absence import Absence
+from stele.nameserver.catalog import Catalog, StoreEntry, StoreState
+from stele.nameserver.moves import highest_replication
+from stele.nameserver.reconcile import DeleteLeft
+from stele.nameserver.reports import LeaderReport, Reports
+from stele.services.errors import NotEnoughStores
+
+
+def leaves_first(
+    catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
+) -> list[reconcile.ReconcileEffect]:
+    """The replica that is to go leaves its group before the one in its place counts."""
+    hasty = {
+        g: replace(p, target=tuple(s for s in p.target if s in p.materialised) or p.target)
+        for g, p in catalog.partitions.items()
+    }
+    return reconcile.plan(replace(catalog, partitions=hasty), reports, leaders)
+
+
+def deletes_what_is_not_named(
+    catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
+) -> list[reconcile.ReconcileEffect]:
+    """A replica on a store that its partition's record does not name is deleted."""
+    extras = [
+        DeleteLeft(s, g, r.replicas[g].topic_id)
+        for s, r in reports.items()
+        for g in r.replicas
+        if g in catalog.partitions and s not in catalog.partitions[g].replicas
+    ]
+    return [*extras, *reconcile.plan(catalog, reports, leaders)]
+
+
+def counts_every_store(catalog: Catalog, store: StoreEntry) -> None:
+    """Whether enough stores are left is asked of all that were ever registered, the one that goes among them."""
+    up = sum(s.state == StoreState.UP for s in catalog.stores.values())
+    if up < highest_replication(catalog):
+        raise NotEnoughStores("too few stores", up=up)
+
+
+class TakesSilenceForLoss(Absence):
+    """Whoever is not registered for long enough is down, however many others are not heard."""
+
+    def look(self, catalog: Catalog, reports: Reports, now_s: float) -> frozenset[int]:
+        super().look(catalog, reports, now_s)
+        return frozenset(s for s, since in self._missed_since.items() if now_s - since >= self._down_after_s)
