@@ -18,7 +18,7 @@ from stele.services.rpc.nameservers import NameserverClient
 READ_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 30.0
 PROGRESS_S = 0.5
-ID_MAX = (1 << 64) - 1
+ID_MAX = (1 << 63) - 1
 
 
 class Operations:
@@ -78,12 +78,15 @@ class Operations:
         answer = await self._write("RemoveTombstones", pb.RemoveTombstonesRequest(store_ids=ids))
         return list(answer.buried), [SkippedStore(s.store_id, s.name, s.why) for s in answer.skipped]
 
-    async def move_partition(self, group: int, source: int, to: int) -> None:
-        """Another store holds the replica in place of ``source``; returns once it is recorded.  Raises GroupNotFound, InvalidArgument,
+    async def move_partition(self, group: int, from_store: int, to_store: int) -> None:
+        """Another store holds the replica in place of ``from_store``; returns once it is recorded.  Raises GroupNotFound, InvalidArgument,
         and NotReady while that partition or store cannot take part."""
-        for name, number in (("group", group), ("source", source), ("to", to)):
+        for name, number in (("group", group), ("from_store", from_store), ("to_store", to_store)):
             arguments.whole(name, number, 1, ID_MAX)
-        await self._write("MovePartition", pb.MovePartitionRequest(group=group, from_store_id=source, to_store_id=to))
+        await self._write(
+            "MovePartition",
+            pb.MovePartitionRequest(group=group, from_store_id=from_store, to_store_id=to_store),
+        )
 
     async def list_operations(self) -> list[OperationInfo]:
         """Decommissions and moves that are under way."""

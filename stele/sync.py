@@ -266,8 +266,8 @@ class Admin:
     def remove_tombstones(self, store_ids: list[int] | None = None) -> tuple[list[int], list[SkippedStore]]:
         return self._loop.run(self._inner.remove_tombstones(store_ids))
 
-    def move_partition(self, group: int, source: int, to: int) -> None:
-        self._loop.run(self._inner.move_partition(group, source, to))
+    def move_partition(self, group: int, from_store: int, to_store: int) -> None:
+        self._loop.run(self._inner.move_partition(group, from_store, to_store))
 
     def list_operations(self) -> list[OperationInfo]:
         return self._loop.run(self._inner.list_operations())

@@ -91,7 +91,7 @@ TREE = (
     ZnodeKind("partitions/<group>", PartitionRecord, _LEADING, _VIEWS),
     ZnodeKind("bundles/<namespace>", None, _LEADING, _VIEWS, value="empty: holds the namespace's bundles"),
     ZnodeKind("bundles/<namespace>/<range>", BundleRecord, _LEADING, _VIEWS),
-    ZnodeKind("operations/<id>", None, "nobody yet", "nobody yet", value="kept for orders that a next leader resumes"),
+    ZnodeKind("operations/<id>", None, "nobody yet", "nobody yet", value="nothing yet"),
 )
 # fmt: on
 PARENTS = tuple(dict.fromkeys(folder for kind in TREE for folder in kind.folders))

@@ -120,6 +120,13 @@ ROWS: dict[str, Wrong] = {
     "Admin.remove_orphan": {
         "orphan": [*MESSAGES, dataclasses.replace(ORPHAN, group=-1), dataclasses.replace(ORPHAN, store_id=HUGE)]
     },
+    "Admin.decommission_store": {"store_id": [None, *WHOLE], "dry_run": FLAG},
+    "Admin.recommission_store": {"store_id": [None, *WHOLE]},
+    "Admin.decommissioning": {"store_id": [None, *WHOLE], "timeout_s": [None, *NUMBER]},
+    "Admin.remove_tombstones": {"store_ids": [1, "1", (), [0], ["1"], [HUGE], [None]]},
+    "Admin.move_partition": {"group": [None, *WHOLE], "from_store": [None, *WHOLE], "to_store": [None, *WHOLE]},
+    "Admin.list_operations": {},
+    "Admin.cancel_operation": {"operation": NAMESPACE_FILTER},
     "Admin.recover_metadata": {},
     "Admin.events": {"follow": FLAG, "since_ms": WHOLE},
     "Admin.create_namespace": {
@@ -155,6 +162,12 @@ GOOD: dict[str, Any] = {
     "value": b"x",
     "message": MESSAGE,
     "orphan": ORPHAN,
+    "store_id": 1,
+    "group": 1,
+    "from_store": 1,
+    "to_store": 2,
+    "operation": "move-1",
+    "timeout_s": 0.5,
     "to": "earliest",
 }
 CLASSES = ("Client", "Producer", "Consumer", "Admin")

@@ -71,6 +71,8 @@ def short_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
         "stele.admin.READ_TIMEOUT_S",
         "stele.admin.WRITE_TIMEOUT_S",
         "stele.admin.CONNECT_TIMEOUT_S",
+        "stele.operations.READ_TIMEOUT_S",
+        "stele.operations.WRITE_TIMEOUT_S",
         "stele.routing.LOOKUP_TIMEOUT_S",
         "stele.client.LOOKUP_TIMEOUT_S",
         "stele.consumer.SEEK_TIMEOUT_S",

@@ -26,6 +26,8 @@ GOOD = {
     "count": "1",
     "store": "dn1",
     "group_id": "1",
+    "operation": "move-1",
+    "source": "dn1",
     "to": "earliest",
     "yes": None,
 }
