@@ -16,6 +16,7 @@ import asyncio
 import dataclasses
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -88,6 +89,7 @@ class Store:
         self._locks = KeyedLock[int]()  # by group
         self._vanished: set[int] = set()  # groups whose folder went while they ran
         self._held: set[int] = set()  # groups that have run here and were not deleted
+        self._deleting: set[int] = set()  # groups whose folder could not be moved into the trash yet
         self._epoch_lock = asyncio.Lock()
         self._listeners: list[GroupListener] = []
         self.mender = Mender(registry, self._damage_changed)
@@ -198,11 +200,15 @@ class Store:
         return [g for g, r in self.replicas.items() if r.state == "failed"] + list(self._vanished)
 
     async def reopen(self, group: int) -> None:
-        """Opens a failed replica again, as at a start.  One whose folder is gone is not here any more, and reported so, until the
-        folder is there again."""
+        """Opens a failed replica again, as at a start; one that was to be deleted is deleted.  One whose folder is gone is not here any
+        more, and reported so, until the folder is there again."""
         async with self._locks.hold(group):
             failed = self.replicas.get(group)
             if failed is not None and failed.state != "failed":
+                return
+            if group in self._deleting:
+                with suppress(SteleError):  # it stays failed, with its problem
+                    await self._bury(group)
                 return
             if failed is not None:
                 failed.end()
@@ -371,7 +377,11 @@ class Store:
 
     async def delete(self, group: int, topic_id: int, mandate: Mandate) -> bool:
         """True if there was such a replica.  When it returns nothing of it runs and its folder is gone (R3.4).
-        ClusterMismatch, StoreMismatch, Fenced, TopicMismatch; StorageFailed where what it is cannot be read."""
+
+        Errors: ClusterMismatch, StoreMismatch, Fenced, TopicMismatch; StorageFailed where what it is cannot be read, and then it runs
+        on, or where its folder cannot be moved into the trash: then it is listed as failed, nothing is served from it, and its
+        deletion is tried again (``reopen``).
+        """
         self._check_meant_for_us(mandate)
         await self._obey(mandate)
         async with self._locks.hold(group):
@@ -384,16 +394,32 @@ class Store:
             # BEFORE the folder goes: what a crash leaves in quarantine without it would come back at the next start.
             existed = await asyncio.to_thread(self.directory.release_quarantined, group, "deleted")
             self.quarantined.pop(group, None)
-            self._vanished.discard(group)
-            self._held.discard(group)
-            replica = self.replicas.pop(group, None)
-            if replica is not None:
-                replica.end()
-            existed = await self.registry.delete(group) or replica is not None or existed
-            if existed:
-                log.info("replica_deleted", group=group)
-                self._publish(group)
-            return existed
+            return await self._bury(group) or existed
+
+    async def _bury(self, group: int) -> bool:
+        """True if there was something.  StorageFailed: the folder stands where it stood, and the replica is listed as failed."""
+        known = self.replicas.get(group)
+        if known is not None:
+            known.end()
+        try:
+            existed = await self.registry.delete(group) or known is not None
+        except (SteleError, OSError) as e:
+            problem = f"it is to be deleted: {e.message if isinstance(e, SteleError) else e}"
+            if known is None or known.problem != problem:
+                log.error("replica_not_deleted", group=group, problem=problem)
+            if known is not None:  # what is listed is tried again, and what is not listed was never known here
+                self._deleting.add(group)
+                self.replicas[group] = replica = self._replica(known.spec)
+                replica.fail(problem)
+            self._publish(group)
+            raise StorageFailed(f"group {group} is not deleted: {problem}", group=group) from e
+        for groups in (self._deleting, self._vanished, self._held):
+            groups.discard(group)
+        self.replicas.pop(group, None)
+        if existed:
+            log.info("replica_deleted", group=group)
+        self._publish(group)
+        return existed
 
     def _check_meant_for_us(self, mandate: Mandate) -> None:
         mine = self.directory.identity.cluster_id

@@ -58,6 +58,7 @@ MUTANTS = _table(
     Mutant("store.ForgetsWhatItCannotRead", (), "what a replica holds outlives trouble in reading it"),
     Mutant("store.KeepsTheQuarantined", (), "a deleted group does not come back"),
     Mutant("store.StopsAtWhatCannotBeMoved", ("R4.5",), "one damaged replica costs no other"),
+    Mutant("store.ForgetsWhatItCannotDelete", ("R3.4",), "what could not be deleted is known until it is"),
     Mutant("store.NeverTriesAgain", (), "a replica that failed in passing trouble runs again"),
 
     # --- names (F1)

@@ -48,6 +48,16 @@ class KeepsTheQuarantined(Store):
         return await self.registry.delete(group)
 
 
+class ForgetsWhatItCannotDelete(Store):
+    """A replica is off the list before its folder has gone, and stays so when that cannot be moved."""
+
+    async def _bury(self, group: int) -> bool:
+        replica = self.replicas.pop(group, None)
+        if replica is not None:
+            replica.end()
+        return await self.registry.delete(group) or replica is not None
+
+
 class StopsAtWhatCannotBeMoved(Store):
     """A damaged replica that cannot be set aside keeps the node from starting."""
 

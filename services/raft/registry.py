@@ -236,9 +236,11 @@ class Registry:
             self._by_peer[peer].pop(group, None)
             self._links.release(peer)
         await group.stop()
-        await asyncio.to_thread(self._storage.pop(group_id).close)
-        if self._groups.get(group_id) is group:  # R3.2: only what we stopped
-            del self._groups[group_id]
+        try:
+            await asyncio.to_thread(self._storage.pop(group_id).close)
+        finally:  # whatever closing came to, it runs no more: half registered, it could neither be stopped nor opened again
+            if self._groups.get(group_id) is group:  # R3.2: only what we stopped
+                del self._groups[group_id]
         return True
 
     def _discard(self, path: Path) -> bool:

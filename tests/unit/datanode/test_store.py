@@ -311,6 +311,42 @@ async def test_p26_a_replica_whose_folder_vanishes_is_absent_until_it_is_back(tm
         await holds_its_message(store)
 
 
+# --- what cannot be deleted -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_replica_that_cannot_be_moved_into_the_trash_is_listed_until_it_is(tmp_path: Path) -> None:
+    async def scenario(kind: type[Store]) -> None:
+        path = tmp_path / kind.__name__
+        await written(path, SPEC, OTHER)
+        async with running(path, kind) as store, looked_after(store):
+            await holds_its_message(store)
+            make_unreadable(path / "trash")
+            (path / "trash").rmdir()
+            (path / "trash").touch()  # no folder: nothing can be moved into it
+            with pytest.raises(StorageFailed, match="trash"):
+                await store.delete(7, 3, MANDATE)
+            with promise("what could not be deleted is known until it is"):
+                assert [(r.group, r.state) for r in status_of(store).replicas] == [(7, "failed"), (8, "leader")]
+            assert "to be deleted" in status_of(store).replicas[0].problem
+            with pytest.raises(StorageFailed, match="to be deleted"):
+                store.replica(7).read(0, 1)
+            with pytest.raises(StorageFailed, match="to be deleted"):
+                await store.create(SPEC, MANDATE)
+            await store.reopen(7)  # it is deleted, never opened
+            assert store.replicas[7].state == "failed"
+            with pytest.raises(StorageFailed, match="trash"):  # as the leading nameserver repeats it
+                await store.delete(7, 3, MANDATE)
+            (path / "trash").unlink()
+            (path / "aside").rename(path / "trash")
+            await eventually(lambda: [r.group for r in status_of(store).replicas] == [8])
+            assert not (path / "groups" / "7").exists()
+            assert [p.name.split("-")[0] for p in (path / "trash").iterdir()] == ["7"]
+            await holds_its_message(store, 8)
+
+    await holds_and_mutant_fails(scenario, Store, "store.ForgetsWhatItCannotDelete")
+
+
 # --- what was lost ----------------------------------------------------------------------------------------------------
 
 JOINING = dataclasses.replace(SPEC, members=())
