@@ -52,6 +52,12 @@ def test_a_disk_forgets_only_what_a_majority_holds_without_it() -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+@pytest.mark.timeout(600)
+def test_r2_7_a_store_goes_whatever_fails_and_whenever_the_leading_nameserver_dies() -> None:
+    ran = run("--operations", "--runs", "6", "--seed", "200")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
 def test_a_disk_comes_back_older() -> None:
     ran = run("--runs", "1", "--seed", "1", "--kinds", "older-volume", "--trace", "text")
     assert ran.returncode == 0, ran.stdout + ran.stderr
