@@ -23,7 +23,7 @@ from stele.cli import (
     subscription,
     topic,
 )
-from stele.cli.options import SteleGroup, examples
+from stele.cli.options import SteleGroup, examples, output_failed
 
 app = typer.Typer(
     name="stele",
@@ -76,7 +76,14 @@ app.command(epilog=health.EPILOG)(health.health)
 def main() -> None:
     """Entry point: the exit status says whether it went well."""
     _occupy_standard_streams()
-    sys.exit(app())
+    try:
+        app()
+    except SystemExit as ended:
+        try:
+            sys.stdout.flush()  # here and not by the interpreter, which would complain, and change the status
+        except OSError as e:
+            sys.exit(output_failed(e))
+        sys.exit(ended.code)
 
 
 def _occupy_standard_streams() -> None:

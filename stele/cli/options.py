@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -85,6 +86,8 @@ class SteleGroup(TyperGroup):
             return super().make_context(*given, **options)
         except UsageError as e:
             _fail_usage(e)
+        except OSError as e:  # its help could not be written
+            sys.exit(output_failed(e))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -93,10 +96,8 @@ class SteleGroup(TyperGroup):
             fail(e)
         except UsageError as e:
             _fail_usage(e)
-        except BrokenPipeError:
-            # What is still buffered cannot be written either; the interpreter would complain at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(PIPE_CLOSED) from None
+        except OSError as e:
+            sys.exit(output_failed(e))
         except (KeyboardInterrupt, asyncio.CancelledError):
             raise typer.Exit(INTERRUPTED) from None
 
@@ -118,6 +119,19 @@ def fail(error: SteleError) -> None:
     stderr().print(f"[bold red]error:[/] {_escaped(what)}" + (f"; {_escaped(way_out)}" if way_out else ""))
     is_usage = type(error) in (InvalidArgument, InvalidConfig)
     raise typer.Exit(USAGE if is_usage else FAILED)
+
+
+def output_failed(error: OSError) -> int:
+    """The status of a command that the system refused something: its output, mostly.  A closed pipe is quiet; all else is one line."""
+    # What is still buffered cannot be written either; the interpreter would complain at exit.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return PIPE_CLOSED
+    what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    with contextlib.suppress(OSError, ValueError):
+        stderr().print(f"[bold red]error:[/] {_escaped(shown(what, LINE_CHARS_MAX))}")
+    return FAILED
 
 
 def examples(*lines: str) -> str:
