@@ -80,7 +80,8 @@ def main() -> None:
         app()
     except SystemExit as ended:
         try:
-            sys.stdout.flush()  # here and not by the interpreter, which would complain, and change the status
+            if sys.stdout is not None:  # it is None where it was closed from the start
+                sys.stdout.flush()  # here and not by the interpreter, which would complain, and change the status
         except OSError as e:
             sys.exit(output_failed(e))
         sys.exit(ended.code)
