@@ -218,7 +218,9 @@ async def test_a_fault_of_one_round_does_not_end_the_rounds(zk_hosts: str) -> No
 
         cluster = Cluster(zk_hosts, unique_cluster_name())
         try:
-            await cluster.nameserver("ns1", lambda *given: kind(*given, decisions=Decisions(plan=faulty)))
+            await cluster.nameserver(
+                "ns1", lambda *given, **named: kind(*given, decisions=Decisions(plan=faulty), **named)
+            )
             await cluster.start(nameservers=0, datanodes=1)
             with promise("a leader goes on after a round that failed"):
                 async with asyncio.timeout(10):
