@@ -321,6 +321,7 @@ async def test_a_replica_that_cannot_be_moved_into_the_trash_is_listed_until_it_
         await written(path, SPEC, OTHER)
         async with running(path, kind) as store, looked_after(store):
             await holds_its_message(store)
+            await holds_its_message(store, 8)
             make_unreadable(path / "trash")
             (path / "trash").rmdir()
             (path / "trash").touch()  # no folder: nothing can be moved into it
