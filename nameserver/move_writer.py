@@ -16,9 +16,10 @@ from itertools import islice
 
 import structlog
 
-from stele.nameserver.catalog import StoreState, TopicState, removed
+from stele.nameserver.catalog import Catalog, StoreEntry, StoreState, TopicState, removed
 from stele.nameserver.ids import IntervalSet
-from stele.nameserver.moves import BeginMove, Cause
+from stele.nameserver.moves import BeginMove, Cause, check_may_go, others_up
+from stele.nameserver.recorded import READS_AT_ONCE_MAX, read_now
 from stele.nameserver.topic_writer import check_up, partition_path, store_path, topic_path
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore, Transaction
@@ -27,7 +28,6 @@ from stele.services.errors import CoordinationUnknown, InvalidArgument, RecordMi
 
 BURIED = "stores/buried"
 ROUNDS_MAX = 8
-READS_AT_ONCE_MAX = 128
 
 _log = structlog.get_logger()
 
@@ -167,6 +167,38 @@ class MoveWriter:
             _log.warning("store_state_changed", store=store_id, name=record.name, state=str(after))
             return True
         raise CoordinationUnknown(f"the state of store {store_id} is not settled after {ROUNDS_MAX} rounds")
+
+    async def take_out(self, store_id: int) -> StoreEntry:
+        """The store is offline from now on, if it was up; as it is recorded then.  Whether it may go is asked of ZooKeeper, and what it
+        rests on, that enough others are up, is written together with it.  StoreUnknown, StoreTombstone (buried), NotEnoughStores."""
+        for _ in range(ROUNDS_MAX):
+            catalog = await self.recorded()
+            store = catalog.stores.get(store_id)
+            if store is None:
+                await self.store(store_id)  # which says why there is none
+                continue
+            if store.state != StoreState.UP:
+                return store
+            check_may_go(catalog, store)
+            transaction = self._leadership.transaction()
+            for other in others_up(catalog, store_id):
+                transaction.check(store_path(other.store_id), other.node_version)
+            record = StoreRecord(
+                name=store.name, state=StoreState.OFFLINE, uuid=store.uuid, registered_ms=store.registered_ms
+            )
+            try:
+                await transaction.set(store_path(store_id), record, store.node_version).commit()
+            except (VersionConflict, RecordMissing, CoordinationUnknown):
+                continue
+            _log.warning("store_state_changed", store=store_id, name=store.name, state=record.state)
+            return replace(store, state=record.state)
+        raise CoordinationUnknown(f"the state of store {store_id} is not settled after {ROUNDS_MAX} rounds")
+
+    async def recorded(self) -> Catalog:
+        """What R2.7 rests on: the stores, who is registered, and how many replicas topics have."""
+        return await read_now(
+            self._metadata.session, {"stores": 1, "members/datanodes": 1, "topics": 2, "namespaces": 1}
+        )
 
     async def names(self, store_id: int) -> int:
         """How many partitions name the store as one that may count.  Read from ZooKeeper: of an offline store it never grows."""

@@ -209,17 +209,18 @@ def highest_replication(catalog: Catalog) -> int:
     )
 
 
-def others_up(catalog: Catalog, store_id: int) -> int:
-    """How many other stores are up and registered."""
-    return sum(
-        s != store_id and store.state == StoreState.UP and s in catalog.live_stores
-        for s, store in catalog.stores.items()
-    )
+def others_up(catalog: Catalog, store_id: int) -> list[StoreEntry]:
+    """The other stores that are up and registered."""
+    return [
+        store
+        for s, store in sorted(catalog.stores.items())
+        if s != store_id and store.state == StoreState.UP and s in catalog.live_stores
+    ]
 
 
 def check_may_go(catalog: Catalog, store: StoreEntry) -> None:
     """Raises NotEnoughStores while fewer others are up than a topic has replicas (R2.7)."""
-    up, wanted = others_up(catalog, store.store_id), highest_replication(catalog)
+    up, wanted = len(others_up(catalog, store.store_id)), highest_replication(catalog)
     if up < wanted:
         raise NotEnoughStores(
             f"without {store.name} {up} stores would be up, and topics have up to {wanted} replicas",

@@ -83,19 +83,20 @@ class Relocation:
     async def decommission(self, store_id: int, dry_run: bool) -> MovePlan:
         """The plan as of now; unless it is a dry run, the store is recorded as offline when this returns.  Idempotent.  StoreUnknown,
         StoreTombstone, NotEnoughStores (R2.7)."""
-        async with self._turn:
-            view = self._view()
-            store = self._known(view.catalog, store_id)
-            if store.state == StoreState.TOMBSTONE:
-                return MovePlan()
-            catalog = as_if_offline(view.catalog, store)
+        if dry_run:
+            store = self._known(self._view().catalog, store_id)
             if store.state == StoreState.UP:
-                check_may_go(view.catalog, store)
-                if not dry_run and await self.writer.enter(store_id, StoreState.UP, StoreState.OFFLINE):
-                    await self._mirrored(
-                        lambda c: c.stores[store_id].state != StoreState.UP if store_id in c.stores else True
-                    )
-        return plan_moves(catalog, view.reports, view.leaders, {store_id: Cause.DECOMMISSION})
+                check_may_go(self._view().catalog, store)
+        else:
+            async with self._turn:  # of topics that are created too: none comes to need more stores meanwhile
+                store = await self.writer.take_out(store_id)
+                await self._mirrored(lambda c: s.state != StoreState.UP if (s := c.stores.get(store_id)) else True)
+        view = self._view()
+        if store.state == StoreState.TOMBSTONE:
+            return MovePlan()
+        return plan_moves(
+            as_if_offline(view.catalog, store), view.reports, view.leaders, {store_id: Cause.DECOMMISSION}
+        )
 
     async def recommission(self, store_id: int) -> None:
         """The store is up again; moves that have begun end.  Idempotent.  StoreUnknown, StoreTombstone: it is too late."""

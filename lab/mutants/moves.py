@@ -8,8 +8,9 @@ from dataclasses import replace
 from stele.nameserver import reconcile
 from stele.nameserver.absence import Absence
 from stele.nameserver.catalog import Catalog, StoreEntry, StoreState
-from stele.nameserver.moves import highest_replication
+from stele.nameserver.moves import MovePlan, check_may_go, highest_replication
 from stele.nameserver.reconcile import DeleteLeft
+from stele.nameserver.relocation import Relocation
 from stele.nameserver.reports import LeaderReport, Reports
 from stele.services.errors import NotEnoughStores
 
@@ -43,6 +44,16 @@ def counts_every_store(catalog: Catalog, store: StoreEntry) -> None:
     up = sum(s.state == StoreState.UP for s in catalog.stores.values())
     if up < highest_replication(catalog):
         raise NotEnoughStores("too few stores", up=up)
+
+
+class AsksTheMirror(Relocation):
+    """Whether enough stores are left is asked of a copy of the records, which may lag."""
+
+    async def decommission(self, store_id: int, dry_run: bool) -> MovePlan:
+        catalog = self._view().catalog
+        check_may_go(catalog, catalog.stores[store_id])
+        await self.writer.enter(store_id, StoreState.UP, StoreState.OFFLINE)
+        return MovePlan()
 
 
 class TakesSilenceForLoss(Absence):

@@ -179,6 +179,7 @@ MUTANTS = _table(
            "stele.nameserver.reconcile:plan"),
     Mutant("moves.counts_every_store", ("R2.7",), "a store goes only while enough others are up",
            "stele.nameserver.moves:check_may_go"),
+    Mutant("moves.AsksTheMirror", ("R2.7",), "a store goes only while enough others are up"),
     Mutant("moves.TakesSilenceForLoss", (), "nothing is built anew while most of the cluster is not heard"),
 
     # --- groups on a store (F3)

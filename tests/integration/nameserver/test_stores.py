@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from stele.nameserver.catalog import Catalog
+from stele.nameserver.controller import Controller
+from stele.nameserver.relocation import Relocation
 from stele.nameserver.stores import StoreRegister
 from stele.services.coordination.metadata import MetadataStore
-from stele.services.coordination.records import BuriedRecord, StoreRecord
-from stele.services.errors import ClusterMismatch, InvalidArgument, StoreMismatch, StoreTombstone, StoreUnknown
+from stele.services.coordination.records import BuriedRecord, StoreRecord, TopicRecord
+from stele.services.errors import (
+    ClusterMismatch,
+    InvalidArgument,
+    NotEnoughStores,
+    StoreMismatch,
+    StoreTombstone,
+    StoreUnknown,
+)
 from stele.services.pb import nameserver_pb2 as pb
 from tests.integration.nameserver.cluster import Cluster
 from tests.support.both_ways import holds_and_mutant_fails, promise
@@ -96,6 +107,51 @@ async def test_r2_6_a_removed_store_does_not_come_back(cluster: Cluster) -> None
     await holds_and_mutant_fails(
         scenario, product, "catalog.WelcomesTheRemoved", lambda mutant: mutant(leadership, metadata, cluster_id)
     )
+
+
+class Idle(Controller):
+    """Begins nothing."""
+
+    async def _reconcile(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("unseen", ["a decommission", "a topic", "a store that ended"])
+async def test_r2_7_whether_a_store_may_go_is_asked_of_zookeeper(cluster: Cluster, unseen: str) -> None:
+    """The leader's copy of the records lags behind what was recorded last."""
+    leader = await cluster.nameserver("ns1", Idle)
+    await cluster.leader()
+    for number in range(4):
+        await cluster.datanode(f"dn{number + 1}")
+    await cluster.stores_ready(4)
+    metadata = MetadataStore(leader.session)
+    topic = TopicRecord(id=1, partitions=1, replication=3, state="ready", created_ms=0)
+    await metadata.session.create("topics/demo", b"")
+    await metadata.put("topics/demo/t", replace(topic, replication=1 if unseen == "a topic" else 3))
+    await eventually(lambda: "demo/t" in leader.view.current.catalog.topics, describe=cluster.describe)
+    controller, lagging = leader.controller, leader.view.current
+    assert controller is not None
+    goes, first, second = (cluster.datanodes[f"dn{n}"] for n in (1, 2, 3))
+    if unseen == "a topic":
+        await metadata.put("topics/demo/t", replace(topic, replication=4))
+    elif unseen == "a store that ended":
+        await first.crash()
+        await second.crash()
+        await eventually(lambda: len(leader.view.current.catalog.live_stores) == 2, describe=cluster.describe)
+
+    async def mirrored(seen: Callable[[Catalog], bool]) -> None:
+        """It does not come within the time that is waited for it."""
+
+    async def scenario(make: type[Relocation]) -> None:
+        relocation = make(controller.relocation.writer, lambda: lagging, mirrored, asyncio.Lock())
+        if unseen == "a decommission":
+            await relocation.decommission(first.store_id, False)
+            await relocation.decommission(first.store_id, False)  # as was asked before
+        with promise("a store goes only while enough others are up"), pytest.raises(NotEnoughStores):
+            await relocation.decommission(goes.store_id, False)
+        await relocation.recommission(first.store_id)
+
+    await holds_and_mutant_fails(scenario, Relocation, "moves.AsksTheMirror")
 
 
 async def test_a_store_of_another_cluster_or_with_a_copied_directory_is_refused(cluster: Cluster) -> None:
