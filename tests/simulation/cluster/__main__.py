@@ -64,10 +64,13 @@ def _print(totals: Totals, took_s: float, options: Options) -> None:
 
 
 def _progress(runs: int) -> None:
-    started, shown = time.monotonic(), 0.0
+    started, shown, told = time.monotonic(), 0.0, 0
 
     def progress(totals: Totals) -> None:
-        nonlocal shown
+        nonlocal shown, told
+        for found in totals.violations[told:]:  # at once: a long series need not come to its end
+            print(f"VIOLATION with seed {found.seed}: {found.message}", file=sys.stderr, flush=True)
+        told = len(totals.violations)
         if (now := time.monotonic()) - shown > (0.2 if sys.stderr.isatty() else 60):
             shown = now
             left_s = (now - started) * (runs - totals.runs) / max(1, totals.runs)

@@ -240,6 +240,10 @@ class Volume(SimulatedDisk):
 
     def listdir(self, directory: Path) -> list[str]:
         self.asked("listdir", directory)
+        return self.names(directory)
+
+    def names(self, directory: Path) -> list[str]:
+        """As whoever stands beside the machine sees them: no fault acts on it."""
         return sorted(self._folder(directory).cached)
 
     def _move(self, source: _Folder, before: str, target: _Folder, name: str, entry: Any) -> None:

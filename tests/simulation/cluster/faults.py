@@ -199,7 +199,7 @@ class Strike:
             return
         volume = self._world.volumes[host]
         groups = volume.path / "groups"
-        names = volume.listdir(groups) if volume.has_folder(groups) and not volume.dark else []
+        names = volume.names(groups) if volume.has_folder(groups) and not volume.dark else []
         if names:
             lost = groups if whole else groups / names[int(which * len(names))]
             self._world.to_repair.add(host)

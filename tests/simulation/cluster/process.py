@@ -203,7 +203,7 @@ class Server:
         process, self.process = self.process, None
         if process is None:
             return
-        self.world.say(why, self.name)
+        self.world.say(why, self.name, down_s=round(down_s, 3))
         if power:
             self.world.network.dark.add(self.name)
         process.end(silently=power)

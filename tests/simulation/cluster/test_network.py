@@ -179,7 +179,7 @@ def test_the_same_seed_gives_the_same_frames() -> None:
     def frames(seed: int) -> list[object]:
         pair = Pair(seed)
         seen: list[object] = []
-        pair.network.carried = lambda end, frame: seen.append((pair.now, end.node.host, frame[:2]))
+        pair.network.carried = lambda end, frame, at: seen.append((pair.now, end.node.host, frame[:2], at))
         pair.run(connections_break_and_are_dialled_again)
         return seen
 

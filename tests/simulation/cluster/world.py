@@ -46,6 +46,7 @@ from tests.simulation.loop import generators_closed
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.world import replay
 from tests.simulation.zookeeper.ensemble import Ensemble
+from tests.simulation.zookeeper.wire import answered, requested
 
 PORT = 7000
 RESTART_S = 1.0  # until an operator starts again what has ended
@@ -143,6 +144,7 @@ class World:
         self.operator = operations.Operator(self, self.stream("operator")) if options.operations else None
         if options.traced:
             self.network.carried = self._carried
+            self.zookeeper.carried = self._asked
         self._pids = 100
         self.task_numbers = itertools.count()
         self._error: Violation | None = None
@@ -378,8 +380,17 @@ class World:
         if self.options.traced and len(self.trace) < TRACE_LINES_MAX:
             self.trace.append(Line(self.now, what, where, text, facts))
 
-    def _carried(self, end: End, frame: tuple[Any, ...]) -> None:
-        self.say("message", end.node.host, _short(frame), to=end.peer.node.host)
+    def _carried(self, end: End, frame: tuple[Any, ...], at: float | None) -> None:
+        self._sent(end.node.host, end.peer.node.host, _short(frame), at)
+
+    def _asked(self, sender: str, to: str, what: Any, at: float) -> None:
+        text = answered(what) if isinstance(what, bytes) else requested(what)
+        if text:
+            self._sent(sender, to, text, at)
+
+    def _sent(self, sender: str, to: str, text: str, at: float | None) -> None:
+        """``at``: when it arrives; None: it is held, because of a cut."""
+        self.say("message", sender, text, to=to, arrives="held" if at is None else round(at, 6))
 
     def _log(self, _logger: Any, level: str, event: dict[str, Any]) -> Any:
         running = resident()

@@ -85,6 +85,9 @@ class Ensemble:
         self.cut: dict[str, None] = {}  # hosts of clients that reach no server
         self.silenced: dict[str, None] = {}  # hosts of clients that are heard and hear nothing
         self.committing: Callable[[int, Txn], None] = lambda session, txn: None  # told before the tree changes
+        self.carried: Callable[[str, str, Any, float], None] | None = (
+            None  # from, to, a request or an answer's bytes, when it arrives
+        )
         self.losing: dict[
             str, tuple[str, int]
         ] = {}  # host of a client → "before" or "after" the effect, writes before that one

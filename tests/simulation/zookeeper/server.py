@@ -56,7 +56,7 @@ class Connection:
         """By the client."""
         if self.alive:
             self._to_server.append((request, xid, size))
-            self._carry("server", self._deliver)
+            self._carry("server", self._deliver, request)
         elif self._ensemble.reaches(self.server.host, self.client.host):
             self._ensemble.scheduler.after(self._ensemble.latency(), self.client.broken, self)
 
@@ -65,11 +65,14 @@ class Connection:
         if self.alive:
             self._ensemble.part(self, tell_client=False)
 
-    def _carry(self, to: str, deliver: Callable[[], None]) -> None:
+    def _carry(self, to: str, deliver: Callable[[], None], what: Any) -> None:
         ensemble = self._ensemble
         at = max(ensemble.scheduler.now + ensemble.latency(), self._arrives[to] + 1e-6)
         self._arrives[to] = at
         ensemble.scheduler.at(at, deliver)
+        if ensemble.carried is not None:
+            ends = (self.client.host, self.server.host)
+            ensemble.carried(*(ends if to == "server" else reversed(ends)), what, at)
 
     def _deliver(self) -> None:
         if not self._to_server or not self.alive:
@@ -89,7 +92,7 @@ class Connection:
         """By the server."""
         if self.alive:
             self._to_client.append(content)
-            self._carry("client", self._deliver_back)
+            self._carry("client", self._deliver_back, content)
 
     def _deliver_back(self) -> None:
         if not self._to_client or not self.alive:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from kazoo.exceptions import EXCEPTIONS
 from kazoo.protocol.serialization import (
     MultiHeader,
+    Ping,
+    Transaction,
     int_int_long_struct,
     int_int_struct,
     int_struct,
@@ -18,6 +22,7 @@ from kazoo.protocol.serialization import (
 from tests.simulation.zookeeper.tree import Event
 
 WATCH_XID = -1
+PING_XID = -2
 CONNECTED = 3  # the state of a session, as watch events tell it
 
 
@@ -58,3 +63,25 @@ def transaction(results: Sequence[tuple[int, bytes]]) -> bytes:
     """Kind of operation, or -1 for an error, and its result."""
     each = (MultiHeader(kind, False, -1).serialize() + body for kind, body in results)
     return b"".join(map(bytes, each)) + bytes(MultiHeader(-1, True, -1).serialize())
+
+
+def requested(request: Any) -> str:
+    """A request in a trace; "" for what only says that its client is there."""
+    if isinstance(request, Ping):
+        return ""
+    asked = request.operations if isinstance(request, Transaction) else [request]
+    return ", ".join(f"{type(one).__name__} {getattr(one, 'path', '')}".rstrip() for one in asked)
+
+
+def answered(content: bytes) -> str:
+    """An answer, or a watch event, in a trace; "" for that to a ping, and a greeting, which is not framed like them, is one."""
+    if int_int_long_struct.unpack_from(content)[0] == 0:
+        return "session"
+    xid, _, error = reply_header_struct.unpack_from(content)
+    if xid == PING_XID:
+        return ""
+    if xid == WATCH_XID:
+        header = reply_header_struct.size + int_int_struct.size
+        (size,) = int_struct.unpack_from(content, header)
+        return f"watch event {content[header + 4 : header + 4 + size].decode()}"
+    return f"answer {EXCEPTIONS[error].__name__}" if error else f"answer {len(content)} bytes"

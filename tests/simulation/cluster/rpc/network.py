@@ -173,7 +173,9 @@ class Network:
         self.delay_s = 0.0005
         self.hiccup_share = 0.0
         self.frames = 0
-        self.carried: Callable[[End, Frame], None] | None = None  # told of each frame: a trace
+        self.carried: Callable[[End, Frame, float | None], None] | None = (
+            None  # told of each frame, and when it arrives; None: held
+        )
         self.listening: Callable[[Node, int], None] = lambda node, port: None  # told of each port that opens
         self._epochs: Counter[Direction] = Counter()
         self._any_cut = False
@@ -300,10 +302,10 @@ class Network:
 
     def carry(self, end: End, frame: Frame) -> None:
         self.frames += 1
-        if self.carried is not None:
-            self.carried(end, frame)
         if (self._any_cut and self.cut.get((end.node.host, end.peer.node.host))) or end.held:
             end.held.append(frame)
+            if self.carried is not None:
+                self.carried(end, frame, None)
         else:
             self._send(end, frame, 0.0)
 
@@ -314,6 +316,8 @@ class Network:
             at = peer.arrives_at
         peer.arrives_at = at
         self.scheduler.at(at, self._deliver, peer, frame)
+        if self.carried is not None:
+            self.carried(end, frame, at)
 
     def _deliver(self, end: End, frame: Frame) -> None:
         node = end.node
