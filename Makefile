@@ -3,6 +3,8 @@
 # Stamps in .venv remember what is set up; a second run does it again only when pyproject.toml or constraints.txt changed.
 
 SHELL := /bin/bash
+# The tests start hundreds of processes: each would compile everything it imports.
+unexport PYTHONDONTWRITEBYTECODE
 PY := .venv/bin/python
 ARGS ?=
 PYTEST := $(PY) -m pytest
@@ -60,8 +62,9 @@ type: $(VENV_READY) ## mypy, strict
 	@$(PY) -m mypy
 
 .PHONY: test-processes
+# Files in their order: the long ones, of fault and simulation, come before the many short ones, so that no worker ends alone with one.
 test-processes: $(VENV_READY) $(ZOOKEEPER_READY) ## every test that needs no Docker engine
-	@$(PYTEST) tests --ignore=tests/e2e -n $(PYTEST_JOBS) --dist loadfile $(ARGS)
+	@$(PYTEST) tests --ignore=tests/e2e -n $(PYTEST_JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-unit
 test-unit: $(VENV_READY) ## pure cores, storage, layout

@@ -94,7 +94,7 @@ class Latency:
 
 
 class SimulatedLoop(asyncio.AbstractEventLoop):
-    """``after_handle`` is called after each handle, ``worked`` after each piece of work on a thread; ``failed`` with what a callback
+    """``after_handle`` is called after each handle if given, ``worked`` after each piece of work on a thread; ``failed`` with what a callback
     raised and nobody caught; ``died`` when the fuse has burnt down."""
 
     def __init__(
@@ -102,7 +102,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         scheduler: Scheduler,
         rng: random.Random,
         latency: Latency,
-        after_handle: Callable[[], None],
+        after_handle: Callable[[], None] | None,
         failed: Callable[[BaseException | str], None],
         died: Callable[[], None],
         worked: Callable[[], None],
@@ -232,18 +232,40 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         if arming != self._arming or self.dead or self.paused:
             return
         self._armed_at = float("inf")
-        ready, inbox, scheduler = self._ready, self._inbox, self._scheduler
+        ready, inbox, timers, scheduler = self._ready, self._inbox, self._timers, self._scheduler
+        after_handle = self._after_handle
         self._running = True
         asyncio_events._set_running_loop(self)
         try:
             while True:
-                self._take_due()
-                for _ in range(len(ready)):
-                    self._run(ready.popleft())
-                    if self.dead or self.paused:
-                        return
-                while inbox:
-                    self._run(inbox.popleft())
+                if timers:
+                    self._take_due()
+                left = len(ready)  # what becomes ready meanwhile waits for the next turn
+                while True:
+                    if left:
+                        left -= 1
+                        handle = ready.popleft()
+                    elif inbox:
+                        handle = inbox.popleft()
+                    else:
+                        break
+                    if handle._cancelled:
+                        continue
+                    if self.fuse is not None and not self.effect():
+                        if self.dead or self.paused:
+                            return
+                        continue
+                    context = handle._context
+                    try:
+                        if context is None:
+                            handle._callback(*handle._arguments)
+                        else:
+                            context.run(handle._callback, *handle._arguments)
+                    except Exception as e:
+                        if not self.dead:
+                            self._failed(e)
+                    if after_handle is not None and not self.dead:
+                        after_handle()
                     if self.dead or self.paused:
                         return
                 if not ready or not scheduler.pass_to(scheduler.now + ITERATION_S):
@@ -257,28 +279,12 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         """What timers are due is ready."""
         timers, inbox = self._timers, self._inbox
         now = self.time() + CLOCK_RESOLUTION_S
-        if timers and timers[0][0] <= now:
+        if timers[0][0] <= now:
             if inbox and self._rng.random() < 0.5:  # either order is possible: a frame takes several hops to its reader
                 self._ready.extend(inbox)
                 inbox.clear()
             while timers and timers[0][0] <= now:
                 self._ready.append(heapq.heappop(timers)[2])
-
-    def _run(self, handle: SimulatedHandle) -> None:
-        if handle._cancelled:
-            return
-        if self.fuse is not None and not self.effect():
-            return
-        try:
-            if handle._context is None:
-                handle._callback(*handle._arguments)
-            else:
-                handle._context.run(handle._callback, *handle._arguments)
-        except Exception as e:
-            if not self.dead:
-                self._failed(e)
-        if not self.dead:
-            self._after_handle()
 
     # --- what asyncio asks of a loop ------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ Guarantee: events happen by time, and those of one moment in the order in which 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -41,13 +42,18 @@ class Scheduler:
         return True
 
     def run_until(self, end: float, done: Callable[[], bool] | None = None) -> None:
-        """Lets events happen up to ``end``, or until ``done`` says so, which is asked after each of them."""
+        """Lets events happen up to ``end``, until ``stop``, or until ``done`` says so, which is asked after each of them."""
         heap, pop = self._heap, heapq.heappop
         self._end, self._done = end, done
-        while heap and heap[0][0] <= end:
+        while heap and heap[0][0] <= self._end:
             self.now, _, event, arguments = pop(heap)
             self.events += 1
             event(*arguments)
             if done is not None and done():
                 return
-        self.now = max(self.now, end)
+        if self._end == end:
+            self.now = max(self.now, end)
+
+    def stop(self) -> None:
+        """No event after this one happens in ``run_until``."""
+        self._end = -math.inf

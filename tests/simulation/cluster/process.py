@@ -94,7 +94,7 @@ class Guest:
             world.scheduler,
             self.rng,
             self.latency,
-            lambda: world.after_event(self),
+            None,
             lambda error: world.unhandled(self, error),
             lambda: None,
             self._worked,
@@ -108,7 +108,6 @@ class Guest:
 
     def _worked(self) -> None:
         """A thread of it has done something."""
-        self.world.after_event(self)
 
     @property
     def alive(self) -> bool:
@@ -170,8 +169,6 @@ class Process(Guest):
         volume = self.world.volumes.get(self.host)
         if volume is not None and volume.dark:
             self.server.kill(self.server.down_s, "power loss in a disk operation", power=True)
-        else:
-            super()._worked()
 
     def terminate(self) -> None:
         """SIGTERM."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-RUNS = 25
+RUNS = 200
+CHUNK_RUNS = 25
 REPOSITORY = Path(__file__).parents[3]
 
 
@@ -21,9 +22,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("first", range(0, 50, RUNS))
+@pytest.mark.parametrize("first", range(0, RUNS, CHUNK_RUNS))
 def test_clusters_keep_and_deliver_what_they_acknowledged(first: int) -> None:
-    ran = run("--runs", str(RUNS), "--seed", str(first))
+    ran = run("--runs", str(CHUNK_RUNS), "--seed", str(first))
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

@@ -317,12 +317,10 @@ class World:
         return server.process if server is not None else self.workload.clients.get(host)
 
     def run_until(self, end: float) -> None:
-        self.scheduler.run_until(end, self._is_over)
+        if self._error is None:
+            self.scheduler.run_until(end)
         if self._error is not None:
             raise self._error
-
-    def _is_over(self) -> bool:
-        return self._error is not None
 
     def must(self, done: Callable[[], bool], within_s: float, otherwise: str) -> None:
         end = self.now + within_s
@@ -347,9 +345,6 @@ class World:
 
     # --- what processes tell --------------------------------------------------------------------------------------------
 
-    def after_event(self, guest: Guest) -> None:
-        """After each handle of a process."""
-
     def unhandled(self, guest: Guest, error: BaseException | str) -> None:
         if self._error is None:
             if isinstance(error, Violation):
@@ -357,10 +352,12 @@ class World:
             else:
                 self._error = Violation("unhandled error", f"on {guest.host}: {error!r}")
                 self._error.__cause__ = error if isinstance(error, BaseException) else None
+            self.scheduler.stop()
 
     def violated(self, kind: str, what: str) -> None:
         """A check that is made in the midst of things has failed: the run ends."""
         self._error = self._error or Violation(kind, what)
+        self.scheduler.stop()
 
     def exited(self, server: Server, status: int, failure: SteleError | None) -> None:
         self.checks.exited(server, status, failure)
