@@ -7,7 +7,7 @@ all of the others but one at most: a whole cluster that starts cold, or a leader
 from __future__ import annotations
 
 from stele.nameserver.catalog import Catalog, StoreState
-from stele.nameserver.reports import Reports
+from stele.nameserver.reports import Reports, is_heard
 
 
 class Absence:
@@ -22,7 +22,7 @@ class Absence:
         expected = {s for s, store in catalog.stores.items() if store.state == StoreState.UP}
         missed = {s for s in expected if s not in catalog.live_stores}
         self._missed_since = {s: self._missed_since.get(s, now_s) for s in missed}
-        heard = {s for s in expected if (report := reports.get(s)) is not None and report.connected}
+        heard = {s for s in expected if is_heard(reports, s)}
         if len(heard) < len(expected) - 1:
             return frozenset()
         return frozenset(s for s, since in self._missed_since.items() if now_s - since >= self._down_after_s)

@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from stele.nameserver.ids import IntervalSet
-from stele.services.errors import StoreTombstone
+from stele.services.errors import StoreTombstone, StoreUnknown
 from stele.services.high_water import HighWater
 from stele.services.topics import FOR_EVER, Retention
 
@@ -242,3 +242,8 @@ class Catalog:
 def removed(store_id: int) -> StoreTombstone:
     """What a store that was removed for good is refused with (R2.2, R2.6)."""
     return StoreTombstone(f"store {store_id} was removed from this cluster", store_id=store_id)
+
+
+def unknown(store_id: int) -> StoreUnknown:
+    """What is said of a store that was never seen (R2.1)."""
+    return StoreUnknown(f"there is no store {store_id}; `stele store ls` lists them", store_id=store_id)

@@ -14,6 +14,7 @@ import structlog
 
 from stele.nameserver.catalog import MemberState
 from stele.nameserver.ids import GROUPS, STORES, TOPICS
+from stele.nameserver.reports import is_heard
 from stele.nameserver.view import View, behind
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore
@@ -50,7 +51,7 @@ class MetadataGuard:
         unheard = [
             member.name
             for store_id, member in view.catalog.live_stores.items()
-            if member.state == MemberState.LOADING or not (r := view.reports.get(store_id)) or not r.connected
+            if member.state == MemberState.LOADING or not is_heard(view.reports, store_id)
         ]
         if unheard:
             raise NotReady(f"{', '.join(unheard)} did not say yet what they have seen; wait until they are ready")

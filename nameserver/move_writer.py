@@ -16,7 +16,7 @@ from itertools import islice
 
 import structlog
 
-from stele.nameserver.catalog import Catalog, StoreEntry, StoreState, TopicState, removed
+from stele.nameserver.catalog import Catalog, StoreEntry, StoreState, TopicState, removed, unknown
 from stele.nameserver.ids import IntervalSet
 from stele.nameserver.moves import BeginMove, Cause, check_may_go, others_up
 from stele.nameserver.recorded import READS_AT_ONCE_MAX, read_now
@@ -24,7 +24,7 @@ from stele.nameserver.topic_writer import check_up, partition_path, store_path, 
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore, Transaction
 from stele.services.coordination.records import BuriedRecord, PartitionRecord, StoreRecord, TopicRecord, Versioned
-from stele.services.errors import CoordinationUnknown, InvalidArgument, RecordMissing, StoreUnknown, VersionConflict
+from stele.services.errors import CoordinationUnknown, InvalidArgument, RecordMissing, VersionConflict
 
 BURIED = "stores/buried"
 ROUNDS_MAX = 8
@@ -150,7 +150,7 @@ class MoveWriter:
         if known is None:
             if store_id in await self._buried():
                 raise removed(store_id)
-            raise StoreUnknown(f"there is no store {store_id}", store_id=store_id)
+            raise unknown(store_id)
         return known
 
     async def enter(self, store_id: int, before: StoreState, after: StoreState) -> bool:

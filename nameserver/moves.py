@@ -9,13 +9,15 @@ How a move is carried out, step by step, is reconcile.py's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, StoreEntry, StoreState, TopicState
+from stele.nameserver.catalog import Catalog, PartitionEntry, StoreEntry, StoreState, TopicState
+from stele.nameserver.reconcile import is_absent
 from stele.nameserver.reports import LeaderReport, Reports
 from stele.services.errors import NotEnoughStores
+from stele.services.wording import counted
 
 
 class Cause(StrEnum):
@@ -120,16 +122,16 @@ def plan_moves(
         if not why and group in moves:
             why = "another replica of its partition moves first"
         if not why and under_way >= limits.moves_max and not partition.target:
-            why = f"{under_way} moves are under way in the cluster"
+            why = f"{counted(under_way, 'move')} under way in the cluster"
         if not why and busy.get(store_id, 0) >= limits.store_moves_max:
-            why = f"{busy[store_id]} moves off store {store_id} are under way"
+            why = f"{counted(busy[store_id], 'move')} under way off store {store_id}"
         if not why:
             able = candidates(catalog, reports, partition, leaving.keys(), size)
             free = [s for s in able if busy.get(s, 0) < limits.store_moves_max]
             if not able:
                 why = "no other store is up, ready, heard and without a replica of its partition, and has room"
             elif not free:
-                why = f"every store that could take it has {limits.store_moves_max} moves under way"
+                why = f"every store that could take it has {counted(limits.store_moves_max, 'move')} under way"
         if why:
             stays.append(Stays(group, store_id, why))
             continue
@@ -145,21 +147,26 @@ def plan_moves(
 
 
 def candidates(
-    catalog: Catalog, reports: Reports, partition: PartitionEntry, excluded: object, size_bytes: int
+    catalog: Catalog, reports: Reports, partition: PartitionEntry, excluded: Container[int], size_bytes: int
 ) -> list[int]:
     """Stores that a replica of the partition may be given to."""
-    taken = {*partition.replicas, *partition.leaving}
     return [
         s
         for s in catalog.placeable_stores
-        if s not in excluded  # type: ignore[operator]
-        and s not in taken
-        and (report := reports.get(s)) is not None
-        and report.connected
-        and report.complete
-        and report.status.state == MemberState.READY
-        and report.status.disk_free_bytes >= size_bytes
+        if s not in excluded and not hindrance(catalog, reports, partition, s, size_bytes)
     ]
+
+
+def hindrance(catalog: Catalog, reports: Reports, partition: PartitionEntry, store_id: int, size_bytes: int) -> str:
+    """Why the store can be given no replica of the partition now, as what is said of the store; nothing: it can."""
+    if store_id in (*partition.replicas, *partition.leaving):
+        return f"holds one of group {partition.group}, or did"
+    if store_id not in catalog.placeable_stores:
+        return "is not up, registered and ready"
+    if not is_absent(catalog, reports, partition, store_id):
+        return f"has not said that it holds nothing of group {partition.group}"
+    free_bytes = reports[store_id].status.disk_free_bytes
+    return "" if free_bytes >= size_bytes else f"has room for {free_bytes} bytes, not for {size_bytes}"
 
 
 def log_bytes(reports: Reports, partition: PartitionEntry) -> int:
@@ -184,19 +191,19 @@ def _hindered(catalog: Catalog, leaders: Mapping[int, LeaderReport], partition: 
 
 def left_on(catalog: Catalog, reports: Reports, store_id: int) -> str:
     """What a store still holds or is meant to hold, in words; nothing: it may go.  What one that is away holds nobody will ask for."""
-    counted = sum(store_id in p.replicas for p in catalog.partitions.values())
-    if counted:
-        return f"{counted} replicas"
+    named = sum(store_id in p.replicas for p in catalog.partitions.values())
+    if named:
+        return counted(named, "replica")
     report = reports.get(store_id)
     if store_id not in catalog.live_stores:
         return ""
     if report is None or not report.connected or not report.complete:
         return "it is not known which replicas"
     if report.strays:
-        return f"{len(report.strays)} orphans"
+        return counted(len(report.strays), "orphan")
     deleting = sum(store_id in p.leaving for p in catalog.partitions.values())
     held = max(len(report.replicas), deleting)
-    return f"{held} replicas that are being deleted" if held else ""
+    return f"{counted(held, 'replica')} being deleted" if held else ""
 
 
 def highest_replication(catalog: Catalog) -> int:
@@ -223,7 +230,7 @@ def check_may_go(catalog: Catalog, store: StoreEntry) -> None:
     up, wanted = len(others_up(catalog, store.store_id)), highest_replication(catalog)
     if up < wanted:
         raise NotEnoughStores(
-            f"without {store.name} {up} stores would be up, and topics have up to {wanted} replicas",
+            f"without {store.name} {counted(up, 'store')} would be up, and topics have up to {counted(wanted, 'replica')}",
             up=up,
             wanted=wanted,
         )

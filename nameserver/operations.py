@@ -12,6 +12,7 @@ from stele.nameserver.reports import Reports
 from stele.nameserver.view import View
 from stele.services.errors import InvalidArgument
 from stele.services.pb import nameserver_pb2
+from stele.services.wording import counted
 
 PROBLEMS_MAX = 10
 
@@ -72,7 +73,7 @@ def _decommission(view: View, store: StoreEntry, plan: MovePlan) -> nameserver_p
         kind="decommission",
         cause=Cause.OPERATOR,
         store_id=store_id,
-        step=f"{len(held)} replicas left, {moving} of them moving, {led} led there"
+        step=f"{counted(len(held), 'replica')} left, {moving} of them moving, {led} led there"
         if held
         else left or "nothing is left",
         replicas_left=len(held),

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from stele.nameserver.absence import Absence
-from stele.nameserver.catalog import Catalog, StoreEntry, StoreState, TopicState, removed
+from stele.nameserver.catalog import Catalog, StoreEntry, StoreState, TopicState, removed, unknown
 from stele.nameserver.move_writer import MoveWriter, operator_move
 from stele.nameserver.moves import (
     BeginMove,
@@ -22,9 +22,9 @@ from stele.nameserver.moves import (
     MoveLimits,
     MovePlan,
     as_if_offline,
-    candidates,
     check_may_go,
     due,
+    hindrance,
     left_on,
     log_bytes,
     plan_moves,
@@ -32,7 +32,9 @@ from stele.nameserver.moves import (
 from stele.nameserver.operations import parse_id
 from stele.nameserver.reconcile import DeleteLeft, RecordExtra, RecordGone, RecordLeft
 from stele.nameserver.view import View
-from stele.services.errors import GroupNotFound, InvalidArgument, NotReady, StoreUnknown
+from stele.services.coordination.records import StoreRecord
+from stele.services.errors import GroupNotFound, InvalidArgument, NotReady, StoreTombstone, StoreUnknown
+from stele.services.wording import counted
 
 MIRRORED_WITHIN_S = 1.0
 _log = structlog.get_logger()
@@ -60,7 +62,10 @@ class Relocation:
     # --- what operators ask -----------------------------------------------------------------------------------------
 
     async def move(self, group: int, source: int, to: int) -> None:
-        """Returns once it is recorded.  Idempotent.  GroupNotFound, InvalidArgument, NotReady."""
+        """Returns once it is recorded.  Idempotent.  GroupNotFound, StoreUnknown, StoreTombstone, InvalidArgument; NotReady for what may
+        change by itself."""
+        await self._named("from_store", source)
+        to_state = (await self._named("to_store", to)).state
         async with self._turn:
             view = self._view()
             partition = view.catalog.partitions.get(group)
@@ -74,8 +79,10 @@ class Relocation:
             if topic.state != TopicState.READY:
                 raise NotReady(f"the topic {topic.name} is {topic.state}", group=group)
             move = operator_move(group, partition.wanted, source, to)
-            if to not in candidates(view.catalog, view.reports, partition, (), log_bytes(view.reports, partition)):
-                raise NotReady(f"store {to} is not up, ready and heard, or has no room for group {group}", store_id=to)
+            if to_state != StoreState.UP:
+                raise InvalidArgument(f"to_store: store {to} is {to_state}, and gets no replica", store_id=to)
+            if why := hindrance(view.catalog, view.reports, partition, to, log_bytes(view.reports, partition)):
+                raise NotReady(f"store {to} {why}", store_id=to)
             if not await self.writer.begin(move):
                 raise NotReady(f"group {group} was changed meanwhile; try again", group=group)
             await self._mirrored(lambda c: (p := c.partitions.get(group)) is None or to in p.replicas)
@@ -121,7 +128,7 @@ class Relocation:
             elif held := left_on(catalog, view.reports, store.store_id):
                 skipped.append((store, f"it still holds {held}"))
             elif named := await self.writer.names(store.store_id):
-                skipped.append((store, f"{named} partitions still name it"))
+                skipped.append((store, f"{counted(named, 'partition')} still {'names' if named == 1 else 'name'} it"))
             else:
                 await self.writer.bury(store.store_id)
                 buried.append(store.store_id)
@@ -141,12 +148,22 @@ class Relocation:
         if await self.writer.cancel(number):
             await self._mirrored(lambda c: (q := c.partitions.get(number)) is None or q.target != p.target)
 
+    async def _named(self, argument: str, store_id: int) -> StoreRecord:
+        """As ZooKeeper has the store.  StoreUnknown, StoreTombstone, which name the argument."""
+        try:
+            record = (await self.writer.store(store_id)).record
+            if record.state == StoreState.TOMBSTONE:
+                raise removed(store_id)
+        except (StoreUnknown, StoreTombstone) as e:
+            raise type(e)(f"{argument}: {e.message}", store_id=store_id) from None
+        return record
+
     def _known(self, catalog: Catalog, store_id: int) -> StoreEntry:
         store = catalog.stores.get(store_id)
         if store is None:
             if store_id in catalog.buried:
                 raise removed(store_id)
-            raise StoreUnknown(f"there is no store {store_id}; `stele store ls` lists them", store_id=store_id)
+            raise unknown(store_id)
         return store
 
     # --- what nobody has to ask for ---------------------------------------------------------------------------------

@@ -97,6 +97,11 @@ class StoreReport:
 Reports = Mapping[int, StoreReport]
 
 
+def is_heard(reports: Reports, store_id: int) -> bool:
+    """Whether the store is listened to now, and has said something."""
+    return (report := reports.get(store_id)) is not None and report.connected
+
+
 def merge(known: StoreReport | None, received: StoreStatus) -> StoreReport:
     """``known`` brought up to date by a message of the stream: a complete one replaces it, another changes what it names."""
     replicas = dict(known.replicas) if known is not None and not received.complete else {}

@@ -22,7 +22,7 @@ from stele.nameserver.catalog import (
     removed,
 )
 from stele.nameserver.reconcile import is_absent, is_new
-from stele.nameserver.reports import VOTING, LeaderReport, ReplicaState, Reports
+from stele.nameserver.reports import VOTING, LeaderReport, ReplicaState, Reports, is_heard
 from stele.services.bundles import bundle_of
 from stele.services.errors import MetadataBehind, NamespaceNotFound, StoreUnknown, TopicNotFound
 from stele.services.high_water import NOTHING_TOLD, HighWater
@@ -84,11 +84,7 @@ class View:
 
     def unheard_stores(self) -> set[int]:
         """Stores that could be given replicas and have not said yet what they hold and have seen."""
-        return {
-            store_id
-            for store_id in self.catalog.placeable_stores
-            if (report := self.reports.get(store_id)) is None or not report.connected
-        }
+        return {store_id for store_id in self.catalog.placeable_stores if not is_heard(self.reports, store_id)}
 
     # --- topics ---------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from stele.model import BrokerInfo, ClusterInfo, PartitionInfo, ReplicaInfo, StoreInfo
+from stele.services.wording import counted
 
 SHOWN_MAX = 5
 
@@ -68,7 +69,9 @@ def _status(s: StoreInfo) -> str:
 
 def _brokers(brokers: Sequence[BrokerInfo]) -> HealthCheck:
     live = [b for b in brokers if b.live]
-    problems = [f"{b.name} is gone and owns {len(b.bundles)} bundles" for b in brokers if not b.live and b.bundles]
+    problems = [
+        f"{b.name} is gone and owns {counted(len(b.bundles), 'bundle')}" for b in brokers if not b.live and b.bundles
+    ]
     if not live:
         problems.append("no broker is registered")
     return _check("brokers", problems, f"{len(live)} registered")

@@ -26,6 +26,7 @@ from stele.client import Client
 from stele.consumer import TYPES, Consumer
 from stele.model import Message
 from stele.services.errors import InvalidArgument
+from stele.services.wording import counted
 
 CREDIT = 1000
 UNFLUSHED_MAX = 500
@@ -95,7 +96,7 @@ def consume(
             finally:
                 _flush(consumer, unflushed)
                 if consumer.skipped:
-                    report(f"{consumer.skipped} messages could be read from no replica and were skipped")
+                    report(f"skipped {counted(consumer.skipped, 'message')} that could be read from no replica")
 
     with_client(server, directory, work, timeout_s=timeout_s)
     if count is not None and printed < count:

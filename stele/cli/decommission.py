@@ -14,6 +14,7 @@ from stele.cli.output import OutputFormat, report, show_json, show_rows, size
 from stele.client import Client
 from stele.model import DecommissionPlan, SkippedStore, StoreInfo
 from stele.services.errors import InvalidArgument
+from stele.services.wording import counted
 
 StoreName = Annotated[str, typer.Argument(metavar="STORE", help="Name or id of a store.")]
 
@@ -62,9 +63,8 @@ def decommission(
         _show(plan, names)
     if dry_run:
         return
-    report(
-        f"{found.name}: {len(plan.moves) + len(plan.stays)} replicas to move; `stele operation ls` shows how far it is"
-    )
+    held = counted(len(plan.moves) + len(plan.stays), "replica")
+    report(f"{found.name}: {held} to move; `stele operation ls` shows how far it is")
     if not wait:
         return
 

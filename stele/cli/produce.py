@@ -22,6 +22,7 @@ from stele.errors import InputUnreadable
 from stele.model import SendResult
 from stele.services.errors import InvalidArgument, MessageTooLarge, SteleError
 from stele.services.topics import parse_topic
+from stele.services.wording import counted
 
 READ_BYTES = 256 * 1024
 QUEUED_CHUNKS_MAX = 8
@@ -128,7 +129,7 @@ class _Tally:
 
     def summary(self) -> str:
         took_s = max(self._last_s - self._first_s, 1e-6)
-        text = f"{self.stored} messages ({size(self.bytes)}) in {took_s:.2f} s"
+        text = f"{counted(self.stored, 'message')} ({size(self.bytes)}) in {took_s:.2f} s"
         if self.stored > 1:
             text += f", {self.stored / took_s:,.0f} messages/s, {size(self.bytes / took_s)}/s"
         if self._latencies_s:

@@ -24,6 +24,7 @@ from stele.model import PartitionInfo, TopicInfo
 from stele.services.errors import InvalidArgument
 from stele.services.topics import Retention, check_retention
 from stele.services.units import shown_span
+from stele.services.wording import counted
 
 app = group("Topics: create, list, look at, alter, remove.")
 RetentionBytes = Annotated[
@@ -73,7 +74,8 @@ def create(
     made = with_client(server, directory, work, f"creating {topic}")
     if output is OutputFormat.JSON:
         show_json(made)
-    report(f"{made.topic}: {made.partitions} partitions, {made.replication} replicas each, {_kept(made)}")
+    shape = f"{counted(made.partitions, 'partition')}, {counted(made.replication, 'replica')} each"
+    report(f"{made.topic}: {shape}, {_kept(made)}")
 
 
 @app.command(

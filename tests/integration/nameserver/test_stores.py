@@ -210,3 +210,39 @@ async def test_a_renamed_store_keeps_its_id(cluster: Cluster) -> None:
         return [(s.name, s.state, s.live) for s in stores] == [("dn9", "up", False)]
 
     await eventually(renamed)
+
+
+async def test_a_move_to_or_from_a_store_that_is_none_is_refused_at_once(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=3)
+    await cluster.create("demo/t", partitions=1, replication=2)
+    metadata = await cluster.metadata()
+    (route,) = (await cluster.lookup("demo/t")).partitions
+    held = [r.store_id for r in route.replicas]
+    spare = next(d.store_id for d in cluster.datanodes.values() if d.store_id not in held)
+    buried, tombstone, offline = [await register(cluster, ask(f"u{n}", name=f"gone{n}")) for n in range(3)]
+    for store_id, state in ((tombstone, "tombstone"), (offline, "offline")):
+        known = await metadata.get(f"stores/{store_id}", StoreRecord)
+        assert known is not None
+        await metadata.set(f"stores/{store_id}", replace(known.record, state=state), known.version)
+    await bury(metadata, buried)
+
+    async def move(source: int, to: int) -> None:
+        await cluster.ask(
+            "MovePartition", pb.MovePartitionRequest(group=route.group, from_store_id=source, to_store_id=to)
+        )
+
+    for to, error in (
+        (999, StoreUnknown),
+        (tombstone, StoreTombstone),
+        (buried, StoreTombstone),
+        (offline, (InvalidArgument, StoreTombstone)),  # nothing is on it, so it is removed soon
+    ):
+        with pytest.raises(error, match=r"^to_store: ") as refused:
+            await move(held[0], to)
+        assert refused.value.facts["store_id"] == str(to)
+    for source, error in ((999, StoreUnknown), (buried, StoreTombstone)):
+        with pytest.raises(error, match=r"^from_store: "):
+            await move(source, spare)
+    with pytest.raises(InvalidArgument):
+        await move(held[0], held[1])
+    await move(held[0], spare)
