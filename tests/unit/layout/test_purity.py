@@ -61,6 +61,7 @@ PURE = (
     "stele.services.rpc.resolution",
     "stele.services.topics",
     "stele.services.units",
+    "stele.services.wording",
 )
 
 # Libraries that compute and do nothing else; of some only a part.
