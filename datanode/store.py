@@ -171,17 +171,17 @@ class Store:
         replica.fail(problem)
 
     async def _repair(self, aside: Quarantined) -> None:
-        """Starts a quarantined group anew, to get its log back from its peers (R4.5); it stays quarantined if that is not safe."""
+        """Starts a quarantined group anew, to get its log back from its peers (R4.5); it stays quarantined if that is not safe, until its
+        group has let it go and it joins again (:meth:`create`)."""
         try:
             spec = await asyncio.to_thread(self.directory.rebuild, aside)
-            if spec is None:
-                return
-            await self._open(spec)
         except (SteleError, OSError) as e:
-            self.replicas.pop(aside.group, None)
             log.error("group_not_repaired", group=aside.group, problem=str(e))
             return
-        del self.quarantined[aside.group]
+        if spec is None:
+            return
+        del self.quarantined[aside.group]  # it is spent
+        await self._load_one(aside.group)
         log.warning("group_recovering", group=aside.group, from_peers=[m for m in spec.members if m != self.store_id])
 
     async def _open(self, spec: GroupSpec) -> None:
@@ -237,8 +237,9 @@ class Store:
         """True if the replica was created, False if it was there.
 
         Errors: ClusterMismatch, StoreMismatch (R2.5), Fenced, InvalidArgument, TopicMismatch; StorageFailed and LogDamaged for a
-        replica that is here and failed or quarantined: an empty one in its place would have forgotten its votes.  What was there
-        before the call is there after it.
+        replica that is here and failed or quarantined: an empty one in its place would have forgotten its votes.  One that joins takes
+        the place of a quarantined one all the same: its group has let that go, and what it voted with it.  What was there before the
+        call is on the disk after it.
         """
         self._check_meant_for_us(mandate)
         if spec.members and (self.store_id not in spec.members or len(set(spec.members)) != len(spec.members)):
@@ -265,6 +266,11 @@ class Store:
                     f"the folder of group {spec.group} was just cleared away; ask again", group=spec.group
                 )
             try:
+                if (aside := self.quarantined.get(spec.group)) is not None:
+                    # What a crash leaves of both counts as rebuilt, since there is a folder.
+                    await asyncio.to_thread(self.directory.release_quarantined, spec.group, "given-up")
+                    log.warning("quarantined_given_up", group=spec.group, problem=aside.problem)
+                    del self.quarantined[spec.group]
                 await self._open(spec)
             except Exception as e:
                 await self._unmake(spec)
@@ -276,7 +282,10 @@ class Store:
     def _is_here(self, spec: GroupSpec) -> bool:
         """Whether the replica runs.  LogDamaged, StorageFailed: it is here and does not; InvalidArgument, TopicMismatch: another's is."""
         if (aside := self.quarantined.get(spec.group)) is not None:
-            raise LogDamaged(f"group {spec.group} is quarantined here: {aside.problem}", path=aside.path)
+            if aside.topic:
+                _check_topic(spec.group, aside.topic_id, spec.topic_id)
+            if spec.members:
+                raise LogDamaged(f"group {spec.group} is quarantined here: {aside.problem}", path=aside.path)
         known = self.replicas.get(spec.group)
         if known is None:
             return False

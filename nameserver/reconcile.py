@@ -14,8 +14,9 @@ it has handed over.  So a group never has fewer voters than before, and has one 
 
 A replica that a store has lost may have acknowledged and voted what it cannot know any more.  So one that begins as a voter is created
 only while its topic is, and only where none was ever reported; elsewhere the store leaves the group, by the word of those that are left
-(each majority of theirs meets every earlier one in a store that forgot nothing), and comes back as a learner.  Where too few are left
-for that, the partition waits for one of the lost to return: it is not available, and nothing of it is undone.
+(each majority of theirs meets every earlier one in a store that forgot nothing), and comes back as a learner.  So does one that its store
+has set aside and cannot start by itself, for want of its vote for example.  Where too few are left for that, the partition waits for one
+of the lost to return: it is not available, and nothing of it is undone.
 """
 
 from __future__ import annotations
@@ -310,7 +311,7 @@ def _steps(
     for store_id in partition.wanted:
         role = _role(said, store_id)
         wanted = role
-        if is_absent(catalog, reports, partition, store_id):
+        if is_absent(catalog, reports, partition, store_id) or _is_set_aside(reports, partition, store_id):
             if role is MemberRole.NONE:
                 yield _create(topic, partition, store_id, ())
             elif not is_new(topic, partition, store_id):
@@ -330,6 +331,14 @@ def _steps(
     for store_id in extras:
         if _role(said, store_id) is MemberRole.NONE:
             yield RecordExtra(partition.group, store_id)
+
+
+def _is_set_aside(reports: Reports, partition: PartitionEntry, store_id: int) -> bool:
+    """Whether the store serves, and holds nothing of the partition but what it could not start again."""
+    report = reports.get(store_id)
+    if report is None or not report.holds(partition.group) or report.status.state != MemberState.READY:
+        return False
+    return report.replicas[partition.group].state == ReplicaState.QUARANTINED
 
 
 def _all_count(said: ReplicaStatus, partition: PartitionEntry) -> bool:

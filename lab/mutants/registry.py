@@ -57,6 +57,7 @@ MUTANTS = _table(
     # --- the store
     Mutant("store.ForgetsWhatItCannotRead", (), "what a replica holds outlives trouble in reading it"),
     Mutant("store.KeepsTheQuarantined", (), "a deleted group does not come back"),
+    Mutant("store.BeginsOverWhatItSetAside", ("R4.5",), "a replica that forgot its vote is not begun anew"),
     Mutant("store.StopsAtWhatCannotBeMoved", ("R4.5",), "one damaged replica costs no other"),
     Mutant("store.ForgetsWhatItCannotDelete", ("R3.4",), "what could not be deleted is known until it is"),
     Mutant("store.NeverTriesAgain", (), "a replica that failed in passing trouble runs again"),

@@ -48,6 +48,13 @@ class KeepsTheQuarantined(Store):
         return await self.registry.delete(group)
 
 
+class BeginsOverWhatItSetAside(Store):
+    """A quarantined replica gives way to any that is created, one that votes from the start among them."""
+
+    def _is_here(self, spec: GroupSpec) -> bool:
+        return spec.group in self.replicas
+
+
 class ForgetsWhatItCannotDelete(Store):
     """A replica is off the list before its folder has gone, and stays so when that cannot be moved."""
 

@@ -131,6 +131,25 @@ async def test_p2_what_was_acknowledged_by_two_outlives_the_folder_of_one(datano
     await holds_and_mutant_fails(cleared, plan, "catalog.begins_the_lost_anew")
 
 
+async def test_a_replica_whose_vote_is_damaged_leaves_its_group_and_joins_again(datanodes: Cluster) -> None:
+    await datanodes.start(3)
+    leader, damaged, other = await three(datanodes)
+    await datanodes.replicated(GROUP, 1)
+    await damaged.stop()
+    (folder(damaged) / "term").write_bytes(b"what is this")
+    await damaged.start()
+    await eventually(lambda: [r.state for r in status_of(damaged.store).replicas] == ["quarantined"])
+    rounds = Rounds(datanodes)
+    try:
+        await rounds.until(lambda: counts(datanodes, leader.store_id, other.store_id))
+        await rounds.until(lambda: counts(datanodes, leader.store_id, damaged.store_id, other.store_id))
+        await other.stop()
+        await datanodes.appended(GROUP, make_batch())  # it counts again
+        await datanodes.replicated(GROUP, 2)
+    finally:
+        await rounds.stop()
+
+
 async def test_p2_an_old_folder_that_is_back_after_its_store_has_left_neither_disturbs_nor_is_lost(
     datanodes: Cluster,
 ) -> None:

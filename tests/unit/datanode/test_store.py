@@ -24,7 +24,7 @@ from stele.datanode.storage import opener
 from stele.datanode.store import Mandate, Store
 from stele.datanode.watch import status_of
 from stele.services.backoff import Backoff
-from stele.services.errors import GroupNotFound, InvalidArgument, LogDamaged, SteleError, StorageFailed
+from stele.services.errors import GroupNotFound, InvalidArgument, LogDamaged, SteleError, StorageFailed, TopicMismatch
 from stele.services.files import File, OsFileSystem
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.registry import Registry
@@ -400,6 +400,35 @@ async def damaged(path: Path, *specs: GroupSpec) -> None:
     content = bytearray(segment.read_bytes())
     content[3] ^= 1
     segment.write_bytes(content)
+
+
+async def test_a_replica_whose_vote_cannot_be_read_is_set_aside_until_its_group_has_let_it_go(tmp_path: Path) -> None:
+    """It may have promised what it does not know any more: it votes no more, and comes back as one that joins."""
+
+    async def scenario(kind: type[Store]) -> None:
+        path = tmp_path / kind.__name__
+        await written(path)
+        (path / "groups" / "7" / "term").write_bytes(b"what is this")
+        async with running(path, kind) as store:
+            with promise("a replica that forgot its vote is not begun anew"):
+                [status] = status_of(store).replicas
+                assert (status.state, status.topic_id) == ("quarantined", 3)
+                for members in ((1,), (1, 2, 3)):
+                    with pytest.raises(LogDamaged):
+                        await store.create(dataclasses.replace(SPEC, members=members), MANDATE)
+                with pytest.raises(TopicMismatch):
+                    await store.create(dataclasses.replace(SPEC, members=(), topic_id=4), MANDATE)
+                assert [r.state for r in status_of(store).replicas] == ["quarantined"]
+            joins = dataclasses.replace(SPEC, members=())
+            assert await store.create(joins, MANDATE)
+            assert not await store.create(joins, MANDATE)
+            assert store.replicas[7].state == "recovering"
+            assert not store.quarantined
+        async with running(path, kind) as store:
+            assert [r.state for r in status_of(store).replicas] == ["recovering"]
+        assert any(p.name == "7-1.given-up" for p in (path / "quarantine").iterdir()), "nothing damaged is deleted"
+
+    await holds_and_mutant_fails(scenario, Store, "store.BeginsOverWhatItSetAside")
 
 
 async def test_p28_a_group_that_was_rebuilt_and_deleted_does_not_come_back(tmp_path: Path) -> None:

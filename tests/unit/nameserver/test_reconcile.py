@@ -160,6 +160,25 @@ async def test_p2_a_store_that_lost_its_replica_leaves_joins_and_counts_again() 
         await holds_and_mutant_fails(scenario, plan, mutant)
 
 
+async def test_p2_what_a_store_has_set_aside_and_cannot_start_leaves_and_joins_again() -> None:
+    """Its vote is not readable, for example: it may have promised what it does not know any more."""
+
+    async def scenario(planner: Planner) -> None:
+        aside = replica(7, ReplicaState.QUARANTINED)
+
+        def step(said: ReplicaStatus, state: str = MemberState.READY) -> list[ReconcileEffect]:
+            reports = {1: report(1, said), 2: report(2, following()), 3: report(3, aside, state=state)}
+            return planner(catalog_of(READY, RECORDED), reports, leaders(reports))
+
+        with promise("a replica that was lost comes back as a learner"):
+            assert step(leading(1, 2, 3), MemberState.LOADING) == [], "it may be started again yet"
+            assert step(leading(1, 2, 3)) == [ChangeMember(1, 7, 1, 3, MemberRole.NONE)]
+            assert step(leading(1, 2, settled=False)) == [], "its leaving may still be undone"
+            assert step(leading(1, 2)) == [CreateReplica(3, 7, 1, "demo/t", 0, ())]
+
+    await holds_and_mutant_fails(scenario, plan, "catalog.joins_before_it_has_left")
+
+
 def test_p2_what_is_only_not_known_to_be_there_is_not_lost() -> None:
     catalog = catalog_of(READY, RECORDED)
     for unknown in (report(3, complete=False), disconnected(report(3)), report(3, state=MemberState.LOADING)):
