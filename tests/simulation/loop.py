@@ -94,8 +94,8 @@ class Latency:
 
 
 class SimulatedLoop(asyncio.AbstractEventLoop):
-    """``after_handle`` is called after each handle if given, ``worked`` after each piece of work on a thread; ``failed`` with what a callback
-    raised and nobody caught; ``died`` when the fuse has burnt down."""
+    """``after_handle`` is called after each handle if given, ``worked`` after each piece of work on a thread; ``failed`` with what a
+    callback raised and nobody caught; ``died`` when the fuse has burnt down."""
 
     def __init__(
         self,
