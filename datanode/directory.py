@@ -4,7 +4,8 @@
 
 Guarantee: one process at a time has the directory open (DirectoryBusy for the second); a JSON file in it is the old one
 or the new one, whole, after any crash; a group's folder is never deleted because it is damaged, it is moved into
-``quarantine`` (R4.5).  What cannot be read is an error, never taken for what is not there.
+``quarantine`` (R4.5).  What cannot be read is an error, never taken for what is not there.  Once another folder stands in the place of the
+directory or of its ``groups``, as after a volume was mounted over it, nothing is read there or changed.
 
 Everything here blocks; it is called on threads.  Errors: StorageFailed and DiskFull for what the system refuses, LogDamaged for what
 is read and makes no sense.
@@ -31,7 +32,7 @@ from stele.datanode.log.segments import base_of
 from stele.datanode.storage import RECOVERING_NAME
 from stele.services.directory_lock import LOCK_NAME, DirectoryLock
 from stele.services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
-from stele.services.files import ASIDE_SUFFIX, OS_FILES
+from stele.services.files import ASIDE_SUFFIX, OS_FILES, inode_of
 from stele.services.high_water import HighWater
 from stele.services.json_files import write_json
 from stele.services.topics import FOR_EVER, Retention
@@ -126,6 +127,7 @@ class DataDirectory:
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = DirectoryLock(path)
             try:
+                self._opened = {folder: inode_of(folder) for folder in (path, self.groups_path)}
                 self.identity = self._load_identity()
             except BaseException:
                 self._lock.release()
@@ -133,6 +135,32 @@ class DataDirectory:
 
     def close(self) -> None:
         self._lock.release()
+
+    def check_in_place(self) -> None:
+        """StorageFailed: the directory was replaced, or it cannot be told."""
+        if problem := self.replaced():
+            raise StorageFailed(problem, path=self.path)
+
+    def replaced(self) -> str:
+        """Nothing while the paths of the directory and of its groups lead to what was opened; else which does not, and what to do.
+        StorageFailed: it cannot be told."""
+        for folder, opened in self._opened.items():
+            with _typed(folder):
+                try:
+                    found = inode_of(folder)
+                except (FileNotFoundError, NotADirectoryError):
+                    found = None
+            if found != opened:
+                return (
+                    f"{folder} is not the folder any more that this store was started on: put that back (unmount what was mounted "
+                    "over it), or stop the datanode"
+                )
+        return ""
+
+    def place_of(self, group: int) -> tuple[int, int]:
+        """Which folder is the group's.  StorageFailed."""
+        with _typed(path := self.group_path(group)):
+            return inode_of(path)
 
     # --- identity ---------------------------------------------------------------------------------------------------
 
@@ -178,6 +206,7 @@ class DataDirectory:
         return identity
 
     def _store_identity(self, identity: StoreIdentity) -> None:
+        self.check_in_place()
         _write_json(self.path / "store.json", asdict(identity))
         self.identity = identity
 
@@ -207,6 +236,7 @@ class DataDirectory:
 
         A replica without first members joins a group that exists, and begins as *recovering*: whatever the store had promised
         before, it promises nothing until it is whole."""
+        self.check_in_place()
         path = self.group_path(spec.group)
         with _typed(path):
             try:
@@ -234,10 +264,12 @@ class DataDirectory:
 
     def configure_group(self, spec: GroupSpec) -> None:
         """The group's ``group.json`` anew, durable."""
+        self.check_in_place()
         _write_json(self.group_path(spec.group) / "group.json", spec.to_body())
 
     def read_group(self, group: int) -> GroupSpec | None:
         """None: it is certainly not there, and the folder holds nothing of a replica."""
+        self.check_in_place()
         path = self.group_path(group) / "group.json"
         body = _read_json(path)
         if body is None:
@@ -259,6 +291,7 @@ class DataDirectory:
 
     def quarantine(self, group: int, problem: str, spec: GroupSpec | None) -> Quarantined:
         """Moves the group's folder aside (R4.5), with a note why where there is room for one."""
+        self.check_in_place()
         with _typed(self.quarantine_path):
             used = [
                 int(m[2])
@@ -285,6 +318,7 @@ class DataDirectory:
 
         What was set aside is spent then: the new replica votes on, and one that is made of the old term file once more would forget
         what it voted since."""
+        self.check_in_place()
         body = _read_json(aside.path / "group.json")
         if not body:
             return None
@@ -331,6 +365,7 @@ class DataDirectory:
     def release_quarantined(self, group: int, reason: str) -> bool:
         """What was set aside of the group stays on disk as ``<name>.<reason>``, and is neither reported nor repaired any more.  False
         if there was nothing."""
+        self.check_in_place()
         released = False
         with _typed(self.quarantine_path):
             for path in self.quarantine_path.iterdir():
@@ -346,6 +381,7 @@ class DataDirectory:
 
     def discard(self, group: int) -> None:
         """Moves the group's folder into the trash (trash.py), so that a half-deleted one is never taken for a group (R3.4)."""
+        self.check_in_place()
         with _typed(self.group_path(group)):
             os.rename(self.group_path(group), self.trash_path / f"{group}-{uuid.uuid4().hex}")
 

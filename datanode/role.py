@@ -24,6 +24,7 @@ import structlog
 
 from stele.datanode.directory import DataDirectory
 from stele.datanode.disk import Disk
+from stele.datanode.folder_watch import FolderWatch
 from stele.datanode.gate import Gate
 from stele.datanode.log_cleaner import LogCleaner
 from stele.datanode.mender import DamageMetrics
@@ -128,6 +129,7 @@ class Datanode:
         self._tasks.start(self._keep_trash(directory), "trash")
         self._tasks.start(self._clean_logs(), "clean-logs")
         self._tasks.start(self._reopen_failed(), "reopen-failed")
+        self._tasks.start(FolderWatch(self.store).run(), "folder-watch")
         self._tasks.start(self.store.silence.watch(), "disk-silence")
         if config.scrub_bytes_per_s:
             self._tasks.start(self._scrub(), "scrub")

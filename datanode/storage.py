@@ -1,7 +1,8 @@
 """A group's folder, opened: lock, log, snapshots, term and vote.
 
 Guarantee: what ``opener`` opens is one history: the newest snapshot, if there is one, and the log behind it, under a term that is not
-older than either (H7, H10).  What a crash interrupted is finished; damage is LogDamaged, and stays where it is.
+older than either (H7, H10).  What a crash interrupted is finished; damage is LogDamaged, and stays where it is.  It writes only while the
+folder is the one that was opened (in_place.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Protocol
 
 import structlog
 
+from stele.datanode.in_place import FilesInPlace
 from stele.datanode.log import SegmentLog, SnapshotFiles, TermFile, check_term
 from stele.datanode.log.reached import ReachedFile
 from stele.datanode.log.segments import base_of
@@ -30,6 +32,10 @@ log = structlog.get_logger()
 
 class Lock(Protocol):
     """What keeps a folder for one opener."""
+
+    def check_in_place(self) -> None:
+        """OSError where the folder's path leads to another one by now, or nowhere."""
+        ...
 
     def release(self) -> None: ...
 
@@ -89,7 +95,7 @@ def opener(
 ) -> Callable[[Path], GroupStorage]:
     """For the Raft registry: opens a folder, recovering its log.  GroupDirectoryBusy, LogDamaged, StorageFailed,
     DiskFull.  ``lock`` is replaced only where ``fs`` is no file system that two processes could share."""
-    files = fs or OS_FILES
+    files_of_the_system = fs or OS_FILES
 
     def open_group(folder: Path) -> GroupStorage:
         held = lock(folder)
@@ -100,6 +106,7 @@ def opener(
             raise
 
     def _open(folder: Path, held: Lock) -> GroupStorage:
+        files = FilesInPlace(files_of_the_system, held.check_in_place)
         terms = TermFile(folder, files)
         term, _ = terms.load()
         names = files.listdir(folder)

@@ -89,6 +89,7 @@ class Store:
         self._locks = KeyedLock[int]()  # by group
         self._vanished: set[int] = set()  # groups whose folder went while they ran
         self._held: set[int] = set()  # groups that have run here and were not deleted
+        self._places: dict[int, tuple[int, int]] = {}  # in which folder each of them ran last
         self._deleting: set[int] = set()  # groups whose folder could not be moved into the trash yet
         self._epoch_lock = asyncio.Lock()
         self._listeners: list[GroupListener] = []
@@ -137,6 +138,7 @@ class Store:
         spec: GroupSpec | None = None
         known = self.replicas.get(group)
         try:
+            await asyncio.to_thread(self._check_place, group)
             spec = await asyncio.to_thread(self.directory.read_group, group)
             if spec is None or not await asyncio.to_thread(self.directory.is_begun, group):
                 await asyncio.to_thread(self.directory.discard, group)
@@ -150,6 +152,16 @@ class Store:
             # A disk or descriptor in trouble damages nothing, and neither does a mistake of ours: the folder stays where it is.
             self._fail(group, str(e) if isinstance(e, SteleError | OSError) else repr(e), spec, known)
 
+    def _check_place(self, group: int) -> None:
+        """StorageFailed: the group's folder is another one than that in which it ran, and may know less.  Blocks."""
+        self.directory.check_in_place()
+        if group in self._places and self.directory.place_of(group) != self._places[group]:
+            path = self.directory.group_path(group)
+            raise StorageFailed(
+                f"{path} is another folder than the one in which the replica ran: put that back, or remove it for good",
+                path=path,
+            )
+
     async def _set_aside(self, group: int, problem: str, spec: GroupSpec | None) -> None:
         """Quarantines a group that does not run.  One that cannot even be moved is failed, and costs no other (R4.5)."""
         try:
@@ -158,6 +170,7 @@ class Store:
             self._fail(group, f"{problem}; it could not be set aside: {e}", spec)
             return
         self.quarantined[group] = aside
+        self._places.pop(group, None)
         self.replicas.pop(group, None)
         log.error("group_quarantined", group=group, problem=problem, path=str(aside.path))
 
@@ -186,8 +199,10 @@ class Store:
 
     async def _open(self, spec: GroupSpec) -> None:
         replica = self.replicas[spec.group] = self._replica(spec)
+        place = await asyncio.to_thread(self.directory.place_of, spec.group)
         group = await self.registry.create(spec.group, spec.members, replica)
         self._held.add(spec.group)
+        self._places[spec.group] = place
         group.subscribe(self._publish_group)
         group.on_damage = functools.partial(self.mender.found, spec.group)
         replica.run(group)
@@ -213,6 +228,13 @@ class Store:
             if failed is not None:
                 failed.end()
                 await self.registry.stop_group(group)
+            try:
+                await asyncio.to_thread(self.directory.check_in_place)
+            except StorageFailed as e:
+                if failed is not None:
+                    self._fail(group, e.message, failed.spec, failed)
+                self._publish(group)
+                return
             if await asyncio.to_thread(is_gone, self.directory.group_path(group)):
                 if self.replicas.pop(group, None) is not None:
                     self._vanished.add(group)
@@ -411,6 +433,7 @@ class Store:
         if known is not None:
             known.end()
         try:
+            await asyncio.to_thread(self.directory.check_in_place)
             existed = await self.registry.delete(group) or known is not None
         except (SteleError, OSError) as e:
             problem = f"it is to be deleted: {e.message if isinstance(e, SteleError) else e}"
@@ -424,6 +447,7 @@ class Store:
             raise StorageFailed(f"group {group} is not deleted: {problem}", group=group) from e
         for groups in (self._deleting, self._vanished, self._held):
             groups.discard(group)
+        self._places.pop(group, None)
         self.replicas.pop(group, None)
         if existed:
             log.info("replica_deleted", group=group)

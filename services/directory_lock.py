@@ -31,13 +31,14 @@ class DirectoryLock:
         if not directory.is_dir():  # the library would make one, and a mistyped path an empty store
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
         path = directory / LOCK_NAME
+        self._path, self._fd = path, -1
         self._lock = FileLock(
             path,
             timeout=within_s,
             poll_interval=POLL_S,
             thread_local=False,  # opened and closed on whichever thread is free
             preserve_lock_file=True,  # and never in its place a file that a dead process leaves locked
-            on_acquired=_write_owner,
+            on_acquired=self._acquired,
         )
         try:
             self._lock.acquire()
@@ -46,8 +47,24 @@ class DirectoryLock:
             by = f"process {owner}" if owner else "another process"
             raise busy(f"{directory} is in use by {by}", path=directory, owner=owner) from None
 
+    def check_in_place(self) -> None:
+        """OSError (ESTALE): the directory's path does not lead to what was locked any more.  It was removed or moved away, or another one
+        was mounted over it or put in its place."""
+        held = os.fstat(self._fd)
+        try:
+            found = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
+            raise OSError(errno.ESTALE, "it is not the folder any more that was opened", str(self._path.parent))
+
     def release(self) -> None:
+        self._fd = -1
         self._lock.release()
+
+    def _acquired(self, fd: int) -> None:
+        self._fd = fd
+        _write_owner(fd)
 
     def __enter__(self) -> DirectoryLock:
         return self

@@ -181,6 +181,12 @@ def is_gone(path: Path) -> bool:
     return False
 
 
+def inode_of(path: Path) -> tuple[int, int]:
+    """What tells the folder or file that ``path`` leads to from any other that is there at the same time.  OSError."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
 def replace_file(path: Path, content: bytes, fs: FileSystem = OS_FILES) -> None:
     """``path`` holds ``content``, durably, when this returns; after a crash at any moment it is the old file or the new one, whole.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from stele.datanode.store import Mandate, Store
 from stele.datanode.trash import Trash
-from stele.services.directory_lock import LOCK_NAME
+from stele.services.directory_lock import LOCK_NAME, DirectoryLock
 from stele.services.errors import DirectoryBusy
 from stele.services.keyed_lock import KeyedLock
 from stele.services.raft.group import Group
@@ -86,6 +86,13 @@ class PidFile:
 
     def release(self) -> None:
         self._path.unlink(missing_ok=True)
+
+
+class LooksAtNoPath(DirectoryLock):
+    """What was locked is the folder for good, wherever its path leads."""
+
+    def check_in_place(self) -> None:
+        return None
 
 
 def _is_alive(pid: int) -> bool:

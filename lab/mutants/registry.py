@@ -59,6 +59,8 @@ MUTANTS = _table(
     Mutant("store.KeepsTheQuarantined", (), "a deleted group does not come back"),
     Mutant("store.BeginsOverWhatItSetAside", ("R4.5",), "a replica that forgot its vote is not begun anew"),
     Mutant("store.StopsAtWhatCannotBeMoved", ("R4.5",), "one damaged replica costs no other"),
+    Mutant("store.BelievesAnyFolder", (), "what stands in the place of a store's folder is taken for nothing"),
+    Mutant("groups.LooksAtNoPath", ("R3.8",), "what is synced is where the folder's path leads"),
     Mutant("store.ForgetsWhatItCannotDelete", ("R3.4",), "what could not be deleted is known until it is"),
     Mutant("store.NeverTriesAgain", (), "a replica that failed in passing trouble runs again"),
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from stele.datanode.directory import GroupSpec, Quarantined
+from stele.datanode.directory import DataDirectory, GroupSpec, Quarantined
 from stele.datanode.replica import Replica
 from stele.datanode.store import Mandate, Store
 from stele.services.errors import SteleError
@@ -53,6 +53,13 @@ class BeginsOverWhatItSetAside(Store):
 
     def _is_here(self, spec: GroupSpec) -> bool:
         return spec.group in self.replicas
+
+
+class BelievesAnyFolder(DataDirectory):
+    """Whatever stands where the store's folder stood is the store's."""
+
+    def replaced(self) -> str:
+        return ""
 
 
 class ForgetsWhatItCannotDelete(Store):

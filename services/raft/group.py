@@ -469,6 +469,11 @@ class Group:
             log.error("group_directory_vanished", group=self.group_id, store=self.store_id)
             self.engine.fail(GroupStopped(f"the directory of group {self.group_id} has vanished", group=self.group_id))
 
+    def directory_replaced(self, problem: str) -> None:
+        """Its directory's path leads elsewhere: it ends, as where its disk fails (R3.8)."""
+        if not self.engine.failed:
+            self.engine.fail(StorageFailed(problem, group=self.group_id))
+
     def _changed(self) -> None:
         if not self._stopped and self._callbacks:
             asyncio.get_running_loop().call_soon(self._publish)

@@ -72,6 +72,9 @@ class SimulatedPath(PosixPath):
 class _Lock:
     """A simulated disk belongs to one process anyway."""
 
+    def check_in_place(self) -> None:
+        return None
+
     def release(self) -> None:
         return None
 

@@ -62,6 +62,11 @@ class _Inode:
     cached: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
     pending: list[_Change] = field(default_factory=list)
+    st_dev = 0
+
+    @property
+    def st_ino(self) -> int:
+        return id(self)
 
     def change(self, change: _Change) -> None:
         change.apply(self.cached)
@@ -89,6 +94,11 @@ class _Folder:
     cached: dict[str, _Inode] = field(default_factory=dict)
     durable: dict[str, _Inode] = field(default_factory=dict)
     pending: list[_NameChange] = field(default_factory=list)
+    st_dev = 0
+
+    @property
+    def st_ino(self) -> int:
+        return id(self)
 
     def change(self, names: dict[str, _Inode | None]) -> None:
         _rename(self.cached, names)

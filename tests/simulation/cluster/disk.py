@@ -421,6 +421,9 @@ class VolumeLock:
         self._volume.lock(directory, busy)
         self._generation = self._volume.generation
 
+    def check_in_place(self) -> None:
+        """Nothing is put over a folder of a volume."""
+
     def release(self) -> None:
         self._volume.unlock(self._path, self._generation)
 

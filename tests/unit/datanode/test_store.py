@@ -18,6 +18,7 @@ import structlog
 from stele.datanode import reopening
 from stele.datanode.directory import DataDirectory, GroupSpec
 from stele.datanode.disk import Disk
+from stele.datanode.folder_watch import FolderWatch
 from stele.datanode.log import TermFile
 from stele.datanode.reopening import Reopening
 from stele.datanode.storage import opener
@@ -58,10 +59,14 @@ class Descriptors(OsFileSystem):
 
 @asynccontextmanager
 async def running(
-    path: Path, kind: type[Store] = Store, files: Descriptors | None = None, segment_bytes: int = 1 << 20
+    path: Path,
+    kind: type[Store] = Store,
+    files: Descriptors | None = None,
+    segment_bytes: int = 1 << 20,
+    directory_kind: type[DataDirectory] = DataDirectory,
 ) -> AsyncIterator[Store]:
     """A store that has loaded what ``path`` holds."""
-    directory = DataDirectory(path)
+    directory = directory_kind(path)
     if not directory.identity.store_id:
         directory.record_registration(1, "c")
     disk = Disk(directory, 0)
@@ -309,6 +314,82 @@ async def test_p26_a_replica_whose_folder_vanishes_is_absent_until_it_is_back(tm
             store.replica(7)
         (tmp_path / "away").rename(tmp_path / "groups" / "7")
         await holds_its_message(store)
+
+
+# --- what stands in the place of a folder -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("replaced", [".", "groups"])
+async def test_a_folder_that_is_put_over_the_stores_is_taken_for_nothing(tmp_path: Path, replaced: str) -> None:
+    async def scenario(kind: type[DataDirectory]) -> None:
+        path = tmp_path / kind.__name__ / replaced.strip(".") / "store"
+        await written(path)
+        folder, away = path / replaced, tmp_path / f"{kind.__name__}-away"
+        async with running(path, directory_kind=kind) as store, looked_after(store):
+            await holds_its_message(store)
+            watch = FolderWatch(store)
+            folder.rename(away)
+            (path / "groups").mkdir(parents=True)
+            await watch.look()
+            with promise("what stands in the place of a store's folder is taken for nothing"):
+                for _ in range(20):  # it is tried again meanwhile
+                    await asyncio.sleep(0.02)
+                    [status] = status_of(store).replicas
+                    assert (status.state, "not the folder any more" in status.problem) == ("failed", True)
+                for members in ((1,), ()):
+                    for group in (7, 8):
+                        with pytest.raises(StorageFailed):
+                            await store.create(dataclasses.replace(SPEC, group=group, members=members), MANDATE)
+                with pytest.raises(StorageFailed):
+                    await store.delete(7, 3, MANDATE)
+                assert not list((path / "groups").iterdir())
+        if (path / "groups") != folder:
+            (path / "groups").rmdir()
+        folder.rmdir()
+        away.rename(folder)
+
+    await holds_and_mutant_fails(scenario, DataDirectory, "store.BelievesAnyFolder")
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_store_goes_on_once_its_folder_is_back(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    await written(path)
+    async with running(path) as store, looked_after(store):
+        await holds_its_message(store)
+        watch = FolderWatch(store)
+        with structlog.testing.capture_logs() as said:
+            (path / "groups").rename(tmp_path / "away")
+            (path / "groups").mkdir()
+            for _ in range(3):
+                await watch.look()
+            (path / "groups").rmdir()
+            (tmp_path / "away").rename(path / "groups")
+            await watch.look()
+            await holds_its_message(store)
+        assert [line["event"] for line in said if line["event"].startswith("store_folder")] == [
+            "store_folder_replaced",
+            "store_folder_back",
+        ]
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_replica_is_not_opened_in_a_copy_of_its_folder(tmp_path: Path) -> None:
+    """Which may be older than what it has promised since."""
+    path = tmp_path / "store"
+    await written(path)
+    async with running(path) as store, looked_after(store):
+        await holds_its_message(store)
+        shutil.copytree(path / "groups" / "7", tmp_path / "copy")
+        (path / "groups" / "7").rename(tmp_path / "away")
+        (tmp_path / "copy").rename(path / "groups" / "7")
+        with pytest.raises(SteleError):
+            await store.replicas[7].append(1, [make_batch()])
+        await eventually(lambda: "is another folder" in store.replicas[7].problem)
+        shutil.rmtree(path / "groups" / "7")
+        (tmp_path / "away").rename(path / "groups" / "7")
+        await leads(store)
 
 
 # --- what cannot be deleted -------------------------------------------------------------------------------------------

@@ -33,6 +33,9 @@ class Unlocked:
     def __init__(self, folder: Path) -> None:
         """Takes nothing."""
 
+    def check_in_place(self) -> None:
+        """Nobody else changes it."""
+
     def release(self) -> None:
         """Gives nothing back."""
 

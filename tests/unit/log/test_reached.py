@@ -21,6 +21,9 @@ SEGMENT_BYTES = 1000
 
 
 class _NoLock:
+    def check_in_place(self) -> None:
+        return None
+
     def release(self) -> None:
         return None
 
