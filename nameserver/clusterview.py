@@ -27,6 +27,7 @@ from stele.services.coordination.records import ClusterRecord, decode
 from stele.services.coordination.session import Session, SessionState
 from stele.services.coordination.znode import Node
 from stele.services.errors import ClusterMismatch, NotReady, RecordUnreadable, SteleError
+from stele.services.high_water import HighWater
 from stele.services.pb import nameserver_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.tasks import Tasks
@@ -126,6 +127,11 @@ class ClusterView:
                 age_ms=round(age_s * 1000),
                 stale=True,
             )
+
+    def heard(self, seen: HighWater) -> None:
+        """A store has said what it was told, as it registered: it may load for long, and is watched only then.  Counts at once."""
+        self._watch.seen = self.current.seen = self._watch.seen.joined(seen)
+        self._schedule_renewal()
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls ``callback`` after each replacement of ``current``."""

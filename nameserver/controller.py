@@ -99,7 +99,7 @@ class Controller:
         self.leadership = leadership
         decisions = decisions or Decisions()
         self.guard = decisions.guard(leadership, metadata, lambda: view.current)
-        self.stores = StoreRegister(leadership, metadata, session.cluster_id, check=self.guard.check)
+        self.stores = StoreRegister(leadership, metadata, session.cluster_id, check=self.guard.check, heard=view.heard)
         self.topics = TopicWriter(leadership, metadata)
         self.relocation = Relocation(
             MoveWriter(leadership, metadata),

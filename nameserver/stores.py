@@ -56,10 +56,11 @@ class StoreRegister:
         clock: Clock = SYSTEM,
         take: Take = take_next,
         check: Callable[[], Awaitable[None]] | None = None,
+        heard: Callable[[HighWater], None] = lambda seen: None,
     ) -> None:
-        """``check`` raises while no id may be given out."""
+        """``check`` raises while no id may be given out; ``heard`` is told what a store of this cluster was told before."""
         self._leadership, self._metadata, self._cluster_id = leadership, metadata, cluster_id
-        self._clock, self._take, self._check = clock, take, check
+        self._clock, self._take, self._check, self._heard = clock, take, check, heard
         self._turn = asyncio.Lock()
 
     async def register(self, request: nameserver_pb2.RegisterStoreRequest) -> nameserver_pb2.RegisterStoreResponse:
@@ -93,6 +94,7 @@ class StoreRegister:
                 got=request.uuid,
             )
         await self._readmit(store_id, known, request.name)
+        self._heard(HighWater.of(request.seen))
         return store_id
 
     async def _take_back(self, request: nameserver_pb2.RegisterStoreRequest) -> int:
@@ -111,6 +113,7 @@ class StoreRegister:
         )
         await self._leadership.transaction().create(f"stores/{store_id}", record).commit()
         _log.warning("store_taken_back", store=store_id, name=request.name, uuid=request.uuid)
+        self._heard(HighWater.of(request.seen))
         return store_id
 
     async def _register_new(self, request: nameserver_pb2.RegisterStoreRequest) -> int:

@@ -51,6 +51,14 @@ class IdsFromTheLiving:
         return max(self._living, default=0) + 1
 
 
+class HearsOnlyWhoServes(StoreRegister):
+    """What a store was told counts only once it has loaded and is watched."""
+
+    async def register(self, request: nameserver_pb2.RegisterStoreRequest) -> nameserver_pb2.RegisterStoreResponse:
+        self._heard = lambda seen: None
+        return await super().register(request)
+
+
 class WelcomesTheRemoved(StoreRegister):
     """Whoever shows an id that was once given out is registered again, removed or not."""
 

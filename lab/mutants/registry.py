@@ -160,6 +160,7 @@ MUTANTS = _table(
     Mutant("catalog.TombstoneIsUnknown", ("R2.1", "R2.2"), "a removed store is known to be removed"),
     Mutant("catalog.IdsFromTheLiving", ("R2.2",), "a removed store's id is never given out again",
            "stele.nameserver.stores:take_next"),
+    Mutant("catalog.HearsOnlyWhoServes", ("R2.2",), "an older copy of the records gives nothing out while stores load"),
     Mutant("catalog.WelcomesTheRemoved", ("R2.6",), "a removed store is refused registration"),
     Mutant("catalog.ReusesGroups", ("R3.6",), "a topic created anew gets new groups"),
     Mutant("catalog.begins_the_lost_anew", (), "a replica that was lost comes back as a learner",

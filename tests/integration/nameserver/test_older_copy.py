@@ -6,12 +6,18 @@ import asyncio
 import functools
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stele.local.zookeeper import ZooKeeperServer
+from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.controller import Controller, Decisions
 from stele.nameserver.metadata_guard import MetadataGuard
+from stele.nameserver.stores import StoreRegister
+from stele.services.coordination.election import Leadership
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.session import Session
 from stele.services.errors import MetadataBehind, StoreUnknown
 from stele.services.high_water import HighWater
 from stele.services.pb import nameserver_pb2 as pb
@@ -117,6 +123,35 @@ async def test_p3_an_older_copy_gives_no_id_out_until_an_operator_says_so(tmp_pa
                 await cluster.stop()
 
         await holds_and_mutant_fails(scenario, MetadataGuard, "catalog.BelievesTheOlderCopy")
+
+
+async def test_p3_what_a_store_that_loads_was_told_counts_before_ids_are_given_out(cluster: Cluster) -> None:
+    """It is known, and may load for long; until then nobody watches it."""
+
+    async def scenario(kind: type[StoreRegister]) -> None:
+        def controller(
+            leadership: Leadership, session: Session, view: ClusterView, *rest: Any, **options: Any
+        ) -> Controller:
+            made = Controller(leadership, session, view, *rest, **options)
+            check, metadata = made.guard.check, MetadataStore(session)
+            made.stores = kind(leadership, metadata, session.cluster_id, check=check, heard=view.heard)
+            return made
+
+        name = f"ns-{kind.__name__.lower()}"
+        started = await cluster.nameserver(name, controller)  # type: ignore[arg-type]
+        await cluster.leader()
+        loads = pb.RegisterStoreRequest(uuid="loads", name="dn1")
+        loads.store_id = (await cluster.ask("RegisterStore", loads)).store_id
+        loads.seen.CopyFrom(HighWater(stores=9, groups=9).message())
+        await cluster.ask("RegisterStore", loads)
+        with promise("an older copy of the records gives nothing out while stores load"):
+            with pytest.raises(MetadataBehind):
+                await cluster.ask("RegisterStore", pb.RegisterStoreRequest(uuid="new", name="dn2"))
+            assert "older copy" in (await problems(cluster))[0]
+        await started.drain()
+        cluster.retire(name)
+
+    await holds_and_mutant_fails(scenario, StoreRegister, "catalog.HearsOnlyWhoServes")
 
 
 async def problems_gone(cluster: Cluster) -> bool:
