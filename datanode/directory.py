@@ -32,7 +32,7 @@ from stele.datanode.log.segments import base_of
 from stele.datanode.storage import RECOVERING_NAME
 from stele.services.directory_lock import LOCK_NAME, DirectoryLock
 from stele.services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
-from stele.services.files import ASIDE_SUFFIX, OS_FILES, inode_of
+from stele.services.files import ASIDE_SUFFIX, OS_FILES, inode_of, move_folder
 from stele.services.high_water import HighWater
 from stele.services.json_files import write_json
 from stele.services.topics import FOR_EVER, Retention
@@ -259,7 +259,7 @@ class DataDirectory:
         path = self.group_path(group)
         grave = self.trash_path / f"{group}-{uuid.uuid4().hex}"
         with _typed(path):
-            os.rename(path, grave)
+            move_folder(path, grave)
         shutil.rmtree(grave, ignore_errors=True)
 
     def configure_group(self, spec: GroupSpec) -> None:
@@ -299,9 +299,7 @@ class DataDirectory:
                 if (m := _SET_ASIDE.fullmatch(n)) and int(m[1]) == group
             ]
             target = self.quarantine_path / f"{group}-{max(used, default=0) + 1}"
-            os.rename(self.group_path(group), target)
-            OS_FILES.fsync_dir(self.quarantine_path)
-            OS_FILES.fsync_dir(self.groups_path)
+            move_folder(self.group_path(group), target)
         found = Quarantined(group, target, problem)
         if spec is not None:
             found = replace(found, topic=spec.topic, partition=spec.partition, topic_id=spec.topic_id)
@@ -380,10 +378,11 @@ class DataDirectory:
     # --- what is to be deleted --------------------------------------------------------------------------------------
 
     def discard(self, group: int) -> None:
-        """Moves the group's folder into the trash (trash.py), so that a half-deleted one is never taken for a group (R3.4)."""
+        """Moves the group's folder into the trash (trash.py), so that a half-deleted one is never taken for a group (R3.4).
+        Durable when it returns."""
         self.check_in_place()
         with _typed(self.group_path(group)):
-            os.rename(self.group_path(group), self.trash_path / f"{group}-{uuid.uuid4().hex}")
+            move_folder(self.group_path(group), self.trash_path / f"{group}-{uuid.uuid4().hex}")
 
     def free_bytes(self) -> int:
         stat = os.statvfs(self.path)

@@ -181,6 +181,13 @@ def is_gone(path: Path) -> bool:
     return False
 
 
+def move_folder(source: Path, target: Path) -> None:
+    """The folder stands at ``target``, durably, when this returns; after a crash at any moment at one of both.  OSError: at either."""
+    OS_FILES.rename(source, target)
+    OS_FILES.fsync_dir(target.parent)  # BEFORE the other: else it could be at neither
+    OS_FILES.fsync_dir(source.parent)
+
+
 def inode_of(path: Path) -> tuple[int, int]:
     """What tells the folder or file that ``path`` leads to from any other that is there at the same time.  OSError."""
     found = path.stat()

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import GroupNotFound, GroupStopped, LogDamaged, NotReady, StorageFailed
-from stele.services.files import is_gone
+from stele.services.files import is_gone, move_folder
 from stele.services.keyed_lock import KeyedLock
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.group import Group
@@ -244,12 +244,13 @@ class Registry:
         return True
 
     def _discard(self, path: Path) -> bool:
-        """StorageFailed: the directory is still there, or it is not known whether it is."""
+        """Durable when it returns: what is said to be deleted does not come back by a loss of power.  StorageFailed: the directory is still
+        there, or it is not known whether it is."""
         if is_gone(path):
             return False
         try:
             self.trash.mkdir(parents=True, exist_ok=True)
-            path.rename(self.trash / f"{path.name}-{uuid.uuid4().hex}")
+            move_folder(path, self.trash / f"{path.name}-{uuid.uuid4().hex}")
         except OSError as e:
             raise StorageFailed(f"{path} cannot be moved into the trash: {e.strerror or e}", path=path) from e
         return True

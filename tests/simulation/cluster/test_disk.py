@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from stele.datanode.directory import DataDirectory, GroupSpec
+from stele.datanode.storage import opener
 from stele.services.errors import DirectoryBusy, SteleError
 from stele.services.files import OS_FILES, replace_file
+from stele.services.raft.registry import Registry
 from tests.simulation.cluster.disk import Volume
+from tests.unit.raft.lone import NoLinks
 
 
 @pytest.fixture(params=["real", "simulated"])
@@ -87,6 +90,24 @@ def test_a_folder_that_was_not_synced_may_be_gone() -> None:
         volume.crash(random.Random(seed))
         found.add((volume.path / "x").exists())
     assert found == {True, False}
+
+
+@pytest.mark.parametrize("deletes", ["the registry", "the directory"])
+async def test_r3_4_what_was_deleted_stays_so_after_a_loss_of_power(deletes: str) -> None:
+    for seed in range(10):
+        volume = Volume()
+        directory = DataDirectory(volume.path)
+        directory.create_group(GroupSpec(7, "a/b", 0, (1, 2, 3)))
+        if deletes == "the directory":
+            directory.discard(7)
+        else:
+            registry = Registry(1, directory.groups_path, NoLinks(), opener(1 << 20, 0, volume), observed_ms=lambda: 0)
+            assert await registry.delete(7)
+            await registry.close()
+        volume.crash(random.Random(seed))
+        back = DataDirectory(volume.path)
+        assert back.groups() == []
+        assert [name.partition("-")[0] for name in volume.names(back.trash_path)] == ["7"]
 
 
 def test_faults_of_the_volume() -> None:

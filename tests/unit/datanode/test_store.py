@@ -24,6 +24,11 @@ from stele.datanode.reopening import Reopening
 from stele.datanode.storage import opener
 from stele.datanode.store import Mandate, Store
 from stele.datanode.watch import status_of
+from stele.nameserver.catalog import Catalog, TopicEntry, TopicState
+from stele.nameserver.ids import IntervalSet
+from stele.nameserver.reconcile import DeleteReplica, plan
+from stele.nameserver.reports import merge
+from stele.nameserver.strays import set_apart
 from stele.services.backoff import Backoff
 from stele.services.errors import GroupNotFound, InvalidArgument, LogDamaged, SteleError, StorageFailed, TopicMismatch
 from stele.services.files import File, OsFileSystem
@@ -427,6 +432,32 @@ async def test_a_replica_that_cannot_be_moved_into_the_trash_is_listed_until_it_
             await holds_its_message(store, 8)
 
     await holds_and_mutant_fails(scenario, Store, "store.ForgetsWhatItCannotDelete")
+
+
+async def test_a_replica_that_was_to_be_deleted_is_an_orphan_once_its_store_has_forgotten_and_its_records_are_gone(
+    tmp_path: Path,
+) -> None:
+    """It is counted nowhere and kept, until the topic's id, which is recorded as deleted, says that it goes."""
+    path = tmp_path / "store"
+    await written(path)
+    async with running(path) as store:
+        await holds_its_message(store)
+        (path / "trash").rename(path / "aside")
+        (path / "trash").touch()
+        with pytest.raises(StorageFailed):
+            await store.delete(7, 3, MANDATE)
+    (path / "trash").unlink()
+    async with running(path) as store:
+        await holds_its_message(store)  # which an operator may still want
+        reports = {1: merge(None, status_of(store))}
+        gone = Catalog(topics={"x/y": TopicEntry("x/y", 9, 1, 1, TopicState.READY)})
+        [stray] = set_apart(gone, reports)[1].strays.values()
+        assert (stray.kind, stray.replica.topic, stray.replica.topic_id) == ("orphan", "a/b", 3)
+        assert plan(gone, set_apart(gone, reports), {}) == []
+        told = dataclasses.replace(gone, deleted_topics=IntervalSet.of([(3, 3)]))
+        assert plan(told, set_apart(told, reports), {}) == [DeleteReplica(1, 7, 3)]
+        assert await store.delete(7, 3, MANDATE)
+        assert not status_of(store).replicas
 
 
 # --- what was lost ----------------------------------------------------------------------------------------------------
