@@ -52,8 +52,12 @@ class _Progress:
         self._started = time.monotonic()
         self._shown = self._started
         self._terminal = sys.stderr.isatty()
+        self._told = 0
 
     def __call__(self, totals: Totals) -> None:
+        for found in totals.violations[self._told :]:  # at once: a long series need not come to its end
+            print(f"VIOLATION with seed {found.seed}: {found.message}", file=sys.stderr, flush=True)
+        self._told = len(totals.violations)
         now = time.monotonic()
         if now - self._shown < (0.2 if self._terminal else 60):
             return

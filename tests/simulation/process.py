@@ -154,6 +154,7 @@ class Process:
         self.applied_seen = 0
         self._rng = rng
         self._aside: set[asyncio.Task[object]] = set()
+        self.leaving: set[int] = set()  # members whose removal was asked for and may come any moment
 
     def start(self) -> None:
         world, store = self.world, self.store
@@ -263,12 +264,19 @@ class Process:
         group = self.group
         if group is None or (store in group.members.voters and len(group.members.voters) <= VOTERS_MIN):
             return
-        if any(store.lost_log for store in self.world.stores.values()):
+        if any(store.recovers for store in self.world.stores.values()):
             return  # who is left might be no majority without the one that has to come back (R4.5)
         if store == self.store.id:
             group.transfer_leadership()
         elif store in group.members.voters + group.members.learners:
-            self._run_aside(asyncio.wait_for(group.remove_member(store), CHANGE_TIMEOUT_S), "members removed")
+            self._run_aside(self._remove(group, store), "members removed")
+
+    async def _remove(self, group: Group, store: int) -> None:
+        self.leaving.add(store)
+        try:
+            await asyncio.wait_for(group.remove_member(store), CHANGE_TIMEOUT_S)
+        finally:
+            self.leaving.discard(store)
 
     def change_member(self, store: int) -> None:
         """Out, if it is in, and in, if it is out."""
@@ -329,6 +337,13 @@ class Store:
         self.held: dict[int, int] = {}  # while no process runs: index → term of durable entries beyond the commit index
         self.power_fails = False  # the next death of its process is a loss of power
         self.down_s = 0.5  # how long it stays down after that
+
+    @property
+    def recovers(self) -> bool:
+        """It does not vote: its log is gone, or the leader told it that what it had promised is (R4.5)."""
+        group = self.process.group if self.process is not None else None
+        told = group is not None and group.engine.recovering
+        return self.lost_log or told or self.disk.has_file(self.folder / RECOVERING_NAME)
 
     def lose_log(self) -> bool:
         """The log is damaged, set aside and to be brought back from the peers.  False: that is not possible safely."""

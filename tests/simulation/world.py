@@ -279,17 +279,16 @@ class World:
 
     def may_lose_log(self, store: Store) -> bool:
         """As many logs may be lost at a time as a majority can do without."""
-        lost = sum(s.lost_log for s in self.stores.values() if s is not store)
+        lost = sum(s.recovers for s in self.stores.values() if s is not store)
         bearable = 1 if set(MEMBERS) & set(self.kinds) else (self.nodes - 1) // 2
-        if store.lost_log or store.broken or lost >= bearable or store.process is None or store.process.group is None:
+        if store.recovers or store.broken or lost >= bearable or store.process is None or store.process.group is None:
             return False
         running = {s.id for s in self.stores.values() if s.process is not None and s.process.group is not None}
         if set(MEMBERS) & set(self.kinds) and not running.issuperset(self.first_members):
             return False  # one that is down may hold a removal that leaves two voters, of which this is one
-        groups = [
-            s.process.group for s in self.stores.values() if s.process is not None and s.process.group is not None
-        ]
-        return all(len(group.members.voters) >= 3 for group in groups if group.members.voters)
+        processes = [s.process for s in self.stores.values() if s.process is not None]
+        voters = [(set(p.group.members.voters), p.leaving) for p in processes if p.group is not None]
+        return all(len(members - leaving) >= 3 for members, leaving in voters if members)
 
     def _missed(self, store: Store, promised: dict[int, int]) -> int:
         """The last entry of what ``store`` promised that no majority of the voters holds durably without it.  Where members change, it
