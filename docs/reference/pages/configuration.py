@@ -7,8 +7,8 @@ from collections.abc import Collection
 from pydantic.fields import FieldInfo
 
 from pages import code, table
+from stele.datanode.held import DESCRIPTORS_BESIDE
 from stele.datanode.log.segment_list import SEALED_IN_USE_MAX
-from stele.datanode.store import DESCRIPTORS_BESIDE
 from stele.services.config import ROLES, NodeConfig
 from stele.services.settings import Settings, bounds_of, kind_of, shown
 

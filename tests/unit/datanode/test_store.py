@@ -243,7 +243,7 @@ async def test_p1_a_log_that_is_gone_while_its_term_is_there_is_damage(tmp_path:
 
 async def test_p1_too_few_descriptors_are_said_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await written(tmp_path, SPEC, OTHER)
-    monkeypatch.setattr("stele.datanode.store.file_limit", lambda: 259)
+    monkeypatch.setattr("stele.datanode.held.file_limit", lambda: 259)
     with structlog.testing.capture_logs() as said:
         async with running(tmp_path):
             pass
