@@ -126,7 +126,7 @@ class Datanode:
         self._tasks.start(self.store.disk.watch(lambda: self._disk_changed()), "disk")
         gate = self._parts.gate(self.store, runtime.ready, config.load_parallelism, self._open_port, self._report)
         self._tasks.start(self._open_gate(gate), "gate")
-        self._tasks.start(self._keep_trash(directory), "trash")
+        self._tasks.start(self._keep_trash(), "trash")
         self._tasks.start(self._clean_logs(), "clean-logs")
         self._tasks.start(self._reopen_failed(), "reopen-failed")
         self._tasks.start(FolderWatch(self.store).run(), "folder-watch")
@@ -168,6 +168,7 @@ class Datanode:
         )
         self.store = parts.store(directory, registry, disk, config.entry_bytes_max)
         self.store.on_removed = self._runtime.fail
+        self._trash = Trash(directory.trash_path, config.trash_retention_s, lambda: disk.is_short, disk.look)
         self._metrics = DatanodeMetrics(metrics, self.store)
         self.store.mender.metrics = DamageMetrics(metrics)
         server = Server(config.host, port, transport=self._runtime.transport)
@@ -194,7 +195,7 @@ class Datanode:
         server = Server(self._config.host, self._reserved.number, transport=self._runtime.transport)
         server.add(
             datanode_pb2_grpc.add_DatanodeServicer_to_server,
-            DatanodeServicer(self.store, self._metrics),
+            DatanodeServicer(self.store, self._metrics, self._trash),
             "stele.v1.Datanode",
         )
         self._opened.push_async_callback(server.stop)
@@ -219,10 +220,9 @@ class Datanode:
                 await self._report("loading", *now)
             await asyncio.sleep(PROGRESS_INTERVAL_S)
 
-    async def _keep_trash(self, directory: DataDirectory) -> None:
+    async def _keep_trash(self) -> None:
         await self._runtime.ready.wait("loaded")
-        disk = self.store.disk
-        await Trash(directory.trash_path, self._config.trash_retention_s, lambda: disk.is_short, disk.look).run()
+        await self._trash.run()
 
     async def _reopen_failed(self) -> None:
         """A failure in it ends the process: nobody else would bring its replicas back."""

@@ -31,8 +31,9 @@ from stele.datanode.fetch import FetchStream
 from stele.datanode.metrics import DatanodeMetrics
 from stele.datanode.replica import Replica
 from stele.datanode.store import Mandate, Store
+from stele.datanode.trash import Trash
 from stele.datanode.watch import watch
-from stele.services.errors import InvalidArgument, Timeout
+from stele.services.errors import InvalidArgument, StorageFailed, StoreMismatch, Timeout
 from stele.services.high_water import HighWater
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc
@@ -62,10 +63,10 @@ _CursorRequest = pb.CreateCursorRequest | pb.ResetCursorRequest
 
 
 class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
-    """Serves one store."""
+    """Serves one store, and says what is in its ``trash``."""
 
-    def __init__(self, store: Store, metrics: DatanodeMetrics) -> None:
-        self._store = store
+    def __init__(self, store: Store, metrics: DatanodeMetrics, trash: Trash) -> None:
+        self._store, self._trash = store, trash
         self._metrics = metrics
 
     # --- messages ---------------------------------------------------------------------------------------------------
@@ -226,6 +227,18 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
     async def TellRemoved(self, request: pb.TellRemovedRequest, context: Any) -> pb.TellRemovedResponse:
         await asyncio.shield(self._store.removed(_mandate(request)))
         return pb.TellRemovedResponse()
+
+    async def ReadTrash(self, request: pb.ReadTrashRequest, context: Any) -> pb.ReadTrashResponse:
+        if request.to_store_id != self._store.store_id:
+            raise StoreMismatch(
+                f"this is store {self._store.store_id}, not {request.to_store_id}",
+                expected=request.to_store_id,
+                got=self._store.store_id,
+            )
+        try:
+            return pb.ReadTrashResponse(replicas=await self._trash.listed())
+        except OSError as e:
+            raise StorageFailed(f"the trash cannot be listed: {e}") from e
 
     async def WatchStore(self, request: pb.WatchStoreRequest, context: Any) -> AsyncIterator[pb.StoreStatus]:
         async with aclosing(watch(self._store)) as statuses:

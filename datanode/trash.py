@@ -6,12 +6,13 @@ counts: no wall clock, and not the time during which it was stopped or paused.  
 the same way.
 
 Each folder still says in its ``group.json`` whose it was.  An operator who moves one back into ``groups`` while the store is stopped has
-the replica again at the next start.
+the replica again at the next start.  :meth:`Trash.listed` says what there is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,11 +20,14 @@ from pathlib import Path
 import structlog
 
 from stele.services.json_files import read_json, write_json
+from stele.services.pb import datanode_pb2 as pb
 
 TICK_S = 1.0
 TICK_SEEN_MAX_S = 5.0  # of one turn: a process that stood still has not seen the rest
 WRITTEN_EVERY_S = 60.0  # how much of the time that was seen a crash may forget
 AGES_NAME = "ages.json"
+
+LISTED_MAX = 10_000
 
 log = structlog.get_logger()
 
@@ -69,6 +73,30 @@ class Trash:
             await self._remove(max(self.ages_s, key=lambda n: (self.ages_s[n], n)), "disk_short_of_room")
             await self._look()
 
+    async def listed(self) -> list[pb.TrashedReplica]:
+        """What is kept now, the oldest first."""
+        replicas = await asyncio.to_thread(self._listed)
+        return sorted(replicas, key=lambda r: (-r.age_ms, r.folder))
+
+    def _listed(self) -> list[pb.TrashedReplica]:
+        return [self._describe(name) for name in self._folders()[:LISTED_MAX]]
+
+    def _describe(self, name: str) -> pb.TrashedReplica:
+        group, _, _ = name.partition("-")
+        found = pb.TrashedReplica(
+            folder=name,
+            group=int(group) if group.isdecimal() else 0,
+            size_bytes=_size_bytes(self._path / name),
+            age_ms=round(self.ages_s.get(name, 0.0) * 1000),
+            retention_ms=round(self._retention_s * 1000),
+        )
+        body = read_json(self._path / name / "group.json") or {}
+        topic, topic_id, partition = (body.get(key) for key in ("topic", "topic_id", "partition"))
+        if isinstance(topic, str) and isinstance(partition, int):
+            found.topic, found.partition = topic, partition
+            found.topic_id = topic_id if isinstance(topic_id, int) else 0
+        return found
+
     async def _remove(self, name: str, why: str) -> None:
         age_s = self.ages_s.pop(name)
         await asyncio.to_thread(shutil.rmtree, self._path / name, ignore_errors=True)
@@ -87,3 +115,15 @@ class Trash:
             write_json(self._path / AGES_NAME, self.ages_s)
         except OSError as e:  # a full disk, for example: the ages are kept in memory, and written with a later turn
             log.warning("trash_ages_not_written", error=str(e))
+
+
+def _size_bytes(folder: Path) -> int:
+    """Of the files that are in it at this moment."""
+    size = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                size += entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:  # it is being removed
+        return size
+    return size

@@ -18,6 +18,7 @@ from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.controller import Controller
 from stele.nameserver.operations import operations, planned
 from stele.nameserver.topic_writer import topic_path
+from stele.nameserver.trash_listing import list_trash
 from stele.nameserver.view import address, member_info
 from stele.services.coordination.session import Session, SessionState
 from stele.services.errors import NoLeader, NotLeader, Unreachable
@@ -223,6 +224,10 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
     async def ListStores(self, request: pb.ListStoresRequest, context: Any) -> pb.ListStoresResponse:
         self._check_fresh(context)
         return pb.ListStoresResponse(stores=self._view.current.stores())
+
+    async def ListTrash(self, request: pb.ListTrashRequest, context: Any) -> pb.ListTrashResponse:
+        self._check_fresh(context)
+        return pb.ListTrashResponse(stores=await list_trash(self._view.current.catalog, self._channels))
 
     async def ListOperations(self, request: pb.ListOperationsRequest, context: Any) -> pb.ListOperationsResponse:
         self._check_fresh(context)

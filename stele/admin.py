@@ -30,6 +30,8 @@ from stele.model import (
     StoreInfo,
     SubscriptionInfo,
     TopicInfo,
+    TrashedReplica,
+    TrashInfo,
 )
 from stele.operations import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Operations
 from stele.partition_consumer import set_start
@@ -95,6 +97,24 @@ class Admin(Operations):
             for s in answer.stores
             for r in s.status.replicas
             if r.state in _STRAY
+        ]
+
+    async def list_trash(self) -> list[TrashInfo]:
+        """What every registered store keeps of what was deleted.  One that does not answer is listed with the reason."""
+        answer = await self._read("ListTrash", nameserver_pb2.ListTrashRequest())
+        return [
+            TrashInfo(
+                s.store_id,
+                s.name,
+                tuple(
+                    TrashedReplica(
+                        r.folder, r.group, r.topic, r.topic_id, r.partition, r.size_bytes, r.age_ms, r.retention_ms
+                    )
+                    for r in s.replicas
+                ),
+                s.problem,
+            )
+            for s in answer.stores
         ]
 
     async def remove_orphan(self, orphan: OrphanInfo) -> None:

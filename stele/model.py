@@ -136,6 +136,30 @@ class OrphanInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class TrashedReplica:
+    """A replica that was deleted and is kept for a while."""
+
+    folder: str  # its name in the trash of its store's data directory
+    group: int
+    topic: str  # "": what it was cannot be read
+    topic_id: int
+    partition: int
+    size_bytes: int
+    age_ms: int  # for how long its store has kept it
+    retention_ms: int  # for how long its store keeps what is deleted, unless its disk gets short of room
+
+
+@dataclass(frozen=True, slots=True)
+class TrashInfo:
+    """What one registered store keeps of what was deleted, the oldest first."""
+
+    store_id: int
+    store: str  # name
+    replicas: tuple[TrashedReplica, ...]
+    problem: str = ""  # why it did not answer
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedMove:
     """A replica that another store is to hold."""
 

@@ -49,6 +49,7 @@ from stele.model import (
     StoreInfo,
     SubscriptionInfo,
     TopicInfo,
+    TrashInfo,
 )
 from stele.producer import Octets
 from stele.routing import TopicRoutes
@@ -250,6 +251,9 @@ class Admin:
 
     def list_orphans(self) -> list[OrphanInfo]:
         return self._loop.run(self._inner.list_orphans())
+
+    def list_trash(self) -> list[TrashInfo]:
+        return self._loop.run(self._inner.list_trash())
 
     def remove_orphan(self, orphan: OrphanInfo) -> None:
         self._loop.run(self._inner.remove_orphan(orphan))

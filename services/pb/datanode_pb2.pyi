@@ -1062,6 +1062,89 @@ class TellRemovedResponse(_message.Message):
 Global___TellRemovedResponse: _TypeAlias = TellRemovedResponse  # noqa: Y015
 
 @_typing.final
+class ReadTrashRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TO_STORE_ID_FIELD_NUMBER: _builtins.int
+    to_store_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        to_store_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["to_store_id", b"to_store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadTrashRequest: _TypeAlias = ReadTrashRequest  # noqa: Y015
+
+@_typing.final
+class ReadTrashResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrashedReplica]: ...
+    def __init__(
+        self,
+        *,
+        replicas: _abc.Iterable[Global___TrashedReplica] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadTrashResponse: _TypeAlias = ReadTrashResponse  # noqa: Y015
+
+@_typing.final
+class TrashedReplica(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDER_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    TOPIC_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    RETENTION_MS_FIELD_NUMBER: _builtins.int
+    folder: _builtins.str
+    """its name in the data directory's trash"""
+    group: _builtins.int
+    topic: _builtins.str
+    """"": what it was cannot be read"""
+    topic_id: _builtins.int
+    partition: _builtins.int
+    size_bytes: _builtins.int
+    age_ms: _builtins.int
+    """for how long the store has kept it, by the time that it has seen pass"""
+    retention_ms: _builtins.int
+    """for how long it keeps what is deleted, unless the disk gets short of room"""
+    def __init__(
+        self,
+        *,
+        folder: _builtins.str = ...,
+        group: _builtins.int = ...,
+        topic: _builtins.str = ...,
+        topic_id: _builtins.int = ...,
+        partition: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        age_ms: _builtins.int = ...,
+        retention_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "folder", b"folder", "group", b"group", "partition", b"partition", "retention_ms", b"retention_ms", "size_bytes", b"size_bytes", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrashedReplica: _TypeAlias = TrashedReplica  # noqa: Y015
+
+@_typing.final
 class WatchStoreRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

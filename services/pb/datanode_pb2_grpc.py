@@ -114,6 +114,11 @@ class DatanodeStub(object):
                 request_serializer=stele_dot_v1_dot_datanode__pb2.TellRemovedRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_datanode__pb2.TellRemovedResponse.FromString,
                 _registered_method=True)
+        self.ReadTrash = channel.unary_unary(
+                '/stele.v1.Datanode/ReadTrash',
+                request_serializer=stele_dot_v1_dot_datanode__pb2.ReadTrashRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_datanode__pb2.ReadTrashResponse.FromString,
+                _registered_method=True)
         self.WatchStore = channel.unary_stream(
                 '/stele.v1.Datanode/WatchStore',
                 request_serializer=stele_dot_v1_dot_datanode__pb2.WatchStoreRequest.SerializeToString,
@@ -236,6 +241,13 @@ class DatanodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadTrash(self, request, context):
+        """What was deleted and is kept for a while.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchStore(self, request, context):
         """The node's state now, then again at each change (load progress, leaders, quarantine), at least every 5 s.
         """
@@ -325,6 +337,11 @@ def add_DatanodeServicer_to_server(servicer, server):
                     servicer.TellRemoved,
                     request_deserializer=stele_dot_v1_dot_datanode__pb2.TellRemovedRequest.FromString,
                     response_serializer=stele_dot_v1_dot_datanode__pb2.TellRemovedResponse.SerializeToString,
+            ),
+            'ReadTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadTrash,
+                    request_deserializer=stele_dot_v1_dot_datanode__pb2.ReadTrashRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_datanode__pb2.ReadTrashResponse.SerializeToString,
             ),
             'WatchStore': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStore,
@@ -764,6 +781,33 @@ class Datanode(object):
             '/stele.v1.Datanode/TellRemoved',
             stele_dot_v1_dot_datanode__pb2.TellRemovedRequest.SerializeToString,
             stele_dot_v1_dot_datanode__pb2.TellRemovedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Datanode/ReadTrash',
+            stele_dot_v1_dot_datanode__pb2.ReadTrashRequest.SerializeToString,
+            stele_dot_v1_dot_datanode__pb2.ReadTrashResponse.FromString,
             options,
             channel_credentials,
             insecure,

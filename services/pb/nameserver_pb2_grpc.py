@@ -129,6 +129,11 @@ class NameserverStub(object):
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.ListStoresRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_nameserver__pb2.ListStoresResponse.FromString,
                 _registered_method=True)
+        self.ListTrash = channel.unary_unary(
+                '/stele.v1.Nameserver/ListTrash',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.ListTrashRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.ListTrashResponse.FromString,
+                _registered_method=True)
         self.ListBrokers = channel.unary_unary(
                 '/stele.v1.Nameserver/ListBrokers',
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.ListBrokersRequest.SerializeToString,
@@ -283,6 +288,13 @@ class NameserverServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTrash(self, request, context):
+        """asked of every registered store now
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListBrokers(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -412,6 +424,11 @@ def add_NameserverServicer_to_server(servicer, server):
                     servicer.ListStores,
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.ListStoresRequest.FromString,
                     response_serializer=stele_dot_v1_dot_nameserver__pb2.ListStoresResponse.SerializeToString,
+            ),
+            'ListTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrash,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.ListTrashRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.ListTrashResponse.SerializeToString,
             ),
             'ListBrokers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBrokers,
@@ -952,6 +969,33 @@ class Nameserver(object):
             '/stele.v1.Nameserver/ListStores',
             stele_dot_v1_dot_nameserver__pb2.ListStoresRequest.SerializeToString,
             stele_dot_v1_dot_nameserver__pb2.ListStoresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/ListTrash',
+            stele_dot_v1_dot_nameserver__pb2.ListTrashRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.ListTrashResponse.FromString,
             options,
             channel_credentials,
             insecure,

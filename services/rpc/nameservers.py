@@ -54,6 +54,7 @@ READS = frozenset(
         "Lookup",
         "ResolveStore",
         "ListStores",
+        "ListTrash",
         "ListBrokers",
         "ListNameservers",
         "ListPartitions",

@@ -9,6 +9,7 @@ import typer
 from stele.cli import decommission
 from stele.cli.options import (
     DEFAULT_DIRECTORY,
+    FAILED,
     Directory,
     Output,
     ServerOption,
@@ -19,8 +20,9 @@ from stele.cli.options import (
 )
 from stele.cli.output import OutputFormat, moment, report, show, show_facts, show_json, show_rows, size
 from stele.client import Client
-from stele.model import OrphanInfo, PartitionInfo, StoreInfo
+from stele.model import OrphanInfo, PartitionInfo, StoreInfo, TrashInfo
 from stele.services.errors import InvalidArgument
+from stele.services.units import shown_span
 
 app = group("Stores: the datanodes and what they hold.")
 decommission.add_to(app)
@@ -103,6 +105,39 @@ def orphans(
     found = with_client(server, directory, work)
     rows = [(o.store, o.store_id, o.group, o.topic, o.topic_id, o.partition, o.kind, size(o.log_bytes)) for o in found]
     show(output, found, ("STORE", "ID", "GROUP", "TOPIC", "TOPIC ID", "PARTITION", "KIND", "LOG"), rows)
+
+
+@app.command(epilog=examples("stele store trash", "stele store trash -o json"))
+def trash(
+    server: ServerOption = "", directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE
+) -> None:
+    """List what stores keep of what was deleted, with its size and age.  It goes by itself; earlier where a disk gets short of room."""
+
+    async def work(client: Client) -> list[TrashInfo]:
+        return await client.admin.list_trash()
+
+    found = with_client(server, directory, work)
+    rows = [
+        (
+            s.store,
+            s.store_id,
+            r.group,
+            r.topic,
+            r.partition,
+            size(r.size_bytes),
+            shown_span(r.age_ms // 1000 * 1000),
+            shown_span(r.retention_ms),
+            r.folder,
+        )
+        for s in found
+        for r in s.replicas
+    ]
+    show(output, found, ("STORE", "ID", "GROUP", "TOPIC", "PARTITION", "SIZE", "AGE", "KEPT FOR", "FOLDER"), rows)
+    silent = [s for s in found if s.problem]
+    for s in silent:
+        report(f"{s.store} (id {s.store_id}) did not say what it keeps: {s.problem}")
+    if silent:
+        raise typer.Exit(FAILED)
 
 
 @app.command("remove-orphan", epilog=examples("stele store remove-orphan dn1 7", "stele store remove-orphan 2 7 --yes"))

@@ -117,6 +117,7 @@ ROWS: dict[str, Wrong] = {
     "Admin.list_stores": {},
     "Admin.list_namespaces": {},
     "Admin.list_orphans": {},
+    "Admin.list_trash": {},
     "Admin.remove_orphan": {
         "orphan": [*MESSAGES, dataclasses.replace(ORPHAN, group=-1), dataclasses.replace(ORPHAN, store_id=HUGE)]
     },

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from stele.services.errors import DirectoryBusy, NotEnoughStores, StoreMismatch
+from stele.services.pb import datanode_pb2 as dn
 from stele.services.pb import nameserver_pb2 as ns
+from stele.services.rpc.channels import call
 from stele.services.rpc.nameservers import NameserverClient
 from tests.integration.datanode.cluster import Cluster, cluster
 from tests.support.eventually import eventually
@@ -54,6 +56,13 @@ async def test_a_topic_is_created_written_and_deleted(governed: Cluster) -> None
         await governed.replicated(route.group, 2)
     await client_of(governed).call("DeleteTopic", ns.DeleteTopicRequest(topic="test/orders"), 20)
     await eventually(lambda: all(node.store.replicas == {} for node in nodes))
+    kept = (await client_of(governed).call("ListTrash", ns.ListTrashRequest(), 5)).stores
+    assert [(s.store_id, s.problem) for s in kept] == [(1, ""), (2, ""), (3, "")]
+    for store in kept:
+        described = {(r.group, r.topic, r.partition, bool(r.topic_id), r.size_bytes > 0) for r in store.replicas}
+        assert described == {(r.group, "test/orders", r.partition, True, True) for r in routes}
+    with pytest.raises(StoreMismatch):
+        await call(nodes[0].stub.ReadTrash, dn.ReadTrashRequest(to_store_id=2), 5)
 
 
 async def test_the_report_follows_what_happens(governed: Cluster) -> None:

@@ -149,6 +149,11 @@ def test_removing(stele: Command, topic: str) -> None:
     stele("subscription", "rm", topic, "s", "--yes")
     assert stele.json("subscription", "ls", topic) == []
     stele("topic", "rm", topic, "--yes")
+    for store in stele.json("store", "trash"):
+        assert {r["partition"] for r in store["replicas"] if r["topic"] == topic} == {0, 1}
+        assert not store["problem"]
+    shown = stele("store", "trash").stdout.decode()
+    assert topic in shown, shown
     gone = stele("topic", "info", topic, status=1)
     assert gone.stderr.decode().startswith(f"error: there is no topic {topic}; ")
 

@@ -70,6 +70,29 @@ async def test_p3_a_short_disk_gets_room_from_the_oldest_first(tmp_path: Path) -
     assert folders(tmp_path) == []
 
 
+async def test_what_is_kept_is_listed_the_oldest_first(tmp_path: Path) -> None:
+    trash = Trash(tmp_path, 100.0, lambda: False, Room().look)
+    fill(tmp_path, "7-a")
+    await trash.turn(1.0)
+    await trash.turn(2.5)
+    body = {"group": 8, "topic": "a/b", "topic_id": 3, "partition": 1}
+    fill(tmp_path, "8-b", "9-c")
+    (tmp_path / "8-b" / "group.json").write_text(json.dumps(body))
+    (tmp_path / "8-b" / "segment").write_bytes(bytes(1000))
+    (tmp_path / "9-c" / "group.json").unlink()
+    unread, whole, empty = await trash.listed()
+    assert (unread.folder, unread.group, unread.topic, unread.age_ms, unread.retention_ms) == (
+        "7-a",
+        7,
+        "",
+        2500,
+        100_000,
+    )
+    assert (whole.folder, whole.group, whole.topic, whole.topic_id, whole.partition) == ("8-b", 8, "a/b", 3, 1)
+    assert whole.size_bytes == 1000 + len(json.dumps(body))
+    assert (empty.folder, empty.size_bytes, empty.age_ms) == ("9-c", 0, 0)
+
+
 async def test_p3_ages_outlive_a_restart(tmp_path: Path) -> None:
     fill(tmp_path, "7-a", "8-b")
     (tmp_path / AGES_NAME).write_text(json.dumps({"7-a": 99.9, "9-gone": 3.0, "8-b": "nonsense"}))
