@@ -143,7 +143,7 @@ def test_listings_as_tables_and_json(stele: Command, topic: str) -> None:
 
 
 def test_removing(stele: Command, topic: str) -> None:
-    stele("consume", topic, "-S", "s", "--timeout", "0.1")
+    stele("consume", topic, "-S", "s", "--timeout", "2")
     refused = stele("subscription", "rm", topic, "s", status=2)
     assert b"--yes" in refused.stderr
     stele("subscription", "rm", topic, "s", "--yes")
