@@ -11,6 +11,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -105,10 +106,11 @@ def sources(role: str) -> Iterator[Path]:
 
 
 def hands_over(path: Path, maker: type, argument: str) -> bool:
+    return (maker.__name__, argument) in handed(path)
+
+
+@cache
+def handed(path: Path) -> frozenset[tuple[str, str | None]]:
+    """What is called in a file by its plain name, with each keyword that it is given."""
     calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-    return any(
-        isinstance(call.func, ast.Name)
-        and call.func.id == maker.__name__
-        and argument in {k.arg for k in call.keywords}
-        for call in calls
-    )
+    return frozenset((call.func.id, k.arg) for call in calls if isinstance(call.func, ast.Name) for k in call.keywords)

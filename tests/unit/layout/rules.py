@@ -76,6 +76,7 @@ def numbers(text: str) -> list[str]:
     return found
 
 
+@cache
 def numbers_of_a_test(name: str) -> list[str]:
     """The numbers in the name of a test."""
     return [found.upper().replace("_", ".") for found in IN_A_TEST.findall(name)] if name.startswith("test_") else []
@@ -103,8 +104,11 @@ _READ = {".py", ".md", ".proto", ".toml", ".yml", ".yaml", ".txt", ""}
 
 
 def _cited_in_python(path: Path, text: str) -> Iterator[Citation]:
+    said = NUMBER.search(text) or SPAN.search(text)
+    if not said and not IN_A_TEST.search(text):
+        return
     known = list(definitions(ast.parse(text)))
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    for token in tokenize.generate_tokens(io.StringIO(text).readline) if said else ():
         if token.type in (tokenize.COMMENT, tokenize.STRING):
             for at, line in enumerate(token.string.splitlines(), token.start[0]):
                 for number in numbers(line):
@@ -141,13 +145,14 @@ def scenarios() -> tuple[Shown, ...]:
     """Every test, by reading: a mutant is used where its name stands in a string of the test, its decorators or a function of the
     same file that the test names."""
     found: list[Shown] = []
+    mutants = set(MUTANTS)
     for path in files():
         if path.parts[0] != "tests" or not path.name.startswith("test_") or path.suffix != ".py":
             continue
         tree = ast.parse((ROOT / path).read_text())
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-                found.append(Shown(path, node.name, tuple(sorted(_strings(node) & set(MUTANTS)))))
+                found.append(Shown(path, node.name, tuple(sorted(_strings(node) & mutants))))
     return tuple(found)
 
 
@@ -155,12 +160,14 @@ def _strings(node: ast.AST) -> set[str]:
     return {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
-def simulated() -> set[str]:
+@cache
+def simulated() -> frozenset[str]:
     """The mutants that a simulator finds in the suite: rows of its table that are given some runs."""
     nodes = (n for simulator in SIMULATORS for n in ast.walk(ast.parse((ROOT / simulator).read_text())))
     rows = (n for n in nodes if isinstance(n, ast.Call))
     proofs = [row for row in rows if isinstance(row.func, ast.Name) and row.func.id == "Proof"]
-    return {name for proof in proofs if ast.literal_eval(proof.args[1]) for name in ast.literal_eval(proof.args[0])}
+    found = (ast.literal_eval(proof.args[0]) for proof in proofs if ast.literal_eval(proof.args[1]))
+    return frozenset(name for names in found for name in names)
 
 
 def mutants_of(number: str) -> list[str]:

@@ -59,7 +59,8 @@ def places() -> frozenset[str]:
 def named(path: Path, text: str) -> Iterator[str]:
     """The paths that a document, or the words of a module, name."""
     if path.suffix == ".py":
-        yield from (found for found in FILE.findall(words(text)) if found.endswith(".py"))
+        if any(found.endswith(".py") for found in FILE.findall(text)):  # else its words name none either
+            yield from (found for found in FILE.findall(words(text)) if found.endswith(".py"))
     elif path.suffix == ".md" and path != HISTORY:
         tops = {file.parts[0] for file in files() if len(file.parts) > 1}
         yield from FILE.findall(text)

@@ -63,9 +63,14 @@ def folder_of(imported: str) -> str | None:
 def imports(path: Path, module: str, at_import: bool = False) -> set[str]:
     """Dotted names that a module imports, wherever in it; `from a import b` counts as `a` and `a.b`.  With ``at_import`` only those that
     importing it loads: none inside a function, under TYPE_CHECKING or where it is run as the main module."""
-    found: set[str] = set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    tree = ast.parse(path.read_text(), str(path))
+    return set(_imports(path.read_text(), package, at_import))
+
+
+@cache
+def _imports(text: str, package: str, at_import: bool) -> frozenset[str]:
+    found: set[str] = set()
+    tree = ast.parse(text)
     for node in _at_import(tree) if at_import else ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -74,7 +79,7 @@ def imports(path: Path, module: str, at_import: bool = False) -> set[str]:
             base = ".".join([*above, *([node.module] if node.module else [])])
             found.add(base)
             found.update(f"{base}.{alias.name}" for alias in node.names)
-    return found
+    return frozenset(found)
 
 
 def _at_import(node: ast.AST) -> Iterator[ast.AST]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import typer
-from typer.main import get_command
 from typer.testing import CliRunner
 
 import stele
@@ -19,6 +18,9 @@ from stele.cli.main import app
 from stele.cli.produce import _made_up
 from stele.local.state import ClusterState, ProcessRecord, StateDirectory
 from stele.model import ReplicaInfo
+from tests.support.command import ROOT, one_tree
+
+__all__ = ["one_tree"]
 
 runner = CliRunner()
 
@@ -31,7 +33,7 @@ def commands() -> list[list[str]]:
             found.append([*path, name])
             walk(child, [*path, name])
 
-    walk(get_command(app), [])
+    walk(ROOT, [])
     return found
 
 

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from stele.cli import options
 from stele.cli.main import app
+from tests.support.command import ROOT, one_tree
+
+__all__ = ["one_tree"]
 
 WRONG = [
     "",
@@ -66,7 +68,6 @@ GOOD = {
     "to": "earliest",
     "yes": None,
 }
-ROOT: Any = typer.main.get_command(app)
 
 
 def commands(group: Any = ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -190,7 +191,7 @@ def test_an_output_that_takes_nothing_ends_every_command_in_one_line(
         monkeypatch.setattr(sys, "stdout", Broken(error))
         monkeypatch.setattr(sys, "stderr", said)
         with pytest.raises(SystemExit) as ended:
-            app([*path, "--help"])
+            ROOT([*path, "--help"])
         monkeypatch.undo()
         assert ended.value.code == status, path
         assert len(said.getvalue().splitlines()) == lines, (path, said.getvalue())
