@@ -106,7 +106,8 @@ def begins_the_lost_anew(
         topics={name: replace(t, state=TopicState.CREATING) for name, t in catalog.topics.items()},
         partitions={g: replace(p, materialised=()) for g, p in catalog.partitions.items()},
     )
-    return [e for e in plan(forgetful, reports, leaders) if isinstance(e, CreateReplica)]
+    anew = [e for e in plan(forgetful, reports, leaders) if isinstance(e, CreateReplica) and e.replicas]
+    return [*anew, *plan(catalog, reports, leaders)]
 
 
 def joins_before_it_has_left(

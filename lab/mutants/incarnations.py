@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stele.batching import GivenUp, PartitionBatches
+from stele.batching import GivenUp, PartitionBatches, PromiseT
 from stele.broker.owned_partitions import OwnedPartitions
 from stele.broker.subscription import Subscription
 from stele.delivery_buffer import DeliveryBuffer
@@ -32,10 +32,10 @@ class AcksWhatItOnceHeld(DeliveryBuffer[object]):
         pass
 
 
-class SendsAgainWhatMayBeStored(PartitionBatches[object]):
+class SendsAgainWhatMayBeStored(PartitionBatches[PromiseT]):
     """What was not answered goes to the new topic, although the former one may have it."""
 
-    def retire(self, error: SteleError) -> tuple[list[object], list[GivenUp[object]]]:
+    def retire(self, error: SteleError) -> tuple[list[PromiseT], list[GivenUp[PromiseT]]]:
         unsent, given_up = super().retire(error)
         return [p for g in given_up for p in g.batch.promises] + unsent, []
 

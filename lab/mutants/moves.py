@@ -5,30 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from stele.nameserver import reconcile
 from stele.nameserver.absence import Absence
 from stele.nameserver.catalog import Catalog, StoreEntry, StoreState
 from stele.nameserver.moves import MovePlan, check_may_go, highest_replication
-from stele.nameserver.reconcile import DeleteLeft
+from stele.nameserver.reconcile import DeleteLeft, ReconcileEffect, plan
 from stele.nameserver.relocation import Relocation
 from stele.nameserver.reports import LeaderReport, Reports
 from stele.services.errors import NotEnoughStores
 
 
-def leaves_first(
-    catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
-) -> list[reconcile.ReconcileEffect]:
+def leaves_first(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]) -> list[ReconcileEffect]:
     """The replica that is to go leaves its group before the one in its place counts."""
     hasty = {
         g: replace(p, target=tuple(s for s in p.target if s in p.materialised) or p.target)
         for g, p in catalog.partitions.items()
     }
-    return reconcile.plan(replace(catalog, partitions=hasty), reports, leaders)
+    return plan(replace(catalog, partitions=hasty), reports, leaders)
 
 
 def deletes_what_is_not_named(
     catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
-) -> list[reconcile.ReconcileEffect]:
+) -> list[ReconcileEffect]:
     """A replica on a store that its partition's record does not name is deleted."""
     extras = [
         DeleteLeft(s, g, r.replicas[g].topic_id)
@@ -36,7 +33,7 @@ def deletes_what_is_not_named(
         for g in r.replicas
         if g in catalog.partitions and s not in catalog.partitions[g].replicas
     ]
-    return [*extras, *reconcile.plan(catalog, reports, leaders)]
+    return [*extras, *plan(catalog, reports, leaders)]
 
 
 def counts_every_store(catalog: Catalog, store: StoreEntry) -> None:

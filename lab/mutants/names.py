@@ -71,15 +71,18 @@ class TakesOverBlindly(NameHold):
 
     async def settle(self) -> None:
         seen = await self.read()
-        if seen.owner:
+        if seen.owner not in (0, self._session.session_id):
             raise NameTaken(f"{self.name} is held", name=self.name)
-        if not seen.present:
+        if seen.owner or not seen.present:
             await super().settle()
             return
         await self.write(Decision.TAKE_OVER, seen, self.mine())
 
     async def write(self, decision: Decision, seen: Seen[NameRecord], mine: NameRecord) -> None:
-        await self._session.set(name_path(self.name), encode(mine))
+        if decision is Decision.TAKE_OVER:
+            await self._session.set(name_path(self.name), encode(mine))
+        else:
+            await super().write(decision, seen, mine)
 
 
 class NeverTakesOver(NameHold):

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.simulation.cluster.plan import KINDS
+from tests.simulation.cluster.plan import EXACT, KINDS
 from tests.simulation.cluster.spacetime import diagram
 from tests.simulation.cluster.world import Options, World
 from tests.simulation.mutants import switched
@@ -28,7 +28,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.0, help="simulated seconds of faults in a run; 0: by seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--only-faults", default=None, help="numbers of the seed's faults, or none")
-    parser.add_argument("--kinds", default="", help="kinds of fault: " + ", ".join(k.replace(" ", "-") for k in KINDS))
+    parser.add_argument(
+        "--kinds", default="", help="kinds of fault: " + ", ".join(k.replace(" ", "-") for k in (*KINDS, *EXACT))
+    )
     parser.add_argument("--operations", action="store_true", help="a store is decommissioned meanwhile")
     parser.add_argument("--mutants", default="", help="names of lab/mutants, wrong on purpose")
     parser.add_argument(
@@ -44,7 +46,7 @@ def _options(given: argparse.Namespace) -> Options:
     only = None
     if given.only_faults is not None:
         only = tuple(int(n) for n in given.only_faults.split(",") if n != "none")
-    by_name = {kind.replace(" ", "-"): kind for kind in KINDS}
+    by_name = {kind.replace(" ", "-"): kind for kind in (*KINDS, *EXACT)}
     kinds = tuple(by_name[name] for name in given.kinds.split(",") if name)
     mutants = tuple(name for name in given.mutants.split(",") if name)
     return Options(given.seed, given.seconds, only, kinds, mutants=mutants, operations=given.operations)

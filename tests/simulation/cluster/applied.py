@@ -2,18 +2,21 @@
 
 * An entry that was applied never changes, and has the same outcome everywhere.
 * Nothing is written under an owner's epoch that was overtaken.
-* An acknowledgement of one generation of a cursor changes nothing in another; no generation comes twice.
+* An acknowledgement of one generation of a cursor changes nothing in another; no generation comes twice.  One that is confirmed is
+  written under the generation that its message was delivered under.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stele.datanode import commands
-from stele.datanode.commands import CommandKind, CursorOutcome, Refused
+from stele.datanode.commands import AppendOutcome, CommandKind, CursorOutcome, Refused
+from stele.model import Message
 from tests.simulation.cluster.ambient import resident
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ class Applied:
     def __init__(self, world: World) -> None:
         self._world = world
         self._groups: dict[int, _History] = {}
+        self._acked: defaultdict[tuple[int, int, str, int], set[int]] = defaultdict(set)
         self.looked_at = 0
 
     def before(self, replica: Replica, payload: bytes) -> tuple[commands.Ack, _Cursor] | None:
@@ -72,6 +76,10 @@ class Applied:
         if index > history.newest:
             history.newest = index
             self._check_owner(history, group, index, payload, outcome)
+            if acked is not None and not isinstance(outcome, Refused):
+                self._note(replica, acked[0])
+            if b"outlives" in payload and payload[0] == CommandKind.APPEND and _is_stored(outcome):
+                self._world.workload.outliving.applied(replica, payload, self._world.checks.topic_of(replica.spec))
         if acked is not None:
             command, before = acked
             after = _cursor(replica, command.subscription)
@@ -80,6 +88,21 @@ class Applied:
                     "acknowledged in another generation",
                     f"{command} at {index} of group {group} changed {before} into {after}",
                 )
+
+    def _note(self, replica: Replica, command: commands.Ack) -> None:
+        spec = replica.spec
+        offsets = self._acked[spec.topic_id, spec.partition, command.subscription, command.generation]
+        for first, last in command.ranges:
+            offsets.update(range(first, last + 1))
+
+    def confirmed(self, subscription: str, message: Message) -> None:
+        """A client is told that its acknowledgement counts."""
+        under = (message.topic_id, message.partition, subscription, message.generation)
+        if message.offset not in self._acked[under]:
+            self._world.violated(
+                "acknowledged in another generation",
+                f"{message.offset} of {message.topic}-{message.partition} for {subscription} is confirmed, and not written under {under}",
+            )
 
     def _check_owner(self, history: _History, group: int, index: int, payload: bytes, outcome: Any) -> None:
         kind, epoch = _HEAD.unpack_from(payload)
@@ -99,6 +122,10 @@ class Applied:
                     f"{outcome} at {index} of group {group}: generation {history.generation} had been given",
                 )
             history.generation = max(history.generation, outcome.generation)
+
+
+def _is_stored(outcome: Any) -> bool:
+    return isinstance(outcome, AppendOutcome) and not any(isinstance(result, Refused) for result in outcome.results)
 
 
 def _cursor(replica: Replica, subscription: str) -> _Cursor:

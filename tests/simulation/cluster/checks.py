@@ -2,15 +2,18 @@
 
 * A record of topics, stores, partitions or bundles is written only by the session that holds the leader's node, if any does.
 * What a store holds of a topic that lives is not deleted: only a record that says so takes a replica from a store.
-* The epoch of leaderships rises, and so does the owner's epoch of each bundle.
+* The epoch of leaderships rises, and so does the owner's epoch of each bundle; the id of a store, a topic or a group is given out once.
+* A broker writes under the epochs that were given to it, and to no other.
 * No process ends by an error that nobody foresaw; no event is logged without end.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stele.datanode.directory import GroupSpec
 from stele.services.coordination.records import BundleRecord, EpochRecord, PartitionRecord, TopicRecord, decode
 from stele.services.errors import InternalError, SteleError
 from tests.simulation.checks import Violation
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 ROOT = "/stele/stele/"
 LED = ("topics/", "stores/", "partitions/", "bundles/", "groups/", "namespaces/")
+ID = re.compile(r"(?:partitions|stores)/\d+")
 LINES_MAX = 1_000  # of one event of one host in a run
 
 
@@ -34,13 +38,16 @@ class Checks:
             str, PartitionRecord
         ] = {}  # by group: the newest that was ever written, until it was deleted
         self._topics: dict[str, TopicRecord] = {}  # by name, likewise
+        self._given: set[str] = set()  # paths that are named by an id
+        self._owners: dict[tuple[str, int], str] = {}  # bundle and epoch → broker
         self.registrations = Registrations(world, ROOT)
-        world.network.listening = self.registrations.listening
+        world.network.listening, world.network.released = self.registrations.listening, self.registrations.released
         world.zookeeper.committing = self.committing
 
     def committing(self, session: int, txn: Txn) -> None:
         """ZooKeeper is about to carry this out."""
         self.registrations.committing(session, txn)
+        self._world.strike.committing(session, txn)
         if self._world.operator is not None:
             self._world.operator.committing(session, txn)
         changes = {c.path[len(ROOT) :]: c for c in txn.changes if isinstance(c, Created | Written | Deleted)}
@@ -50,6 +57,10 @@ class Checks:
             if leader is not None and leader.owner != session and "leader" not in changes:
                 self._world.violated("deposed leader", f"session {session:#x} writes {led}; {leader.owner:#x} leads")
         for path, change in changes.items():
+            if isinstance(change, Created) and ID.fullmatch(path):
+                if path in self._given:
+                    self._world.violated("id used again", f"{path} is created a second time")
+                self._given.add(path)
             if not isinstance(change, Created | Written):
                 self._partitions.pop(path.removeprefix("partitions/"), None)
                 self._topics.pop(path.removeprefix("topics/"), None)
@@ -61,13 +72,19 @@ class Checks:
             if path == "epoch":
                 self._rises(path, decode(change.value, EpochRecord, path).epoch)
             elif path.startswith("bundles/") and path.count("/") == 2:
-                self._rises(path, decode(change.value, BundleRecord, path).epoch)
+                record = decode(change.value, BundleRecord, path)
+                self._rises(path, record.epoch)
+                self._owners[path.removeprefix("bundles/"), record.epoch] = record.broker
 
     def leaves(self, host: str, path: Path, to: Path | None) -> None:
         """A folder on the disk of ``host`` is about to be moved or removed."""
+        if path.parent.name == "groups" and (to is None or to.parent.name == "trash"):
+            self._check_live(host, path)
+            self._check_stopped(host, path)
+
+    def _check_live(self, host: str, path: Path) -> None:
+        """What is deleted is of no topic that lives."""
         group = path.name
-        if path.parent.name != "groups" or (to is not None and to.parent.name != "trash"):
-            return
         record = self._partitions.get(group)
         topic = self._topics.get(record.topic) if record is not None else None
         if record is None or topic is None or topic.state == "deleting":
@@ -77,14 +94,52 @@ class Checks:
         if host in [self._world.durable.host_of(store) for store in record.replicas]:
             self._world.violated("live data deleted", f"{host} deletes its replica of group {group}: {topic}, {record}")
 
+    def _check_stopped(self, host: str, path: Path) -> None:
+        """Nothing of a group runs any more once its folder goes."""
+        process = self._world.servers[host].process
+        registry = getattr(getattr(getattr(process, "role", None), "store", None), "registry", None)
+        running = registry._ticker._due if registry is not None else ()
+        if any(str(getattr(turned, "group_id", "")) == path.name for turned in running):
+            self._world.violated("runs on", f"{path} goes at {host} while its group runs")
+
+    def removes(self, group: int, store_id: int) -> None:
+        """A group is told to count a store no more."""
+        host = self._world.durable.host_of(store_id)
+        record, volume = self._partitions.get(str(group)), self._world.volumes.get(host)
+        if record is None or volume is None or store_id not in (record.target or record.replicas):
+            return
+        folder = volume.path / "groups" / str(group)
+        if (
+            volume.has_file(folder / "term")
+            and not self._world.strike.touched(host)
+            and not self._world.durable.has_lost(host)
+        ):
+            self._world.violated(
+                "live replica removed", f"group {group} is to go on without {host}, which has it: {record}"
+            )
+
+    def topic_of(self, spec: GroupSpec) -> TopicRecord | None:
+        """The record of the topic that a replica is of; None: it is gone, or another's."""
+        record = self._topics.get(spec.topic)
+        return record if record is not None and record.id == spec.topic_id else None
+
     def _rises(self, path: str, epoch: int) -> None:
         if epoch < self._epochs.get(path, 0):
             self._world.violated("epoch", f"{path} goes from {self._epochs[path]} back to {epoch}")
         self._epochs[path] = epoch
 
+    def writes(self, host: str, bundle: str, epoch: int) -> None:
+        """A broker sends a write under ``epoch``."""
+        owner = self._owners.get((bundle, epoch), host)
+        if owner != host:
+            self._world.violated(
+                "owner", f"{host} writes under the epoch {epoch} of {bundle}, which was given to {owner}"
+            )
+
     def forget(self) -> None:
         """ZooKeeper holds another history now."""
-        self._epochs.clear()
+        for known in (self._epochs, self._given, self._owners):
+            known.clear()
 
     def exited(self, server: Server, status: int, failure: SteleError | None) -> None:
         if type(failure) is SteleError or isinstance(failure, InternalError):

@@ -35,6 +35,9 @@ class Durable:
         process = self._world.servers[host].process
         self._lost[host] = (self._world.now, process.pid if process is not None else 0)
 
+    def has_lost(self, host: str) -> bool:
+        return host in self._lost
+
     def host_of(self, store_id: int) -> str:
         return self._stores.get(store_id, "")
 

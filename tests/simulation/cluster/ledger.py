@@ -91,6 +91,7 @@ class Ledger:
 
     def confirm(self, topic: TopicLedger, subscription: str, message: Message) -> None:
         """An acknowledgement was answered."""
+        self._world.applied.confirmed(subscription, message)
         acked = topic.confirmed.setdefault(subscription, set())
         acked.add((message.partition, message.generation, message.offset))
 

@@ -1,7 +1,8 @@
 """Operations in a run of the cluster: a store is decommissioned under load, and the nameserver that leads dies after writes of it.
 
 Guarantee: what the operator asked for comes to its end in every run: the store is a tombstone, then buried, its process has ended and is
-refused from then on; each partition has its three replicas elsewhere; no group ever had fewer voters than its replication.
+refused from then on; each partition has its three replicas elsewhere; no group ever had fewer voters than its replication.  Once as few
+stores are left as a partition has replicas none may go.  At last a new store begins on the machine of the one that went.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from stele.client import Client
 from stele.services.coordination.records import BuriedRecord, PartitionRecord, decode
-from stele.services.errors import SteleError, StoreTombstone
+from stele.services.errors import NotEnoughStores, SteleError, StoreTombstone
 from tests.simulation.cluster.checks import ROOT
 from tests.simulation.cluster.workload import WRITE_TIMEOUT_S
 from tests.simulation.zookeeper.tree import Created, Deleted, Txn, Written
 
 if TYPE_CHECKING:
-    from tests.simulation.cluster.process import Guest
+    from tests.simulation.cluster.process import Guest, Server
     from tests.simulation.cluster.world import World
 
 KINDS = (
@@ -89,15 +90,48 @@ class Operator:
                 await self._until(lambda: client.admin.remove_tombstones([self.store_id]))
             await asyncio.sleep(RETRY_S)
         self._world.say("operation", guest.host, f"store {self.store_id} is buried")
+        await self._try_another(client)
+        await self._come_back()
         self.done = True
 
-    async def _until(self, ask) -> object:  # type: ignore[no-untyped-def]
-        """Until it is answered."""
+    async def _try_another(self, client: Client) -> None:
+        """One more, where too few would be left."""
+        up = [s.store_id for s in await self._until(client.admin.list_stores) if s.state == "up"]  # type: ignore[attr-defined]
+        if len(up) == REPLICATION:
+            try:
+                await self._until(lambda: client.admin.decommission_store(up[0]), NotEnoughStores)
+            except NotEnoughStores:
+                return
+            self._world.violated("too few stores", f"store {up[0]} of {up} is decommissioned")
+
+    async def _come_back(self) -> None:
+        """Its process is started again, and refused; then its disk is empty, and it is a new store."""
+        server = await self._gone()
+        server.wanted = True
+        server.start()
+        await self._gone()
+        volume = self._world.volumes[server.name]
+        for name in volume.listdir(volume.path):
+            volume.lose(volume.path / name)
+        server.wanted = True
+        server.start()
+        while server.process is None or not server.process.runtime.ready.is_open:  # noqa: ASYNC110 - a loop of its own
+            await asyncio.sleep(RETRY_S)
+
+    async def _gone(self) -> Server:
+        while True:
+            for server in self._world.servers.values():
+                if not server.wanted and server.process is None:
+                    return server
+            await asyncio.sleep(RETRY_S)
+
+    async def _until(self, ask, refusal: type[SteleError] = StoreTombstone) -> object:  # type: ignore[no-untyped-def]
+        """Until it is answered, or refused by ``refusal``."""
         while True:
             try:
                 async with asyncio.timeout(WRITE_TIMEOUT_S + 1.0):
                     return await ask()
-            except StoreTombstone:
+            except (StoreTombstone, refusal):
                 raise
             except SteleError as error:
                 self._world.say("operation refused", "", f"{error!r}")
@@ -149,4 +183,4 @@ class Operator:
         buried = decode(nodes[f"{ROOT}stores/buried"].value, BuriedRecord)
         assert any(first <= self.store_id <= last for first, last in buried.intervals)
         assert f"{ROOT}stores/{self.store_id}" not in nodes
-        return any(not server.wanted and server.process is None for server in self._world.servers.values())
+        return True

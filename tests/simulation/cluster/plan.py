@@ -110,8 +110,30 @@ NAMES: Final = ("", "term", "group.json", ".seg", ".snap", "store.json")
 ERRORS: Final = (errno.EIO, errno.EMFILE, errno.EACCES)
 KINDS: Final = tuple(_KINDS)
 
+# Several things at once (exact.py): drawn from a stream of their own, and less dense.
+_EXACT: dict[str, _Draw] = {
+    "deposed": lambda r, h: (10 ** r.uniform(-4.0, -2.0),),
+    "usurped": lambda r, h: (_diskless(r, h), r.uniform(4.0, 12.0)),
+    "answer lost at start": lambda r, h: (
+        _server(r, h),
+        r.uniform(0.05, 1.0),
+        r.choice(("before", "after")),
+        r.randrange(4),
+    ),
+    "gone": lambda r, h: (_server(r, h), r.uniform(8.0, 15.0)),
+    "lost behind a laggard": lambda r, h: (r.random(), r.uniform(0.3, 1.5), r.uniform(3.0, 6.0)),
+    "unreadable at start": lambda r, h: (r.choice(h.datanodes), r.uniform(0.05, 0.5), r.randint(1, 4), r.randint(1, 4)),
+    "wiped under way": lambda r, h: (r.uniform(2.0, 6.0),),
+    "round fails": lambda r, h: (),
+    "cold start": lambda r, h: (r.uniform(0.1, 2.0), 10 ** r.uniform(1.0, 3.0), r.uniform(1.0, 5.0)),
+}
+EXACT: Final = tuple(_EXACT)
+EXACT_FIRST_S: Final = (1.5, 4.0)
+EXACT_GAP_S: Final = (2.5, 5.0)
+
 
 RARE: Final = ("older zookeeper", "wiped zookeeper")  # after which the cluster starts anew
+FORGETS: Final = (*RARE, "wiped under way")  # what was recorded
 
 
 def choose_kinds(rng: random.Random) -> list[str]:
@@ -129,4 +151,15 @@ def plan(rng: random.Random, hosts: Hosts, first_s: float, last_s: float, kinds:
         kind = rng.choices(kinds, weights)[0]
         found.append(Fault(len(found), at, kind, _KINDS[kind][1](rng, hosts)))
         at += rng.expovariate(1 / mean_gap_s)
+    return found
+
+
+def exact(rng: random.Random, hosts: Hosts, last_s: float, kinds: Sequence[str], number: int) -> list[Fault]:
+    """Those of ``kinds`` that are exact, each with time to do what it does; numbered from ``number`` on."""
+    found: list[Fault] = []
+    at = rng.uniform(*EXACT_FIRST_S)
+    while at < last_s and kinds:
+        kind = rng.choice(kinds)
+        found.append(Fault(number + len(found), at, kind, _EXACT[kind](rng, hosts)))
+        at += rng.uniform(*EXACT_GAP_S)
     return found

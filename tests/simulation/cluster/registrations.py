@@ -6,7 +6,8 @@
 * A member node is the ephemeral node of the session that writes it (R5.2 to R5.4, R5.9), is not taken from a process that lives (R5.5),
   does not come back once its process has left, and comes back ever more slowly where somebody keeps deleting it (R5.7, R5.8).
 * A process is a member once it says that it is ready (R5.6), a datanode before its port opens (R4.6); that port opens once its replicas
-  are settled (R4.1), and nobody leads behind a closed one (R4.2).
+  are settled (R4.1), and nobody leads behind a closed one (R4.2).  It closes once the process is no member any more (R4.8).
+* A member is a member of the cluster that it belongs to, and a store that was removed is none (R2.6).
 * A bundle is given to members alone (R5.9), and anew to one that registered anew (R5.10).
 """
 
@@ -16,7 +17,14 @@ import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from stele.services.coordination.records import BundleRecord, NameRecord, decode
+from stele.services.coordination.records import (
+    BundleRecord,
+    BuriedRecord,
+    ClusterRecord,
+    MemberRecord,
+    NameRecord,
+    decode,
+)
 from stele.services.errors import NameTaken, SteleError
 from tests.simulation.cluster.rpc.network import Node
 from tests.simulation.zookeeper.tree import Closed, Created, Deleted, Txn, Written, Znode
@@ -35,6 +43,7 @@ class Registrations:
         self._world, self._root = world, root
         self._members: set[Process] = set()  # whoever has been one
         self._left: set[Process] = set()
+        self._unanswered: set[Process] = set()
         self._created: defaultdict[Process, list[float]] = defaultdict(list)
 
     # --- ZooKeeper is about to carry something out --------------------------------------------------------------------
@@ -91,6 +100,12 @@ class Registrations:
             self._broken("member", f"{process.host} creates {path} for good")
         if process in self._left:
             self._broken("member", f"{process.host} creates {path} although it has left")
+        tree, session_of = self._node("cluster"), getattr(process.role, "session", None)
+        if session_of is not None and (
+            tree is None or decode(tree.value, ClusterRecord, "cluster").id != session_of.cluster_id
+        ):
+            self._broken("cluster", f"{process.host} becomes a member of another cluster than its own")
+        self._check_store(change, path, process)
         named = self._node(f"names/{path.rpartition('/')[2]}")
         owner = decode(named.value, NameRecord, path).owner if named is not None and named.value else None
         if owner is None or (owner.machine, owner.pid) != (process.host, process.pid):
@@ -101,6 +116,14 @@ class Registrations:
         times.append(self._world.now)
         if len(times) > CREATIONS_MAX and times[-1] - times[-1 - CREATIONS_MAX] < CREATIONS_WITHIN_S:
             self._broken("storm", f"{process.host} created {path} {CREATIONS_MAX} times in {CREATIONS_WITHIN_S:g} s")
+
+    def _check_store(self, change: Created, path: str, process: Process) -> None:
+        """Who was removed for good does not come back (R2.6)."""
+        store_id = decode(change.value, MemberRecord, path).store_id
+        buried = self._node("stores/buried")
+        intervals = decode(buried.value, BuriedRecord, path).intervals if buried is not None else ()
+        if process not in self._members and any(first <= store_id <= last for first, last in intervals):
+            self._broken("removed store", f"{process.host} becomes a member as store {store_id}, which was removed")
 
     def _is_open(self, process: Process, what: str) -> None:
         datanode = process.server.kind == "datanode"  # its own port opens long after its peers'
@@ -123,6 +146,26 @@ class Registrations:
             self._broken("gate", f"{node.host} opens its port with {settled} of {replicas} replicas settled")
         if process not in self._members:
             self._broken("gate", f"{node.host} opens its port and is no member")
+
+    def released(self, node: Node, port: int) -> None:
+        """A datanode that drains is no member any more when its port closes (R4.8), unless ZooKeeper gave it no answer."""
+        process = self._world.guest(node.host)
+        role = getattr(process, "role", None)
+        if port != self._world.port or not hasattr(role, "store") or process is None or process.node is not node:
+            return
+        member = self._node(f"members/datanodes/{node.host}")
+        owner = self._process(member.owner) if member is not None else None
+        if (
+            node.listens(port)
+            and owner is process
+            and process.runtime.stopping.is_set()
+            and process not in self._unanswered
+        ):
+            self._broken("gate", f"{node.host} closes its port and is a member")
+
+    def unanswered(self, process: Process) -> None:
+        """ZooKeeper did not say whether it is a member still."""
+        self._unanswered.add(process)
 
     def stalls(self, guest: Guest) -> None:
         """Whose event loop stands still from now on: nothing prolongs its session once half of that has passed."""

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
+from stele.batching import partition_of_key
 from stele.datanode import commands
 from stele.datanode.commands import Ack, CreateCursor, FenceOwner, Position, ResetCursor, Start
 from stele.datanode.partition import PartitionState
-from stele.services.coordination.records import EpochRecord, encode
+from stele.model import Message
+from stele.services.coordination.records import EpochRecord, TopicRecord, encode
 from tests.simulation.cluster.bounds import BOUNDS, Bound
 from tests.simulation.cluster.checks import ROOT
 from tests.simulation.cluster.ledger import Sent
 from tests.simulation.cluster.world import Options, World
-from tests.simulation.zookeeper.tree import Txn, Written
+from tests.simulation.zookeeper.tree import Created, Txn, Written
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,11 @@ class _Replica:
     """As far as the check looks."""
 
     def __init__(self, state: PartitionState) -> None:
-        self.spec, self._store_id, self.partition = SimpleNamespace(group=99), 1, state
+        self.spec, self._store_id, self.partition = (
+            SimpleNamespace(group=99, topic="shop/x", topic_id=9, partition=0),
+            1,
+            state,
+        )
 
 
 def _apply(world: World, replica: Any, index: int, command: Any, outcome: Any = None) -> Any:
@@ -121,6 +127,62 @@ def test_an_acknowledgement_that_counts_in_another_generation_is_noticed(world: 
 
     _apply(world, replica, 4, stale, counted)
     assert _noticed(world) == "acknowledged in another generation"
+
+
+def test_an_acknowledgement_that_is_confirmed_and_not_written_is_noticed(world: World) -> None:
+    world.applied._groups.clear()
+    state = PartitionState()
+    state.high_watermark = 10
+    replica = _Replica(state)
+    _apply(world, replica, 1, CreateCursor(1, "s", Position(Start.EARLIEST)))
+    _apply(world, replica, 2, Ack(1, "s", 1, ((0, 3),)))
+    message = Message("shop/x", 0, 3, None, b"", {}, 0, topic_id=9, generation=1)
+    world.applied.confirmed("s", message)
+    assert not _noticed(world)
+    world.applied.confirmed("s", dataclasses.replace(message, generation=2))
+    assert _noticed(world) == "acknowledged in another generation"
+
+
+def test_what_is_stored_in_two_topics_or_in_the_wrong_partition_is_noticed(world: World) -> None:
+    replica, topic = (
+        _Replica(PartitionState()),
+        TopicRecord(id=9, partitions=2, replication=3, state="ready", created_ms=0),
+    )
+    value = next(b"outlives x %d %d." % (n, n) for n in range(10) if partition_of_key(b"%d" % n, 2) == 0)
+    world.workload.outliving.applied(replica, value, topic)  # type: ignore[arg-type]
+    assert not _noticed(world)
+    replica.spec.group = 100
+    world.workload.outliving.applied(replica, value, topic)  # type: ignore[arg-type]
+    assert _noticed(world) == "stored twice"
+    world._error, replica.spec.group, replica.spec.partition = None, 99, 1
+    world.workload.outliving.applied(replica, value, topic)  # type: ignore[arg-type]
+    assert _noticed(world) == "wrong partition"
+    world._error, topic = None, dataclasses.replace(topic, state="creating")
+    world.workload.outliving.applied(replica, value, topic)  # type: ignore[arg-type]
+    assert _noticed(world) == "written too early"
+
+
+def test_an_id_that_is_given_out_again_is_noticed(world: World) -> None:
+    group = next(iter(world.workload.groups()))
+    node, leader = world.zookeeper.tree.nodes[f"{ROOT}partitions/{group}"], world.zookeeper.tree.nodes[f"{ROOT}leader"]
+    world.checks.committing(leader.owner, Txn(0, 0, (Created(f"{ROOT}partitions/{group}", node.value, 0),)))
+    assert _noticed(world) == "id used again"
+
+
+def test_a_write_under_an_epoch_of_another_owner_is_noticed(world: World) -> None:
+    (bundle, epoch), owner = next(iter(world.checks._owners.items()))
+    world.checks.writes(owner, bundle, epoch)
+    assert not _noticed(world)
+    world.checks.writes("another", bundle, epoch)
+    assert _noticed(world) == "owner"
+
+
+def test_a_replica_that_is_there_and_is_to_count_no_more_is_noticed(world: World) -> None:
+    group, store = next(iter(world.workload.groups())), next(iter(world.durable._stores))
+    world.checks.removes(group + 1000, store)
+    assert not _noticed(world)
+    world.checks.removes(group, store)
+    assert _noticed(world) == "live replica removed"
 
 
 def test_a_generation_that_comes_twice_is_noticed(world: World) -> None:

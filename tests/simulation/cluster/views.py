@@ -1,6 +1,7 @@
 """What a client, or any other process, takes of the nameservers' word: never anything older than what it took before.
 
-The one exception is the product's own, and bounded: what is newer has been refused by everybody for as long as it says.
+The one exception is the product's own, and bounded: what is newer has been refused by everybody for as long as it says.  And no
+nameserver answers from records that have been out of date for longer than its session lasts.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from stele.services.rpc.never_back import REFUSED_MAX_S, Revision
 from tests.simulation.cluster.ambient import resident
+from tests.simulation.cluster.plan import FORGETS
+from tests.simulation.zookeeper.tree import Created, Deleted, Written
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
+
+FOLLOWED = ("/stele/stele/topics/", "/stele/stele/bundles/")
+MARGIN_S = 1.0
 
 
 class Views:
@@ -38,6 +44,22 @@ class Views:
                     f"{host} took {revision} after {known[1]}, which it had missed for {refused_s:.3f} s",
                 )
         self._taken[id(client)] = (client, revision, None)
+
+    def answered(self, zxid: int) -> None:
+        """A nameserver answers a look-up from what it had of ZooKeeper at ``zxid``."""
+        world, running = self._world, resident()
+        if running is None or set(FORGETS) & {fault.kind for fault in world.faults}:
+            return
+        since_ms = 0
+        for txn in reversed(world.zookeeper.log):
+            if txn.zxid <= zxid:
+                break
+            if any(isinstance(c, Created | Written | Deleted) and c.path.startswith(FOLLOWED) for c in txn.changes):
+                since_ms = txn.time_ms
+        server = next((s for s in (*world.servers.values(), *world.doubles) if s.name == running.host), None)
+        behind_s = (world.zookeeper.time_ms() - since_ms) / 1000
+        if since_ms and server is not None and behind_s > server.config.session_timeout_s + MARGIN_S:
+            world.violated("stale answer", f"{running.host} answers from what was overtaken {behind_s:.1f} s ago")
 
     def _now(self) -> float:
         running = resident()

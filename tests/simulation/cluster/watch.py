@@ -9,8 +9,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from stele.broker.partition_client import PartitionClient
 from stele.datanode.replica import Replica
+from stele.datanode.store import Store
+from stele.nameserver.controller import Controller
+from stele.nameserver.server import NameserverServicer
+from stele.services.raft.membership import without
 from stele.services.rpc.nameservers import NameserverClient
+from tests.simulation.cluster.ambient import resident
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
@@ -21,6 +27,7 @@ def watched(world: World) -> Iterator[None]:
     """For as long as a run lasts."""
     apply: Any = Replica.apply
     check_revision: Any = NameserverClient._check_revision
+    look_up: Any = NameserverServicer.Lookup
 
     def applying(self: Replica, index: int, term: int, payload: bytes) -> Any:
         before = world.applied.before(self, payload)
@@ -37,7 +44,39 @@ def watched(world: World) -> Iterator[None]:
             raise
         world.views.taken(self._never_back, revision)
 
-    replaced: Any = ((Replica, "apply", applying), (NameserverClient, "_check_revision", checking))
+    async def looking_up(self: Any, request: Any, context: Any) -> Any:
+        answer = await look_up(self, request, context)
+        world.views.answered(answer.as_of.zxid)
+        return answer
+
+    append: Any = PartitionClient.append
+    reconcile: Any = Controller._reconcile
+
+    async def reconciling(self: Controller) -> None:
+        world.strike.round_begins()
+        await reconcile(self)
+
+    def appending(self: PartitionClient, batches: Any) -> Any:
+        server = getattr(resident(), "server", None)
+        if server is not None:
+            world.checks.writes(server.config.name, self.route.bundle, self.epoch)
+        return append(self, batches)
+
+    change_member: Any = Store.change_member
+
+    async def changing(self: Store, group: int, topic_id: int, store_id: int, role: Any, mandate: Any) -> Any:
+        if role is without:
+            world.checks.removes(group, store_id)
+        return await change_member(self, group, topic_id, store_id, role, mandate)
+
+    replaced: Any = (
+        (Replica, "apply", applying),
+        (NameserverClient, "_check_revision", checking),
+        (NameserverServicer, "Lookup", looking_up),
+        (PartitionClient, "append", appending),
+        (Controller, "_reconcile", reconciling),
+        (Store, "change_member", changing),
+    )
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
     for owner, name, ours in replaced:
         setattr(owner, name, ours)

@@ -7,6 +7,7 @@ in the ledger.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,9 +18,12 @@ from stele.errors import SteleError
 from stele.model import Message
 from stele.producer import Producer
 from stele.services.coordination.records import PartitionRecord, decode
+from stele.services.errors import StaleAck, TopicNotFound
 from tests.simulation.checks import Violation
 from tests.simulation.cluster.checks import ROOT
 from tests.simulation.cluster.ledger import Ledger, Place, TopicLedger
+from tests.simulation.cluster.outliving import Outliving
+from tests.simulation.cluster.plan import FORGETS
 from tests.simulation.cluster.process import Guest
 
 if TYPE_CHECKING:
@@ -48,6 +52,7 @@ class Workload:
         self.pause_s = 10 ** rng.uniform(-1.2, -0.4)
         self.partitions = rng.randint(1, PARTITIONS_MAX)
         self.clients: dict[str, Guest] = {}
+        self.outliving = Outliving(world)
         self._tasks: list[asyncio.Task[Any]] = []
 
     def start(self) -> None:
@@ -73,7 +78,7 @@ class Workload:
         while True:
             client = Client(bootstrap, timeout_s=CONNECT_S, seed=guest.rng.getrandbits(32), transport=guest.transport)
             try:
-                await self._call(guest, "connect", client.__aenter__(), CONNECT_S)
+                await self.call(guest, "connect", client.__aenter__(), CONNECT_S)
                 break
             except SteleError:
                 await asyncio.sleep(RETRY_S)
@@ -89,6 +94,8 @@ class Workload:
         self.begin(guest, self._consume(guest, client, self.main, names[0]))
         if number == len(self.world.hosts.clients) - 1 and guest.rng.random() < 0.5:
             self.begin(guest, self._churn(guest, client))
+            self.begin(guest, self.outliving.produce(guest, client, self, CHURNED))
+            self.begin(guest, self.outliving.consume(guest, client, self, CHURNED))
         if number == 0 and guest.rng.random() < 0.5:
             self.begin(guest, self._tend(guest, client, self.main))
 
@@ -102,7 +109,7 @@ class Workload:
         while True:
             try:
                 created = client.admin.create_topic(topic, partitions=partitions, if_absent=True)
-                await self._call(guest, "create topic", created, WRITE_TIMEOUT_S)
+                await self.call(guest, "create topic", created, WRITE_TIMEOUT_S)
                 return
             except SteleError as error:
                 self.world.say("refused", guest.host, f"create {topic}: {error}")
@@ -126,11 +133,12 @@ class Workload:
         sent = self.ledger.sending(topic, f"{guest.host}.{guest.pid}")
         key = None if guest.rng.random() < 0.5 else b"%d" % guest.rng.randrange(5)
         try:
-            stored = await self._call(guest, "send", producer.send(sent.value, key=key), SEND_TIMEOUT_S)
+            stored = await self.call(guest, "send", producer.send(sent.value, key=key), SEND_TIMEOUT_S)
             self.ledger.acked(topic, sent, stored.partition, stored.offset)
         except SteleError as error:
             self.world.say("send failed", guest.host, f"{sent.value.decode()}: {error!r}")
             self.ledger.failed(topic, sent, error.definite)
+            self._check_denied(topic, error)
         except Violation as error:
             self.world.unhandled(guest, error)
 
@@ -152,7 +160,13 @@ class Workload:
                             self._ack(consumer, topic, subscription, message)
             except SteleError as error:
                 self.world.say("consumer ended", guest.host, f"{subscription}: {error!r}")
+                self._check_denied(topic, error)
                 await asyncio.sleep(RETRY_S)
+
+    def _check_denied(self, topic: TopicLedger, error: SteleError) -> None:
+        """The main topic is never deleted, unless ZooKeeper forgets."""
+        if topic is self.main and isinstance(error, TopicNotFound) and not set(FORGETS) & set(self.world.kinds):
+            self.world.violated("living topic denied", repr(error))
 
     def _ack(self, consumer: Consumer, topic: TopicLedger, subscription: str, message: Message) -> None:
         def answered(promise: asyncio.Future[None]) -> None:
@@ -164,14 +178,16 @@ class Workload:
     async def _tend(self, guest: Guest, client: Client, topic: TopicLedger) -> None:
         """A subscription that is made, read, sought and deleted while it is in use."""
         rng, admin, number = guest.rng, client.admin, 0
+        holding = random.Random(f"holding {guest.host} {self.world.options.seed}")
         while not self.closing:
             number += rng.random() < 0.5  # often one of the same name
             name = f"side-{number}"
             start = rng.choice(("earliest", "latest", rng.randrange(50)))
             try:
-                await self._call(guest, "create", admin.create_subscription(topic.name, name, start), TEND_TIMEOUT_S)
+                await self.call(guest, "create", admin.create_subscription(topic.name, name, start), TEND_TIMEOUT_S)
                 before = self.ledger.confirmed(topic, name)
                 consumer = client.consumer(topic.name, name, type="exclusive", credit=rng.choice((1, 5, 50)))
+                held: list[Message] = []  # acknowledged late, if at all
                 async with consumer:
                     for _ in range(rng.randrange(30)):
                         message = await consumer.receive(rng.uniform(0.1, 0.5))
@@ -179,10 +195,15 @@ class Workload:
                             self.ledger.received(topic, name, message, before)
                             if rng.random() < 0.7:
                                 self._ack(consumer, topic, name, message)
+                            else:
+                                held.append(message)
+                        if held and holding.random() < 0.2:
+                            with contextlib.suppress(StaleAck):
+                                self._ack(consumer, topic, name, held.pop(holding.randrange(len(held))))
                         if rng.random() < 0.05:
                             to = rng.choice(("earliest", "latest", rng.randrange(50)))
                             sought = admin.seek_subscription(topic.name, name, to)
-                            await self._call(guest, "seek", sought, TEND_TIMEOUT_S)
+                            await self.call(guest, "seek", sought, TEND_TIMEOUT_S)
                         if rng.random() < 0.02:
                             await self._forget(guest, client, topic, name)
             except SteleError as error:
@@ -198,7 +219,7 @@ class Workload:
         self.ledger.forgotten(topic, name)
         try:
             deleted = client.admin.delete_subscription(topic.name, name)
-            await self._call(guest, "delete", deleted, TEND_TIMEOUT_S)
+            await self.call(guest, "delete", deleted, TEND_TIMEOUT_S)
         finally:
             self.ledger.forgotten(topic, name)  # what was confirmed meanwhile, too
 
@@ -218,13 +239,13 @@ class Workload:
         """Tried until it succeeds, or until what it asks for has come about."""
         while True:
             try:
-                return await self._call(guest, "call", attempt(), within_s)
+                return await self.call(guest, "call", attempt(), within_s)
             except SteleError as error:
                 if error.reason == "TOPIC_NOT_FOUND":
                     return None
                 await asyncio.sleep(RETRY_S)
 
-    async def _call(self, guest: Guest, what: str, call: Awaitable[T], within_s: float) -> T:
+    async def call(self, guest: Guest, what: str, call: Awaitable[T], within_s: float) -> T:
         """Ends by its deadline, by the client's own clock, and a second more."""
         loop = asyncio.get_running_loop()
         began, stopped_s = loop.time(), guest.stopped_s

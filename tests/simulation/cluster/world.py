@@ -34,8 +34,8 @@ from tests.simulation.cluster.bounds import Bounds
 from tests.simulation.cluster.checks import Checks
 from tests.simulation.cluster.disk import Volume, datanode_parts
 from tests.simulation.cluster.durable import Durable
-from tests.simulation.cluster.faults import Strike
-from tests.simulation.cluster.plan import Hosts, choose_kinds, plan
+from tests.simulation.cluster.exact import ExactStrike
+from tests.simulation.cluster.plan import EXACT, KINDS, Hosts, choose_kinds, exact, plan
 from tests.simulation.cluster.process import Guest, Process, Server
 from tests.simulation.cluster.rpc.network import End, Network
 from tests.simulation.cluster.settings import broker_settings, datanode_settings, node_settings
@@ -109,7 +109,10 @@ class World:
         self.kinds = list(options.kinds) or choose_kinds(drawing)
         if options.operations and not options.kinds:
             self.kinds = [kind for kind in self.kinds if kind in operations.KINDS] or ["reset"]
-        self.faults = plan(drawing, self.hosts, FIRST_FAULT_S, self.seconds, self.kinds)
+        usual = [kind for kind in self.kinds if kind in KINDS]
+        self.faults = plan(drawing, self.hosts, FIRST_FAULT_S, self.seconds, usual) if usual else []
+        several = [kind for kind in self.kinds if kind in EXACT]
+        self.faults += exact(self.stream("exact faults"), self.hosts, self.seconds, several, len(self.faults))
         if options.only_faults is not None:
             self.faults = [fault for fault in self.faults if fault.number in options.only_faults]
         self.fault_counts: Counter[str] = Counter()
@@ -137,7 +140,7 @@ class World:
         self.healed = False
         self.buried: list[Guest] = []  # whatever the dead hold must not be collected while the run lasts
         self.workload = Workload(self, self.stream("workload"))
-        self.strike = Strike(self)
+        self.strike = ExactStrike(self)
         self.checks = Checks(self)
         self.applied, self.durable, self.views = Applied(self), Durable(self), Views(self)
         self.bounds = Bounds(self)
@@ -406,6 +409,8 @@ class World:
     def _told(self, process: Process, name: str, facts: dict[str, Any]) -> None:
         if name == "process_ready":
             self.checks.registrations.ready(process)
+        elif name == "member_unregister_unknown":
+            self.checks.registrations.unanswered(process)
         elif name == "raft_state" and facts["new"] == "leader":
             self.checks.registrations.leads(process, facts["group"])
 

@@ -134,6 +134,7 @@ class Node:
         return self.ports.get(port) is not None
 
     def release(self, port: int) -> None:
+        self.network.released(self, port)
         self.ports.pop(port, None)
 
     def freeze(self) -> None:
@@ -177,6 +178,7 @@ class Network:
             None  # told of each frame, and when it arrives; None: held
         )
         self.listening: Callable[[Node, int], None] = lambda node, port: None  # told of each port that opens
+        self.released: Callable[[Node, int], None] = lambda node, port: None  # and of each that is about to close
         self._epochs: Counter[Direction] = Counter()
         self._any_cut = False
 

@@ -1,0 +1,174 @@
+"""Mutants that neither proof plays, each with the reason, and with where it is shown instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class _Because:
+    reason: str
+    mutants: tuple[str, ...]
+
+
+_REASONS = (
+    _Because(
+        "One replicated group shows it, each order of events by hand: tests/unit/raft.",
+        (
+            "elections.OvertakesItsVotes",
+            "elections.DoesNotListen",
+            "elections.DeafToSilence",
+            "elections.EndsWithoutAwake",
+            "replication.LeavesProposalsUnanswered",
+            "replication.GoesBackByOne",
+            "replication.FallsSilentOnceItOffers",
+            "replication.KeepsToWhatWasAcknowledged",
+            "replication.CountsWhatWasLost",
+            "replication.BelievesLateRefusals",
+            "replication.WaitsForEverForAFetch",
+        ),
+    ),
+    _Because(
+        "About what one log leaves on one disk, whatever the order of events between processes: tests/unit/log, `make crash`, "
+        "`make power-loss`.",
+        (
+            "log.ForgetsToSyncFiles",
+            "log.ForgetsToSyncFolders",
+            "log.CountsTheCache",
+            "log.CountsCachedNames",
+            "log.DamageIsNoVote",
+            "log.WritesInPlace",
+            "log.LeavesEntries",
+            "log.LeavesATransfer",
+            "log.SyncsAgain",
+            "log.CutsWithoutAWord",
+            "log.RemovesBeforeNaming",
+            "log.TruncatesOldestFirst",
+            "snapshots.NamesBeforeSyncing",
+            "snapshots.drops_before_the_snapshot",
+            "snapshots.resets_before_installing",
+            "snapshots.AcceptsACutSnapshot",
+            "snapshots.resets_for_its_own",
+            "snapshots.SnapshotsBeforeTheSync",
+            "snapshots.starts_without_its_beginning",
+        ),
+    ),
+    _Because(
+        "No fault changes bytes that were synced. Shown on real files: tests/unit/log, tests/unit/datanode, tests/integration/datanode.",
+        (
+            "log.CutsAtDamage",
+            "log.MendsWithAnything",
+            "partition.BelievesDamagedHeaders",
+            "reader.TakesDamageForNothing",
+            "groups.GivesWhatIsNotCommitted",
+            "gate.StopsAtDamage",
+            "gate.DeletesDamage",
+            "store.KeepsTheQuarantined",
+            "store.StopsAtWhatCannotBeMoved",
+        ),
+    ),
+    _Because(
+        "About how much, how often or how many at once: a run of some seconds fills no such bound.",
+        (
+            "replication.TakesAnyLength",
+            "replication.ReleasesWhatIsNotStored",
+            "links.GivesEverybodyRoom",
+            "resolver.NeverBacksOff",
+            "resolver.BacksOffWithoutCap",
+            "resolver.BacksOffWithoutJitter",
+            "resolver.RestartsTheBackoff",
+            "resolver.LogsEveryAttempt",
+            "resolver.NeverLogs",
+            "gate.LoadsAllAtOnce",
+            "gate.LoadsOneByOne",
+            "redelivery.RedeliversAtOnce",
+            "appends.RefusesTheWholeAppend",
+            "appends.BelievesThatItLeads",
+        ),
+    ),
+    _Because(
+        "A removed store that is asked for once more, or let in, costs calls and lines of a log, and no answer is another one: "
+        "tests/unit/services/test_r2_resolver_policy.py, tests/integration/raft/test_transport_links.py.",
+        (
+            "resolver.ForgetsTombstones",
+            "resolver.RetriesTombstones",
+            "links.DialsTheRemoved",
+            "links.TakesBackTheRemoved",
+        ),
+    ),
+    _Because(
+        "No simulated datanode changes its address: tests/unit/services/test_r2_resolver_policy.py.",
+        ("resolver.KeepsTheAddress", "resolver.AsksWithoutPause"),
+    ),
+    _Because(
+        "No simulated peer lies: tests/unit/raft/test_door.py.",
+        ("replication.TakesWhateverComes",),
+    ),
+    _Because(
+        "What a user hands over, or what a run is too short for: tests/unit/stele, tests/unit/datanode.",
+        (
+            "batches.takes_by_reference",
+            "batches.looks_at_the_header_alone",
+            "retention.AgesByTheWallClock",
+            "retention.CountsTheDowntime",
+            "retention.BelievesEveryTime",
+            "groups.EmptiesItsTrash",
+            "moves.TakesSilenceForLoss",
+        ),
+    ),
+    _Because(
+        "A name is missing only until a process has registered once, and who loses a race to create it loses to a process that lives: "
+        "the outcome is the same. tests/integration/coordination/test_names.py.",
+        ("names.AbsentIsDifferent", "names.LostRaceIsAnError"),
+    ),
+    _Because(
+        "Nobody in the product calls it: tests/integration/coordination/test_metadata.py.",
+        ("members.PutDropsItsOptions", "members.RetryDropsItsOptions"),
+    ),
+    _Because(
+        "A wait inside a callback would stop the simulator, whose threads are events: tests/integration/coordination.",
+        ("members.WorksInCallbacks",),
+    ),
+    _Because(
+        "The store's own lock for each group stands before the registry's gate, and the directory's lock behind it: one alone switched "
+        "off changes nothing. Shown on the registry by itself: tests/unit/raft/test_registry.py.",
+        ("groups.Ungated", "groups.UnregistersByName", "groups.PidFile"),
+    ),
+    _Because(
+        "The port of a datanode that loads is closed (R4.1), so nobody asks it: tests/integration/datanode.",
+        ("gate.AnswersWhileLoading",),
+    ),
+    _Because(
+        "At-least-once allows a message that comes again, and a count that begins anew: tests/unit/broker/test_subscription.py.",
+        ("redelivery.TimesWhatWaits", "redelivery.CountsInMemory"),
+    ),
+    _Because(
+        "Behind what never takes an older word (services/rpc/never_back.py) nobody lags any more who could be believed: "
+        "tests/unit/stele/test_routing.py, tests/unit/broker/test_ownership.py.",
+        ("incarnations.BelievesWhoeverLags", "ownership.BelievesWhoeverSpeaks"),
+    ),
+    _Because(
+        "What it forgets is found again at its next start, and deleted then: tests/unit/datanode/test_store.py.",
+        ("store.ForgetsWhatItCannotDelete",),
+    ),
+    _Because(
+        "No operator of the simulator removes an orphan: tests/integration/nameserver.",
+        ("catalog.TrustsTheMirror",),
+    ),
+    _Because(
+        "The node that a create meets is another's only while that one holds the name, and whoever lacks the name creates nothing: "
+        "tests/integration/coordination/test_members.py.",
+        ("members.TrustsTheWrite",),
+    ),
+)
+
+CANNOT: Mapping[str, str] = MappingProxyType({name: b.reason for b in _REASONS for name in b.mutants})
+"""By mutant."""
+
+
+def grouped() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Reasons, each with its mutants."""
+    for because in _REASONS:
+        yield because.reason, because.mutants

@@ -1,0 +1,145 @@
+"""Faults that are several things at once, in the order and at the moments at which they hurt most: what chance brings together in one
+of many thousand runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.cluster.faults import Strike
+from tests.simulation.zookeeper.tree import Created, Deleted, Written
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster.world import World
+    from tests.simulation.zookeeper.tree import Txn
+
+ROOT = "/stele/stele/"
+LED = ("topics/", "partitions/", "bundles/")
+STAYS_S = 4.0  # a usurper, after the other has come back
+MOMENT_S = 0.01
+EIO = 5
+
+
+class ExactStrike(Strike):
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._deposing: list[float] = []  # pauses after a write of the leader
+        self._failing = 0  # rounds of leaders
+
+    # --- ZooKeeper and names ------------------------------------------------------------------------------------------
+
+    def _deposed(self, after_s: float) -> None:
+        """The candidacy of the nameserver that leads is deleted, just after it has written something."""
+        self._deposing.append(after_s)
+
+    def committing(self, session: int, txn: Txn) -> None:
+        """ZooKeeper is about to carry this out."""
+        paths = [c.path[len(ROOT) :] for c in txn.changes if isinstance(c, Created | Written | Deleted)]
+        if self._deposing and any(path.startswith(LED) for path in paths):
+            self._world.after_unless_healed(self._deposing.pop(), lambda: self._depose(session))
+
+    def _depose(self, session: int) -> None:
+        zookeeper = self._world.zookeeper
+        nodes, folder = zookeeper.tree.nodes, f"{ROOT}election"
+        mine = [
+            path for path in (f"{folder}/{name}" for name in nodes[folder].children) if nodes[path].owner == session
+        ]
+        if mine:
+            zookeeper.change(*map(Deleted, mine))
+
+    def _usurped(self, host: str, seconds: float) -> None:
+        """It reaches no ZooKeeper, and another process waits for its name."""
+        double = self._world.double(host, host, self._elsewhere(host), again=True)
+        self._cut_from_zookeeper(host, seconds)
+
+        def over() -> None:
+            double.wanted = False
+            double.kill(0.0, "kill")
+
+        self._last(seconds + STAYS_S, over)
+
+    def _answer_lost_at_start(self, host: str, down_s: float, when: str, skip: int) -> None:
+        """To one of the first writes of a process."""
+        self._kill(host, down_s)
+        self._world.after_unless_healed(down_s, lambda: self._zookeeper_answer_lost(host, when, skip))
+
+    def _gone(self, host: str, down_s: float) -> None:
+        """For longer than its session lasts."""
+        self._power_loss(host, down_s)
+
+    def _wiped_under_way(self, seconds: float) -> None:
+        """ZooKeeper forgets everything while all run; then everything is stopped, and what it held is put back."""
+        if self._world.workload.recorded_at is None or self._put_away is not None:
+            return
+        zookeeper = self._world.zookeeper
+        self._put_away = list(zookeeper.log)
+        zookeeper.wipe()
+        self._world.checks.forget()
+        self._last(seconds, self._put_back)
+
+    def _round_fails(self) -> None:
+        """By a fault of the program."""
+        self._failing += 1
+
+    def round_begins(self) -> None:
+        if self._failing and not self._world.healed:
+            self._failing -= 1
+            raise RuntimeError("a fault of the program")
+
+    # --- disks --------------------------------------------------------------------------------------------------------
+
+    def _lost_behind_a_laggard(self, which: float, lags_s: float, down_s: float) -> None:
+        """Of three replicas one hears nothing for a while, so that the two others alone acknowledge; then one of these comes back with
+        nothing, while the leader is down."""
+        world, replicas = self._world, self._replicas(which)
+        leader = next((host for host, group in replicas.items() if group.is_leader), "")
+        followers = [host for host in replicas if host != leader]
+        if not leader or len(followers) != 2 or not world.may_lose(followers[0]):
+            return
+        lost, laggard = followers
+
+        def strike() -> None:
+            volume = world.volumes[lost]
+            if world.servers[lost].process is not None and volume.has_folder(volume.path / "groups"):
+                self._kill(leader, down_s)
+                self._kill(lost, MOMENT_S)
+                volume.lose(volume.path / "groups")
+                world.durable.lost(lost)
+                world.to_repair.add(lost)
+
+        self._isolate(laggard, lags_s)
+        world.after_unless_healed(lags_s - MOMENT_S, strike)
+
+    def touched(self, host: str) -> bool:
+        """Whether something is wrong with its disk that may keep what is there from being read."""
+        return (
+            host in self._world.to_repair or bool(self._world.volumes[host]._faults) or self._world.volumes[host].dark
+        )
+
+    def _replicas(self, which: float) -> dict[str, Any]:
+        """Of one of the main topic's partitions, those that run."""
+        world = self._world
+        groups = sorted(world.workload.groups()) if world.workload.main is not None else []
+        found = {}
+        for host in world.volumes if groups else ():
+            role = getattr(world.servers[host].process, "role", None)
+            registry = getattr(getattr(role, "store", None), "registry", None)
+            group = registry.get(groups[int(which * len(groups))]) if registry is not None else None
+            if group is not None:
+                found[host] = group
+        return found
+
+    def _unreadable_at_start(self, host: str, down_s: float, times: int, later: int) -> None:
+        """What its replicas are cannot be read when it starts, nor, some moments later, what they hold; then it can."""
+        volume = self._world.volumes[host]
+        self._kill(host, down_s)
+        volume.fail("open", EIO, name="group.json", times=times)
+        volume.fail("open", EIO, name="term", times=later)
+
+    def _cold_start(self, down_s: float, factor: float, seconds: float) -> None:
+        """Of every datanode at once; their disks are slow then."""
+        for host in self._world.hosts.datanodes:
+            self._kill(host, down_s)
+            self._world.after_unless_healed(
+                down_s + MOMENT_S,
+                lambda host=host: self._slow_disk(host, factor, seconds),  # type: ignore[misc]
+            )
