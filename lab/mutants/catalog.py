@@ -9,6 +9,7 @@ from itertools import count
 from stele.nameserver.catalog import Catalog, MemberState, TopicState
 from stele.nameserver.controller import Controller
 from stele.nameserver.metadata_guard import MetadataGuard
+from stele.nameserver.placement import place
 from stele.nameserver.reconcile import CreateReplica, DeleteReplica, ReconcileEffect, plan
 from stele.nameserver.reports import LeaderReport, Reports, StoreReport
 from stele.nameserver.stores import StoreRegister
@@ -76,8 +77,10 @@ class ReusesGroups(TopicWriter):
     ) -> None:
         used = {int(g) for g in await self._metadata.children("partitions")}
         free = (g for g in count(1) if g not in used)
-        for index, group in zip(indexes, free, strict=False):
-            transaction.create(partition_path(group), PartitionRecord(topic=name, index=index, replicas=(1,)))
+        wanted, stores = list(indexes), catalog.placeable_stores
+        placed = place(len(wanted), replication, stores, catalog.replica_counts) if stores else [(1,)] * len(wanted)
+        for group, index, replicas in zip(free, wanted, placed, strict=False):
+            transaction.create(partition_path(group), PartitionRecord(topic=name, index=index, replicas=replicas))
 
 
 def gives_to_the_loading(

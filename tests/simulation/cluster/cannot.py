@@ -162,6 +162,29 @@ _REASONS = (
         "tests/integration/coordination/test_members.py.",
         ("members.TrustsTheWrite",),
     ),
+    _Because(
+        "Every store of a run is known to every nameserver before it is given a replica, so that none is ever looked for in vain: "
+        "tests/unit/services/test_r2_resolver_policy.py, tests/unit/nameserver/test_view.py.",
+        (
+            "resolver.MatchesText",
+            "resolver.NotFoundIsTombstone",
+            "catalog.UnknownIsTombstone",
+            "catalog.TombstoneIsUnknown",
+        ),
+    ),
+    _Because(
+        "It is made of what a run does not hand to the part that it stands in for: tests/integration/nameserver, "
+        "tests/unit/nameserver/test_reconcile.py.",
+        ("catalog.IdsFromTheLiving", "catalog.counts_the_loading_as_ready"),
+    ),
+    _Because(
+        "ZooKeeper is asked once more before anything is deleted: tests/unit/nameserver/test_moves.py.",
+        ("moves.deletes_what_is_not_named",),
+    ),
+    _Because(
+        "Disks here lose whole folders, not the ends of logs: tests/unit/raft/test_lost_tail.py, `lost tail` of `make sim`.",
+        ("gate.WaitsForTheStuck",),
+    ),
 )
 
 CANNOT: Mapping[str, str] = MappingProxyType({name: b.reason for b in _REASONS for name in b.mutants})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stele.services.coordination.records import BundleRecord, decode
 from tests.simulation.cluster.faults import Strike
 from tests.simulation.zookeeper.tree import Created, Deleted, Written
 
@@ -16,6 +17,7 @@ ROOT = "/stele/stele/"
 LED = ("topics/", "partitions/", "bundles/")
 STAYS_S = 4.0  # a usurper, after the other has come back
 MOMENT_S = 0.01
+DELETES_S = 0.5
 EIO = 5
 
 
@@ -24,6 +26,8 @@ class ExactStrike(Strike):
         super().__init__(world)
         self._deposing: list[float] = []  # pauses after a write of the leader
         self._failing = 0  # rounds of leaders
+        self._expiring = 0  # owners
+        world.zookeeper.judging = self.judging
 
     # --- ZooKeeper and names ------------------------------------------------------------------------------------------
 
@@ -46,8 +50,37 @@ class ExactStrike(Strike):
         if mine:
             zookeeper.change(*map(Deleted, mine))
 
+    def _owner_expires(self) -> None:
+        """The session of a broker ends just before a bundle is given to it."""
+        self._expiring += 1
+
+    def judging(self, request: Any) -> None:
+        """ZooKeeper is about to look at a write."""
+        if not self._expiring or self._world.healed:
+            return
+        for operation in getattr(request, "operations", ()):
+            if getattr(operation, "path", "").startswith(f"{ROOT}bundles/") and getattr(operation, "data", b""):
+                broker = decode(operation.data, BundleRecord, operation.path).broker
+                session = self._world.zookeeper.session_of(broker) if broker else 0
+                if session:
+                    self._expiring -= 1
+                    self._world.zookeeper.expire(session)
+                    return
+
+    def _laggard_alone(self, host: str, seconds: float) -> None:
+        """A nameserver reaches no ZooKeeper, and some time later it is the only one."""
+
+        def strike() -> None:
+            for other in self._world.hosts.nameservers:
+                if other != host:
+                    self._kill(other, seconds)
+
+        self._cut_from_zookeeper(host, 2 * seconds)
+        self._world.after_unless_healed(seconds, strike)
+
     def _usurped(self, host: str, seconds: float) -> None:
-        """It reaches no ZooKeeper, and another process waits for its name."""
+        """It reaches no ZooKeeper, and another process waits for its name; when it comes back somebody deletes the other's member node."""
+        self._world.after_unless_healed(seconds, lambda: self._member_deleted(host, DELETES_S))
         double = self._world.double(host, host, self._elsewhere(host), again=True)
         self._cut_from_zookeeper(host, seconds)
 

@@ -113,6 +113,8 @@ KINDS: Final = tuple(_KINDS)
 # Several things at once (exact.py): drawn from a stream of their own, and less dense.
 _EXACT: dict[str, _Draw] = {
     "deposed": lambda r, h: (10 ** r.uniform(-4.0, -2.0),),
+    "owner expires": lambda r, h: (),
+    "laggard alone": lambda r, h: (r.choice(h.nameservers), r.uniform(0.5, 2.0)),
     "usurped": lambda r, h: (_diskless(r, h), r.uniform(4.0, 12.0)),
     "answer lost at start": lambda r, h: (
         _server(r, h),

@@ -151,6 +151,7 @@ class Process(Guest):
         super().__init__(server.world, server.name)
         self.server = server
         self.role: Any = None
+        self.told_at = float("-inf")  # when SIGTERM came
         self.life = _Process(server.kind, server.config, self._build)
         self.runtime.zookeeper = clients_of(self.world.zookeeper, self, self.rng)
         self.runtime.transport = self.transport
@@ -172,6 +173,7 @@ class Process(Guest):
 
     def terminate(self) -> None:
         """SIGTERM."""
+        self.told_at = self.world.now if self.told_at < 0 else self.told_at
         self.loop.arrive(self.runtime.stopping.set)
 
     def _ended(self, running: asyncio.Task[int]) -> None:

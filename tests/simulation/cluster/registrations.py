@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 CREATIONS_MAX, CREATIONS_WITHIN_S = 12, 1.0  # of one member node by one process; the pace doubles up to half a second
 STALL_MARGIN_S = 1.0  # sessions end in steps of the tick
+DRAIN_SHARE = 0.4  # of the time to drain in, in which nobody cuts it short
 LATELY_S = 1.0  # until a process that was refused may have taken to end
 
 
@@ -148,7 +149,7 @@ class Registrations:
             self._broken("gate", f"{node.host} opens its port and is no member")
 
     def released(self, node: Node, port: int) -> None:
-        """A datanode that drains is no member any more when its port closes (R4.8), unless ZooKeeper gave it no answer."""
+        """A datanode that drains is no member any more when its port closes (R4.8), unless ZooKeeper did not answer or its time is up."""
         process = self._world.guest(node.host)
         role = getattr(process, "role", None)
         if port != self._world.port or not hasattr(role, "store") or process is None or process.node is not node:

@@ -49,6 +49,7 @@ class Workload:
         self.closing = False
         self.main: TopicLedger | None = None
         self.recorded_at: int | None = None  # how many transactions ZooKeeper had once the main topic was there
+        self.wanted: set[Place] = set()  # of the main topic: what a reader must find
         self.pause_s = 10 ** rng.uniform(-1.2, -0.4)
         self.partitions = rng.randint(1, PARTITIONS_MAX)
         self.clients: dict[str, Guest] = {}
@@ -175,6 +176,11 @@ class Workload:
 
         consumer.ack_nowait(message).add_done_callback(answered)
 
+    def _ack_late(self, consumer: Consumer, topic: TopicLedger, subscription: str, message: Message) -> None:
+        """It may be of another generation by now."""
+        with contextlib.suppress(StaleAck):
+            self._ack(consumer, topic, subscription, message)
+
     async def _tend(self, guest: Guest, client: Client, topic: TopicLedger) -> None:
         """A subscription that is made, read, sought and deleted while it is in use."""
         rng, admin, number = guest.rng, client.admin, 0
@@ -197,13 +203,16 @@ class Workload:
                                 self._ack(consumer, topic, name, message)
                             else:
                                 held.append(message)
-                        if held and holding.random() < 0.2:
-                            with contextlib.suppress(StaleAck):
-                                self._ack(consumer, topic, name, held.pop(holding.randrange(len(held))))
+                        if held and holding.random() < 0.1:
+                            self._ack_late(consumer, topic, name, held.pop(holding.randrange(len(held))))
                         if rng.random() < 0.05:
                             to = rng.choice(("earliest", "latest", rng.randrange(50)))
                             sought = admin.seek_subscription(topic.name, name, to)
-                            await self.call(guest, "seek", sought, TEND_TIMEOUT_S)
+                            seeking = asyncio.ensure_future(self.call(guest, "seek", sought, TEND_TIMEOUT_S))
+                            while held and not seeking.done():  # meanwhile it goes on acknowledging
+                                self._ack_late(consumer, topic, name, held.pop())
+                                await asyncio.sleep(holding.uniform(0.0, 0.002))
+                            await seeking
                         if rng.random() < 0.02:
                             await self._forget(guest, client, topic, name)
             except SteleError as error:
@@ -287,15 +296,18 @@ class Workload:
     def begin_reading(self) -> asyncio.Task[dict[Place, bytes]]:
         """All of the main topic, from its beginning to its end now."""
         guest = self.clients[self.world.hosts.clients[0]]
+        assert self.main is not None
+        # What is acknowledged from here on may come too late for who reads.
+        self.wanted = {s.place for s in self.main.sent.values() if s.outcome == "acknowledged" and s.place is not None}
         return guest.begin(self._read(guest))
 
     async def _read(self, guest: Guest) -> dict[Place, bytes]:
         client: Client = guest.client  # type: ignore[attr-defined]
-        assert self.main is not None
-        wanted = {s.place for s in self.main.sent.values() if s.outcome == "acknowledged"}
         log: dict[Place, bytes] = {}
         async with client.consumer(MAIN, "reader", type="exclusive", credit=1000) as consumer:
-            while (message := await consumer.receive(READ_S if wanted <= log.keys() else READ_MISSING_S)) is not None:
+            while (
+                message := await consumer.receive(READ_S if self.wanted <= log.keys() else READ_MISSING_S)
+            ) is not None:
                 log[message.partition, message.offset] = message.value
                 consumer.ack_nowait(message)
         return log

@@ -244,7 +244,7 @@ class World:
         reading = self.workload.begin_reading()
         self.must(reading.done, SETTLE_S, "the log cannot be read")
         assert self.workload.main is not None
-        ledger.check_log(self.workload.main, reading.result())
+        ledger.check_log(self.workload.main, reading.result(), self.workload.wanted)
         self._check_tasks()
         self.checks.end()
 

@@ -88,6 +88,7 @@ class Ensemble:
         self.carried: Callable[[str, str, Any, float], None] | None = (
             None  # from, to, a request or an answer's bytes, when it arrives
         )
+        self.judging: Callable[[Any], None] = lambda request: None  # told of each write before it is looked at
         self.losing: dict[
             str, tuple[str, int]
         ] = {}  # host of a client → "before" or "after" the effect, writes before that one
@@ -259,6 +260,7 @@ class Ensemble:
             return
         if not connection.alive and session.connection is not None and session.connection.server is not server:
             return  # the session has moved: what its former server still has of it is refused
+        self.judging(request)
         txn = self._judge(request, connection.session)
         self.committing(connection.session, txn)
         index = self._commit(txn.changes, txn.error, txn.errors)
