@@ -66,6 +66,7 @@ _REASONS = (
             "gate.StopsAtDamage",
             "gate.DeletesDamage",
             "store.KeepsTheQuarantined",
+            "store.BeginsOverWhatItSetAside",
             "store.StopsAtWhatCannotBeMoved",
         ),
     ),
@@ -161,6 +162,10 @@ _REASONS = (
         "The node that a create meets is another's only while that one holds the name, and whoever lacks the name creates nothing: "
         "tests/integration/coordination/test_members.py.",
         ("members.TrustsTheWrite",),
+    ),
+    _Because(
+        "No fault puts another folder in the place of one that is in use: tests/unit/datanode/test_store.py, test_storage.py.",
+        ("store.BelievesAnyFolder", "groups.LooksAtNoPath"),
     ),
     _Because(
         "Every store of a run is known to every nameserver before it is given a replica, so that none is ever looked for in vain: "
