@@ -156,12 +156,8 @@ class Registrations:
             return
         member = self._node(f"members/datanodes/{node.host}")
         owner = self._process(member.owner) if member is not None else None
-        if (
-            node.listens(port)
-            and owner is process
-            and process.runtime.stopping.is_set()
-            and process not in self._unanswered
-        ):
+        has_time = self._world.now - process.told_at < process.server.config.drain_timeout_s * DRAIN_SHARE
+        if has_time and node.listens(port) and owner is process and process not in self._unanswered:
             self._broken("gate", f"{node.host} closes its port and is a member")
 
     def unanswered(self, process: Process) -> None:
