@@ -27,7 +27,8 @@ demo: $(VENV_READY) $(ZOOKEEPER_READY) ## set up, start a cluster, kill its part
 	@$(PY) -m stele.lab.demo $(ARGS)
 
 .PHONY: test
-test: lint type ## set up, lint, type check, every test; the container tests where a Docker engine answers
+test: $(VENV_READY) ## set up, lint, type check, every test; the container tests where a Docker engine answers
+	@$(MAKE) --no-print-directory -j2 lint type
 	@$(MAKE) --no-print-directory test-processes
 	@$(MAKE) --no-print-directory test-e2e
 
