@@ -17,7 +17,7 @@ what follows gets a new producer id (*a new identity*) if it cannot have been st
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -284,6 +284,12 @@ class PartitionBatches(Generic[PromiseT]):
         return [GivenUp(b, b.last_error or SteleError("given up")) for b in left]
 
     # --- questions ------------------------------------------------------------------------------------------------
+
+    def unanswered(self) -> Iterator[PromiseT]:
+        """The promises of all that is here, in order."""
+        last = [self._open] if self._open is not None else []
+        for batch in [*self._inflight.values(), *self._queued, *last]:
+            yield from batch.promises
 
     @property
     def is_empty(self) -> bool:

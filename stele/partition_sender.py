@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -127,15 +127,23 @@ class PartitionSender:
             # Written off BEFORE its stream is closed: what the closing then fails is nobody's attempt any more.
             self._batches.rewind(Unreachable(f"{silent.endpoint} did not answer within {ATTEMPT_TIMEOUT_S:g} s"))
             self._tasks.start(silent.close())
-        self._fail(self._batches.expire(now_s))
+        self.expire(now_s)
         if not self._batches.has_open:
             self._stop_lingering()
         self._send()
+
+    def expire(self, now_s: float) -> None:
+        """What is past its deadline fails, also of a sender that is being retired."""
+        self._fail(self._batches.expire(now_s))
 
     def fail_all(self, error: SteleError) -> None:
         """Every message that has no result yet fails with what ``error`` is for it."""
         self._stop_lingering()
         self._fail(self._batches.fail_all(error))
+
+    def unanswered(self) -> Iterator[OutgoingMessage]:
+        """What was added and has no result, in order."""
+        return self._batches.unanswered()
 
     async def retire(self, error: SteleError) -> list[OutgoingMessage]:
         """Sends nothing more.  What cannot have been stored, in order, once all that was sent is answered, or a bounded time has

@@ -150,7 +150,7 @@ class Producer:
         partition: int | None = None,
     ) -> Coroutine[Any, Any, Promise]:
         """``await`` it: takes the message as soon as there is room for it; the future that it returns holds the result.  Checked and
-        copied at the call, as by ``send``."""
+        copied at the call, as by ``send``.  Raises SendTimedOut when there is no room within ``send_timeout_s``."""
         record, size = self._record(value, key, headers, partition)
 
         return self._taken(record, size, partition)
@@ -169,21 +169,26 @@ class Producer:
             raise Overloaded(
                 f"the producer's buffer of {limit} bytes is full: await send or enqueue instead", limit=limit
             )
-        return self._accept(record, size, partition)
+        return self._accept(record, size, partition, self._deadline_s())
 
     async def flush(self) -> None:
-        """Returns when every message taken so far is answered; failures stay with their futures."""
+        """Returns when every message taken so far is answered, whatever is sent meanwhile; failures stay with their futures."""
         self._birthplace.check(f"the producer of {self.topic}")
-        for sender in self._senders:
-            sender.flush()
-        await self._limit.unused()  # all that is unanswered has its bytes there
+        self._send_now()
+        taken = [outgoing.promise for sender in [*self._former, *self._senders] for outgoing in sender.unanswered()]
+        taken += [outgoing.promise for outgoing in self._staged]
+        for promise in taken:  # mostly in the order in which they are answered, a batch at once
+            if not promise.done():
+                await asyncio.wait([promise])
 
     async def close(self) -> None:
-        """Flushes, then takes nothing more."""
+        """Takes nothing more, and returns when every message taken so far is answered."""
         if not self._closed:
+            self._birthplace.check(f"the producer of {self.topic}")
             self._closed = True
             try:
-                await self.flush()
+                self._send_now()
+                await self._limit.unused()  # all that is unanswered has its bytes there
             finally:
                 await self.abort()
 
@@ -231,15 +236,28 @@ class Producer:
         return record, check_record(record)
 
     async def _taken(self, record: BatchRecord, size: int, partition: int | None) -> Promise:
-        await self._limit.acquire(size + MESSAGE_MEMORY_BYTES)
-        return self._accept(record, size, partition)
+        deadline_s = self._deadline_s()  # BEFORE it waits for room: that is part of its time
+        if not self._limit.try_acquire(size + MESSAGE_MEMORY_BYTES):
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    await self._limit.acquire(size + MESSAGE_MEMORY_BYTES)
+            except TimeoutError:
+                limit = self._limit.bytes_max
+                raise SendTimedOut(
+                    f"no room in the producer's buffer of {limit} bytes before the send timeout"
+                ) from None
+        return self._accept(record, size, partition, deadline_s)
 
-    def _accept(self, record: BatchRecord, size: int, partition: int | None) -> Promise:
+    def _deadline_s(self) -> float:
+        """Of what is given now, on the loop's clock."""
+        return asyncio.get_running_loop().time() + self.settings.send_timeout_s
+
+    def _accept(self, record: BatchRecord, size: int, partition: int | None, deadline_s: float) -> Promise:
         """Its memory is acquired already."""
         loop = asyncio.get_running_loop()
         promise: Promise = loop.create_future()
         promise.add_done_callback(_retrieve)
-        outgoing = OutgoingMessage(record, size, partition, promise, loop.time() + self.settings.send_timeout_s)
+        outgoing = OutgoingMessage(record, size, partition, promise, deadline_s)
         if self._failure is not None:
             self._fail(outgoing, self._failure)
         elif self._closed:
@@ -251,6 +269,11 @@ class Producer:
                 self._tasks.start(self._begin())
             self._staged.append(outgoing)
         return promise
+
+    def _send_now(self) -> None:
+        """What waits for company waits no more."""
+        for sender in self._senders:
+            sender.flush()
 
     def _assign(self, outgoing: OutgoingMessage) -> None:
         if outgoing.partition is not None:
@@ -293,9 +316,12 @@ class Producer:
             await asyncio.sleep(LOOKUP_PAUSE_S)
 
     def _expire_staged(self, now_s: float, why: SteleError) -> None:
-        while self._staged and self._staged[0].deadline_s <= now_s:
+        late = [outgoing for outgoing in self._staged if outgoing.deadline_s <= now_s]
+        if late:
+            self._staged = deque(outgoing for outgoing in self._staged if outgoing.deadline_s > now_s)
             error = SendTimedOut(f"not sent before the send timeout: {why}", last=why.reason)
-            self._fail(self._staged.popleft(), error)
+            for outgoing in late:
+                self._fail(outgoing, error)
 
     def _open(self, routes: TopicRoutes) -> None:
         self._build_senders(routes)
@@ -350,15 +376,17 @@ class Producer:
     async def _leave_former_topic(self) -> None:
         """What was not stored there goes to the topic that has the name now; meanwhile everything is staged."""
         anew = self._made_anew()
-        unsent = await asyncio.gather(*(sender.retire(anew) for sender in self._former))
+        await asyncio.gather(*(self._stage_again(sender, anew) for sender in self._former))
         former, self._former = self._former, []
         assert self._routes is not None
-        # By partition, each in its order, and before what came later: so messages of one key stay in theirs.
-        self._staged.extendleft(reversed([outgoing for part in unsent for outgoing in part]))
         self._build_senders(self._routes)
         for sender in self._senders:
             sender.flush()  # it has waited for company before
         await asyncio.gather(*(sender.close() for sender in former))
+
+    async def _stage_again(self, sender: PartitionSender, anew: TopicReplaced) -> None:
+        """Each partition's in their order, and before what came later: so messages of one key stay in theirs."""
+        self._staged.extendleft(reversed(await sender.retire(anew)))
 
     def _made_anew(self) -> TopicReplaced:
         return TopicReplaced(f"topic {self.topic} was deleted and made anew", topic=self.topic)
@@ -372,6 +400,8 @@ class Producer:
             now_s = loop.time()
             self._expire_staged(now_s, self._made_anew())
             oldest_s = min((sender.oldest_sent_s() for sender in self._senders), default=now_s)
+            for sender in self._former:
+                sender.expire(now_s)
             for sender in self._senders:
                 sender.sweep(now_s)
             if now_s - oldest_s > STALL_S and now_s - looked_up_s > STALL_S:
