@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from stele.client import Client
+from stele.operations import WRITE_TIMEOUT_S
 from stele.services.coordination.records import BuriedRecord, PartitionRecord, decode
 from stele.services.errors import NotEnoughStores, SteleError, StoreTombstone
 from tests.simulation.cluster.checks import ROOT
-from tests.simulation.cluster.workload import WRITE_TIMEOUT_S
 from tests.simulation.zookeeper.tree import Created, Deleted, Txn, Written
 
 if TYPE_CHECKING:

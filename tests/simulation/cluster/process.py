@@ -222,6 +222,7 @@ class Server:
         self.world.say(f"exit {status}", self.name, f"{failure!r}" if failure else "")
         if self.process is process:
             self.process = None
+            self.world.checks.tasks(process)
             process.end()
             self._left(power=False)
             self.world.bury(process)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,22 +20,38 @@ from stele.services.coordination.records import EpochRecord, TopicRecord, encode
 from tests.simulation.cluster.bounds import BOUNDS, Bound
 from tests.simulation.cluster.checks import ROOT
 from tests.simulation.cluster.ledger import Sent
+from tests.simulation.cluster.lines import LINES_MAX
+from tests.simulation.cluster.quiet import Quiet
 from tests.simulation.cluster.world import Options, World
 from tests.simulation.zookeeper.tree import Created, Txn, Written
 
 
 @pytest.fixture(scope="module")
-def ended() -> World:
+def ended() -> Iterator[World]:
     """A run without faults, and over."""
     world = World(Options(seed=3, seconds=2.0, only_faults=()))
     world.run()
-    return world
+    yield world
+    running = [*world.buried, *(server.process for server in world.servers.values()), *world.workload.clients.values()]
+    for guest in running:  # what was under way ends here, and not in whichever test collects it
+        if guest is not None:
+            guest.end()
+            for task in guest.loop.tasks:
+                with contextlib.suppress(BaseException):
+                    task.get_coro().close()
 
 
 @pytest.fixture
 def world(ended: World) -> World:
     ended._error = None
     return ended
+
+
+@pytest.fixture
+def running(world: World) -> Iterator[World]:
+    """It goes on."""
+    with world.ambience():
+        yield world
 
 
 def _noticed(world: World) -> str:
@@ -258,3 +277,121 @@ def test_a_core_whose_invariant_is_broken_is_noticed(world: World) -> None:
     state.log_start = 1
     world.bounds.ask(PartitionState, PartitionState.validate, state)
     assert _noticed(world) == "invariant"
+
+
+def test_a_call_that_hangs_is_noticed_when_it_is_late(running: World) -> None:
+    guest = running.workload.clients["cl1"]
+    hangs = guest.loop.create_future()
+
+    async def call() -> None:
+        await running.calls.within(guest, "nothing", hangs, 2.0)
+
+    running.workload.begin(guest, call())
+    running.scheduler.run_until(running.now + 2.9)
+    running.calls.look()
+    assert not _noticed(running)
+    running.scheduler.run_until(running.now + 0.2)
+    running.calls.look()
+    assert _noticed(running) == "deadline"
+    assert not hangs.done()
+    hangs.cancel()
+    running.scheduler.run_until(running.now + 0.1)
+
+
+def test_time_in_which_a_client_stood_still_does_not_count(running: World) -> None:
+    guest = running.workload.clients["cl1"]
+
+    async def call(lasts_s: float) -> None:
+        await running.calls.within(guest, "nothing", asyncio.sleep(lasts_s), 2.0)
+
+    running.workload.begin(guest, call(2.5))
+    running.scheduler.run_until(running.now + 1.0)
+    guest.pause()
+    running.scheduler.run_until(running.now + 9.0)
+    running.calls.look()
+    guest.resume()
+    running.scheduler.run_until(running.now + 3.0)
+    assert not _noticed(running)
+    running.workload.begin(guest, call(3.5))
+    running.scheduler.run_until(running.now + 4.0)
+    assert _noticed(running) == "deadline"
+    running.scheduler.run_until(running.now + 1.0)
+
+
+async def _fails() -> None:
+    raise ValueError("nobody looks")
+
+
+def test_a_failure_that_nobody_looks_at_is_noticed_when_its_process_goes(running: World) -> None:
+    server = running.servers["br1"]
+    before = server.process
+    assert before is not None
+    failing = before.begin(_fails())
+    before.terminate()
+    running.scheduler.run_until(running.now + 30.0, lambda: server.process is not before)
+    assert _noticed(running) == "lost exception"
+    failing.exception()
+
+
+def test_a_failure_that_nobody_looks_at_is_noticed_in_what_runs(running: World) -> None:
+    client = running.workload.clients["cl2"]
+    failing = client.begin(_fails())
+    running.scheduler.run_until(running.now + 0.1)
+    running.checks.tasks(client)
+    assert _noticed(running) == "lost exception"
+    failing.exception()
+
+
+def test_a_line_that_is_logged_again_and_again_is_noticed(running: World) -> None:
+    for _ in range(LINES_MAX):
+        running.lines.wrote("dn1", "anything", {"group": 1, "term": 7})
+        running.lines.wrote("dn1", "anything", {"group": 2})
+        running.lines.wrote("dn2", "anything", {"group": 1})
+    assert not _noticed(running)
+    running.lines.wrote("dn1", "anything", {"group": 1, "term": 8})
+    assert _noticed(running) == "log"
+
+
+def _quiet(running: World, noise: Callable[[], object] = lambda: None, every_s: float = 1.0) -> str:
+    """What stands against a quiet cluster; "": it comes to be quiet."""
+    running.quiet = Quiet(running)
+    end = running.now + 6.0
+    while running.now < end and not running.quiet.come():
+        noise()
+        running.scheduler.run_until(running.now + every_s)
+    return "" if running.quiet.found else running.quiet.noise
+
+
+def test_a_cluster_that_has_nothing_to_do_is_quiet(running: World) -> None:
+    assert _quiet(running) == ""
+
+
+def test_warnings_are_noise(running: World) -> None:
+    assert _quiet(running, lambda: running.quiet.logged("ns1", "info", "goes on")) == ""
+    assert "ns1 warning: goes on" in _quiet(running, lambda: running.quiet.logged("ns1", "warning", "goes on"))
+
+
+def test_an_election_is_noise(running: World) -> None:
+    def elect() -> None:
+        for host in running.hosts.datanodes:
+            process = running.servers[host].process
+            assert process is not None
+            for group in process.role.store.registry.groups():
+                if group.is_leader:
+                    process.loop.arrive(group.transfer_leadership)
+
+    assert "terms" in _quiet(running, elect)
+
+
+def test_a_storm_of_calls_is_noise(running: World) -> None:
+    def storm() -> None:
+        running.network.frames += 1000
+
+    assert "frames a second" in _quiet(running, storm)
+
+
+def test_a_storm_of_writes_is_noise(running: World) -> None:
+    def storm() -> None:
+        running.zookeeper.log += [Txn(0, 0)] * 5
+
+    assert "transactions" in _quiet(running, storm)

@@ -1,7 +1,7 @@
 """Clients made of the SDK: they produce, consume, and create and delete topics, for as long as a run lasts.
 
-Guarantee: every call is watched: it ends within its own deadline and a second, in an answer or in an error of the tree; what came of it is
-in the ledger.
+Guarantee: every call is watched (``calls.py``): it ends within its own deadline and a second, in an answer or in an error of the tree;
+what came of it is in the ledger.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stele.client import Client
-from stele.consumer import Consumer
+from stele.consumer import ACK_CONFIRM_TIMEOUT_S, CLOSE_TIMEOUT_S, OPEN_TIMEOUT_S, SEEK_TIMEOUT_S, Consumer
 from stele.errors import SteleError
 from stele.model import Message
+from stele.operations import READ_TIMEOUT_S, WRITE_TIMEOUT_S
 from stele.producer import Producer
 from stele.services.coordination.records import PartitionRecord, decode
 from stele.services.errors import StaleAck, TopicNotFound
@@ -33,9 +34,14 @@ T = TypeVar("T")
 
 MAIN, CHURNED = "shop/main", "shop/churned"
 SUBSCRIPTIONS = {"all-shared": "shared", "all-failover": "failover", "all-exclusive": "exclusive"}
-TEND_TIMEOUT_S = 10.0 + 30.0 * 3  # one partition after the other
-CONNECT_S, SEND_TIMEOUT_S, WRITE_TIMEOUT_S, GRACE_S = 60.0, 8.0, 30.0, 1.0
+TEND_TIMEOUT_S = READ_TIMEOUT_S + WRITE_TIMEOUT_S  # to learn the partitions, then over all of them
+CONNECT_S, SEND_TIMEOUT_S, RECEIVE_S = 60.0, 8.0, 2.0
 RETRY_S = 0.3
+FLUSHED_SHARE, AWAITED_SHARE, SOUGHT_SHARE = (
+    0.02,
+    0.05,
+    0.3,
+)  # of what a client does: calls that wait for what others leave to itself
 READ_S, READ_MISSING_S = 0.5, 10.0  # without another message the log is read
 PARTITIONS_MAX = 3
 
@@ -45,7 +51,7 @@ class Workload:
 
     def __init__(self, world: World, rng: random.Random) -> None:
         self.world, self.ledger = world, Ledger(world)
-        self._rng = rng
+        self._choices = world.stream("calls")
         self.closing = False
         self.main: TopicLedger | None = None
         self.recorded_at: int | None = None  # how many transactions ZooKeeper had once the main topic was there
@@ -55,14 +61,18 @@ class Workload:
         self.clients: dict[str, Guest] = {}
         self.outliving = Outliving(world)
         self._tasks: list[asyncio.Task[Any]] = []
+        self._ending: list[asyncio.Task[Any]] = []  # those that end once it is closing
 
     def start(self) -> None:
         for number, name in enumerate(self.world.hosts.clients):
             guest = self.clients[name] = Guest(self.world, name)
             self.begin(guest, self._live(guest, number))
 
-    def begin(self, guest: Guest, work: Coroutine[Any, Any, Any]) -> None:
-        self._tasks.append(guest.begin(self._watched(guest, work)))
+    def begin(self, guest: Guest, work: Coroutine[Any, Any, Any], ends: bool = False) -> None:
+        task = guest.begin(self._watched(guest, work))
+        self._tasks.append(task)
+        if ends:
+            self._ending.append(task)
 
     async def _watched(self, guest: Guest, work: Coroutine[Any, Any, Any]) -> None:
         try:
@@ -88,17 +98,19 @@ class Workload:
             await self._create_main(guest, client)
         while self.main is None:  # noqa: ASYNC110 - another client's loop sets it
             await asyncio.sleep(0.05)
-        self.begin(guest, self._produce(guest, client, self.main, lambda: self.closing))
+        self.begin(guest, self._produce(guest, client, self.main, lambda: self.closing), ends=True)
         names = list(SUBSCRIPTIONS)
         for subscription in names[number % len(names) :: len(self.world.hosts.clients)]:
             self.begin(guest, self._consume(guest, client, self.main, subscription))
         self.begin(guest, self._consume(guest, client, self.main, names[0]))
         if number == len(self.world.hosts.clients) - 1 and guest.rng.random() < 0.5:
-            self.begin(guest, self._churn(guest, client))
+            self.begin(guest, self._churn(guest, client), ends=True)
             self.begin(guest, self.outliving.produce(guest, client, self, CHURNED))
             self.begin(guest, self.outliving.consume(guest, client, self, CHURNED))
         if number == 0 and guest.rng.random() < 0.5:
-            self.begin(guest, self._tend(guest, client, self.main))
+            self.begin(guest, self._tend(guest, client, self.main), ends=True)
+        if number == 1:
+            self.begin(guest, self._look_around(guest, client), ends=True)
 
     async def _create_main(self, guest: Guest, client: Client) -> None:
         await self._until_created(guest, client, MAIN, self.partitions)
@@ -110,25 +122,28 @@ class Workload:
         while True:
             try:
                 created = client.admin.create_topic(topic, partitions=partitions, if_absent=True)
-                await self.call(guest, "create topic", created, WRITE_TIMEOUT_S)
+                await self.call(guest, "create_topic", created, WRITE_TIMEOUT_S)
                 return
             except SteleError as error:
                 self.world.say("refused", guest.host, f"create {topic}: {error}")
                 await asyncio.sleep(RETRY_S)
 
     async def _produce(self, guest: Guest, client: Client, topic: TopicLedger, over: Callable[[], bool]) -> None:
-        async with client.producer(topic.name, send_timeout_s=SEND_TIMEOUT_S, linger_ms=2.0) as producer:
-            under_way: set[asyncio.Task[None]] = set()
-            while not over():
-                for _ in range(guest.rng.randint(1, 3)):
-                    task = asyncio.ensure_future(self._send(guest, producer, topic))
-                    under_way.add(task)
-                    task.add_done_callback(under_way.discard)
-                await asyncio.sleep(guest.rng.uniform(0.2, 1.8) * self.pause_s)
-                if len(under_way) > 200:
-                    await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-            if under_way:
-                await asyncio.wait(under_way)
+        producer = client.producer(topic.name, send_timeout_s=SEND_TIMEOUT_S, linger_ms=2.0)
+        under_way: set[asyncio.Task[None]] = set()
+        while not over():
+            for _ in range(guest.rng.randint(1, 3)):
+                task = asyncio.ensure_future(self._send(guest, producer, topic))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+            await asyncio.sleep(guest.rng.uniform(0.2, 1.8) * self.pause_s)
+            if self._choices.random() < FLUSHED_SHARE:
+                await self.call(guest, "producer.flush", producer.flush(), SEND_TIMEOUT_S)
+            if len(under_way) > 200:
+                await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+        await self.call(guest, "producer.close", producer.close(), SEND_TIMEOUT_S)
+        if under_way:
+            await asyncio.wait(under_way)
 
     async def _send(self, guest: Guest, producer: Producer, topic: TopicLedger) -> None:
         sent = self.ledger.sending(topic, f"{guest.host}.{guest.pid}")
@@ -149,16 +164,18 @@ class Workload:
             try:
                 consumer = client.consumer(topic.name, subscription, type=kind, credit=50, name=guest.host)
                 before = self.ledger.confirmed(topic, subscription)
-                async with consumer:
+                async with self._opened(guest, consumer):
                     while guest.rng.random() > 0.01:  # now and then it closes, and opens again
-                        message = await consumer.receive()
-                        if message is None:
-                            continue
+                        message = None
+                        while message is None:
+                            message = await self._receive(guest, consumer, RECEIVE_S)
                         self.ledger.received(topic, subscription, message, before)
                         if guest.rng.random() < 0.05:
                             consumer.nack(message, 0.1)
                         else:
-                            self._ack(consumer, topic, subscription, message)
+                            self._ack(guest, consumer, topic, subscription, message)
+                        if self._choices.random() < FLUSHED_SHARE:
+                            await self.call(guest, "consumer.flush", consumer.flush(), ACK_CONFIRM_TIMEOUT_S)
             except SteleError as error:
                 self.world.say("consumer ended", guest.host, f"{subscription}: {error!r}")
                 self._check_denied(topic, error)
@@ -169,17 +186,43 @@ class Workload:
         if topic is self.main and isinstance(error, TopicNotFound) and not set(FORGETS) & set(self.world.kinds):
             self.world.violated("living topic denied", repr(error))
 
-    def _ack(self, consumer: Consumer, topic: TopicLedger, subscription: str, message: Message) -> None:
+    @contextlib.asynccontextmanager
+    async def _opened(self, guest: Guest, consumer: Consumer) -> AsyncIterator[None]:
+        """As ``async with consumer``, each of its two calls watched."""
+        try:
+            await self.call(guest, "consumer.open", consumer.open(), OPEN_TIMEOUT_S)
+            yield
+        finally:
+            await self.call(guest, "consumer.close", consumer.close(), CLOSE_TIMEOUT_S)
+
+    async def _receive(self, guest: Guest, consumer: Consumer, timeout_s: float) -> Message | None:
+        return await self.call(guest, "receive", consumer.receive(timeout_s), timeout_s)
+
+    def _ack(self, guest: Guest, consumer: Consumer, topic: TopicLedger, subscription: str, message: Message) -> None:
         def answered(promise: asyncio.Future[None]) -> None:
             if not promise.cancelled() and promise.exception() is None:
                 self.ledger.confirm(topic, subscription, message)
 
-        consumer.ack_nowait(message).add_done_callback(answered)
+        if self._choices.random() < AWAITED_SHARE:
+            self.begin(guest, self._await_ack(guest, consumer, topic, subscription, message))
+        else:
+            consumer.ack_nowait(message).add_done_callback(answered)
 
-    def _ack_late(self, consumer: Consumer, topic: TopicLedger, subscription: str, message: Message) -> None:
+    async def _await_ack(
+        self, guest: Guest, consumer: Consumer, topic: TopicLedger, subscription: str, message: Message
+    ) -> None:
+        try:
+            await self.call(guest, "ack", consumer.ack(message), ACK_CONFIRM_TIMEOUT_S)
+            self.ledger.confirm(topic, subscription, message)
+        except SteleError as error:
+            self.world.say("not acknowledged", guest.host, f"{subscription}: {error!r}")
+
+    def _ack_late(
+        self, guest: Guest, consumer: Consumer, topic: TopicLedger, subscription: str, message: Message
+    ) -> None:
         """It may be of another generation by now."""
         with contextlib.suppress(StaleAck):
-            self._ack(consumer, topic, subscription, message)
+            self._ack(guest, consumer, topic, subscription, message)
 
     async def _tend(self, guest: Guest, client: Client, topic: TopicLedger) -> None:
         """A subscription that is made, read, sought and deleted while it is in use."""
@@ -190,27 +233,30 @@ class Workload:
             name = f"side-{number}"
             start = rng.choice(("earliest", "latest", rng.randrange(50)))
             try:
-                await self.call(guest, "create", admin.create_subscription(topic.name, name, start), TEND_TIMEOUT_S)
+                made = admin.create_subscription(topic.name, name, start)
+                await self.call(guest, "create_subscription", made, TEND_TIMEOUT_S)
                 before = self.ledger.confirmed(topic, name)
-                consumer = client.consumer(topic.name, name, type="exclusive", credit=rng.choice((1, 5, 50)))
+                consumer = client.consumer(
+                    topic.name, name, type="exclusive", credit=rng.choice((1, 5, 50)), name="side"
+                )
                 held: list[Message] = []  # acknowledged late, if at all
-                async with consumer:
+                async with self._opened(guest, consumer):
                     for _ in range(rng.randrange(30)):
-                        message = await consumer.receive(rng.uniform(0.1, 0.5))
+                        message = await self._receive(guest, consumer, rng.uniform(0.1, 0.5))
                         if message is not None:
                             self.ledger.received(topic, name, message, before)
                             if rng.random() < 0.7:
-                                self._ack(consumer, topic, name, message)
+                                self._ack(guest, consumer, topic, name, message)
                             else:
                                 held.append(message)
                         if held and holding.random() < 0.1:
-                            self._ack_late(consumer, topic, name, held.pop(holding.randrange(len(held))))
+                            late = held.pop(holding.randrange(len(held)))
+                            self._ack_late(guest, consumer, topic, name, late)
                         if rng.random() < 0.05:
                             to = rng.choice(("earliest", "latest", rng.randrange(50)))
-                            sought = admin.seek_subscription(topic.name, name, to)
-                            seeking = asyncio.ensure_future(self.call(guest, "seek", sought, TEND_TIMEOUT_S))
+                            seeking = asyncio.ensure_future(self._seek(guest, client, consumer, to))
                             while held and not seeking.done():  # meanwhile it goes on acknowledging
-                                self._ack_late(consumer, topic, name, held.pop())
+                                self._ack_late(guest, consumer, topic, name, held.pop())
                                 await asyncio.sleep(holding.uniform(0.0, 0.002))
                             await seeking
                         if rng.random() < 0.02:
@@ -224,11 +270,45 @@ class Workload:
                 self.world.say("side", guest.host, f"{name} is not deleted: {error!r}")
             await asyncio.sleep(rng.uniform(0.0, 0.3))
 
+    async def _seek(self, guest: Guest, client: Client, consumer: Consumer, to: int | str) -> None:
+        """By the consumer itself, or behind its back."""
+        if self._choices.random() < SOUGHT_SHARE:
+            await self.call(guest, "consumer.seek", consumer.seek(to), SEEK_TIMEOUT_S + OPEN_TIMEOUT_S)
+        else:
+            sought = client.admin.seek_subscription(consumer.topic, consumer.subscription, to)
+            await self.call(guest, "seek_subscription", sought, TEND_TIMEOUT_S)
+
+    async def _look_around(self, guest: Guest, client: Client) -> None:
+        """What an operator asks, and changes that change nothing that matters here."""
+        admin = client.admin
+        asked: tuple[tuple[str, Callable[[], Awaitable[Any]], float], ...] = (
+            ("cluster", admin.cluster, READ_TIMEOUT_S),
+            ("list_nameservers", admin.list_nameservers, READ_TIMEOUT_S),
+            ("list_brokers", admin.list_brokers, READ_TIMEOUT_S),
+            ("list_stores", admin.list_stores, READ_TIMEOUT_S),
+            ("list_orphans", admin.list_orphans, READ_TIMEOUT_S),
+            ("list_namespaces", admin.list_namespaces, READ_TIMEOUT_S),
+            ("list_topics", admin.list_topics, READ_TIMEOUT_S),
+            ("list_partitions", admin.list_partitions, READ_TIMEOUT_S),
+            ("describe_topic", lambda: admin.describe_topic(MAIN), READ_TIMEOUT_S),
+            ("lookup", lambda: admin.lookup(MAIN), READ_TIMEOUT_S),
+            ("list_subscriptions", lambda: admin.list_subscriptions(MAIN), 2 * READ_TIMEOUT_S),
+            ("alter_topic", lambda: admin.alter_topic(MAIN, retention_bytes=0), WRITE_TIMEOUT_S),
+            ("create_namespace", lambda: admin.create_namespace("other"), WRITE_TIMEOUT_S),
+        )
+        while not self.closing:
+            what, ask, within_s = self._choices.choice(asked)
+            try:
+                await self.call(guest, what, ask(), within_s)
+            except SteleError as error:
+                self.world.say("not answered", guest.host, f"{what}: {error!r}")
+            await asyncio.sleep(self._choices.uniform(0.1, 0.6))
+
     async def _forget(self, guest: Guest, client: Client, topic: TopicLedger, name: str) -> None:
         self.ledger.forgotten(topic, name)
         try:
             deleted = client.admin.delete_subscription(topic.name, name)
-            await self.call(guest, "delete", deleted, TEND_TIMEOUT_S)
+            await self.call(guest, "delete_subscription", deleted, TEND_TIMEOUT_S)
         finally:
             self.ledger.forgotten(topic, name)  # what was confirmed meanwhile, too
 
@@ -236,36 +316,29 @@ class Workload:
         """Topics of one name, one after the other."""
         while not self.closing:
             await self._until_created(guest, client, CHURNED, guest.rng.randint(1, 2))
-            info = await self._until(guest, lambda: client.admin.describe_topic(CHURNED), WRITE_TIMEOUT_S)
+            info = await self._until(
+                guest, "describe_topic", lambda: client.admin.describe_topic(CHURNED), READ_TIMEOUT_S
+            )
             topic = self.ledger.created(CHURNED, info.partitions)
             self.world.say("topic", guest.host, f"{CHURNED} is there, the {topic.generation}th")
             until = self.world.now + guest.rng.uniform(0.2, 2.0)
             await self._produce(guest, client, topic, lambda until=until: self.world.now > until)  # type: ignore[misc]
-            await self._until(guest, lambda: client.admin.delete_topic(CHURNED), WRITE_TIMEOUT_S)
+            await self._until(guest, "delete_topic", lambda: client.admin.delete_topic(CHURNED), WRITE_TIMEOUT_S)
             self.world.say("topic", guest.host, f"{CHURNED} is gone, the {topic.generation}th")
 
-    async def _until(self, guest: Guest, attempt: Callable[[], Awaitable[T]], within_s: float) -> T | Any:
+    async def _until(self, guest: Guest, what: str, attempt: Callable[[], Awaitable[T]], within_s: float) -> T | Any:
         """Tried until it succeeds, or until what it asks for has come about."""
         while True:
             try:
-                return await self.call(guest, "call", attempt(), within_s)
+                return await self.call(guest, what, attempt(), within_s)
             except SteleError as error:
                 if error.reason == "TOPIC_NOT_FOUND":
                     return None
                 await asyncio.sleep(RETRY_S)
 
-    async def call(self, guest: Guest, what: str, call: Awaitable[T], within_s: float) -> T:
-        """Ends by its deadline, by the client's own clock, and a second more."""
-        loop = asyncio.get_running_loop()
-        began, stopped_s = loop.time(), guest.stopped_s
-        try:
-            return await call
-        finally:
-            took_s = loop.time() - began - (guest.stopped_s - stopped_s)
-            if took_s > within_s + GRACE_S:
-                self.world.unhandled(
-                    guest, Violation("deadline", f"{what} at {guest.host} took {took_s:.3f} s of {within_s:g} s")
-                )
+    def call(self, guest: Guest, what: str, call: Awaitable[T], within_s: float) -> Coroutine[Any, Any, T]:
+        """What it comes to, by its deadline and a second more."""
+        return self.world.calls.within(guest, what, call, within_s)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -276,6 +349,10 @@ class Workload:
             int(name): decode(nodes[f"{folder}/{name}"].value, PartitionRecord) for name in nodes[folder].children
         }
         return {group for group, record in recorded.items() if record.topic == MAIN}
+
+    def idle(self) -> bool:
+        """What produced, churned, tended and looked around has ended; consumers wait."""
+        return all(task.done() for task in self._ending)
 
     def drained(self) -> bool:
         """Every subscription has been given everything that was acknowledged."""
@@ -291,7 +368,7 @@ class Workload:
         while not hasattr(guest, "client"):  # noqa: ASYNC110 - another task sets it
             await asyncio.sleep(RETRY_S)
         client: Client = guest.client
-        await self._until(guest, client.admin.recover_metadata, WRITE_TIMEOUT_S)
+        await self._until(guest, "recover_metadata", client.admin.recover_metadata, WRITE_TIMEOUT_S)
 
     def begin_reading(self) -> asyncio.Task[dict[Place, bytes]]:
         """All of the main topic, from its beginning to its end now."""
@@ -304,10 +381,11 @@ class Workload:
     async def _read(self, guest: Guest) -> dict[Place, bytes]:
         client: Client = guest.client  # type: ignore[attr-defined]
         log: dict[Place, bytes] = {}
-        async with client.consumer(MAIN, "reader", type="exclusive", credit=1000) as consumer:
-            while (
-                message := await consumer.receive(READ_S if self.wanted <= log.keys() else READ_MISSING_S)
-            ) is not None:
+        consumer = client.consumer(MAIN, "reader", type="exclusive", credit=1000, name="reader")
+        async with self._opened(guest, consumer):
+            while message := await self._receive(
+                guest, consumer, READ_S if self.wanted <= log.keys() else READ_MISSING_S
+            ):
                 log[message.partition, message.offset] = message.value
                 consumer.ack_nowait(message)
         return log

@@ -8,12 +8,13 @@ Guarantee: a run is a function of its options.  The same seed gives the same run
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,12 +32,15 @@ from tests.simulation.cluster import operations
 from tests.simulation.cluster.ambient import ambient, resident
 from tests.simulation.cluster.applied import Applied
 from tests.simulation.cluster.bounds import Bounds
+from tests.simulation.cluster.calls import Calls
 from tests.simulation.cluster.checks import Checks
 from tests.simulation.cluster.disk import Volume, datanode_parts
 from tests.simulation.cluster.durable import Durable
 from tests.simulation.cluster.exact import ExactStrike
+from tests.simulation.cluster.lines import Lines
 from tests.simulation.cluster.plan import EXACT, KINDS, Hosts, choose_kinds, exact, plan
 from tests.simulation.cluster.process import Guest, Process, Server
+from tests.simulation.cluster.quiet import Quiet
 from tests.simulation.cluster.rpc.network import End, Network
 from tests.simulation.cluster.settings import broker_settings, datanode_settings, node_settings
 from tests.simulation.cluster.views import Views
@@ -52,8 +56,10 @@ PORT = 7000
 RESTART_S = 1.0  # until an operator starts again what has ended
 START_S = 30.0  # within which a cluster without faults has its topic
 FIRST_FAULT_S = 1.0  # some strike before the cluster stands
+WATCH_S = 0.25  # between two looks at the calls that are under way
 LOOK_S = 0.05  # between two looks at whether it is as it should be
 OPERATION_S = 120.0  # until what an operator asked for has come about
+ENDING_S = 60.0  # until the calls that clients have under way have come to their deadlines
 SETTLE_S = 20.0  # after the last fault, until everything is as it should be
 TRACE_LINES_MAX = 200_000
 
@@ -139,11 +145,13 @@ class World:
         self._may_lose = ""  # the one whose disk may lose what was synced: others hold it
         self.healed = False
         self.buried: list[Guest] = []  # whatever the dead hold must not be collected while the run lasts
+        self.calls = Calls(self)
         self.workload = Workload(self, self.stream("workload"))
         self.strike = ExactStrike(self)
         self.checks = Checks(self)
         self.applied, self.durable, self.views = Applied(self), Durable(self), Views(self)
         self.bounds = Bounds(self)
+        self.lines, self.quiet = Lines(self), Quiet(self)
         self.operator = operations.Operator(self, self.stream("operator")) if options.operations else None
         if options.traced:
             self.network.carried = self._carried
@@ -179,21 +187,24 @@ class World:
     def run(self) -> None:
         """The whole run.  Raises Violation; an exception that nobody was to see is one too."""
         try:
-            self._run_in_ambience()
+            with self.ambience():
+                self._build()
+                self._run()
         except Violation:
             raise
         except Exception as error:
             raise Violation("unhandled error", repr(error)) from error
 
-    def _run_in_ambience(self) -> None:
+    @contextlib.contextmanager
+    def ambience(self) -> Iterator[None]:
+        """Meanwhile the product takes this world for its machine, and the checks look on."""
         with ambient(self, self.stream("ambient")), generators_closed(), watched(self), self.bounds.watched():
             before = structlog.get_config()
             structlog.configure(
                 processors=[self._log], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
             )
             try:
-                self._build()
-                self._run()
+                yield
             finally:
                 structlog.configure(**before)
 
@@ -240,21 +251,16 @@ class World:
         self.workload.closing = True
         self.must(self.workload.drained, SETTLE_S, "not everything that was acknowledged is delivered")
         self.must(self.checks.registrations.owners_are_current, SETTLE_S, "an owner was given nothing anew")
-        self.must(self._quiet, SETTLE_S, "the replicas do not come to the same")
+        self.must(self._settled, SETTLE_S, "the replicas do not come to the same")
         reading = self.workload.begin_reading()
         self.must(reading.done, SETTLE_S, "the log cannot be read")
         assert self.workload.main is not None
         ledger.check_log(self.workload.main, reading.result(), self.workload.wanted)
-        self._check_tasks()
-        self.checks.end()
-
-    def _check_tasks(self) -> None:
-        """Nothing that runs has ended a task whose failure nobody asked for."""
+        if self.quiet.wanted:
+            self.must(self.workload.idle, ENDING_S, "what the clients began does not end")
+            self.must(self.quiet.come, SETTLE_S, lambda: f"it is not quiet: {self.quiet.noise}")
         for guest in [*(server.process for server in self.servers.values()), *self.workload.clients.values()]:
-            for task in guest.loop.tasks if guest is not None else ():
-                if task.done() and task._log_traceback:
-                    name, error = task.get_coro().__qualname__, task.exception()
-                    raise Violation("lost exception", f"{name} on {guest.host}: {error!r}") from error
+            self.checks.tasks(guest)
 
     def _heal(self) -> None:
         """The faults are over, and everything that is down starts again."""
@@ -295,7 +301,7 @@ class World:
         for host in sorted(self.to_repair):
             self.servers[host].kill(0.05, "repair", power=True)
 
-    def _quiet(self) -> bool:
+    def _settled(self) -> bool:
         """Every server is ready, and the replicas of each of the main topic's partitions hold the same."""
         groups = self.workload.groups()
         ends: dict[int, set[tuple[int, int]]] = {}
@@ -320,17 +326,21 @@ class World:
         return server.process if server is not None else self.workload.clients.get(host)
 
     def run_until(self, end: float) -> None:
-        if self._error is None:
-            self.scheduler.run_until(end)
+        while self._error is None:
+            self.scheduler.run_until(min(end, self.now + WATCH_S))
+            self.calls.look()
+            if self.now >= end:
+                break
         if self._error is not None:
             raise self._error
 
-    def must(self, done: Callable[[], bool], within_s: float, otherwise: str) -> None:
+    def must(self, done: Callable[[], bool], within_s: float, otherwise: str | Callable[[], str]) -> None:
         end = self.now + within_s
         while not done() and self.now < end:
             self.run_until(min(end, self.now + LOOK_S))
         if not done():
-            raise Violation("liveness", f"{otherwise} within {within_s:g} s ({self._state()})")
+            what = otherwise if isinstance(otherwise, str) else otherwise()
+            raise Violation("liveness", f"{what} within {within_s:g} s ({self._state()})")
 
     def _state(self) -> str:
         """Of every server, in few words."""
@@ -399,6 +409,8 @@ class World:
         if isinstance(running, Process):
             self._told(running, name, event)
         self.logged[where, name] += 1
+        self.lines.wrote(where, name, event)
+        self.quiet.logged(where, level, name)
         text = ""
         if "exc_info" in event and self.options.traced:
             shown = structlog.processors.format_exc_info(None, "", dict(event))
