@@ -54,8 +54,10 @@ def decide(log: LogStorage, whole: Sequence[SnapshotHeader], damaged: Sequence[i
         else:
             covering.append(snapshot)
     if log.first_index > 1 and not covering:
+        named = ", ".join(snapshot_name(index) for index in damaged)
         raise LogDamaged(
-            f"the log in {folder} begins at entry {log.first_index}, and no snapshot holds what was before",
+            f"the log in {folder} begins at entry {log.first_index}, and no snapshot holds what was before"
+            + (f"; damaged: {named}" if named else ""),
             path=folder,
             offset=0,
         )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stele.services.batch import BatchRecord, decode, encode
-from stele.services.errors import LogDamaged
+from stele.services.errors import LogDamaged, SteleError
 from stele.services.pb import datanode_pb2 as pb
 from tests.integration.datanode.cluster import Cluster, Node
 from tests.support.eventually import eventually
@@ -223,6 +223,58 @@ async def test_p39_a_replica_without_peers_starts_on_damage_and_serves_the_rest(
 async def _is_named(node: Node) -> bool:
     assert "damaged" in (await status_of(node)).problem
     return True
+
+
+async def test_two_replicas_damaged_in_what_they_write_to_are_made_whole_by_a_leader(datanodes: Cluster) -> None:
+    nodes = await datanodes.start(3, **SMALL)
+    await datanodes.create(1)
+    await fill(datanodes)
+    leader = await datanodes.leader(1)
+    damaged = [n for n in nodes if n is not leader]
+    for node in damaged:
+        await node.stop()
+        flip(node, COUNT - 2)  # in the active segment, and not its end
+    for node in damaged:
+        await node.start()
+    await mended(*nodes)
+    await fill(datanodes, COUNT, 5)
+    for node in nodes:
+        assert await read(node) == list(range(COUNT))
+
+
+async def test_two_replicas_damaged_in_what_they_write_to_and_no_leader_wait_and_invent_nothing(
+    datanodes: Cluster,
+) -> None:
+    """Neither may vote, for it may have acknowledged what it lacks now; and the third cannot know that it lacks nothing."""
+    nodes = await datanodes.start(3, **SMALL)
+    await datanodes.create(1)
+    await fill(datanodes)
+    whole, *damaged = nodes
+    for node in nodes:
+        await node.stop()
+    for node in damaged:
+        flip(node, COUNT - 2)
+    for node in nodes:
+        await node.start()
+
+    async def recover() -> bool:
+        told = [await status_of(node) for node in damaged]
+        return all(t.state == "recovering" and "lost entries" in t.problem for t in told)
+
+    await eventually(recover, 20)
+    for _ in range(5):  # elections' times
+        await asyncio.sleep(2 * whole.config.election_timeout_max_s)
+        for node in nodes:
+            assert (await status_of(node)).state != "leader"
+            with pytest.raises(SteleError) as refused:
+                await node.append(1, message(COUNT))
+            assert (refused.value.definite, refused.value.retryable) == (True, True)
+    for node in damaged:
+        assert (await status_of(node)).high_watermark == 0
+        [aside] = (Path(node.config.data_dir) / "quarantine").iterdir()
+        stored = b"".join(path.read_bytes() for path in aside.glob("*.seg"))
+        assert sum(value(number) in stored for number in range(COUNT)) == COUNT - 1, "what is left of it is kept"
+    assert is_whole_on_disk(whole)
 
 
 async def test_p39_the_scrub_finds_what_nobody_reads(datanodes: Cluster) -> None:

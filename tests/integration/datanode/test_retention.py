@@ -13,7 +13,7 @@ from stele.datanode.replica import Replica
 from stele.datanode.retention import trim_due
 from stele.datanode.role import Parts
 from stele.services.batch import decode
-from stele.services.errors import OffsetOutOfRange, SteleError
+from stele.services.errors import LogDamaged, OffsetOutOfRange, SteleError
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb.common_pb2 import Retention
 from tests.integration.datanode.cluster import Cluster, Node
@@ -331,3 +331,74 @@ async def test_a_store_short_of_space_removes_at_once_what_may_go_and_nothing_el
 def could_begin_behind(node: Node, index: int) -> bool:
     """With segments that go."""
     return bool(group_of(node).journal.bytes_after(index) >= RETENTION_BYTES and len(segments(node)) > 8)
+
+
+# --- a snapshot without which the log has no beginning ----------------------------------------------------------------
+
+
+def damage_snapshots(node: Node) -> None:
+    paths = sorted((Path(node.config.data_dir) / "groups" / "1").glob("*.snap"))
+    assert paths
+    for path in paths:
+        with path.open("r+b") as file:
+            file.seek(-2, 2)
+            file.write(b"\xa5\x5a")
+
+
+async def compacted(cluster: Cluster, *nodes: Node) -> int:
+    """Once the log of each begins behind its first entry; how many messages there are."""
+    count = 0
+    while not all(group_of(node).journal.first_index > 1 for node in nodes):
+        assert count < 1000
+        await fill(cluster, count, 20)
+        count += 20
+        await asyncio.sleep(0.1)
+    await cluster.replicated(1, count, 20)
+    return count
+
+
+async def status_of(node: Node) -> pb.ReplicaStatus:
+    async with asyncio.timeout(10):
+        async for status in node.stub.WatchStore(pb.WatchStoreRequest()):
+            return next(r for r in status.replicas if r.group == 1)
+    raise AssertionError("no report")
+
+
+async def test_a_replica_whose_needed_snapshot_is_damaged_is_made_whole_by_its_peers(datanodes: Cluster) -> None:
+    nodes = await datanodes.start(3, **SMALL)
+    await create(datanodes, size_bytes=RETENTION_BYTES)
+    count = await compacted(datanodes, *nodes)
+    leader = await datanodes.leader(1)
+    damaged = next(n for n in nodes if n is not leader)
+    await damaged.stop()
+    damage_snapshots(damaged)
+    await damaged.start()
+
+    async def is_whole() -> bool:
+        told = await status_of(damaged)
+        return (told.state, told.problem, told.high_watermark) == ("follower", "", count)
+
+    await eventually(is_whole, 30)
+    assert [p.suffix for p in (Path(damaged.config.data_dir) / "quarantine").iterdir()] == [".rebuilt"]
+
+
+async def test_a_lone_replica_whose_needed_snapshot_is_damaged_is_set_aside_and_named(datanodes: Cluster) -> None:
+    """What it stood for is nowhere else: nothing is begun without it, and its files stay."""
+    [node] = await datanodes.start(1, **SMALL)
+    await create(datanodes, size_bytes=RETENTION_BYTES)
+    await compacted(datanodes, node)
+    await node.stop()
+    damage_snapshots(node)
+    await node.start()
+    told = await status_of(node)
+    assert (told.state, told.topic_id > 0) == ("quarantined", True)
+    assert ".snap" in told.problem
+    with pytest.raises(LogDamaged):
+        await node.fetch(1, 0)
+    with pytest.raises(LogDamaged):
+        await node.append(1, make_batch(1))
+    with pytest.raises(LogDamaged):
+        await create(datanodes, size_bytes=RETENTION_BYTES)
+    [aside] = (Path(node.config.data_dir) / "quarantine").iterdir()
+    assert list(aside.glob("*.seg"))
+    assert list(aside.glob("*.snap"))
