@@ -225,23 +225,6 @@ async def _is_named(node: Node) -> bool:
     return True
 
 
-async def test_two_replicas_damaged_in_what_they_write_to_are_made_whole_by_a_leader(datanodes: Cluster) -> None:
-    nodes = await datanodes.start(3, **SMALL)
-    await datanodes.create(1)
-    await fill(datanodes)
-    leader = await datanodes.leader(1)
-    damaged = [n for n in nodes if n is not leader]
-    for node in damaged:
-        await node.stop()
-        flip(node, COUNT - 2)  # in the active segment, and not its end
-    for node in damaged:
-        await node.start()
-    await mended(*nodes)
-    await fill(datanodes, COUNT, 5)
-    for node in nodes:
-        assert await read(node) == list(range(COUNT))
-
-
 async def test_two_replicas_damaged_in_what_they_write_to_and_no_leader_wait_and_invent_nothing(
     datanodes: Cluster,
 ) -> None:
