@@ -13,14 +13,14 @@ from pathlib import Path
 
 from stele.services.files import File, FileSystem
 
-Check = Callable[[], None]
+InPlaceCheck = Callable[[], None]
 """OSError where the folder is not the one that was opened."""
 
 
 class FilesInPlace:
     """A FileSystem for one folder."""
 
-    def __init__(self, files: FileSystem, check: Check) -> None:
+    def __init__(self, files: FileSystem, check: InPlaceCheck) -> None:
         self._files, self._check = files, check
         self.makedirs, self.listdir, self.free_bytes = files.makedirs, files.listdir, files.free_bytes
 
@@ -50,7 +50,7 @@ class FileInPlace:
 
     __slots__ = ("_check", "_file", "close", "pread", "pwrite", "size", "truncate")
 
-    def __init__(self, file: File, check: Check) -> None:
+    def __init__(self, file: File, check: InPlaceCheck) -> None:
         self._file, self._check = file, check
         self.size, self.pread, self.pwrite = file.size, file.pread, file.pwrite
         self.truncate, self.close = file.truncate, file.close
