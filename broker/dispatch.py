@@ -61,6 +61,7 @@ CURSOR_TIMEOUT_S = 10.0
 DISK_FULL_RETRY_S = 1.0
 ROOM_RETRY_S = 1.0
 CONSUMERS_MAX = 1_000  # of one subscription
+SAID_EVERY_S = 60.0  # that something lasts
 
 _log = structlog.get_logger()
 _ids = itertools.count(1)
@@ -85,6 +86,7 @@ class _LiveSubscription:
     timer: asyncio.TimerHandle | None = None
     timer_at_s: float = 0.0
     was_crowded: bool = False
+    said_s: dict[str, float] = field(default_factory=dict)  # of what lasts, by event: when it was said last
 
 
 class Dispatch:
@@ -276,7 +278,8 @@ class Dispatch:
     def _tell_crowded(self, live: _LiveSubscription) -> None:
         """A subscription that stands still for this reason is not to do so without a trace."""
         core = live.core
-        is_crowded = core.is_crowded and self._live.get(core.name) is live and self._closed is None
+        is_crowded = core.is_crowded or (live.was_crowded and not core.is_relieved)  # not said of every message at the edge
+        is_crowded = is_crowded and self._live.get(core.name) is live and self._closed is None
         if is_crowded == live.was_crowded:
             return
         live.was_crowded = is_crowded
@@ -285,6 +288,13 @@ class Dispatch:
         (_log.warning if is_crowded else _log.info)(
             "subscription_crowded" if is_crowded else "subscription_flows", **self._log_context(core), **counts
         )
+
+    def _warn(self, live: _LiveSubscription, event: str, error: SteleError) -> None:
+        """Once a minute at most, of what lasts."""
+        now_s = self._clock.monotonic()
+        if now_s - live.said_s.get(event, -SAID_EVERY_S) >= SAID_EVERY_S:
+            live.said_s[event] = now_s
+            _log.warning(event, **self._log_context(live.core), group=self._partition.group, error=error.message)
 
     def _schedule(self, live: _LiveSubscription) -> None:
         """Sees to it that what the core waits for comes: the next write of acknowledgements, the next timer."""
@@ -317,12 +327,12 @@ class Dispatch:
         """Written again until it is known to be committed; confirmed only then."""
         request = ack_of(live.core.name, acks)
         try:
-            cursor = await self._write_acks(request)
+            cursor = await self._write_acks(live, request)
         except Fenced as e:
             self._on_deposed(e)
         except Overloaded as e:
             # There is room again once lower offsets are acknowledged, here or in other subscriptions of the partition.
-            _log.warning("acks_wait_for_room", **self._log_context(live.core), error=e.message)
+            self._warn(live, "acks_wait_for_room", e)
             live.core.persist_refused(acks.generation)
             live.flush = live.flush or asyncio.get_running_loop().call_later(ROOM_RETRY_S, self._flush, live)
         except SteleError as e:
@@ -337,14 +347,16 @@ class Dispatch:
                 # AFTER the group has committed it: a confirmation that came sooner could be lost with this broker, or with the leader.
                 self._carry_out(live, live.core.persisted(acks.generation))
 
-    async def _write_acks(self, request: datanode_pb2.AckCursorRequest) -> datanode_pb2.Cursor:
+    async def _write_acks(
+        self, live: _LiveSubscription, request: datanode_pb2.AckCursorRequest
+    ) -> datanode_pb2.Cursor:
         """Acknowledgements wait for space: closing the consumers would deliver everything again, and make none."""
         while True:
             try:
                 response: datanode_pb2.CursorResponse = await self._partition.call("AckCursor", request)
                 return response.cursor
             except DiskFull as e:
-                _log.warning("acks_wait_for_space", group=self._partition.group, error=e.message)
+                self._warn(live, "acks_wait_for_space", e)
                 await asyncio.sleep(DISK_FULL_RETRY_S * self._rng.uniform(0.75, 1.25))
 
     # --- cursors --------------------------------------------------------------------------------------------------

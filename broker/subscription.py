@@ -358,7 +358,16 @@ class Subscription:
     @property
     def is_crowded(self) -> bool:
         """So many ranges are out, delayed or acknowledged out of order that nothing new is delivered."""
-        return len(self.pending) + len(self.delayed) + len(self.acked) >= RANGES_MAX
+        return self._ranges >= RANGES_MAX
+
+    @property
+    def is_relieved(self) -> bool:
+        """Not ``is_crowded`` by so far that the next few messages do not make it so again."""
+        return self._ranges * 2 < RANGES_MAX
+
+    @property
+    def _ranges(self) -> int:
+        return len(self.pending) + len(self.delayed) + len(self.acked)
 
     def backlog(self, end: int) -> int:
         """Messages below ``end`` that are not acknowledged."""
