@@ -54,6 +54,10 @@ class Run(Protocol):
 
     def counted(self) -> dict[str, int]: ...
 
+    def nearest(self) -> dict[str, float]:
+        """Of what is bounded: the largest part of what may be there that was there."""
+        ...
+
 
 class Asked(Protocol):
     """Options: a frozen dataclass, of which ``seed`` is a field, as are ``only_faults``, ``seconds`` and ``traced``."""
@@ -90,6 +94,7 @@ class Totals:
     cpu_s: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    nearest: dict[str, float] = field(default_factory=dict)
     violations: list[Found] = field(default_factory=list)
 
     def add(self, other: Totals) -> None:
@@ -99,6 +104,7 @@ class Totals:
         self.cpu_s += other.cpu_s
         self.counts.update(other.counts)
         self.faults.update(other.faults)
+        self._nearest(other.nearest)
         self.violations += other.violations
 
     def note(self, world: Run) -> None:
@@ -107,6 +113,11 @@ class Totals:
         self.events += world.events
         self.counts.update(world.counted())
         self.faults.update(world.fault_counts)
+        self._nearest(world.nearest())
+
+    def _nearest(self, found: dict[str, float]) -> None:
+        for what, share in found.items():
+            self.nearest[what] = max(self.nearest.get(what, 0.0), share)
 
 
 def quiet() -> None:

@@ -64,6 +64,8 @@ def replay(target: str, options: Any, variables: str = "") -> str:
         more += f" --kinds {','.join(kind.replace(' ', '-') for kind in options.kinds)}"
     if getattr(options, "operations", False):
         more += " --operations"
+    if getattr(options, "pressure", False):
+        more += " --pressure"
     if options.mutants:
         more += f" --mutants {','.join(options.mutants)}"
     arguments = f' ARGS="{more.strip()}"' if more else ""
@@ -191,6 +193,9 @@ class World:
     def say(self, line: str) -> None:
         if self.trace is not None and len(self.trace) < TRACE_LINES_MAX:
             self.trace.append(f"{self.scheduler.now:10.6f} {line}")
+
+    def nearest(self) -> dict[str, float]:
+        return {}
 
     def counted(self) -> dict[str, int]:
         """What was done in this run, for the totals."""

@@ -32,6 +32,7 @@ def _arguments() -> argparse.Namespace:
         "--kinds", default="", help="kinds of fault: " + ", ".join(k.replace(" ", "-") for k in (*KINDS, *EXACT))
     )
     parser.add_argument("--operations", action="store_true", help="a store is decommissioned meanwhile")
+    parser.add_argument("--pressure", action="store_true", help="what bounds memory is small: bounds are met")
     parser.add_argument("--mutants", default="", help="names of lab/mutants, wrong on purpose")
     parser.add_argument(
         "--trace", choices=("none", "text", "html"), default="none", help="every event of one run; html: as a file"
@@ -49,7 +50,15 @@ def _options(given: argparse.Namespace) -> Options:
     by_name = {kind.replace(" ", "-"): kind for kind in (*KINDS, *EXACT)}
     kinds = tuple(by_name[name] for name in given.kinds.split(",") if name)
     mutants = tuple(name for name in given.mutants.split(",") if name)
-    return Options(given.seed, given.seconds, only, kinds, mutants=mutants, operations=given.operations)
+    return Options(
+        given.seed,
+        given.seconds,
+        only,
+        kinds,
+        mutants=mutants,
+        operations=given.operations,
+        pressure=given.pressure,
+    )
 
 
 def _print(totals: Totals, took_s: float, options: Options) -> None:
@@ -63,6 +72,9 @@ def _print(totals: Totals, took_s: float, options: Options) -> None:
     print(f"faults injected         {sum(totals.faults.values())}")
     for kind, count in totals.faults.most_common():
         print(f"  {kind:<30} {count}")
+    print("nearest to its bound")
+    for what, share in sorted(totals.nearest.items(), key=lambda found: -found[1]):
+        print(f"  {what:<44} {share:.0%}")
 
 
 def _progress(runs: int) -> None:

@@ -80,7 +80,8 @@ BOUNDS: Final = (
           lambda b: b.bytes_max + STREAMS_MAX * MESSAGE_BYTES_MAX),
     Bound("appends in flight of a partition", Pipeline, ("offer", "recovered", "answered"), lambda p: len(p._inflight),
           lambda p: p.inflight_max),
-    Bound("acknowledgements of a consumer", ConsumerStream, ("begin_ack",), lambda s: s._unconfirmed,
+    Bound("acknowledgements of a consumer", ConsumerStream, ("begin_ack",),
+          lambda s: s._unconfirmed if s._closed is None else 0,  # of one that is closed they are dropped
           lambda _: broker_consumer.UNCONFIRMED_MAX),
     Bound("credit of a consumer", Subscription, ("credit",), lambda s: max((c.credit for c in s.consumers.values()), default=0),
           lambda _: broker_subscription.CREDIT_MESSAGES_MAX),
@@ -104,6 +105,7 @@ class Bounds:
         self._world = world
         self.looks: Counter[str] = Counter()  # at each bound
         self.highest: dict[str, float] = {}  # of each: the most that was ever there
+        self.nearest: dict[str, float] = {}  # of each: the largest part of what may be there
         self.asked: Counter[str] = Counter()  # cores that were validated
 
     @contextlib.contextmanager
@@ -126,9 +128,12 @@ class Bounds:
         size = bound.size(of)
         if size > self.highest.get(bound.what, -1):
             self.highest[bound.what] = size
-        if size > bound.limit(of):
+        limit = bound.limit(of)
+        if size > limit * self.nearest.get(bound.what, -1.0):
+            self.nearest[bound.what] = size / limit
+        if size > limit:
             host = getattr(resident(), "host", "")
-            self._world.violated("bound", f"{bound.what} at {host}: {size:g}, bound {bound.limit(of):g}")
+            self._world.violated("bound", f"{bound.what} at {host}: {size:g}, bound {limit:g}")
 
     def _now_and_then(self, owner: type, validate: Callable[[Any], object]) -> Callable[[Any], None]:
         calls = 0

@@ -157,6 +157,19 @@ class Strike:
             guest.latency.factor = factor
             self._last(seconds, lambda: setattr(guest.latency, "factor", 1.0))
 
+    def _still_disk(self, host: str, seconds: float) -> None:
+        """Nothing that is asked of it returns; a process that starts meanwhile waits, too."""
+        still = self._world.still_disks
+        if host in still:
+            return
+        still[host] = []
+
+        def goes_on() -> None:
+            for work in still.pop(host):
+                self._world.scheduler.after(0.0, work)
+
+        self._last(seconds, goes_on)
+
     def _disk_full(self, host: str, left_bytes: float, seconds: float) -> None:
         volume = self._world.volumes[host]
         volume.capacity_bytes = volume.used_bytes() + int(left_bytes)

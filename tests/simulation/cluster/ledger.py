@@ -60,10 +60,11 @@ class Ledger:
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
-    def sending(self, topic: TopicLedger, producer: str) -> Sent:
-        """A value that nobody else sends."""
+    def sending(self, topic: TopicLedger, producer: str, padding: bytes = b"") -> Sent:
+        """A value that nobody else sends, with ``padding`` at its end."""
         number = self._numbers[producer] = self._numbers.get(producer, 0) + 1
-        sent = Sent(f"{topic.name}#{topic.generation} {producer} {number}.".encode(), producer, number, self._world.now)
+        value = f"{topic.name}#{topic.generation} {producer} {number}.".encode() + padding
+        sent = Sent(value, producer, number, self._world.now)
         topic.sent[sent.value] = sent
         return sent
 

@@ -112,6 +112,7 @@ KINDS: Final = tuple(_KINDS)
 
 # Several things at once (exact.py): drawn from a stream of their own, and less dense.
 _EXACT: dict[str, _Draw] = {
+    "still disk": lambda r, h: (r.choice(h.datanodes), 10 ** r.uniform(0.0, 1.5)),
     "deposed": lambda r, h: (10 ** r.uniform(-4.0, -2.0),),
     "owner expires": lambda r, h: (),
     "laggard alone": lambda r, h: (r.choice(h.nameservers), r.uniform(0.5, 2.0)),

@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stele.services.config import NodeConfig
@@ -67,6 +68,10 @@ class ClusterLoop(SimulatedLoop):
         return True
 
     def _work(self, future: asyncio.Future[Any], func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        waiting = self.resident.world.still_disks.get(self.resident.host)
+        if waiting is not None:
+            waiting.append(partial(self._work, future, func, args))
+            return
         with working(self.resident):
             super()._work(future, func, args)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import random
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from tests.simulation.cluster.bounds import BOUNDS, Bound
 from tests.simulation.cluster.checks import ROOT
 from tests.simulation.cluster.ledger import Sent
 from tests.simulation.cluster.lines import LINES_MAX
+from tests.simulation.cluster.pressure import CONSTANTS, Pressure, _get
 from tests.simulation.cluster.quiet import Quiet
 from tests.simulation.cluster.world import Options, World
 from tests.simulation.zookeeper.tree import Created, Txn, Written
@@ -268,6 +270,20 @@ def test_what_grows_beyond_its_bound_is_noticed(world: World, bound: Bound) -> N
     assert not _noticed(world)
     world.bounds.look(at_most, None)
     assert _noticed(world) == "bound"
+
+
+def test_constants_are_small_for_as_long_as_a_run_is_under_pressure() -> None:
+    def now() -> list[int]:
+        return [_get(owner, constant.name) for constant in CONSTANTS for owner in constant.owners]
+
+    before = now()
+    with Pressure(True, random.Random(1)).kept_up():
+        for constant in CONSTANTS:
+            assert {_get(owner, constant.name) for owner in constant.owners} < {*constant.values, None}
+        assert all(small < usual for small, usual in zip(now(), before, strict=True))
+    assert now() == before
+    with Pressure(False, random.Random(1)).kept_up():
+        assert now() == before
 
 
 def test_a_core_whose_invariant_is_broken_is_noticed(world: World) -> None:

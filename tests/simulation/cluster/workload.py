@@ -25,6 +25,7 @@ from tests.simulation.cluster.checks import ROOT
 from tests.simulation.cluster.ledger import Ledger, Place, TopicLedger
 from tests.simulation.cluster.outliving import Outliving
 from tests.simulation.cluster.plan import FORGETS
+from tests.simulation.cluster.pressure import CREDIT_MAX
 from tests.simulation.cluster.process import Guest
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ class Workload:
                 await asyncio.sleep(RETRY_S)
 
     async def _produce(self, guest: Guest, client: Client, topic: TopicLedger, over: Callable[[], bool]) -> None:
-        producer = client.producer(topic.name, send_timeout_s=SEND_TIMEOUT_S, linger_ms=2.0)
+        settings: dict[str, Any] = self.world.pressure.producer_settings()
+        producer = client.producer(topic.name, send_timeout_s=SEND_TIMEOUT_S, linger_ms=2.0, **settings)
         under_way: set[asyncio.Task[None]] = set()
         while not over():
             for _ in range(guest.rng.randint(1, 3)):
@@ -146,7 +148,7 @@ class Workload:
             await asyncio.wait(under_way)
 
     async def _send(self, guest: Guest, producer: Producer, topic: TopicLedger) -> None:
-        sent = self.ledger.sending(topic, f"{guest.host}.{guest.pid}")
+        sent = self.ledger.sending(topic, f"{guest.host}.{guest.pid}", self.world.pressure.padding())
         key = None if guest.rng.random() < 0.5 else b"%d" % guest.rng.randrange(5)
         try:
             stored = await self.call(guest, "send", producer.send(sent.value, key=key), SEND_TIMEOUT_S)
@@ -162,7 +164,7 @@ class Workload:
         kind = SUBSCRIPTIONS[subscription]
         while True:
             try:
-                consumer = client.consumer(topic.name, subscription, type=kind, credit=50, name=guest.host)
+                consumer = client.consumer(topic.name, subscription, type=kind, credit=CREDIT_MAX, name=guest.host)
                 before = self.ledger.confirmed(topic, subscription)
                 async with self._opened(guest, consumer):
                     while guest.rng.random() > 0.01:  # now and then it closes, and opens again
@@ -381,7 +383,7 @@ class Workload:
     async def _read(self, guest: Guest) -> dict[Place, bytes]:
         client: Client = guest.client  # type: ignore[attr-defined]
         log: dict[Place, bytes] = {}
-        consumer = client.consumer(MAIN, "reader", type="exclusive", credit=1000, name="reader")
+        consumer = client.consumer(MAIN, "reader", type="exclusive", credit=CREDIT_MAX, name="reader")
         async with self._opened(guest, consumer):
             while message := await self._receive(
                 guest, consumer, READ_S if self.wanted <= log.keys() else READ_MISSING_S

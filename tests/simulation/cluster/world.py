@@ -39,6 +39,7 @@ from tests.simulation.cluster.durable import Durable
 from tests.simulation.cluster.exact import ExactStrike
 from tests.simulation.cluster.lines import Lines
 from tests.simulation.cluster.plan import EXACT, KINDS, Hosts, choose_kinds, exact, plan
+from tests.simulation.cluster.pressure import Pressure
 from tests.simulation.cluster.process import Guest, Process, Server
 from tests.simulation.cluster.quiet import Quiet
 from tests.simulation.cluster.rpc.network import End, Network
@@ -75,6 +76,7 @@ class Options:
     traced: bool = False
     mutants: tuple[str, ...] = ()  # of lab/mutants, wrong on purpose
     operations: bool = False  # a store is decommissioned meanwhile
+    pressure: bool = False  # what bounds memory is small
 
     def world(self) -> World:
         return World(self)
@@ -139,7 +141,9 @@ class World:
         self.doubles: list[Server] = []  # more processes of one name, for a while
         drawing_settings = self.stream("settings")
         self.settings = drawing_settings if drawing_settings.random() < 0.5 else None  # else everything as it comes
+        pressure = Pressure(options.pressure, self.stream("pressure"))
         self.volumes: dict[str, Volume] = {}  # of the datanodes
+        self.still_disks: dict[str, list[Callable[[], object]]] = {}  # by host: what waits for one to go on
         self.crashes = self.stream("crashes")
         self.to_repair: set[str] = set()  # whose disks had errors: an operator looks after them in the end
         self._may_lose = ""  # the one whose disk may lose what was synced: others hold it
@@ -150,7 +154,7 @@ class World:
         self.strike = ExactStrike(self)
         self.checks = Checks(self)
         self.applied, self.durable, self.views = Applied(self), Durable(self), Views(self)
-        self.bounds = Bounds(self)
+        self.bounds, self.pressure = Bounds(self), pressure
         self.lines, self.quiet = Lines(self), Quiet(self)
         self.operator = operations.Operator(self, self.stream("operator")) if options.operations else None
         if options.traced:
@@ -198,7 +202,13 @@ class World:
     @contextlib.contextmanager
     def ambience(self) -> Iterator[None]:
         """Meanwhile the product takes this world for its machine, and the checks look on."""
-        with ambient(self, self.stream("ambient")), generators_closed(), watched(self), self.bounds.watched():
+        with (
+            ambient(self, self.stream("ambient")),
+            generators_closed(),
+            watched(self),
+            self.bounds.watched(),
+            self.pressure.kept_up(),
+        ):
             before = structlog.get_config()
             structlog.configure(
                 processors=[self._log], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
@@ -220,6 +230,7 @@ class World:
             self.servers[name] = Server(self, name, "datanode", config, self._datanode)
         for name in self.hosts.brokers:
             broker = BrokerConfig(**self._settings(name), **broker_settings(self.settings))
+            broker = broker.model_copy(update=self.pressure.broker_settings())
             self.servers[name] = Server(self, name, "broker", broker, Broker)
 
     def _settings(self, name: str) -> dict[str, Any]:
@@ -441,6 +452,11 @@ class World:
             "starts of processes": sum(server.starts for server in self.servers.values()),
             "zookeeper transactions": len(self.zookeeper.log),
         }
+
+    def nearest(self) -> dict[str, float]:
+        """How near what is bounded came to its bound: 1.0 is at it."""
+        calls = {f"time of a {what}": share for what, share in self.calls.slowest.items()}
+        return {**self.bounds.nearest, **calls}
 
     def digest(self) -> str:
         """Of everything that was traced: equal runs have equal digests."""
