@@ -1,6 +1,6 @@
 """What processes log: no line again and again.
 
-Guarantee: a line, which is an event of a host about one thing (a group, a partition, …), comes at most as often as its limit says
+Guarantee: a line, which is an event of a process about one thing (a group, a partition, …), comes at most as often as its limit says
 in any WINDOW_S.  A process says what changed, and what changes ten times in ten seconds, all along, is what a limit of the product's own
 (backoff, one line a minute) is there to prevent.
 """
@@ -32,6 +32,7 @@ SUBJECTS = (
     "operation",
 )
 OTHERS = {  # with the reason why these may come more often
+    "append_recovering": (60, "one for each append that was refused, of which a run under pressure is full"),
     "consumer_joined": (
         30,
         "two consumers of one name, which close at one in a hundred messages, as fast as those come",
@@ -52,8 +53,8 @@ class Lines:
         self._newest: dict[tuple[object, ...], deque[float]] = {}  # of each line, as many as it may come
         self.most: Counter[str] = Counter()  # of each event: lines about one thing in one window
 
-    def wrote(self, host: str, event: str, facts: dict[str, Any]) -> None:
-        line = (host, event, *(facts.get(subject) for subject in SUBJECTS))
+    def wrote(self, host: str, pid: int, event: str, facts: dict[str, Any]) -> None:
+        line = (host, pid, event, *(facts.get(subject) for subject in SUBJECTS))
         limit = OTHERS.get(event, (LINES_MAX, ""))[0]
         now = self._world.now
         newest = self._newest.setdefault(line, deque())

@@ -360,11 +360,11 @@ def test_a_failure_that_nobody_looks_at_is_noticed_in_what_runs(running: World) 
 
 def test_a_line_that_is_logged_again_and_again_is_noticed(running: World) -> None:
     for _ in range(LINES_MAX):
-        running.lines.wrote("dn1", "anything", {"group": 1, "term": 7})
-        running.lines.wrote("dn1", "anything", {"group": 2})
-        running.lines.wrote("dn2", "anything", {"group": 1})
+        running.lines.wrote("dn1", 1, "anything", {"group": 1, "term": 7})
+        running.lines.wrote("dn1", 1, "anything", {"group": 2})
+        running.lines.wrote("dn2", 1, "anything", {"group": 1})
     assert not _noticed(running)
-    running.lines.wrote("dn1", "anything", {"group": 1, "term": 8})
+    running.lines.wrote("dn1", 1, "anything", {"group": 1, "term": 8})
     assert _noticed(running) == "log"
 
 

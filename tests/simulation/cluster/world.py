@@ -420,7 +420,7 @@ class World:
         if isinstance(running, Process):
             self._told(running, name, event)
         self.logged[where, name] += 1
-        self.lines.wrote(where, name, event)
+        self.lines.wrote(where, running.pid if running is not None else 0, name, event)
         self.quiet.logged(where, level, name)
         text = ""
         if "exc_info" in event and self.options.traced:
