@@ -278,7 +278,9 @@ class Dispatch:
     def _tell_crowded(self, live: _LiveSubscription) -> None:
         """A subscription that stands still for this reason is not to do so without a trace."""
         core = live.core
-        is_crowded = core.is_crowded or (live.was_crowded and not core.is_relieved)  # not said of every message at the edge
+        is_crowded = core.is_crowded or (
+            live.was_crowded and not core.is_relieved
+        )  # not said of every message at the edge
         is_crowded = is_crowded and self._live.get(core.name) is live and self._closed is None
         if is_crowded == live.was_crowded:
             return
@@ -347,9 +349,7 @@ class Dispatch:
                 # AFTER the group has committed it: a confirmation that came sooner could be lost with this broker, or with the leader.
                 self._carry_out(live, live.core.persisted(acks.generation))
 
-    async def _write_acks(
-        self, live: _LiveSubscription, request: datanode_pb2.AckCursorRequest
-    ) -> datanode_pb2.Cursor:
+    async def _write_acks(self, live: _LiveSubscription, request: datanode_pb2.AckCursorRequest) -> datanode_pb2.Cursor:
         """Acknowledgements wait for space: closing the consumers would deliver everything again, and make none."""
         while True:
             try:
