@@ -358,6 +358,18 @@ def test_a_failure_that_nobody_looks_at_is_noticed_in_what_runs(running: World) 
     failing.exception()
 
 
+def test_a_message_that_comes_after_its_acknowledgement_is_confirmed_is_noticed(world: World) -> None:
+    assert world.redelivered.looked_at > 5
+    buffer, message = SimpleNamespace(generation=7), SimpleNamespace(generation=7, offset=3, topic="a/b", partition=0)
+    delivered: Any = world.redelivered.delivered
+    delivered(buffer, [message])
+    world.redelivered.confirmed(buffer, SimpleNamespace(cumulative=False, ranges=[(2, 3)]))  # type: ignore[arg-type]
+    delivered(buffer, [SimpleNamespace(generation=8, offset=3, topic="a/b", partition=0)])
+    assert not _noticed(world)
+    delivered(buffer, [message])
+    assert _noticed(world) == "delivered after a confirmed acknowledgement"
+
+
 def test_a_line_that_is_logged_again_and_again_is_noticed(running: World) -> None:
     for _ in range(LINES_MAX):
         running.lines.wrote("dn1", 1, "anything", {"group": 1, "term": 7})

@@ -1,4 +1,5 @@
-"""Where the checks look into the product while a run lasts: at what replicas apply, at what clients take of the nameservers.
+"""Where the checks look into the product while a run lasts: at what replicas apply, at what clients take of the nameservers, and at what
+they are delivered.
 
 Guarantee: what is watched goes on as if nobody looked; afterwards everything is as before.
 """
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stele.broker.partition_client import PartitionClient
 from stele.datanode.replica import Replica
 from stele.datanode.store import Store
+from stele.delivery_buffer import DeliveryBuffer
 from stele.nameserver.controller import Controller
 from stele.nameserver.server import NameserverServicer
 from stele.services.raft.membership import without
@@ -27,6 +29,8 @@ def watched(world: World) -> Iterator[None]:
     """For as long as a run lasts."""
     apply: Any = Replica.apply
     check_revision: Any = NameserverClient._check_revision
+    confirmed: Any = DeliveryBuffer.confirmed
+    delivered: Any = DeliveryBuffer.delivered
     look_up: Any = NameserverServicer.Lookup
 
     def applying(self: Replica, index: int, term: int, payload: bytes) -> Any:
@@ -34,6 +38,16 @@ def watched(world: World) -> Iterator[None]:
         outcome = apply(self, index, term, payload)
         world.applied.after(self, index, term, payload, outcome, before)
         return outcome
+
+    def confirming(self: Any, request_id: int) -> Any:
+        request = confirmed(self, request_id)
+        world.redelivered.confirmed(self, request)
+        return request
+
+    def delivering(self: Any, messages: Any) -> Any:
+        taken = list(messages)
+        world.redelivered.delivered(self, taken)
+        return delivered(self, taken)
 
     def checking(self: Any, endpoint: str, answer: Any) -> None:
         revision = (answer.as_of.epoch, answer.as_of.zxid)
@@ -71,6 +85,8 @@ def watched(world: World) -> Iterator[None]:
 
     replaced: Any = (
         (Replica, "apply", applying),
+        (DeliveryBuffer, "confirmed", confirming),
+        (DeliveryBuffer, "delivered", delivering),
         (NameserverClient, "_check_revision", checking),
         (NameserverServicer, "Lookup", looking_up),
         (PartitionClient, "append", appending),

@@ -42,6 +42,7 @@ from tests.simulation.cluster.plan import EXACT, KINDS, Hosts, choose_kinds, exa
 from tests.simulation.cluster.pressure import Pressure
 from tests.simulation.cluster.process import Guest, Process, Server
 from tests.simulation.cluster.quiet import Quiet
+from tests.simulation.cluster.redelivered import Redelivered
 from tests.simulation.cluster.rpc.network import End, Network
 from tests.simulation.cluster.settings import broker_settings, datanode_settings, node_settings
 from tests.simulation.cluster.views import Views
@@ -155,7 +156,7 @@ class World:
         self.checks = Checks(self)
         self.applied, self.durable, self.views = Applied(self), Durable(self), Views(self)
         self.bounds, self.pressure = Bounds(self), pressure
-        self.lines, self.quiet = Lines(self), Quiet(self)
+        self.lines, self.quiet, self.redelivered = Lines(self), Quiet(self), Redelivered(self)
         self.operator = operations.Operator(self, self.stream("operator")) if options.operations else None
         if options.traced:
             self.network.carried = self._carried
