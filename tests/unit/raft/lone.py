@@ -7,7 +7,9 @@ import random
 import time
 from pathlib import Path
 
-from stele.datanode.storage import opener
+from stele.datanode.storage import lock_group, opener
+from stele.lab.mutants.groups import LooksAtNoPath
+from stele.services.errors import GroupDirectoryBusy
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.registry import Links, Registry
 from stele.services.raft.storage import OpenStorage
@@ -41,13 +43,14 @@ class Commands:
 
 
 class Opener:
-    """Opens real storage and counts how often; ``delay_s`` makes it slow once it is ``open`` (it runs on a thread)."""
+    """Opens real storage and counts how often; ``delay_s`` makes it slow once it is ``open`` (it runs on a thread).  Unless it
+    ``looks``, nobody notices by a sync that the folder is gone: what keeps a promise before that is seen alone."""
 
-    def __init__(self, delay_s: float = 0.0) -> None:
+    def __init__(self, delay_s: float = 0.0, *, looks: bool = True) -> None:
         self.opened: list[Path] = []
         self.open: list[Path] = []
         self._delay_s = delay_s
-        self._open = opener(16 << 20, 0)
+        self._open = opener(16 << 20, 0, lock=lock_group if looks else _lock_without_a_look)
 
     def __call__(self, path: Path) -> OpenStorage:
         self.opened.append(path)
@@ -56,6 +59,10 @@ class Opener:
         self.open.append(path)
         time.sleep(self._delay_s)
         return storage
+
+
+def _lock_without_a_look(folder: Path) -> LooksAtNoPath:
+    return LooksAtNoPath(folder, GroupDirectoryBusy)
 
 
 def registry(kind: type[Registry], root: Path, opened: Opener | None = None) -> Registry:

@@ -66,7 +66,7 @@ async def test_r3_2_stopping_one_instance_does_not_unregister_its_successor(tmp_
 
 async def test_r3_3_delete_during_create_waits_and_deletes_what_was_created(tmp_path: Path) -> None:
     async def scenario(kind: type[Registry]) -> None:
-        opened = Opener(delay_s=0.2)
+        opened = Opener(delay_s=0.2, looks=False)
         groups = registry(kind, tmp_path / kind.__name__, opened)
         try:
             creating = asyncio.create_task(groups.create(1, [1], Commands()))
@@ -110,7 +110,7 @@ async def test_r3_3_create_during_delete_waits_and_creates_anew(tmp_path: Path) 
 
 async def test_r3_4_nothing_of_a_deleted_group_is_left(tmp_path: Path) -> None:
     async def scenario(kind: type[Registry]) -> None:
-        groups = registry(kind, tmp_path / kind.__name__)
+        groups = registry(kind, tmp_path / kind.__name__, Opener(looks=False))
         try:
             group = await groups.create(1, [1], Commands())
             await eventually(lambda: group.is_leader)
