@@ -7,7 +7,6 @@ import asyncio
 from stele.datanode.directory import DataDirectory, GroupSpec, Quarantined
 from stele.datanode.replica import Replica
 from stele.datanode.store import Mandate, Store
-from stele.services.errors import SteleError
 
 
 class ForgetsWhatItCannotRead(Store):
@@ -84,4 +83,4 @@ class NeverTriesAgain(Store):
     """A replica that has failed stays so until the process is started again."""
 
     async def reopen(self, group: int) -> None:
-        raise SteleError("not in this life")
+        """Nothing."""

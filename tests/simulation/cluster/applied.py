@@ -3,7 +3,8 @@
 * An entry that was applied never changes, and has the same outcome everywhere.
 * Nothing is written under an owner's epoch that was overtaken.
 * An acknowledgement of one generation of a cursor changes nothing in another; no generation comes twice.  One that is confirmed is
-  written under the generation that its message was delivered under.
+  written under the generation that its message was delivered under, and what was not delivered under a generation is not acknowledged
+  under it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HEAD = struct.Struct(">BQ")
 _ACKS = (CommandKind.ACK, CommandKind.COUNTED_ACK)
 _NEW_GENERATION = (CommandKind.CREATE_CURSOR, CommandKind.RESET_CURSOR)
+_Under = tuple[int, int, str, int]  # topic's id, partition, subscription, generation
 _Cursor = tuple[int, int, int] | None  # generation, floor, ranges
 
 
@@ -43,7 +45,8 @@ class Applied:
     def __init__(self, world: World) -> None:
         self._world = world
         self._groups: dict[int, _History] = {}
-        self._acked: defaultdict[tuple[int, int, str, int], set[int]] = defaultdict(set)
+        self._acked: defaultdict[_Under, set[int]] = defaultdict(set)
+        self._delivered: defaultdict[_Under, set[int]] = defaultdict(set)
         self.looked_at = 0
 
     def before(self, replica: Replica, payload: bytes) -> tuple[commands.Ack, _Cursor] | None:
@@ -91,9 +94,18 @@ class Applied:
 
     def _note(self, replica: Replica, command: commands.Ack) -> None:
         spec = replica.spec
-        offsets = self._acked[spec.topic_id, spec.partition, command.subscription, command.generation]
-        for first, last in command.ranges:
-            offsets.update(range(first, last + 1))
+        under = (spec.topic_id, spec.partition, command.subscription, command.generation)
+        offsets = {offset for first, last in command.ranges for offset in range(first, last + 1)}
+        if not offsets <= self._delivered[under]:
+            self._world.violated(
+                "acknowledged in another generation",
+                f"{sorted(offsets - self._delivered[under])} are acknowledged under {under}, and were delivered to nobody under it",
+            )
+        self._acked[under] |= offsets
+
+    def delivered(self, subscription: str, message: Message) -> None:
+        """A user is given a message."""
+        self._delivered[message.topic_id, message.partition, subscription, message.generation].add(message.offset)
 
     def confirmed(self, subscription: str, message: Message) -> None:
         """A client is told that its acknowledgement counts."""

@@ -100,13 +100,15 @@ class ExactStrike(Strike):
         self._power_loss(host, down_s)
 
     def _wiped_under_way(self, seconds: float) -> None:
-        """ZooKeeper forgets everything while all run; then everything is stopped, and what it held is put back."""
+        """ZooKeeper forgets everything while all run, and a nameserver begins anew in it; then everything is stopped, and what it held is
+        put back."""
         if self._world.workload.recorded_at is None or self._put_away is not None:
             return
         zookeeper = self._world.zookeeper
         self._put_away = list(zookeeper.log)
         zookeeper.wipe()
         self._world.checks.forget()
+        self._kill(self._world.hosts.nameservers[0], MOMENT_S)
         self._last(seconds, self._put_back)
 
     def _round_fails(self) -> None:

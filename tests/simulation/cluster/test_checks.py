@@ -137,6 +137,9 @@ def test_an_acknowledgement_that_counts_in_another_generation_is_noticed(world: 
     state = PartitionState()
     state.high_watermark = 10
     replica, start = _Replica(state), Position(Start.EARLIEST)
+    message = Message("shop/x", 0, 0, None, b"", {}, 0, topic_id=9, generation=1)
+    for offset in range(4):
+        world.applied.delivered("s", dataclasses.replace(message, offset=offset))
     _apply(world, replica, 1, CreateCursor(1, "s", start))
     _apply(world, replica, 2, ResetCursor(1, "s", start))
     stale = Ack(1, "s", 1, ((0, 3),))
@@ -156,11 +159,24 @@ def test_an_acknowledgement_that_is_confirmed_and_not_written_is_noticed(world: 
     state.high_watermark = 10
     replica = _Replica(state)
     _apply(world, replica, 1, CreateCursor(1, "s", Position(Start.EARLIEST)))
-    _apply(world, replica, 2, Ack(1, "s", 1, ((0, 3),)))
     message = Message("shop/x", 0, 3, None, b"", {}, 0, topic_id=9, generation=1)
+    for offset in range(4):
+        world.applied.delivered("s", dataclasses.replace(message, offset=offset))
+    _apply(world, replica, 2, Ack(1, "s", 1, ((0, 3),)))
     world.applied.confirmed("s", message)
     assert not _noticed(world)
     world.applied.confirmed("s", dataclasses.replace(message, generation=2))
+    assert _noticed(world) == "acknowledged in another generation"
+
+
+def test_an_acknowledgement_of_what_nobody_was_given_is_noticed(world: World) -> None:
+    world.applied._groups.clear()
+    world.applied._delivered.clear()
+    state = PartitionState()
+    state.high_watermark = 10
+    replica = _Replica(state)
+    _apply(world, replica, 1, CreateCursor(1, "s", Position(Start.EARLIEST)))
+    _apply(world, replica, 2, Ack(1, "s", 1, ((0, 3),)))
     assert _noticed(world) == "acknowledged in another generation"
 
 

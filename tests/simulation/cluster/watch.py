@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stele.broker.partition_client import PartitionClient
+from stele.consumer import Consumer
 from stele.datanode.replica import Replica
 from stele.datanode.store import Store
 from stele.delivery_buffer import DeliveryBuffer
+from stele.model import Message
 from stele.nameserver.controller import Controller
 from stele.nameserver.server import NameserverServicer
 from stele.services.raft.membership import without
@@ -83,7 +85,16 @@ def watched(world: World) -> Iterator[None]:
             world.checks.removes(group, store_id)
         return await change_member(self, group, topic_id, store_id, role, mandate)
 
+    take: Any = Consumer._take
+
+    def taking(self: Consumer) -> Message | None:
+        message: Message | None = take(self)
+        if message is not None:
+            world.applied.delivered(self.subscription, message)
+        return message
+
     replaced: Any = (
+        (Consumer, "_take", taking),
         (Replica, "apply", applying),
         (DeliveryBuffer, "confirmed", confirming),
         (DeliveryBuffer, "delivered", delivering),
