@@ -86,6 +86,7 @@ class Datanode:
         self._opened = AsyncExitStack()
         self._tasks = Tasks(runtime.task_failed)
         self._draining = False
+        self._opening: asyncio.Task[None] | None = None
         self.endpoint = ""
         self.store: Store
         self._server: Server | None = None
@@ -125,7 +126,7 @@ class Datanode:
             self._tasks.start(registration.confirm(), "confirm-registration")
         self._tasks.start(self.store.disk.watch(lambda: self._disk_changed()), "disk")
         gate = self._parts.gate(self.store, runtime.ready, config.load_parallelism, self._open_port, self._report)
-        self._tasks.start(self._open_gate(gate), "gate")
+        self._opening = self._tasks.start(self._open_gate(gate), "gate")
         self._tasks.start(self._keep_trash(), "trash")
         self._tasks.start(self._clean_logs(), "clean-logs")
         self._tasks.start(self._reopen_failed(), "reopen-failed")
@@ -268,6 +269,10 @@ class Datanode:
         self._draining = True
         if not hasattr(self, "store"):
             return
+        if self._opening is not None:
+            # BEFORE anything is handed over: what still opens would open the port, and lead, behind it.
+            self._opening.cancel()
+            await asyncio.wait({self._opening})
         if self._server is not None:
             self._server.set_serving(False)
         self.store.enter("draining")

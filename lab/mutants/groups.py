@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from stele.datanode import trash
 from stele.datanode.store import Mandate, Store
 from stele.datanode.trash import Trash
 from stele.services.directory_lock import LOCK_NAME, DirectoryLock
@@ -62,7 +62,7 @@ class RemovesFirst(Registry):
             group = self._groups.pop(group_id, None)
             if group is not None:
                 self._forgotten[group_id] = group
-            await asyncio.to_thread(trash.shutil.rmtree, self.path(group_id), True)
+            await asyncio.to_thread(shutil.rmtree, self.path(group_id), True)
             return group is not None
 
     async def close(self) -> None:

@@ -95,6 +95,8 @@ PROOFS = (
     Proof(("controller.EndsWithItsFirstFault",), 1, "unhandled error", ("round fails",), seconds=8.0, about="P21"),
     Proof(("catalog.WelcomesTheRemoved",), 0, "removed store", ("reset",), operations=True),
     Proof(("moves.counts_every_store",), 0, "too few stores", ("reset",), operations=True),
+    Proof(("store.NeverTriesAgain",), 0, "liveness", ("unreadable at start",), about="P26"),
+    Proof(("catalog.drops_orphans",), 0, "live data deleted", ("older zookeeper",), about="P3"),
 )
 
 SOUGHT = (
@@ -112,12 +114,10 @@ SOUGHT = (
     Proof(("gate.CampaignsWhileLoading",), 0, "gate", ("cold start",), seconds=8.0),
     Proof(("groups.RemovesFirst",), 0, "runs on", ("kill",)),
     Proof(("groups.NeverLooks",), 0, "liveness", ("folder lost",)),
-    Proof(("store.NeverTriesAgain",), 0, "liveness", ("unreadable at start",), about="P26"),
     Proof(("mirror.OverlooksReturns",), 0, "liveness", ("slow zookeeper", "cut from zookeeper")),
     Proof(("catalog.ReusesGroups", "catalog.BelievesTheOlderCopy"), 0, "id used again", ("kill",)),
     Proof(("catalog.gives_to_the_loading",), 0, "live replica removed", ("kill", "slow disk")),
     Proof(("catalog.joins_before_it_has_left",), 0, "applied entry changed", ("lost behind a laggard",), about="P2"),
-    Proof(("catalog.drops_orphans",), 0, "liveness", ("older zookeeper",), about="P3"),
     Proof(("catalog.counts_strangers",), 0, "liveness", ("older zookeeper",), about="P3"),
     Proof(("catalog.BelievesTheOlderCopy",), 0, "liveness", ("older zookeeper",), about="P3"),
     Proof(("catalog.HearsOnlyWhoServes",), 0, "liveness", ("older zookeeper",), about="P3"),
