@@ -31,7 +31,7 @@ from tests.simulation.zookeeper.tree import Created, Txn, Written
 @pytest.fixture(scope="module")
 def ended() -> Iterator[World]:
     """A run without faults, and over."""
-    world = World(Options(seed=3, seconds=2.0, only_faults=()))
+    world = World(Options(seed=3, seconds=4.0, only_faults=()))
     world.run()
     yield world
     running = [*world.buried, *(server.process for server in world.servers.values()), *world.workload.clients.values()]
