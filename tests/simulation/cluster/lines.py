@@ -38,6 +38,11 @@ OTHERS = {  # with the reason why these may come more often
         "two consumers of one name, which close at one in a hundred messages, as fast as those come",
     ),
     "consumer_left": (30, "likewise"),
+    "coordination_session": (
+        60,
+        "three for each end of a session (suspended, lost, connected anew), and some runs end five a second, one in six of them the same "
+        "process's",
+    ),
     "snapshot_taken": (25, "some runs have an interval of half a second"),
     "member_registered": (
         30,
