@@ -52,6 +52,7 @@ from stele.services.errors import (
     SubscriptionReset,
 )
 from stele.services.pb import broker_pb2, datanode_pb2
+from stele.services.rarely import Rarely
 from stele.services.tasks import Tasks
 
 END_POLL_S = 0.5
@@ -61,7 +62,6 @@ CURSOR_TIMEOUT_S = 10.0
 DISK_FULL_RETRY_S = 1.0
 ROOM_RETRY_S = 1.0
 CONSUMERS_MAX = 1_000  # of one subscription
-SAID_EVERY_S = 60.0  # that something lasts
 
 _log = structlog.get_logger()
 _ids = itertools.count(1)
@@ -86,7 +86,7 @@ class _LiveSubscription:
     timer: asyncio.TimerHandle | None = None
     timer_at_s: float = 0.0
     was_crowded: bool = False
-    said_s: dict[str, float] = field(default_factory=dict)  # of what lasts, by event: when it was said last
+    lasting: dict[str, Rarely] = field(default_factory=dict)  # by event
 
 
 class Dispatch:
@@ -293,9 +293,7 @@ class Dispatch:
 
     def _warn(self, live: _LiveSubscription, event: str, error: SteleError) -> None:
         """Once a minute at most, of what lasts."""
-        now_s = self._clock.monotonic()
-        if now_s - live.said_s.get(event, -SAID_EVERY_S) >= SAID_EVERY_S:
-            live.said_s[event] = now_s
+        if live.lasting.setdefault(event, Rarely()).times(self._clock.monotonic()):
             _log.warning(event, **self._log_context(live.core), group=self._partition.group, error=error.message)
 
     def _schedule(self, live: _LiveSubscription) -> None:

@@ -24,13 +24,13 @@ from stele.services.batch import BatchHeader
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import InternalError, Overloaded, SteleError, Timeout
 from stele.services.pb import broker_pb2, datanode_pb2
+from stele.services.rarely import Rarely
 from stele.services.rpc.status import from_pb, to_wire
 from stele.services.rpc.streams import AnswerPump
 from stele.services.tasks import Tasks
 
 RECOVER_AGAIN = Backoff(first_s=0.04, max_s=0.1)
 PATIENCE_S = 0.3  # with a store that owes an answer and is known to lead no more
-RECOVERIES_PER_LOG = 100
 
 _log = structlog.get_logger()
 
@@ -66,6 +66,7 @@ class PartitionProducer:
         self._on_stored, self._on_deposed = on_stored, on_deposed
         self._metrics, self._clock, self._rng = metrics, clock, rng or random.Random()
         self._failures = 0  # recoveries since the last success
+        self._refused: dict[str, Rarely] = {}  # by reason
         self._tasks = Tasks(on_failed)
         self._sent_to: dict[int, int] = {}  # append in flight → the store it was sent to, oldest first
         self._suspecting = False
@@ -156,8 +157,10 @@ class PartitionProducer:
         self._carry_out(self._pipeline.answered(request_id, results, now_s))
 
     async def _recover(self, error: SteleError) -> None:
-        if self._failures % RECOVERIES_PER_LOG == 1:
-            _log.info("append_recovering", group=self._partition.group, reason=error.reason, error=error.message)
+        if times := self._refused.setdefault(error.reason, Rarely()).times(self._clock.monotonic()):
+            _log.info(
+                "append_recovering", group=self._partition.group, reason=error.reason, error=error.message, times=times
+            )
         if self._failures > 1:  # the first time at once: another replica may lead already
             await asyncio.sleep(RECOVER_AGAIN.after(self._failures - 1, self._rng))
         await self._partition.find_leader()

@@ -11,9 +11,9 @@ import asyncio
 from typing import Final
 
 from stele.services.raft.lanes import Lanes
+from stele.services.rarely import Rarely
 
 STEADY_S: Final = 5.0  # a stream that ends sooner counts as a dial that failed
-SAID_EVERY_S: Final = 60.0
 
 
 class Stream:
@@ -28,24 +28,6 @@ class Stream:
 def takes_over(by_lower: bool, current: Stream | None, current_is_live: bool) -> bool:
     """Whether a new stream, dialled by the lower store or not, takes the place of ``current``."""
     return current is None or by_lower or not current.by_lower or not current_is_live
-
-
-class Rarely:
-    """What might be said without end: the first time at once, then once in ``SAID_EVERY_S``."""
-
-    __slots__ = ("_count", "_said_at")
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._said_at = float("-inf")
-
-    def times(self, now: float) -> int:
-        """It has happened once more: how often since it was said last, to be said now; 0: not now."""
-        self._count += 1
-        if now - self._said_at < SAID_EVERY_S:
-            return 0
-        times, self._count, self._said_at = self._count, 0, now
-        return times
 
 
 class Link:

@@ -32,7 +32,6 @@ SUBJECTS = (
     "operation",
 )
 OTHERS = {  # with the reason why these may come more often
-    "append_recovering": (60, "one for each append that was refused, of which a run under pressure is full"),
     "consumer_joined": (
         30,
         "two consumers of one name, which close at one in a hundred messages, as fast as those come",

@@ -17,6 +17,7 @@ from stele import delivery_buffer
 from stele.broker import consumer as broker_consumer
 from stele.broker import subscription as broker_subscription
 from stele.broker.cache import BatchCache
+from stele.broker.pipeline import Pipeline
 from stele.datanode.append import AppendStream
 from stele.datanode.fetch import FetchStream
 from stele.services.raft import engine, journal, lanes, progress, proposals, read_index, replication
@@ -47,6 +48,7 @@ CONSTANTS: Final = (
     Constant("INFLIGHT_REQUESTS_MAX", (progress,), (2, 8)),
     Constant("BULK_BYTES_MAX", (lanes,), (4 * KIB, 32 * KIB)),
     Constant("QUEUE_BYTES_MAX", (lanes,), (128 * KIB,)),
+    Constant("append_bytes_max", (Pipeline.__init__,), (4 * KIB, 12 * KIB)),  # an append is one entry
     Constant("PENDING_MAX", (proposals,), (3, 20)),
     Constant("PENDING_BYTES_MAX", (proposals,), (4 * KIB, 32 * KIB)),
     Constant("READS_MAX", (engine, read_index), (1, 4)),
@@ -85,13 +87,14 @@ class Pressure:
             for owner, name, value in before:
                 _set(owner, name, value)
 
-    def broker_settings(self) -> dict[str, int]:
-        """Smaller than an operator may set."""
+    def broker_settings(self) -> dict[str, float]:
+        """Smaller than an operator may set; and acknowledgements are written soon, where few may be under way."""
         if not self.wanted:
             return {}
         return {
             "produce_credit_bytes": self._rng.choice((8 * KIB, 64 * KIB)),
             "produce_bytes_max": self._rng.choice((8 * KIB, 64 * KIB)),
+            "ack_flush_interval_s": self._rng.choice((0.001, 0.03)),
         }
 
     def producer_settings(self) -> dict[str, int]:

@@ -56,6 +56,7 @@ PURE = (
     "stele.services.raft.liveness",
     "stele.services.raft.membership",
     "stele.services.raft.quorum",
+    "stele.services.rarely",
     "stele.services.rng",
     "stele.services.rpc.never_back",
     "stele.services.rpc.resolution",

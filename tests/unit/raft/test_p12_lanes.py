@@ -7,8 +7,9 @@ from collections import Counter
 
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.lanes import BULK_BYTES_MAX, QUEUE_BYTES_MAX, Lanes
-from stele.services.raft.links import SAID_EVERY_S, STEADY_S, Link, Rarely, Stream
+from stele.services.raft.links import STEADY_S, Link, Stream
 from stele.services.raft.replication import BATCH_BYTES_MAX
+from stele.services.rarely import SAID_EVERY_S, Rarely
 from tests.unit.raft.bench import Bench
 
 MIB = 1 << 20
