@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -62,7 +61,7 @@ class RemovesFirst(Registry):
             group = self._groups.pop(group_id, None)
             if group is not None:
                 self._forgotten[group_id] = group
-            await asyncio.to_thread(shutil.rmtree, self.path(group_id), True)
+            await asyncio.to_thread(self._discard, self.path(group_id))
             return group is not None
 
     async def close(self) -> None:

@@ -190,6 +190,20 @@ _REASONS = (
         "Disks here lose whole folders, not the ends of logs: tests/unit/raft/test_lost_tail.py, `lost tail` of `make sim`.",
         ("gate.WaitsForTheStuck",),
     ),
+    _Because(
+        "The simulated connection to ZooKeeper stands in the place of the one that pings: tests/integration/coordination/test_stalls.py.",
+        ("members.PingsWhateverTheLoopDoes",),
+    ),
+    _Because(
+        "When a cursor is set anew its consumers are closed at the broker, and whoever comes back has dropped what it held: "
+        "tests/unit/broker/test_subscription.py.",
+        ("incarnations.TakesAcksOfAnyGeneration",),
+    ),
+    _Because(
+        "No sync succeeds where a folder has vanished (datanode/in_place.py), so whoever writes notices it, and at the end of a run every "
+        "process whose folder was lost starts anew: tests/unit/raft/test_registry.py.",
+        ("groups.NeverLooks",),
+    ),
 )
 
 CANNOT: Mapping[str, str] = MappingProxyType({name: b.reason for b in _REASONS for name in b.mutants})

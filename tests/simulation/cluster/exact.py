@@ -3,9 +3,10 @@ of many thousand runs."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stele.services.coordination.records import BundleRecord, decode
+from stele.services.coordination.records import BundleRecord, TopicRecord, decode
 from tests.simulation.cluster.faults import Strike
 from tests.simulation.zookeeper.tree import Created, Deleted, Written
 
@@ -13,12 +14,21 @@ if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
     from tests.simulation.zookeeper.tree import Txn
 
-ROOT = "/stele/stele/"
+ROOT, TREE = "/stele/stele/", "/stele"
 LED = ("topics/", "partitions/", "bundles/")
 STAYS_S = 4.0  # a usurper, after the other has come back
 MOMENT_S = 0.01
+LOST_BEFORE_S = 0.001  # the connection breaks, and then the cut is over
 DELETES_S = 0.5
+CHURNED = "churned"  # of the name of the topic that comes and goes
 EIO = 5
+
+
+def _begins_to_go(change: object) -> bool:
+    """The topic that comes and goes."""
+    if not isinstance(change, Written) or not change.path.startswith(f"{ROOT}topics/") or CHURNED not in change.path:
+        return False
+    return decode(change.value, TopicRecord, change.path).state == "deleting"
 
 
 class ExactStrike(Strike):
@@ -27,6 +37,7 @@ class ExactStrike(Strike):
         self._deposing: list[float] = []  # pauses after a write of the leader
         self._failing = 0  # rounds of leaders
         self._expiring = 0  # owners
+        self._losing: list[float] = []  # for how long answers are held, and then lost
         world.zookeeper.judging = self.judging
 
     # --- ZooKeeper and names ------------------------------------------------------------------------------------------
@@ -40,6 +51,19 @@ class ExactStrike(Strike):
         paths = [c.path[len(ROOT) :] for c in txn.changes if isinstance(c, Created | Written | Deleted)]
         if self._deposing and any(path.startswith(LED) for path in paths):
             self._world.after_unless_healed(self._deposing.pop(), lambda: self._depose(session))
+
+        if self._losing and any(map(_begins_to_go, txn.changes)):
+            self._lose_answers(self._losing.pop())
+
+    def _answers_lost(self, seconds: float) -> None:
+        """Of brokers to the client that makes topics of one name, from the moment at which one begins to go."""
+        self._losing.append(seconds)
+
+    def _lose_answers(self, seconds: float) -> None:
+        client = self._world.hosts.clients[-1]
+        for broker in self._world.hosts.brokers:
+            self._one_way_cut(broker, client, seconds)
+            self._world.after_unless_healed(seconds - LOST_BEFORE_S, partial(self._reset, broker, client))
 
     def _depose(self, session: int) -> None:
         zookeeper = self._world.zookeeper
@@ -100,13 +124,18 @@ class ExactStrike(Strike):
         self._power_loss(host, down_s)
 
     def _wiped_under_way(self, seconds: float) -> None:
-        """ZooKeeper forgets everything while all run, and a nameserver begins anew in it; then everything is stopped, and what it held is
-        put back."""
+        """Every session ends and somebody deletes everything while all run, and a nameserver begins anew in it; then everything is stopped,
+        and what it held is put back."""
         if self._world.workload.recorded_at is None or self._put_away is not None:
             return
         zookeeper = self._world.zookeeper
         self._put_away = list(zookeeper.log)
-        zookeeper.wipe()
+        for session in list(zookeeper.sessions):
+            zookeeper.expire(session)
+        # One that had gone back would be refused by whoever has seen more: these go on from where it stands.
+        zookeeper.change(
+            *(Deleted(path) for path in sorted(zookeeper.tree.nodes, reverse=True) if path.startswith(TREE))
+        )
         self._world.checks.forget()
         self._kill(self._world.hosts.nameservers[0], MOMENT_S)
         self._last(seconds, self._put_back)
