@@ -20,6 +20,7 @@ STAYS_S = 4.0  # a usurper, after the other has come back
 MOMENT_S = 0.01
 LOST_BEFORE_S = 0.001  # the connection breaks, and then the cut is over
 DELETES_S = 0.5
+MORE_S = 0.5  # than a read waits for its answer
 CHURNED = "churned"  # of the name of the topic that comes and goes
 EIO = 5
 
@@ -38,7 +39,10 @@ class ExactStrike(Strike):
         self._failing = 0  # rounds of leaders
         self._expiring = 0  # owners
         self._losing: list[float] = []  # for how long answers are held, and then lost
-        world.zookeeper.judging = self.judging
+        self._unanswered: dict[
+            str, tuple[str, float]
+        ] = {}  # host → what it will ask for, and for how long it hears nothing then
+        world.zookeeper.judging, world.zookeeper.reading = self.judging, self.reading
 
     # --- ZooKeeper and names ------------------------------------------------------------------------------------------
 
@@ -113,6 +117,19 @@ class ExactStrike(Strike):
             double.kill(0.0, "kill")
 
         self._last(seconds + STAYS_S, over)
+
+    def _unanswered_double(self, host: str, seconds: float) -> None:
+        """A second process under the same name, on another host; what it asks about that name is not answered in time."""
+        double = self._world.double(host, host, self._elsewhere(host))
+        self._unanswered[double.name] = (f"{ROOT}names/{host}", double.config.session_timeout_s + MORE_S)
+        self._last(seconds, lambda: double.kill(0.0, "kill"))
+
+    def reading(self, host: str, path: str) -> None:
+        """ZooKeeper is about to answer."""
+        about, seconds = self._unanswered.get(host, ("", 0.0))
+        if path == about and not self._world.healed:
+            del self._unanswered[host]
+            self._cut_from_zookeeper(host, seconds)
 
     def _answer_lost_at_start(self, host: str, down_s: float, when: str, skip: int) -> None:
         """To one of the first writes of a process."""

@@ -123,6 +123,7 @@ _EXACT: dict[str, _Draw] = {
         r.choice(("before", "after")),
         r.randrange(4),
     ),
+    "unanswered double": lambda r, h: (_diskless(r, h), r.uniform(10.0, 14.0)),
     "answers lost": lambda r, h: (r.uniform(0.2, 1.5),),
     "gone": lambda r, h: (_server(r, h), r.uniform(8.0, 15.0)),
     "lost behind a laggard": lambda r, h: (r.random(), r.uniform(0.3, 1.5), r.uniform(3.0, 6.0)),

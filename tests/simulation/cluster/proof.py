@@ -62,6 +62,7 @@ PROOFS = (
     Proof(("gate.OpensPortFirst",), 1, "gate", ("kill",)),
     Proof(("gate.SkipsCatchingUp",), 0, "gate", ("kill",)),
     Proof(("gate.RegistersWhenReady",), 1, "gate", ("kill",)),
+    Proof(("names.UnknownIsAbsent",), 0, "name", ("unanswered double",), seconds=14.0),
     Proof(("names.TakesOverBlindly",), 0, "name", ("race",), seconds=12.0),
     Proof(("members.OverwritesTheLive",), 0, "member", ("usurped",), seconds=10.0),
     Proof(("members.AssumesSuccess",), 0, "member", ("answer lost at start",), seconds=8.0),
@@ -102,7 +103,6 @@ PROOFS = (
 )
 
 SOUGHT = (
-    Proof(("names.UnknownIsAbsent",), 0, "name", ("double", "zookeeper connection lost", "deaf to zookeeper")),
     Proof(("ownership.BorrowsEpoch",), 0, "owner", ("pause", "stall", "cut from zookeeper")),
     Proof(("ownership.forgets_what_was_seen",), 0, "liveness", ("session expired", "older zookeeper"), about="P3"),
     Proof(("incarnations.ServesWhoeverHasTheName",), 0, "wrong partition", ("reset", "pause client"), about="P7b"),

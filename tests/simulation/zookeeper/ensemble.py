@@ -89,6 +89,7 @@ class Ensemble:
             None  # from, to, a request or an answer's bytes, when it arrives
         )
         self.judging: Callable[[Any], None] = lambda request: None  # told of each write before it is looked at
+        self.reading: Callable[[str, str], None] = lambda host, path: None  # told of each read, likewise
         self.losing: dict[
             str, tuple[str, int]
         ] = {}  # host of a client → "before" or "after" the effect, writes before that one

@@ -225,6 +225,8 @@ class Server:
                 return True
             ensemble.scheduler.after(ensemble.hop(), ensemble.order, self, connection, request, xid, ensemble.history)
             return True
+        if not isinstance(request, Ping):
+            ensemble.reading(connection.client.host, request.path)
         try:
             body = self._read(connection, request)
             connection.answer(wire.answer(xid, self.tree.zxid, 0, body))
