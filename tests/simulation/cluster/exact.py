@@ -22,6 +22,7 @@ LOST_BEFORE_S = 0.001  # the connection breaks, and then the cut is over
 DELETES_S = 0.5
 MORE_S = 0.5  # than a read waits for its answer
 CHURNED = "churned"  # of the name of the topic that comes and goes
+GIVEN_ANEW_S = 0.7  # within which a bundle is given to who comes back, and written under the new epoch
 EIO = 5
 
 
@@ -156,6 +157,15 @@ class ExactStrike(Strike):
         self._world.checks.forget()
         self._kill(self._world.hosts.nameservers[0], MOMENT_S)
         self._last(seconds, self._put_back)
+
+    def _older_epochs(self, times: int, seconds: float) -> None:
+        """Bundles are given anew some times, and then ZooKeeper is what it was before."""
+        if self._world.workload.recorded_at is None:
+            return
+        for number in range(times):
+            for broker in self._world.hosts.brokers:
+                self._world.after_unless_healed(number * GIVEN_ANEW_S, partial(self._session_expired, broker))
+        self._world.after_unless_healed(times * GIVEN_ANEW_S, partial(self._older_zookeeper, 0.0, seconds))
 
     def _round_fails(self) -> None:
         """By a fault of the program."""

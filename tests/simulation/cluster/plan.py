@@ -129,6 +129,7 @@ _EXACT: dict[str, _Draw] = {
     "lost behind a laggard": lambda r, h: (r.random(), r.uniform(0.3, 1.5), r.uniform(3.0, 6.0)),
     "unreadable at start": lambda r, h: (r.choice(h.datanodes), r.uniform(0.05, 0.5), r.randint(1, 4), r.randint(1, 4)),
     "wiped under way": lambda r, h: (r.uniform(2.0, 6.0),),
+    "older epochs": lambda r, h: (r.randint(3, 5), r.uniform(0.1, 1.0)),
     "round fails": lambda r, h: (),
     "cold start": lambda r, h: (r.uniform(0.1, 2.0), 10 ** r.uniform(1.0, 3.0), r.uniform(1.0, 5.0)),
 }
@@ -138,7 +139,7 @@ EXACT_GAP_S: Final = (2.5, 5.0)
 
 
 RARE: Final = ("older zookeeper", "wiped zookeeper")  # after which the cluster starts anew
-FORGETS: Final = (*RARE, "wiped under way")  # what was recorded
+FORGETS: Final = (*RARE, "wiped under way", "older epochs")  # what was recorded
 
 
 def choose_kinds(rng: random.Random) -> list[str]:

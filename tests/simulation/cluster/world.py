@@ -252,7 +252,7 @@ class World:
             self.scheduler.at(fault.at, self.strike, fault)
         self.run_until(self.seconds)
         self._heal()
-        if any(fault.kind == "older zookeeper" for fault in self.faults):
+        if any(fault.kind in ("older zookeeper", "older epochs") for fault in self.faults):
             self.workload.begin_recovery()
         self.must(lambda: self.workload.main is not None, START_S, "no topic")
         ledger = self.workload.ledger
