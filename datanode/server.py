@@ -39,6 +39,7 @@ from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc
 from stele.services.raft import membership
 from stele.services.rpc.servers import left_s
+from stele.services.tasks import to_its_end
 from stele.services.topics import FOR_EVER, check_name, check_retention, parse_topic
 
 PROPOSAL_TIMEOUT_S = 10.0
@@ -193,20 +194,20 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
             retention,
             request.topic_id,
         )
-        created = await asyncio.shield(self._store.create(spec, _mandate(request)))
+        created = await to_its_end(self._store.create(spec, _mandate(request)))
         return pb.CreateReplicaResponse(created=created)
 
     async def ConfigureReplica(self, request: pb.ConfigureReplicaRequest, context: Any) -> pb.ConfigureReplicaResponse:
         retention = check_retention(FOR_EVER.changed_by(request.retention))
         change = self._store.configure(request.group, request.topic_id, retention, _mandate(request))
-        return pb.ConfigureReplicaResponse(changed=await asyncio.shield(change))
+        return pb.ConfigureReplicaResponse(changed=await to_its_end(change))
 
     async def DeleteReplica(self, request: pb.DeleteReplicaRequest, context: Any) -> pb.DeleteReplicaResponse:
-        existed = await asyncio.shield(self._store.delete(request.group, request.topic_id, _mandate(request)))
+        existed = await to_its_end(self._store.delete(request.group, request.topic_id, _mandate(request)))
         return pb.DeleteReplicaResponse(existed=existed)
 
     async def TellHighWater(self, request: pb.TellHighWaterRequest, context: Any) -> pb.TellHighWaterResponse:
-        await asyncio.shield(self._store.tell(_mandate(request)))
+        await to_its_end(self._store.tell(_mandate(request)))
         return pb.TellHighWaterResponse()
 
     async def ChangeMember(self, request: pb.ChangeMemberRequest, context: Any) -> pb.ChangeMemberResponse:
@@ -214,7 +215,7 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
         if role is None or request.store_id == 0:
             raise InvalidArgument(f"store {request.store_id} cannot get the role {request.role}")
         change = self._store.change_member(request.group, request.topic_id, request.store_id, role, _mandate(request))
-        return pb.ChangeMemberResponse(changed=await asyncio.shield(change))
+        return pb.ChangeMemberResponse(changed=await to_its_end(change))
 
     async def TransferLeadership(
         self, request: pb.TransferLeadershipRequest, context: Any
@@ -222,10 +223,10 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
         if request.successor in (0, request.to_store_id):
             raise InvalidArgument(f"store {request.to_store_id} cannot hand over to store {request.successor}")
         handover = self._store.hand_over(request.group, request.topic_id, request.successor, _mandate(request))
-        return pb.TransferLeadershipResponse(transferred=await asyncio.shield(handover))
+        return pb.TransferLeadershipResponse(transferred=await to_its_end(handover))
 
     async def TellRemoved(self, request: pb.TellRemovedRequest, context: Any) -> pb.TellRemovedResponse:
-        await asyncio.shield(self._store.removed(_mandate(request)))
+        await to_its_end(self._store.removed(_mandate(request)))
         return pb.TellRemovedResponse()
 
     async def ReadTrash(self, request: pb.ReadTrashRequest, context: Any) -> pb.ReadTrashResponse:

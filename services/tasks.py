@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 RESTART_PAUSE_S_MIN, RESTART_PAUSE_S_MAX = 0.1, 5.0
 
@@ -81,3 +83,11 @@ async def _kept(work: Callable[[], Coroutine[Any, Any, None]], name: str) -> Non
             )
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, RESTART_PAUSE_S_MAX)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` comes to.  Where who waits for it gives up it goes on, and nobody is left to be told what it fails with."""
+    task = asyncio.get_running_loop().create_task(work)
+    # A shield looks at no failure any more once who waits has gone.
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(task)

@@ -17,7 +17,7 @@ from tests.unit.layout.tree import PACKAGES, modules
 STARTS = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
 
 AWAITED = {
-    "stele.services.tasks": (1, "the supervisor itself"),
+    "stele.services.tasks": (2, "the supervisor itself; work whose caller may give up, awaited through a shield"),
     "stele.services.process": (2, "the start, whose result is taken, and the event that ends the process"),
     "stele.services.rpc.streams": (1, "the reader of a handler's stream, whose failure the stream ends with"),
     "stele.services.raft.transport": (

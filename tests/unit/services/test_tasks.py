@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from stele.services.tasks import Tasks
+from stele.services.tasks import Tasks, to_its_end
 
 
 async def fail() -> None:
@@ -99,3 +100,26 @@ async def test_p21_work_that_is_kept_ends_when_it_is_cancelled(unhandled: list[s
     await tasks.cancel()
     assert kept.cancelled()
     assert unhandled == ["of itself"]
+
+
+async def test_work_goes_on_when_who_waits_gives_up_and_its_failure_is_looked_at() -> None:
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    go_on, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        await go_on.wait()
+        ended.set()
+        raise ValueError("too late")
+
+    waiting = asyncio.ensure_future(to_its_end(work()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    go_on.set()
+    await ended.wait()
+    await asyncio.sleep(0)
+    del waiting
+    gc.collect()
+    assert not reported
