@@ -32,7 +32,7 @@ def _arguments() -> argparse.Namespace:
         "--kinds", default="", help="kinds of fault: " + ", ".join(k.replace(" ", "-") for k in (*KINDS, *EXACT))
     )
     parser.add_argument("--operations", action="store_true", help="a store is decommissioned meanwhile")
-    parser.add_argument("--pressure", action="store_true", help="what bounds memory is small: bounds are met")
+    parser.add_argument("--pressure", action="store_true", help="what bounds memory is small in every run")
     parser.add_argument("--mutants", default="", help="names of lab/mutants, wrong on purpose")
     parser.add_argument(
         "--trace", choices=("none", "text", "html"), default="none", help="every event of one run; html: as a file"

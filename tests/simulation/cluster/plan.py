@@ -147,6 +147,11 @@ def choose_kinds(rng: random.Random) -> list[str]:
     return [kind for kind in KINDS if rng.random() < (0.1 if kind in RARE else 0.3)] or [rng.choice(KINDS)]
 
 
+def choose_exact(rng: random.Random) -> list[str]:
+    """Those of them that are exact; ``rng`` is theirs alone, so that the others of a seed stay as they are."""
+    return ["still disk"] if rng.random() < 0.3 else []
+
+
 def plan(rng: random.Random, hosts: Hosts, first_s: float, last_s: float, kinds: Sequence[str]) -> list[Fault]:
     """The faults of a run, of ``kinds``."""
     weights = [_KINDS[kind][0] for kind in kinds]

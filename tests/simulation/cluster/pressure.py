@@ -1,4 +1,4 @@
-"""Bounds that are met: in runs with ``--pressure`` what bounds memory is far smaller than outside a simulator, and messages are larger.
+"""Bounds that are met: in some runs, and in all with ``--pressure``, what bounds memory is far smaller than outside, and messages larger.
 
 Guarantee: while such a run lasts, each constant of ``CONSTANTS`` has one of the values that stand there, wherever it is looked up;
 afterwards all are as before.  Values are drawn from the run's seed, by a stream of their own.
@@ -25,6 +25,7 @@ from stele.services.rpc.streams import RequestStream
 from tests.simulation.cluster import bounds
 
 KIB: Final = 1 << 10
+PRESSURE_SHARE: Final = 0.15  # of the runs
 BATCH_BYTES_MAX: Final = 4 * KIB  # of a producer
 VALUE_BYTES_MAX: Final = 4 * KIB
 CREDIT_MAX: Final = 50  # what consumers ask for: as outside, none may ask for more than a broker gives

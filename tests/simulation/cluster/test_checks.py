@@ -22,9 +22,10 @@ from tests.simulation.cluster.bounds import BOUNDS, Bound
 from tests.simulation.cluster.checks import ROOT
 from tests.simulation.cluster.ledger import Sent
 from tests.simulation.cluster.lines import LINES_MAX
+from tests.simulation.cluster.plan import KINDS, choose_kinds, plan
 from tests.simulation.cluster.pressure import CONSTANTS, Pressure, _get
 from tests.simulation.cluster.quiet import Quiet
-from tests.simulation.cluster.world import Options, World
+from tests.simulation.cluster.world import FIRST_FAULT_S, Options, World
 from tests.simulation.zookeeper.tree import Created, Txn, Written
 
 
@@ -300,6 +301,26 @@ def test_constants_are_small_for_as_long_as_a_run_is_under_pressure() -> None:
     assert now() == before
     with Pressure(False, random.Random(1)).kept_up():
         assert now() == before
+
+
+def test_some_runs_are_under_pressure_and_some_have_a_disk_that_stands_still_by_seed() -> None:
+    worlds = [World(Options(seed)) for seed in range(40)]
+    assert 2 <= sum(world.pressure.wanted for world in worlds) <= 12
+    still = [world for world in worlds if "still disk" in world.kinds]
+    assert 4 <= len(still) <= 20
+    for world in still:  # the other faults, and their numbers, are those that it has without
+        usual = [kind for kind in world.kinds if kind in KINDS]
+        assert world.faults[: len(world.faults) - sum(f.kind == "still disk" for f in world.faults)] == plan(
+            _after_kinds(world), world.hosts, FIRST_FAULT_S, world.seconds, usual
+        )
+    assert not World(Options(16, kinds=("kill",))).pressure.wanted
+    assert World(Options(16)).pressure.wanted
+
+
+def _after_kinds(world: World) -> random.Random:
+    drawing = world.stream("faults")
+    choose_kinds(drawing)
+    return drawing
 
 
 def test_a_core_whose_invariant_is_broken_is_noticed(world: World) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,6 +46,7 @@ FLUSHED_SHARE, AWAITED_SHARE, SOUGHT_SHARE = (
 )  # of what a client does: calls that wait for what others leave to itself
 READ_S, READ_MISSING_S = 0.5, 10.0  # without another message the log is read
 PARTITIONS_MAX = 3
+SEEKS, DELETIONS, MADE_ANEW = "seeks", "deletions while in use", "topics made anew"
 
 
 class Workload:
@@ -54,6 +56,7 @@ class Workload:
         self.world, self.ledger = world, Ledger(world)
         self._choices = world.stream("calls")
         self.closing = False
+        self.done = Counter(dict.fromkeys((SEEKS, DELETIONS, MADE_ANEW), 0))
         self.main: TopicLedger | None = None
         self.recorded_at: int | None = None  # how many transactions ZooKeeper had once the main topic was there
         self.wanted: set[Place] = set()  # of the main topic: what a reader must find
@@ -262,6 +265,7 @@ class Workload:
                                 await asyncio.sleep(holding.uniform(0.0, 0.002))
                             await seeking
                         if rng.random() < 0.02:
+                            self.done[DELETIONS] += 1  # as asked for: while it has consumers it is refused
                             await self._forget(guest, client, topic, name)
             except SteleError as error:
                 self.world.say("side", guest.host, f"{name}: {error!r}")
@@ -279,6 +283,7 @@ class Workload:
         else:
             sought = client.admin.seek_subscription(consumer.topic, consumer.subscription, to)
             await self.call(guest, "seek_subscription", sought, TEND_TIMEOUT_S)
+        self.done[SEEKS] += 1
 
     async def _look_around(self, guest: Guest, client: Client) -> None:
         """What an operator asks, and changes that change nothing that matters here."""
@@ -322,6 +327,7 @@ class Workload:
                 guest, "describe_topic", lambda: client.admin.describe_topic(CHURNED), READ_TIMEOUT_S
             )
             topic = self.ledger.created(CHURNED, info.partitions)
+            self.done[MADE_ANEW] += topic.generation > 1
             self.world.say("topic", guest.host, f"{CHURNED} is there, the {topic.generation}th")
             until = self.world.now + guest.rng.uniform(0.2, 2.0)
             await self._produce(guest, client, topic, lambda until=until: self.world.now > until)  # type: ignore[misc]

@@ -38,8 +38,8 @@ from tests.simulation.cluster.disk import Volume, datanode_parts
 from tests.simulation.cluster.durable import Durable
 from tests.simulation.cluster.exact import ExactStrike
 from tests.simulation.cluster.lines import Lines
-from tests.simulation.cluster.plan import EXACT, KINDS, Hosts, choose_kinds, exact, plan
-from tests.simulation.cluster.pressure import Pressure
+from tests.simulation.cluster.plan import EXACT, KINDS, Hosts, choose_exact, choose_kinds, exact, plan
+from tests.simulation.cluster.pressure import PRESSURE_SHARE, Pressure
 from tests.simulation.cluster.process import Guest, Process, Server
 from tests.simulation.cluster.quiet import Quiet
 from tests.simulation.cluster.redelivered import Redelivered
@@ -115,7 +115,7 @@ class World:
             zookeepers,
         )
         drawing = self.stream("faults")
-        self.kinds = list(options.kinds) or choose_kinds(drawing)
+        self.kinds = list(options.kinds) or [*choose_kinds(drawing), *choose_exact(self.stream("exact kinds"))]
         if options.operations and not options.kinds:
             self.kinds = [kind for kind in self.kinds if kind in operations.KINDS] or ["reset"]
         usual = [kind for kind in self.kinds if kind in KINDS]
@@ -142,7 +142,10 @@ class World:
         self.doubles: list[Server] = []  # more processes of one name, for a while
         drawing_settings = self.stream("settings")
         self.settings = drawing_settings if drawing_settings.random() < 0.5 else None  # else everything as it comes
-        pressure = Pressure(options.pressure, self.stream("pressure"))
+        under_pressure = options.pressure or (
+            not (options.kinds or options.operations) and self.stream("under pressure").random() < PRESSURE_SHARE
+        )  # what is asked for by name is not mixed with it
+        pressure = Pressure(under_pressure, self.stream("pressure"))
         self.volumes: dict[str, Volume] = {}  # of the datanodes
         self.still_disks: dict[str, list[Callable[[], object]]] = {}  # by host: what waits for one to go on
         self.crashes = self.stream("crashes")
@@ -450,6 +453,8 @@ class World:
             "majorities looked at": self.durable.checked,
             "views that went back": self.views.went_back,
             "topics": len(ledger.topics),
+            "runs under pressure": self.pressure.wanted,
+            **self.workload.done,
             "starts of processes": sum(server.starts for server in self.servers.values()),
             "zookeeper transactions": len(self.zookeeper.log),
         }
