@@ -83,6 +83,14 @@ class ExactStrike(Strike):
         """The session of a broker ends just before a bundle is given to it."""
         self._expiring += 1
 
+    def _expires_unheard(self, host: str, seconds: float) -> None:
+        """The session of a broker ends, and neither ZooKeeper nor a nameserver can tell it."""
+        session = self._world.zookeeper.session_of(host)
+        self._cut_from_zookeeper(host, seconds)
+        for nameserver in self._world.hosts.nameservers:
+            self._cut(host, nameserver, seconds)
+        self._world.zookeeper.expire(session)
+
     def judging(self, request: Any) -> None:
         """ZooKeeper is about to look at a write."""
         if not self._expiring or self._world.healed:

@@ -115,6 +115,7 @@ _EXACT: dict[str, _Draw] = {
     "still disk": lambda r, h: (r.choice(h.datanodes), 10 ** r.uniform(0.0, 1.5)),
     "deposed": lambda r, h: (10 ** r.uniform(-4.0, -2.0),),
     "owner expires": lambda r, h: (),
+    "expires unheard": lambda r, h: (r.choice(h.brokers), r.uniform(2.0, 5.0)),
     "laggard alone": lambda r, h: (r.choice(h.nameservers), r.uniform(0.5, 2.0)),
     "usurped": lambda r, h: (_diskless(r, h), r.uniform(4.0, 12.0)),
     "answer lost at start": lambda r, h: (

@@ -71,6 +71,7 @@ PROOFS = (
     Proof(("ownership.assigns_by_name", "ownership.WritesUnchecked"), 0, "owner", ("gone", "terminate"), seconds=14.0),
     Proof(("ownership.keeps_the_epoch",), 0, "liveness", ("kill",)),
     Proof(("ownership.IgnoresEpoch",), 0, "fenced owner", ("pause", "stall", "cut from zookeeper")),
+    Proof(("ownership.BorrowsEpoch",), 0, "owner", ("expires unheard",), seconds=8.0),
     Proof(("ownership.forgets_what_was_seen",), 0, "liveness", ("older epochs",), seconds=8.0, about="P3"),
     Proof(("ownership.NeverTooOld",), 0, "stale answer", ("cut from zookeeper",), seconds=10.0, about="P4"),
     Proof(
@@ -104,7 +105,6 @@ PROOFS = (
 )
 
 SOUGHT = (
-    Proof(("ownership.BorrowsEpoch",), 0, "owner", ("pause", "stall", "cut from zookeeper")),
     Proof(("incarnations.ServesWhoeverHasTheName",), 0, "wrong partition", ("reset", "pause client"), about="P7b"),
     Proof(("appends.ForeseesFromWhatItDidNotAsk",), 0, "stored twice", ("isolate", "pause", "kill"), about="P14"),
     Proof(("appends.BelievesThatItLeadsStill",), 0, "stored twice", ("isolate", "pause", "kill"), about="P14"),
