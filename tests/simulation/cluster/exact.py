@@ -242,3 +242,7 @@ class ExactStrike(Strike):
                 down_s + MOMENT_S,
                 lambda host=host: self._slow_disk(host, factor, seconds),  # type: ignore[misc]
             )
+
+    def _slow_cold_start(self, down_s: float, factor: float, seconds: float) -> None:
+        """Loading takes longer than an election."""
+        self._cold_start(down_s, factor, seconds)

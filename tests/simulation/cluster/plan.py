@@ -132,6 +132,7 @@ _EXACT: dict[str, _Draw] = {
     "wiped under way": lambda r, h: (r.uniform(2.0, 6.0),),
     "older epochs": lambda r, h: (r.randint(3, 5), r.uniform(0.1, 1.0)),
     "round fails": lambda r, h: (),
+    "slow cold start": lambda r, h: (r.uniform(0.1, 1.0), 10 ** r.uniform(2.7, 3.6), 10.0),
     "cold start": lambda r, h: (r.uniform(0.1, 2.0), 10 ** r.uniform(1.0, 3.0), r.uniform(1.0, 5.0)),
 }
 EXACT: Final = tuple(_EXACT)
