@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import time
+import threading
 from pathlib import Path
 
 from stele.datanode.storage import lock_group, opener
@@ -43,13 +43,13 @@ class Commands:
 
 
 class Opener:
-    """Opens real storage and counts how often; ``delay_s`` makes it slow once it is ``open`` (it runs on a thread).  Unless it
+    """Opens real storage and counts how often; once it is ``open`` it waits for ``may_return`` (it runs on a thread).  Unless it
     ``looks``, nobody notices by a sync that the folder is gone: what keeps a promise before that is seen alone."""
 
-    def __init__(self, delay_s: float = 0.0, *, looks: bool = True) -> None:
+    def __init__(self, may_return: threading.Event | None = None, *, looks: bool = True) -> None:
         self.opened: list[Path] = []
         self.open: list[Path] = []
-        self._delay_s = delay_s
+        self._may_return = may_return
         self._open = opener(16 << 20, 0, lock=lock_group if looks else _lock_without_a_look)
 
     def __call__(self, path: Path) -> OpenStorage:
@@ -57,7 +57,8 @@ class Opener:
         path.mkdir(parents=True, exist_ok=True)
         storage = self._open(path)
         self.open.append(path)
-        time.sleep(self._delay_s)
+        if self._may_return is not None:
+            self._may_return.wait(60)
         return storage
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -66,12 +67,16 @@ async def test_r3_2_stopping_one_instance_does_not_unregister_its_successor(tmp_
 
 async def test_r3_3_delete_during_create_waits_and_deletes_what_was_created(tmp_path: Path) -> None:
     async def scenario(kind: type[Registry]) -> None:
-        opened = Opener(delay_s=0.2, looks=False)
+        may_return = threading.Event()
+        opened = Opener(may_return, looks=False)
         groups = registry(kind, tmp_path / kind.__name__, opened)
         try:
             creating = asyncio.create_task(groups.create(1, [1], Commands()))
             await eventually(lambda: opened.open)
-            await groups.delete(1)
+            deleting = asyncio.create_task(groups.delete(1))
+            await asyncio.wait({deleting}, timeout=2)  # by then it waits for the creation, or, if it does not, is over
+            may_return.set()
+            await deleting
             with contextlib.suppress(SteleError):
                 await creating
             with promise("one group on a store has one replica"):
