@@ -83,6 +83,7 @@ class PartitionClient:
         self.route, self.epoch = route, epoch
         self.group = route.group
         self.leader = 0  # store id; 0: not known
+        self._named = 0  # the leader that was said last
         self._datanodes = datanodes
         self._clock, self._rng = clock, rng or random.Random()
         self._hint = route.leader_hint
@@ -150,7 +151,9 @@ class PartitionClient:
                 if found:
                     took_ms = round((self._clock.monotonic() - began_s) * 1000)
                     self.leader = found
-                    _log.info("leader_found", group=self.group, store=found, rounds=rounds, took_ms=took_ms)
+                    if found != self._named:  # the same one, that refuses for a while, is found again and again
+                        self._named = found
+                        _log.info("leader_found", group=self.group, store=found, rounds=rounds, took_ms=took_ms)
                     return found
                 rounds += 1
         finally:

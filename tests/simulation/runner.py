@@ -15,6 +15,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, cast
@@ -153,11 +154,7 @@ def run_one(options: Asked, totals: Totals) -> Violation | None:
 def run_seeds(options: Asked, seeds: Sequence[int], enough: Callable[[Totals], bool] = lambda totals: False) -> Totals:
     """The runs of ``seeds`` in this process; ends early when ``enough`` says so."""
     totals = Totals()
-    enabled = gc.isenabled()
-    gc.disable()  # collecting at set points keeps runs fast and alike
-    release()
-    gc.freeze()  # what was there before the first run stays: no collection need look at it
-    try:
+    with uncollected():
         for seed in seeds:
             found = run_one(_with(options, seed=seed), totals)
             started = time.process_time()
@@ -165,11 +162,23 @@ def run_seeds(options: Asked, seeds: Sequence[int], enough: Callable[[Totals], b
             totals.cpu_s += time.process_time() - started
             if found is not None and enough(totals):
                 break
+    return totals
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Meanwhile nothing is collected but by ``release``: runs are faster, and alike."""
+    enabled = gc.isenabled()
+    gc.disable()
+    release()
+    gc.freeze()  # what was there before stays: no collection need look at it
+    try:
+        yield
     finally:
         gc.unfreeze()
+        release()
         if enabled:
             gc.enable()
-    return totals
 
 
 def release() -> None:

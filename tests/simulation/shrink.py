@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from tests.simulation.checks import Violation
-from tests.simulation.runner import Asked, Run, Totals, run_one
+from tests.simulation.runner import Asked, Run, Totals, run_one, uncollected
 
 SHRINK_S = 60.0
 LAST_LINES = 40
@@ -56,13 +56,15 @@ def shrink(options: Asked, within_s: float = SHRINK_S) -> Shrunk:
 
 
 def _fails(options: Asked) -> Violation | None:
-    return run_one(options, Totals())
+    """What the run leaves is given back when it is over: in the midst of a later one its coroutines would end there."""
+    with uncollected():
+        return run_one(options, Totals())
 
 
 def _run(world: Run, options: Asked) -> Violation | None:
     from tests.simulation.mutants import switched
 
-    with switched(options.mutants):
+    with switched(options.mutants), uncollected():
         try:
             world.run()
         except Violation as e:

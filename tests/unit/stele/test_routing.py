@@ -232,7 +232,7 @@ def test_what_is_missing_is_named() -> None:
     assert failed(cluster(), [store(live=False)], [BROKER], [])["stores"] == "dn1 is gone"
     assert "loading" in failed(cluster(), [store(status="loading")], [BROKER], [])["stores"]
     assert "no store" in failed(cluster(), [], [BROKER], [])["stores"]
-    assert "owns 1 bundles" in failed(cluster(), [store()], [BrokerInfo("br1", False, None, ("x",))], [])["brokers"]
+    assert "owns 1 bundle;" in failed(cluster(), [store()], [BrokerInfo("br1", False, None, ("x",))], [])["brokers"]
     assert "no leader" in failed(cluster(), [store()], [BROKER], [partition(leader=0)])["partitions"]
     assert "no broker" in failed(cluster(), [store()], [BROKER], [partition(broker="")])["partitions"]
     gone = failed(cluster(), [store()], [BROKER], [partition(states=("leader", ""))])
