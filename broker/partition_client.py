@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,7 @@ from stele.services.errors import (
     Unreachable,
 )
 from stele.services.pb import datanode_pb2
+from stele.services.rarely import Rarely
 from stele.services.rpc.status import from_pb
 
 ATTEMPT_S = 1.5  # after which a silent leader is suspected
@@ -244,7 +246,7 @@ class PartitionClient:
         """Fences every former owner, then reads the state at the same store: nothing written before is missing in it.  Raises
         Fenced if there is a newer owner."""
         fence = datanode_pb2.FenceRequest(group=self.group, owner_epoch=self.epoch)
-        attempts = 0
+        attempts, said = 0, defaultdict[str, Rarely](Rarely)
         while True:
             store_id = await self.find_leader()
             try:
@@ -254,10 +256,9 @@ class PartitionClient:
                 raise
             except SteleError as e:
                 self.failed(store_id, e)
-                if not isinstance(e, TRY_ANOTHER_STORE):
-                    _log.warning(
-                        "partition_open_failed", group=self.group, store=store_id, reason=e.reason, error=e.message
-                    )
+                if not isinstance(e, TRY_ANOTHER_STORE) and (times := said[e.reason].times(self._clock.monotonic())):
+                    about = {"group": self.group, "store": store_id, "times": times}
+                    _log.warning("partition_open_failed", reason=e.reason, error=e.message, **about)
             attempts += 1
             await asyncio.sleep(POLL.after(attempts, self._rng))
 
