@@ -166,9 +166,9 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
         near."""
         timeout_s = min(PROPOSAL_TIMEOUT_S, left_s(context, PROPOSAL_TIMEOUT_S))
         proposal = self._store.replica(group).propose(command)
+        proposal.add_done_callback(_discard_outcome)  # BEFORE the wait: the call may be given up in it
         done, _ = await asyncio.wait({proposal}, timeout=timeout_s)
         if not done:
-            proposal.add_done_callback(_discard_outcome)
             raise Timeout(f"group {group} gave no outcome within {timeout_s:.3g} s", timeout_s=timeout_s)
         outcome = proposal.result()
         if isinstance(outcome, Refused):
