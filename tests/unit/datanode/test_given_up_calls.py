@@ -10,6 +10,7 @@ from typing import Any, cast
 from stele.datanode.server import DatanodeServicer
 from stele.services.errors import GroupStopped
 from stele.services.pb import datanode_pb2 as pb
+from tests.support.eventually import eventually
 
 
 async def test_the_failure_of_a_proposal_whose_caller_has_given_up_is_looked_at() -> None:
@@ -25,8 +26,7 @@ async def test_the_failure_of_a_proposal_whose_caller_has_given_up_is_looked_at(
     servicer = DatanodeServicer(cast(Any, store), cast(Any, None), cast(Any, None))
     context = SimpleNamespace(time_remaining=lambda: None)
     call = asyncio.ensure_future(servicer.Fence(pb.FenceRequest(group=1, owner_epoch=1), context))
-    while not proposals:
-        await asyncio.sleep(0)
+    await eventually(lambda: proposals)
     await asyncio.sleep(0)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
