@@ -39,7 +39,7 @@ from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc
 from stele.services.raft import membership
 from stele.services.rpc.servers import left_s
-from stele.services.tasks import to_its_end
+from stele.services.tasks import to_its_end, unheard
 from stele.services.topics import FOR_EVER, check_name, check_retention, parse_topic
 
 PROPOSAL_TIMEOUT_S = 10.0
@@ -166,7 +166,7 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
         near."""
         timeout_s = min(PROPOSAL_TIMEOUT_S, left_s(context, PROPOSAL_TIMEOUT_S))
         proposal = self._store.replica(group).propose(command)
-        proposal.add_done_callback(_discard_outcome)  # BEFORE the wait: the call may be given up in it
+        proposal.add_done_callback(unheard)  # BEFORE the wait: the call may be given up in it
         done, _ = await asyncio.wait({proposal}, timeout=timeout_s)
         if not done:
             raise Timeout(f"group {group} gave no outcome within {timeout_s:.3g} s", timeout_s=timeout_s)
@@ -249,12 +249,6 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
 
 def _mandate(order: _Order) -> Mandate:
     return Mandate(order.cluster_id, order.leader_epoch, order.to_store_id, HighWater.of(order.told))
-
-
-def _discard_outcome(future: asyncio.Future[object]) -> None:
-    """Nobody waits for the outcome any more."""
-    if not future.cancelled():
-        future.exception()
 
 
 def _position(request: _CursorRequest) -> Position:

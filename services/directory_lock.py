@@ -18,6 +18,7 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from stele.services.errors import DirectoryBusy
+from stele.services.files import inode_of
 
 LOCK_NAME = "lock"
 POLL_S = 0.02
@@ -52,10 +53,10 @@ class DirectoryLock:
         was mounted over it or put in its place."""
         held = os.fstat(self._fd)
         try:
-            found = self._path.stat()
+            found = inode_of(self._path)
         except (FileNotFoundError, NotADirectoryError):
             found = None
-        if found is None or (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
+        if found != (held.st_dev, held.st_ino):
             raise OSError(errno.ESTALE, "it is not the folder any more that was opened", str(self._path.parent))
 
     def release(self) -> None:

@@ -88,6 +88,28 @@ async def _kept(work: Callable[[], Coroutine[Any, Any, None]], name: str) -> Non
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """What ``work`` comes to.  Where who waits for it gives up it goes on, and nobody is left to be told what it fails with."""
     task = asyncio.get_running_loop().create_task(work)
-    # A shield looks at no failure any more once who waits has gone.
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    task.add_done_callback(unheard)  # a shield looks at no failure any more once who waits has gone
     return await asyncio.shield(task)
+
+
+def unheard(done: asyncio.Future[Any]) -> None:
+    """For ``add_done_callback`` where nobody need wait any more: what it fails with is no news to the event loop."""
+    if not done.cancelled():
+        done.exception()
+
+
+class Threads:
+    """Work on threads, which ends although who waits for it gives up: ``ended`` waits for all of it."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Future[Any]] = set()
+
+    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
+        running = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        running.add_done_callback(unheard)
+        return await asyncio.shield(running)
+
+    async def ended(self) -> None:
+        await asyncio.gather(*self._running, return_exceptions=True)

@@ -41,7 +41,7 @@ from stele.routing import Router, TopicRoutes
 from stele.services.errors import InternalError, InvalidArgument, StaleAck, SteleError, Timeout, Unreachable
 from stele.services.pb import broker_pb2
 from stele.services.rpc.channels import Channels
-from stele.services.tasks import Tasks
+from stele.services.tasks import Tasks, unheard
 from stele.services.topics import check_name, parse_topic
 
 ACK_CONFIRM_TIMEOUT_S = 30.0
@@ -250,7 +250,7 @@ class Consumer:
     def ack_nowait(self, message: Message) -> AckPromise:
         """Acknowledges without waiting; the future is done when it is durable."""
         promise = self._partition_of(message).ack(message, cumulative=False)
-        promise.add_done_callback(_retrieve)
+        promise.add_done_callback(unheard)
         return promise
 
     async def ack_cumulative(self, message: Message) -> None:
@@ -260,7 +260,7 @@ class Consumer:
                 "cumulative acknowledgement is for exclusive and failover subscriptions, this one is shared"
             )
         promise = self._partition_of(message).ack(message, cumulative=True)
-        promise.add_done_callback(_retrieve)
+        promise.add_done_callback(unheard)
         await self._confirmed(promise)
 
     def nack(self, message: Message, delay_s: float = 0.0) -> None:
@@ -460,9 +460,3 @@ class Consumer:
 def _check_message(message: object) -> None:
     if not isinstance(message, Message):
         raise arguments.refusal("message", message, "a Message that this consumer received")
-
-
-def _retrieve(promise: AckPromise) -> None:
-    """Whoever does not wait for an acknowledgement does not want to hear of it either."""
-    if not promise.cancelled():
-        promise.exception()

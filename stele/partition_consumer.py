@@ -37,7 +37,7 @@ from stele.services.library_log import LibraryLog
 from stele.services.pb import broker_pb2, broker_pb2_grpc, datanode_pb2
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.status import from_pb, typed_errors
-from stele.services.tasks import Tasks
+from stele.services.tasks import Tasks, unheard
 
 CONNECT_TIMEOUT_S = 2.0
 OPEN_TIMEOUT_S = 10.0  # the broker may have to find the partition's leader first
@@ -250,7 +250,7 @@ class PartitionConsumer:
         )
         for offset in range(int(first), int(last) + 1):
             promise: AckPromise = asyncio.get_running_loop().create_future()
-            promise.add_done_callback(_discard)
+            promise.add_done_callback(unheard)
             self.buffer.ack(offset, promise)
             self.skipped += 1
         return True
@@ -440,12 +440,6 @@ def _ack(request: AckRequest[AckPromise], generation: int) -> broker_pb2.Ack:
 
 def _stale(why: object) -> StaleAck:
     return StaleAck(f"the subscription was moved or made anew before the acknowledgement was durable: {why}")
-
-
-def _discard(promise: AckPromise) -> None:
-    """Nobody waits for it."""
-    if not promise.cancelled():
-        promise.exception()
 
 
 def _fail(promise: AckPromise, error: SteleError) -> None:

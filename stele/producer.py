@@ -58,7 +58,7 @@ from stele.services.errors import (
     TopicReplaced,
 )
 from stele.services.library_log import LibraryLog
-from stele.services.tasks import Tasks
+from stele.services.tasks import Tasks, unheard
 from stele.services.topics import parse_topic
 
 SWEEP_INTERVAL_S = 0.1
@@ -256,7 +256,7 @@ class Producer:
         """Its memory is acquired already."""
         loop = asyncio.get_running_loop()
         promise: Promise = loop.create_future()
-        promise.add_done_callback(_retrieve)
+        promise.add_done_callback(unheard)
         outgoing = OutgoingMessage(record, size, partition, promise, deadline_s)
         if self._failure is not None:
             self._fail(outgoing, self._failure)
@@ -438,9 +438,3 @@ class Producer:
             sender.fail_all(error)
         while self._staged:
             self._fail(self._staged.popleft(), error)
-
-
-def _retrieve(promise: Promise) -> None:
-    """Whoever does not look at the result of a message does not want to hear of it from the event loop either."""
-    if not promise.cancelled():
-        promise.exception()

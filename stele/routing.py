@@ -18,7 +18,7 @@ from stele import arguments
 from stele.services.errors import InvalidArgument, SteleError, TopicNotFound, Unreachable
 from stele.services.library_log import LibraryLog
 from stele.services.pb import common_pb2, nameserver_pb2
-from stele.services.tasks import Tasks
+from stele.services.tasks import Tasks, unheard
 
 LOOKUP_TIMEOUT_S = 5.0
 LOOKUP_INTERVAL_MIN_S = 0.02
@@ -130,7 +130,7 @@ class Router:
         known = self._topics.setdefault(topic, _Topic())
         if known.lookup is None or known.lookup.done():
             known.lookup = asyncio.create_task(self._look_up(topic, known), name=f"lookup {topic}")
-            known.lookup.add_done_callback(_retrieve)
+            known.lookup.add_done_callback(unheard)
         return await asyncio.shield(known.lookup)
 
     def watch(self, topic: str, watcher: Watcher) -> Callable[[], None]:
@@ -202,9 +202,3 @@ class Router:
                 self._log.debug("refresh_failed", topic=topic, reason=e.reason)
             except Exception as e:  # or nobody would be told of a moved partition any more
                 self._log.error("refresh_failed", e, topic=topic)
-
-
-def _retrieve(task: asyncio.Task[TopicRoutes]) -> None:
-    """A failed lookup that nobody waits for any more is no news."""
-    if not task.cancelled():
-        task.exception()

@@ -25,6 +25,7 @@ from stele.services.raft.entries import entries_from
 from stele.services.raft.storage import Entry, LogMending, LogStorage
 from stele.services.rpc.channels import Channels, call
 from stele.services.rpc.resolver import Resolver
+from stele.services.tasks import Threads
 
 log = structlog.get_logger()
 
@@ -69,7 +70,7 @@ class Mending:
         self._wake = wake
         self._one_at_a_time = asyncio.Lock()
         self._flushed = asyncio.Event()
-        self._threads: set[asyncio.Future[Any]] = set()
+        self._threads = Threads()
         self._stopped = False
 
     async def mend(self, index: int) -> None:
@@ -91,25 +92,25 @@ class Mending:
             span = self._log.sealed_around(index)
             if span is None or span[1] > min(engine.commit_index, journal.synced_index):
                 raise NotReady(f"entry {index} of group {engine.group_id} is not known to be committed yet")
-            mending = await self._on_thread(self._log.begin_mending, index)
+            mending = await self._threads.run(self._log.begin_mending, index)
             try:
                 await self._fill(mending)
-                await self._on_thread(mending.finish)
+                await self._threads.run(mending.finish)
                 self._check_running()
             except BaseException:
-                await self._on_thread(mending.discard)
+                await self._threads.run(mending.discard)
                 raise
             journal.mend(mending)
             await self._until_durable()
             if index >= journal.first_index:
-                await self._on_thread(self._log.read, index, index, 0)
+                await self._threads.run(self._log.read, index, index, 0)
             log.warning("entries_mended", group=engine.group_id, first=span[0], last=span[1], damaged=index)
             engine.mended()
             self._wake()
 
     async def _is_readable(self, index: int) -> bool:
         try:
-            await self._on_thread(self._log.read, index, index, 0)
+            await self._threads.run(self._log.read, index, index, 0)
         except LogDamaged:
             return False
         return True
@@ -117,10 +118,10 @@ class Mending:
     async def _fill(self, mending: LogMending) -> None:
         while (at := mending.next_index) <= mending.last_index:
             try:
-                found = await self._on_thread(self._log.read, at, mending.last_index, READ_BYTES_MAX)
+                found = await self._threads.run(self._log.read, at, mending.last_index, READ_BYTES_MAX)
             except LogDamaged:
                 found = await self._from_peers(at, mending.last_index)
-            await self._on_thread(mending.add, found)
+            await self._threads.run(mending.add, found)
 
     async def _from_peers(self, first: int, last: int) -> list[Entry]:
         engine = self._engine
@@ -164,14 +165,7 @@ class Mending:
         """A flush of the journal has ended, or the replica has."""
         self._flushed.set()
 
-    async def _on_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """A cancelled wait does not end the thread: :meth:`stop` waits for it."""
-        running = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
-        self._threads.add(running)
-        running.add_done_callback(self._threads.discard)
-        return await asyncio.shield(running)
-
     async def stop(self) -> None:
         self._stopped = True
         self._flushed.set()
-        await asyncio.gather(*self._threads, return_exceptions=True)
+        await self._threads.ended()

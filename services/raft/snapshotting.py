@@ -19,6 +19,7 @@ from stele.services.errors import DiskFull, GroupStopped, LogDamaged, SteleError
 from stele.services.raft.engine import Engine
 from stele.services.raft.snapshot_offer import Offer
 from stele.services.raft.storage import Snapshot, SnapshotStorage
+from stele.services.tasks import Threads
 
 log = structlog.get_logger()
 
@@ -53,7 +54,7 @@ class Snapshotting:
         self._broken = broken
         self._one_at_a_time = asyncio.Lock()
         self._fetching: asyncio.Task[None] | None = None
-        self._blocking: set[asyncio.Future[Any]] = set()
+        self._threads = Threads()
         self._flushed = asyncio.Event()
         self._stopped = False
         engine.on_offer = self._offered
@@ -80,7 +81,7 @@ class Snapshotting:
             )
             await self._until_synced(index)
             try:
-                await self._on_thread(self._storage.write, snapshot, state)
+                await self._threads.run(self._storage.write, snapshot, state)
             except DiskFull:
                 raise
             except Exception as e:
@@ -106,7 +107,7 @@ class Snapshotting:
             if self._engine.failed is not None or self._stopped:
                 return
             try:
-                await self._on_thread(self._storage.drop, indexes)
+                await self._threads.run(self._storage.drop, indexes)
             except Exception as e:
                 self._broken(e)
                 raise
@@ -118,7 +119,7 @@ class Snapshotting:
             if self._engine.failed is not None or self._stopped:
                 return
             try:
-                await self._on_thread(self._read_whole, index)
+                await self._threads.run(self._read_whole, index)
                 return
             except KeyError:
                 return
@@ -128,7 +129,7 @@ class Snapshotting:
                 oldest = min((s.index for s in self._storage.snapshots if s.index >= first - 1), default=index)
                 if first > 1 and oldest >= index:
                     raise
-            await self._on_thread(self._storage.set_aside, index)
+            await self._threads.run(self._storage.set_aside, index)
 
     def _read_whole(self, index: int) -> None:
         self._storage.open(index).close()
@@ -187,7 +188,7 @@ class Snapshotting:
     async def _stored(self, work: Callable[..., T], *arguments: Any) -> T:
         """On this replica's own disk, whose failure ends it; the same error from the leader's only breaks the transfer."""
         try:
-            return await self._on_thread(work, *arguments)
+            return await self._threads.run(work, *arguments)
         except StorageFailed as e:
             self._broken(e)
             raise
@@ -203,14 +204,7 @@ class Snapshotting:
         """A flush of the journal has ended, or the replica has."""
         self._flushed.set()
 
-    # --- threads ------------------------------------------------------------------------------------------------------
-
-    async def _on_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """A cancelled wait does not end the thread: :meth:`stop` waits for it."""
-        running = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
-        self._blocking.add(running)
-        running.add_done_callback(self._blocking.discard)
-        return await asyncio.shield(running)
+    # --- the end ------------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
         self._stopped = True
@@ -220,4 +214,4 @@ class Snapshotting:
             fetching.remove_done_callback(self._ended)
             fetching.cancel()
             await asyncio.gather(fetching, return_exceptions=True)
-        await asyncio.gather(*self._blocking, return_exceptions=True)
+        await self._threads.ended()

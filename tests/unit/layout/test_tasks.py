@@ -17,15 +17,17 @@ from tests.unit.layout.tree import PACKAGES, modules
 STARTS = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
 
 AWAITED = {
-    "stele.services.tasks": (2, "the supervisor itself; work whose caller may give up, awaited through a shield"),
+    "stele.services.tasks": (
+        3,
+        "the supervisor itself; work, and threads, whose caller may give up, awaited through a shield",
+    ),
     "stele.services.process": (2, "the start, whose result is taken, and the event that ends the process"),
     "stele.services.rpc.streams": (1, "the reader of a handler's stream, whose failure the stream ends with"),
     "stele.services.raft.transport": (
         3,
         "both directions of a stream and its breaking: the first to end ends the stream",
     ),
-    "stele.services.raft.mending": (1, "a thread, awaited through a shield, and again when the replica stops"),
-    "stele.services.raft.snapshotting": (2, "a thread, as above; a fetch, whose failure fails the replica"),
+    "stele.services.raft.snapshotting": (1, "a fetch, whose failure fails the replica"),
     "stele.datanode.serial_appends": (1, "an append, whose outcome the caller has asked for"),
     "stele.datanode.replica": (2, "an append, whose outcome the caller has asked for"),
     "stele.broker.partition_client": (2, "a search, awaited through a shield; probes, whose results the search takes"),

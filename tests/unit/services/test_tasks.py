@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from stele.services.tasks import Tasks, to_its_end
+from stele.services.tasks import Tasks, Threads, to_its_end
+from tests.support.eventually import eventually
 
 
 async def fail() -> None:
@@ -120,6 +122,28 @@ async def test_work_goes_on_when_who_waits_gives_up_and_its_failure_is_looked_at
     go_on.set()
     await ended.wait()
     await asyncio.sleep(0)
+    del waiting
+    gc.collect()
+    assert not reported
+
+
+async def test_a_thread_ends_although_who_waits_gives_up_and_its_failure_is_looked_at() -> None:
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    threads, begun, go_on = Threads(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        assert go_on.wait(60)
+        raise ValueError("too late")
+
+    waiting = asyncio.ensure_future(threads.run(work))
+    await asyncio.to_thread(begun.wait, 60)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    go_on.set()
+    await eventually(lambda: not threads._running)
+    await threads.ended()
     del waiting
     gc.collect()
     assert not reported
