@@ -303,8 +303,9 @@ def test_constants_are_small_for_as_long_as_a_run_is_under_pressure() -> None:
         assert now() == before
 
 
-def test_some_runs_have_a_disk_that_stands_still_by_seed() -> None:
+def test_some_runs_are_under_pressure_and_some_have_a_disk_that_stands_still_by_seed() -> None:
     worlds = [World(Options(seed)) for seed in range(40)]
+    assert 2 <= sum(world.pressure.wanted for world in worlds) <= 12
     still = [world for world in worlds if "still disk" in world.kinds]
     assert 4 <= len(still) <= 20
     for world in still:  # the other faults, and their numbers, are those that it has without
@@ -312,6 +313,8 @@ def test_some_runs_have_a_disk_that_stands_still_by_seed() -> None:
         assert world.faults[: len(world.faults) - sum(f.kind == "still disk" for f in world.faults)] == plan(
             _after_kinds(world), world.hosts, FIRST_FAULT_S, world.seconds, usual
         )
+    assert not World(Options(16, kinds=("kill",))).pressure.wanted
+    assert World(Options(16)).pressure.wanted
 
 
 def _after_kinds(world: World) -> random.Random:
