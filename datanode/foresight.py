@@ -50,7 +50,7 @@ class Foresight:
                 if outcome is not None:
                     foreseen.known[i] = outcome
                     continue
-            elif header.base_sequence > expected:
+            elif header.base_sequence > expected and not header.follows(expected):
                 foreseen.known[i] = out_of_order(header, expected, is_known=True)
                 continue
             elif header.base_sequence < expected:

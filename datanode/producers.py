@@ -1,9 +1,10 @@
 """Which batches of which producers are stored: a retry is recognised, a gap is refused.
 
-Guarantee: a batch of a producer is stored at most once while the producer is remembered, and sequences are stored
-without gaps.  What is remembered is bounded: the last ``WINDOW_BATCHES`` batches of a producer, and the
+Guarantee: a batch of a producer is stored at most once while the producer is remembered, and the sequences of a producer epoch are stored
+without gaps; once a batch of a later epoch is stored, none of an earlier one is, so that what a producer has given up does not come behind
+what it sent afterwards.  What is remembered is bounded: the last ``WINDOW_BATCHES`` batches of a producer's epoch, and the
 ``PRODUCERS_MAX`` producers that wrote last (by position in the log, so that every replica forgets the same one).  A
-producer that was forgotten must begin again under a new id.
+producer that was forgotten must begin an epoch.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ from collections import OrderedDict
 
 from stele.datanode.commands import Appended, Refused
 from stele.datanode.snapshot_codec import SnapshotDecoder, SnapshotEncoder
-from stele.services.batch import BatchHeader
+from stele.services.batch import SEQUENCE_END, BatchHeader
 from stele.services.errors import InvalidArgument, OutOfOrderSequence
 
 WINDOW_BATCHES = 64
 PRODUCERS_MAX = 10_000
-_SEQUENCE_END = 1 << 64
 
 
 class _Window:
-    """The last batches of one producer; they are consecutive in sequence, not in offset."""
+    """The last batches of one producer's epoch; they are consecutive in sequence, not in offset."""
 
     __slots__ = ("bases", "next_sequence", "offsets")
 
@@ -43,6 +43,8 @@ class _Window:
         return self.offsets[at] + header.base_sequence - self.bases[at]
 
     def add(self, header: BatchHeader, offset: int) -> None:
+        if header.base_sequence != self.next_sequence:
+            del self.bases[:], self.offsets[:]  # an epoch begins
         self.bases.append(header.base_sequence)
         self.offsets.append(offset)
         if len(self.bases) > WINDOW_BATCHES:
@@ -67,11 +69,11 @@ class Producers:
         proposes must leave the state as the entries alone make it, the same on every replica."""
         if header.producer_id == 0:
             return None
-        if header.last_sequence >= _SEQUENCE_END:
+        if header.last_sequence >= SEQUENCE_END:
             return Refused.of(InvalidArgument(f"sequence {header.base_sequence} leaves 64 bits"))
         window = self._windows.get(header.producer_id)
         expected = window.next_sequence if window else 0
-        if header.base_sequence == expected:
+        if header.follows(expected):
             return None
         if window is not None and header.base_sequence < expected:
             offset = window.find(header)

@@ -9,6 +9,10 @@ Layout, big-endian::
 ``timestamp_delta_ms u32 | key_length i32 (-1: none) | value_length u32 | header_count u16 | key | value | headers``, a header being
 ``name_length u16 | name (UTF-8) | value_length u32 | value``.  ``producer_id`` 0 means: not idempotent, never checked for duplicates.
 
+A sequence counts the messages of its producer in its low 40 bits, above them the *producer epoch*.  Where a producer cannot go on, for an
+earlier message may be stored or may not, it begins its next epoch at the count 0: from the first batch of that on, nothing of the epochs
+before is stored any more (after Kafka's idempotent producer, KIP-360).
+
 Brokers and datanodes call :func:`read_header`, and a broker :func:`check` before it stores a batch; neither decodes records.
 """
 
@@ -28,6 +32,8 @@ _HEADER = struct.Struct(">HBBIIIQQQ")
 _CRC_COVERS_FROM = 12
 HEADER_BYTES = _HEADER.size
 _RECORD = struct.Struct(">IiIH")
+EPOCH_SEQUENCES = 1 << 40  # of a producer's epoch; a multiple of it begins one
+SEQUENCE_END = 1 << 64
 DELTA_MS_MAX = (1 << 32) - 1  # between the oldest message of a batch and any other
 TIMESTAMP_MS_MAX = 253_402_300_799_999  # the last millisecond of the year 9999, which calendars can show
 _NAME = struct.Struct(">H")
@@ -57,6 +63,12 @@ class BatchHeader:
     @property
     def last_sequence(self) -> int:
         return self.base_sequence + self.record_count - 1
+
+    def follows(self, expected: int) -> bool:
+        """Whether the batch may come next of a producer of which ``expected`` is due: it goes on from there, or begins a later epoch."""
+        return self.base_sequence == expected or (
+            self.base_sequence > expected and self.base_sequence % EPOCH_SEQUENCES == 0
+        )
 
 
 def encode(records: Sequence[BatchRecord], producer_id: int = 0, base_sequence: int = 0) -> bytes:

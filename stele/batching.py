@@ -11,7 +11,8 @@ partition could see.
                                                           └──────── rewind ◄───────────┘ refused, broken, moved
 
 ``rewind`` takes everything unanswered back to the front in order.  A batch that is given up for good leaves a gap in the sequence, so
-what follows gets a new producer id (*a new identity*) if it cannot have been stored, and fails as indefinite otherwise.
+what follows begins a new producer epoch (``stele/services/batch.py``) if it cannot have been stored, and fails as indefinite otherwise.
+What was given up is then stored before the new epoch's first message, or never.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from crc32c import crc32c
 
 from stele.errors import SendTimedOut
 from stele.retry import may_retry
-from stele.services.batch import DELTA_MS_MAX, HEADER_BYTES, BatchRecord, encode
+from stele.services.batch import DELTA_MS_MAX, EPOCH_SEQUENCES, HEADER_BYTES, SEQUENCE_END, BatchRecord, encode
 from stele.services.errors import InvalidArgument, MessageTooLarge, OutOfOrderSequence, SteleError, Timeout
 from stele.services.rng import Rng
 
@@ -140,17 +141,14 @@ class GivenUp(Generic[PromiseT]):
 class PartitionBatches(Generic[PromiseT]):
     """The batches of one partition; see the module's docstring.
 
-    ``new_identity`` makes producer ids, 0 means: not idempotent.  ``batch_bytes_max`` bounds a batch with its header (a single larger
+    ``producer_id`` 0 means: not idempotent.  ``batch_bytes_max`` bounds a batch with its header (a single larger
     record goes alone), ``inflight_max`` the batches that are unanswered.  Times are seconds of one monotonic clock.
     """
 
-    def __init__(
-        self, new_identity: Callable[[], int], batch_bytes_max: int, inflight_max: int = INFLIGHT_BATCHES_MAX
-    ) -> None:
-        self._new_identity = new_identity
+    def __init__(self, producer_id: int, batch_bytes_max: int, inflight_max: int = INFLIGHT_BATCHES_MAX) -> None:
+        self.producer_id = producer_id
         self._batch_bytes_max = min(batch_bytes_max, BATCH_BYTES_LIMIT)
         self._inflight_max = inflight_max
-        self.producer_id = new_identity()
         self.next_sequence = 0
         self.sealed_batches = 0  # complete so far
         self._next_attempt = 1
@@ -233,7 +231,7 @@ class PartitionBatches(Generic[PromiseT]):
             return True, []
         if isinstance(error, OutOfOrderSequence) and not batch.maybe_stored:
             # The partition has forgotten this producer (it remembers a bounded number): nothing of what waits here is stored.
-            self._take_new_identity()
+            self._begin_epoch()
             return True, []
         return True, self._give_up(batch, error)
 
@@ -265,7 +263,7 @@ class PartitionBatches(Generic[PromiseT]):
         self.rewind(error)
         given_up = [GivenUp(b, _explained(b, error)) for b in self._queued]
         self._queued.clear()
-        self._take_new_identity()
+        self._begin_epoch()
         return given_up
 
     def retire(self, error: SteleError) -> tuple[list[PromiseT], list[GivenUp[PromiseT]]]:
@@ -349,12 +347,14 @@ class PartitionBatches(Generic[PromiseT]):
             while self._queued and self._queued[0].was_sent:
                 follower = self._queued.popleft()
                 given_up.append(GivenUp(follower, _explained(follower, error)))
-        self._take_new_identity()
+        self._begin_epoch()
         return given_up
 
-    def _take_new_identity(self) -> None:
-        """What waits goes out as another producer's first messages."""
-        self.producer_id, self.next_sequence = self._new_identity(), 0
+    def _begin_epoch(self) -> None:
+        """What waits goes out as the first messages of the producer's next epoch."""
+        self.next_sequence = (self.next_sequence // EPOCH_SEQUENCES + 1) * EPOCH_SEQUENCES
+        if self.producer_id and self.next_sequence >= SEQUENCE_END:
+            self.producer_id, self.next_sequence = self.producer_id + 1, 0  # sixteen million are all that one has
         for batch in self._queued:
             batch.encoded, batch.base_sequence = b"", -1
             batch.attempts = 0

@@ -4,8 +4,9 @@ Guarantee: ``send`` returns when the message is on stable storage of a majority 
 producer it is stored exactly once, in the order of ``send`` calls per partition, whatever single process dies meanwhile.
 
 An error says whether the message is *definitely* not stored (``error.definite``) or may be.  After an indefinite one the partition's
-sequence cannot be continued: messages that were on their way behind it fail as indefinite too, and later ones go out under a new
-producer id.  Sending a message again after an indefinite error may store it twice.
+sequence cannot be continued: messages that were on their way behind it fail as indefinite too, and later ones begin a new producer epoch:
+as soon as one of them is stored, what failed before is stored already, or never will be.  Sending a message again after an indefinite
+error may store it twice.
 
 A producer sends to whichever topic has the name.  When the topic is deleted and made anew, what cannot have been stored in the former one
 goes to the new one, to the partition that a new producer would choose, in order; what may have been stored in the former one fails as
@@ -333,8 +334,9 @@ class Producer:
         self._routes = routes
         settings = self.settings
         for route in routes.partitions:
+            producer_id = new_producer_id(self._rng) if settings.idempotent else 0
             batches = PartitionBatches[OutgoingMessage](
-                self._identity, settings.batch_bytes_max, settings.inflight_batches_max
+                producer_id, settings.batch_bytes_max, settings.inflight_batches_max
             )
             sender = PartitionSender(
                 self.topic,
@@ -352,9 +354,6 @@ class Producer:
         self._sticky, self._sticky_sealed = StickyPartitioner(len(self._senders), self._rng), 0
         while self._staged:
             self._assign(self._staged.popleft())
-
-    def _identity(self) -> int:
-        return new_producer_id(self._rng) if self.settings.idempotent else 0
 
     def _guarded_moved(self, routes: TopicRoutes) -> None:
         try:

@@ -289,6 +289,7 @@ MUTANTS = _table(
            "stele.arguments:octets"),
     Mutant("batches.looks_at_the_header_alone", (), "nothing is stored that no consumer can read",
            "stele.services.batch:check"),
+    Mutant("batches.GoesOnAsAnother", (), "what was given up is not stored behind what was sent later"),
 
     # --- clocks
     Mutant("retention.AgesByTheWallClock", (), "what a retention keeps outlives any step of a clock"),

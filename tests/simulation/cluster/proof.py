@@ -34,6 +34,7 @@ class Proof:
     kinds: tuple[str, ...]
     seconds: float = 0.0  # of faults; 0: drawn from the seed
     operations: bool = False  # a store is decommissioned meanwhile
+    pressure: bool = False  # what bounds memory is small
     about: str = ""  # the fault of docs/explanation/faults.md that comes back
 
     @property
@@ -106,6 +107,7 @@ PROOFS = (
 )
 
 SOUGHT = (
+    Proof(("batches.GoesOnAsAnother",), 0, "order", ("isolate", "pause", "kill"), pressure=True, about="P7c"),
     Proof(("incarnations.ServesWhoeverHasTheName",), 0, "wrong partition", ("reset", "pause client"), about="P7b"),
     Proof(("appends.ForeseesFromWhatItDidNotAsk",), 0, "stored twice", ("isolate", "pause", "kill"), about="P14"),
     Proof(("appends.BelievesThatItLeadsStill",), 0, "stored twice", ("isolate", "pause", "kill"), about="P14"),
@@ -125,7 +127,14 @@ SOUGHT = (
 
 def options(proof: Proof, seed: int) -> Options:
     assert set(proof.kinds) <= {*KINDS, *EXACT}, proof
-    return Options(seed, proof.seconds, kinds=proof.kinds, mutants=proof.mutants, operations=proof.operations)
+    return Options(
+        seed,
+        proof.seconds,
+        kinds=proof.kinds,
+        mutants=proof.mutants,
+        operations=proof.operations,
+        pressure=proof.pressure,
+    )
 
 
 def first_violation(proof: Proof, seed: int, runs: int) -> tuple[int, Found | None, list[Found]]:

@@ -28,6 +28,7 @@ from stele.datanode.commands import (
 from stele.datanode.partition import PartitionState
 from stele.datanode.redeliveries import Redeliveries
 from stele.datanode.snapshot_codec import SnapshotDamaged
+from stele.services.batch import EPOCH_SEQUENCES
 from stele.services.errors import (
     Fenced,
     InvalidArgument,
@@ -151,7 +152,7 @@ def test_a_retry_of_a_part_of_a_batch_is_a_duplicate_at_its_own_offset():
     assert log.append(make_batch(4, producer_id=7, sequence=3)) == (Appended(13, duplicate=True),)
 
 
-@pytest.mark.parametrize(("sequence", "count", "expected"), [(5, 1, 3), (2, 2, 3), (0, 4, 3), (3 + 2**40, 1, 3)])
+@pytest.mark.parametrize(("sequence", "count", "expected"), [(5, 1, 3), (2, 2, 3), (0, 4, 3), (4 + 2**40, 1, 3)])
 def test_a_gap_or_overlap_is_refused_with_the_expected_sequence(sequence, count, expected):
     log = Log()
     log.append(make_batch(3, producer_id=7))
@@ -159,6 +160,24 @@ def test_a_gap_or_overlap_is_refused_with_the_expected_sequence(sequence, count,
     assert facts["expected"] == str(expected)
     assert facts["got"] == str(sequence)
     assert log.append(make_batch(1, producer_id=7, sequence=3)) == (Appended(3),)
+
+
+def test_an_epoch_that_begins_ends_the_one_before():
+    log = Log()
+    log.append(make_batch(3, producer_id=7))
+    begins = make_batch(2, producer_id=7, sequence=EPOCH_SEQUENCES)
+    assert log.append(begins, begins) == (Appended(3), Appended(3, duplicate=True))
+    for late in (
+        0,
+        2,
+        3,
+        4,
+    ):  # stored before or not: of the epoch that has ended nothing is known, and nothing is taken
+        refused(log.append(make_batch(1, producer_id=7, sequence=late))[0], OutOfOrderSequence)
+    refused(log.append(make_batch(1, producer_id=7, sequence=EPOCH_SEQUENCES + 3))[0], OutOfOrderSequence)
+    assert log.append(make_batch(1, producer_id=7, sequence=EPOCH_SEQUENCES + 2)) == (Appended(5),)
+    assert log.append(make_batch(1, producer_id=7, sequence=5 * EPOCH_SEQUENCES)) == (Appended(6),)
+    assert log.append(make_batch(1, producer_id=9, sequence=2 * EPOCH_SEQUENCES)) == (Appended(7),)
 
 
 def test_an_unknown_producer_begins_at_0():

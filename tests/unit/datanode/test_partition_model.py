@@ -37,7 +37,9 @@ batches = st.builds(
     make_batch,
     count=st.integers(1, 4),
     producer_id=st.integers(0, 4),
-    sequence=st.integers(0, 8),
+    sequence=st.builds(
+        lambda epoch, count: epoch * batch.EPOCH_SEQUENCES + count, st.sampled_from([0, 0, 1, 2]), st.integers(0, 8)
+    ),
     timestamp_ms=st.integers(0, 9_000),
     size=st.sampled_from([1, 1, 300]),
 )
@@ -234,12 +236,13 @@ def test_a_cursor_never_owes_what_is_gone_and_forgets_no_acknowledgement_of_what
 
 @given(logs)
 def test_a_sequence_is_stored_once_and_without_gaps(log):
-    """Per producer, the stored sequences are 0, 1, 2, ... unless it was forgotten in between and began again at 0."""
+    """Per producer, the stored sequences are 0, 1, 2, ... unless it began an epoch in between, or was forgotten and began again."""
     expected: dict[int, int] = {}
     for _, stored in stored_in(log):
         header = batch.read_header(stored)
         if header.producer_id:
-            assert header.base_sequence in (0, expected.get(header.producer_id, 0))
+            begins = header.base_sequence % batch.EPOCH_SEQUENCES == 0
+            assert begins or header.base_sequence == expected.get(header.producer_id, 0)
             expected[header.producer_id] = header.last_sequence + 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections import deque
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from stele.batching import (
     record_bytes,
 )
 from stele.errors import SendTimedOut
-from stele.services.batch import DELTA_MS_MAX, BatchRecord, decode, read_header
+from stele.services.batch import DELTA_MS_MAX, EPOCH_SEQUENCES, SEQUENCE_END, BatchRecord, decode, read_header
 from stele.services.errors import (
     ConnectionBroken,
     InvalidArgument,
@@ -42,8 +41,7 @@ REMEMBERED = 64
 def fresh(
     batch_bytes_max: int = 200, inflight_max: int = INFLIGHT_BATCHES_MAX, idempotent: bool = True
 ) -> PartitionBatches:
-    ids = itertools.count(1)
-    return PartitionBatches(lambda: next(ids) if idempotent else 0, batch_bytes_max, inflight_max)
+    return PartitionBatches(7 if idempotent else 0, batch_bytes_max, inflight_max)
 
 
 def add(batches: PartitionBatches, value: bytes, deadline_s: float = 100.0) -> tuple[bool, bool]:
@@ -58,8 +56,7 @@ def send(batches: PartitionBatches) -> ProducerBatch:
 
 
 async def what_a_former_topic_may_have_stored(make: type[PartitionBatches]) -> None:
-    ids = itertools.count(1)
-    batches = make(lambda: next(ids), 60)
+    batches = make(7, 60)
     for value in (b"stored", b"lost", b"refused", b"late", b"never sent", b"open"):
         add(batches, value)
         if value != b"open":
@@ -205,17 +202,16 @@ def test_an_unanswered_message_fails_indefinitely_and_takes_along_what_was_sent_
         add(batches, b"%d" % i, deadline_s)
         batches.seal()
     head, _follower = send(batches), send(batches)
-    first_id = read_header(head.encoded).producer_id
     given_up = batches.expire(6.0)
     assert [g.batch.promises for g in given_up] == [[b"0"], [b"1"]]
     assert all(not g.error.definite and isinstance(g.error, Timeout) for g in given_up)
     rest = read_header(send(batches).encoded)
-    assert rest.producer_id != first_id
-    assert rest.base_sequence == 0
+    assert rest.producer_id == read_header(head.encoded).producer_id
+    assert rest.base_sequence == EPOCH_SEQUENCES
     batches.validate()
 
 
-def test_after_a_definite_refusal_the_rest_goes_out_under_a_new_identity() -> None:
+def test_after_a_definite_refusal_the_rest_goes_out_in_a_new_epoch() -> None:
     batches = fresh()
     for i in range(3):
         add(batches, b"%d" % i)
@@ -225,8 +221,22 @@ def test_after_a_definite_refusal_the_rest_goes_out_under_a_new_identity() -> No
     assert again
     assert [(g.batch.promises, type(g.error)) for g in given_up] == [([b"0"], InvalidArgument)]
     headers = [read_header(send(batches).encoded) for _ in range(2)]
-    assert [h.base_sequence for h in headers] == [0, 1]
-    assert headers[0].producer_id == headers[1].producer_id != read_header(head.encoded).producer_id
+    assert [h.base_sequence for h in headers] == [EPOCH_SEQUENCES, EPOCH_SEQUENCES + 1]
+    assert headers[0].producer_id == headers[1].producer_id == read_header(head.encoded).producer_id
+
+
+def test_where_a_producers_epochs_end_another_producer_begins() -> None:
+    batches = fresh()
+    batches.next_sequence = SEQUENCE_END - EPOCH_SEQUENCES
+    add(batches, b"0")
+    batches.seal()
+    head = send(batches)
+    assert read_header(head.encoded).base_sequence == SEQUENCE_END - EPOCH_SEQUENCES
+    add(batches, b"1")
+    batches.seal()
+    batches.refused(head.attempt, InvalidArgument("no"))
+    header = read_header(send(batches).encoded)
+    assert (header.producer_id, header.base_sequence) == (read_header(head.encoded).producer_id + 1, 0)
 
 
 def test_a_definite_refusal_after_an_unanswered_attempt_is_reported_as_indefinite() -> None:
@@ -247,7 +257,8 @@ def test_a_partition_that_forgot_the_producer_is_sent_everything_anew() -> None:
     head = send(batches)
     again, given_up = batches.refused(head.attempt, OutOfOrderSequence("unknown producer", expected=0, got=1))
     assert (again, given_up) == (True, [])
-    assert [read_header(send(batches).encoded).base_sequence for _ in range(2)] == [0, 1]
+    sent = [read_header(send(batches).encoded).base_sequence for _ in range(2)]
+    assert sent == [EPOCH_SEQUENCES, EPOCH_SEQUENCES + 1]
 
 
 def test_a_gap_behind_the_head_is_the_heads_fault() -> None:
@@ -317,23 +328,26 @@ class ModelPartition:
                 if base == header.base_sequence:
                     return offset
         expected = known[-1][1] + 1 if known else 0
-        if header.base_sequence != expected:
+        if not header.follows(expected):
             return OutOfOrderSequence("gap", expected=expected, got=header.base_sequence)
         offset = len(self.log)
         self.log += [r.value for r in decode(encoded)]
         entries = self.producers.setdefault(header.producer_id, deque(maxlen=REMEMBERED))
+        if header.base_sequence != expected:
+            entries.clear()
         entries.append((header.base_sequence, header.last_sequence, offset))
         return offset
 
 
 @dataclass
 class Wire:
-    """Batches on their way: a stream that may lose its tail, repeat, refuse."""
+    """Batches on their way: a stream that may lose its tail, repeat, refuse, and a broker that still has what came on an earlier one."""
 
     batches: PartitionBatches
     partition: ModelPartition
     rng: random.Random
     stream: deque[tuple[ProducerBatch, int, bytes]] = field(default_factory=deque)
+    late: deque[bytes] = field(default_factory=deque)
     answers: deque[tuple[ProducerBatch, int, int | SteleError]] = field(default_factory=deque)
     acked: dict[bytes, int] = field(default_factory=dict)
     failed: dict[bytes, SteleError] = field(default_factory=dict)
@@ -343,6 +357,8 @@ class Wire:
             self.stream.append((batch, batch.attempt, batch.encoded))
 
     def serve(self) -> None:
+        if self.late and self.rng.random() < 0.1:
+            self.partition.append(self.late.popleft())
         if self.stream:
             batch, attempt, encoded = self.stream.popleft()
             if self.rng.random() < 0.1:
@@ -367,7 +383,9 @@ class Wire:
                 self.acked[value] = outcome + i  # type: ignore[index]
 
     def break_stream(self) -> None:
-        """What was not served is lost; what was served and not answered is not known to the producer."""
+        """What was not served is lost, or served late; what was served and not answered is not known to the producer."""
+        if self.rng.random() < 0.5:
+            self.late.extend(encoded for _, _, encoded in self.stream)
         self.stream.clear()
         self.answers.clear()
         self.batches.rewind(ConnectionBroken("broke"))
@@ -378,6 +396,26 @@ class Wire:
                 assert value not in self.acked
                 assert value not in self.failed
                 self.failed[value] = g.error  # type: ignore[index]
+
+
+async def nothing_that_was_given_up_comes_late(make: type[PartitionBatches]) -> None:
+    batches, partition = make(7, 60), ModelPartition()
+    for value in (b"unanswered", b"behind it"):
+        add(batches, value, 1.0)
+        batches.seal()
+    with_the_broker = [send(batches).encoded, send(batches).encoded]
+    assert not any(g.error.definite for g in batches.expire(2.0))
+    add(batches, b"later")
+    batches.seal()
+    assert partition.append(send(batches).encoded) == 0
+    late = [partition.append(encoded) for encoded in with_the_broker]
+    with promise("what was given up is not stored behind what was sent later"):
+        assert all(isinstance(outcome, OutOfOrderSequence) for outcome in late)
+        assert partition.log == [b"later"]
+
+
+async def test_what_was_given_up_is_not_stored_late() -> None:
+    await holds_and_mutant_fails(nothing_that_was_given_up_comes_late, PartitionBatches, "batches.GoesOnAsAnother")
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -418,8 +456,8 @@ def test_whatever_happens_acknowledged_messages_are_stored_once_and_in_order(see
         assert stored[offset] == value, f"seed {seed}: acknowledged and not there"
     for value, error in wire.failed.items():
         assert not error.definite or value not in stored, f"seed {seed}: {value!r} was called not stored: {error!r}"
-    acked_in_order = [int(v) for v in stored if v in wire.acked]
-    assert acked_in_order == sorted(acked_in_order), f"seed {seed}: out of order"
+    in_order = [int(v) for v in stored]
+    assert in_order == sorted(in_order), f"seed {seed}: out of order"
 
 
 @pytest.mark.parametrize("step_ms", [60 * 86_400_000, -60 * 86_400_000, DELTA_MS_MAX + 1])
