@@ -77,8 +77,8 @@ class ReusesGroups(TopicWriter):
     ) -> None:
         used = {int(g) for g in await self._metadata.children("partitions")}
         free = (g for g in count(1) if g not in used)
-        wanted, stores = list(indexes), catalog.placeable_stores
-        placed = place(len(wanted), replication, stores, catalog.replica_counts) if stores else [(1,)] * len(wanted)
+        wanted = list(indexes)
+        placed = place(len(wanted), replication, catalog.placeable_stores, catalog.replica_counts)
         for group, index, replicas in zip(free, wanted, placed, strict=False):
             transaction.create(partition_path(group), PartitionRecord(topic=name, index=index, replicas=replicas))
 

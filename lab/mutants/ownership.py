@@ -12,7 +12,7 @@ from stele.broker.ownership import Key, RoutingTable
 from stele.broker.partition_client import PartitionClient
 from stele.datanode.commands import Outcome
 from stele.datanode.partition import PartitionState
-from stele.nameserver.bundle_assignment import EVENING_MOVES_MAX, Assign, BrokerCandidate, assign
+from stele.nameserver.bundle_assignment import EVENING_MOVES_MAX, Assign, BrokerCandidate, Pulse, assign
 from stele.nameserver.bundle_writer import BundleWriter
 from stele.nameserver.catalog import BundleEntry, Catalog, Member, MemberKind
 from stele.nameserver.clusterview import ClusterView
@@ -134,3 +134,21 @@ class ServesWhatIsBeingCreated(OwnedPartitions):
     def observe(self, routing: nameserver_pb2.Routing) -> None:
         super().observe(routing)
         self.routes.creating.clear()
+
+
+class DeniesWhatItHasNotHeardOf(OwnedPartitions):
+    """A topic that this broker has not heard of is not there, whatever a nameserver would say."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        async def is_absent(_topic: str) -> bool:
+            return True
+
+        super().__init__(*arguments, **{**options, "is_absent": is_absent})
+
+
+def takes_what_nobody_can_have(
+    wanted: Sequence[str], records: Mapping[str, BundleEntry], brokers: Mapping[str, BrokerCandidate], *more: Any
+) -> list[Assign]:
+    """Whose port seems to refuse is gone, also where nobody else could take what it has."""
+    heard = {name: b for name, b in brokers.items() if b.pulse is not Pulse.REFUSED}
+    return assign(wanted, records, heard, *more)

@@ -134,6 +134,9 @@ MUTANTS = _table(
     Mutant("ownership.BelievesWhoeverSpeaks", (), "nothing is deleted on the word of one who cannot know"),
     Mutant("ownership.TakesWhatIsOlder", (), "what a client is told never goes back"),
     Mutant("ownership.ServesWhatIsBeingCreated", (), "nothing is acknowledged before it is recorded who has replicas"),
+    Mutant("ownership.DeniesWhatItHasNotHeardOf", (), "a topic that was made is not denied"),
+    Mutant("ownership.takes_what_nobody_can_have", (), "who is registered keeps what nobody else could take",
+           "stele.nameserver.bundle_assignment:assign"),
     Mutant("ownership.NeverTooOld", (), "a nameserver that is out of touch does not answer as if it were not"),
 
     # --- the resolver (F2)
@@ -290,6 +293,8 @@ MUTANTS = _table(
     Mutant("batches.looks_at_the_header_alone", (), "nothing is stored that no consumer can read",
            "stele.services.batch:check"),
     Mutant("batches.GoesOnAsAnother", (), "what was given up is not stored behind what was sent later"),
+
+    Mutant("calls.ForgetsItsAttempts", (), "what a call did itself it does not call undone"),
 
     # --- clocks
     Mutant("retention.AgesByTheWallClock", (), "what a retention keeps outlives any step of a clock"),

@@ -291,10 +291,18 @@ async def test_p2_a_topic_is_not_served_before_it_is_ready() -> None:
     await holds_and_mutant_fails(a_topic_that_is_being_created, OwnedPartitions, "ownership.ServesWhatIsBeingCreated")
 
 
-async def test_p5_a_topic_that_this_broker_has_not_heard_of_is_not_declared_missing(cluster: Cluster) -> None:
+async def a_topic_that_this_broker_has_not_heard_of(serve: type[OwnedPartitions]) -> None:
     """Its creation has returned, and the routing facts that this broker follows lag behind."""
-    cluster.created.add("test/new")
-    producer = await cluster.producer(await cluster.broker())
-    assert isinstance(await producer.error(await producer.send("x", topic="test/new")), NotReady)
-    cluster.created.discard("test/new")
-    assert isinstance(await producer.error(await producer.send("x", topic="test/new")), TopicNotFound)
+    async with Cluster(serve=serve) as cluster:
+        cluster.created.add("test/new")
+        producer = await cluster.producer(await cluster.broker())
+        with promise("a topic that was made is not denied"):
+            assert isinstance(await producer.error(await producer.send("x", topic="test/new")), NotReady)
+        cluster.created.discard("test/new")
+        assert isinstance(await producer.error(await producer.send("x", topic="test/new")), TopicNotFound)
+
+
+async def test_p5_a_topic_that_this_broker_has_not_heard_of_is_not_declared_missing() -> None:
+    await holds_and_mutant_fails(
+        a_topic_that_this_broker_has_not_heard_of, OwnedPartitions, "ownership.DeniesWhatItHasNotHeardOf"
+    )

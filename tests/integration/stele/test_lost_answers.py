@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from stele.services.pb import broker_pb2 as pb
 from stele.services.pb import broker_pb2_grpc
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.servers import Server
+from tests.support.both_ways import holds_and_mutant_fails, promise
 
 
 class ForgetfulBroker(broker_pb2_grpc.BrokerServicer):
@@ -53,23 +55,35 @@ async def broker() -> AsyncIterator[ForgetfulBroker]:
     await server.stop(0)
 
 
-@pytest.fixture
-async def admin(broker: Any) -> AsyncIterator[Admin]:
+@asynccontextmanager
+async def admin_of(broker: Any, calls: type[BrokerCalls] = BrokerCalls) -> AsyncIterator[Admin]:
     async def look_up(topic: str) -> TopicRoutes:
         return TopicRoutes(topic, 1, (Route(0, "br1", broker.endpoint, 1),))
 
     channels = Channels()
     router = Router(look_up)
-    yield Admin(None, BrokerCalls(router, channels, random.Random(1)), None, channels)  # type: ignore[arg-type]
+    yield Admin(None, calls(router, channels, random.Random(1)), None, channels)  # type: ignore[arg-type]
     await channels.close()
 
 
-async def test_p6_a_removal_whose_answer_was_lost_has_succeeded(admin: Admin, broker: ForgetfulBroker) -> None:
-    broker.subscriptions.add("s")
-    await admin.delete_subscription("a/b", "s")
-    assert broker.subscriptions == set()
-    with pytest.raises(SubscriptionNotFound):
-        await admin.delete_subscription("a/b", "s")
+@pytest.fixture
+async def admin(broker: ForgetfulBroker) -> AsyncIterator[Admin]:
+    async with admin_of(broker) as made:
+        yield made
+
+
+async def test_p6_a_removal_whose_answer_was_lost_has_succeeded(broker: ForgetfulBroker) -> None:
+    async def scenario(calls: type[BrokerCalls]) -> None:
+        broker.subscriptions.add("s")
+        broker.loses = True
+        async with admin_of(broker, calls) as admin:
+            with promise("what a call did itself it does not call undone"):
+                await admin.delete_subscription("a/b", "s")
+            assert broker.subscriptions == set()
+            with pytest.raises(SubscriptionNotFound):
+                await admin.delete_subscription("a/b", "s")
+
+    await holds_and_mutant_fails(scenario, BrokerCalls, "calls.ForgetsItsAttempts")
 
 
 async def test_p6_a_creation_whose_answer_was_lost_has_succeeded(admin: Admin, broker: ForgetfulBroker) -> None:

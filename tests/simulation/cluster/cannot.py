@@ -204,6 +204,26 @@ _REASONS = (
         "process whose folder was lost starts anew: tests/unit/raft/test_registry.py.",
         ("groups.NeverLooks",),
     ),
+    _Because(
+        "No nameserver listens to a store that loads (nameserver/storewatch.py), so nothing is concluded from what it lacks: "
+        "tests/unit/nameserver/test_reconcile.py.",
+        ("catalog.gives_to_the_loading",),
+    ),
+    _Because(
+        "A topic waits for three stores that serve, of at most five, and one of these at least has replicas of the topic before it; no "
+        "new store registers while others load: tests/integration/nameserver/test_older_copy.py.",
+        ("catalog.HearsOnlyWhoServes",),
+    ),
+    _Because(
+        "While no id is given out twice (`catalog.BelievesTheOlderCopy`), nothing has the number of another topic's group: "
+        "tests/unit/nameserver/test_strays.py, tests/integration/datanode/test_replicas.py.",
+        ("catalog.counts_strangers", "groups.ObeysForAnyTopic"),
+    ),
+    _Because(
+        "Clients and brokers repeat in order all that is not answered, so what follows a repetition goes on where that ends and no gap is "
+        "told: tests/unit/datanode/test_foresight.py.",
+        ("appends.ForeseesFromWhatItDidNotAsk",),
+    ),
 )
 
 CANNOT: Mapping[str, str] = MappingProxyType({name: b.reason for b in _REASONS for name in b.mutants})

@@ -59,6 +59,7 @@ class Checks:
                 if path in self._given:
                     self._world.violated("id used again", f"{path} is created a second time")
                 self._given.add(path)
+                self._check_free(path)
             if not isinstance(change, Created | Written):
                 self._partitions.pop(path.removeprefix("partitions/"), None)
                 self._topics.pop(path.removeprefix("topics/"), None)
@@ -71,8 +72,45 @@ class Checks:
                 self._rises(path, decode(change.value, EpochRecord, path).epoch)
             elif path.startswith("bundles/") and path.count("/") == 2:
                 record = decode(change.value, BundleRecord, path)
+                self._check_taken(path, record)
                 self._rises(path, record.epoch)
                 self._owners[path.removeprefix("bundles/"), record.epoch] = record.broker
+
+    def _check_taken(self, path: str, record: BundleRecord) -> None:
+        """What a member has, and was given since it registered, is not left to nobody."""
+        nodes = self._world.zookeeper.tree.nodes
+        before = nodes.get(ROOT + path)
+        owner = decode(before.value, BundleRecord, path).broker if before is not None and not record.broker else ""
+        member = nodes.get(f"{ROOT}members/brokers/{owner}") if owner else None
+        if member is not None and before is not None and member.czxid <= before.mzxid:
+            self._world.violated("owner", f"{path} is taken from {owner}, which is a member, and given to nobody")
+
+    def copies_are_current(self) -> bool:
+        """What nameservers have of ZooKeeper's records is what there is."""
+        nodes = self._world.zookeeper.tree.nodes
+        for server in self._world.servers.values():
+            view = getattr(getattr(server.process, "role", None), "view", None)
+            for mirror in view._mirrors if view is not None else ():
+                top = ROOT + mirror.path
+                there = {
+                    path[len(ROOT) :]: node.mzxid
+                    for path, node in nodes.items()
+                    if (path == top or path.startswith(f"{top}/")) and path[len(top) :].count("/") <= mirror.depth
+                }
+                if there != {path: node.stat.mzxid for path, node in mirror.snapshot.items()}:
+                    return False
+        return True
+
+    def _check_free(self, path: str) -> None:
+        """What a group's number meant in a history that ZooKeeper has forgotten is on no disk."""
+        kind, number = path.split("/")
+        holding = [
+            host
+            for host, volume in self._world.volumes.items()
+            if kind == "partitions" and volume.has_file(volume.path / "groups" / number / "term")
+        ]
+        if holding:
+            self._world.violated("id used again", f"{path} is created, and {holding} hold a group of that number")
 
     def leaves(self, host: str, path: Path, to: Path | None) -> None:
         """A folder on the disk of ``host`` is about to be moved or removed."""

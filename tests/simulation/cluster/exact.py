@@ -3,14 +3,19 @@ of many thousand runs."""
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stele.services.coordination.records import BundleRecord, TopicRecord, decode
-from tests.simulation.cluster.faults import Strike
+from stele.client import Client
+from stele.errors import SteleError
+from stele.services.coordination.records import BundleRecord, StoreRecord, TopicRecord, decode
+from stele.services.errors import SubscriptionNotFound, TopicNotFound
+from tests.simulation.cluster.faults import MEMBERS, Strike
 from tests.simulation.zookeeper.tree import Created, Deleted, Written
 
 if TYPE_CHECKING:
+    from tests.simulation.cluster.process import Guest
     from tests.simulation.cluster.world import World
     from tests.simulation.zookeeper.tree import Txn
 
@@ -22,6 +27,10 @@ LOST_BEFORE_S = 0.001  # the connection breaks, and then the cut is over
 DELETES_S = 0.5
 MORE_S = 0.5  # than a read waits for its answer
 CHURNED = "churned"  # of the name of the topic that comes and goes
+STALE_S = 6.0  # after which a client hears nameservers again: it believes what it knew once a look-up was not answered for 5 s
+DEAF_S, ALONE_S = 0.3, 1.0  # brokers, towards a new leader; an old leader with them
+LET_GO_S, LET_GO_LOOK_S = 2.5, 0.02  # for a group to begin to let a replica go
+LIVES_S = 0.5  # a topic, before its creation has never happened
 GIVEN_ANEW_S = 0.7  # within which a bundle is given to who comes back, and written under the new epoch
 EIO = 5
 
@@ -33,6 +42,17 @@ def _begins_to_go(change: object) -> bool:
     return decode(change.value, TopicRecord, change.path).state == "deleting"
 
 
+def _is_made(change: object) -> bool:
+    return isinstance(change, Created) and change.path.startswith(f"{ROOT}topics/") and CHURNED in change.path
+
+
+def _goes(change: object) -> bool:
+    """A store is to be removed."""
+    if not isinstance(change, Written) or not change.path.startswith(f"{ROOT}stores/"):
+        return False
+    return change.path.rpartition("/")[2].isdigit() and decode(change.value, StoreRecord).state == "offline"
+
+
 class ExactStrike(Strike):
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -40,6 +60,16 @@ class ExactStrike(Strike):
         self._failing = 0  # rounds of leaders
         self._expiring = 0  # owners
         self._losing: list[float] = []  # for how long answers are held, and then lost
+        self._returning: dict[str, Created] = {}  # nameserver → what comes back once it has seen that it is gone
+        self._hiding: list[float] = []  # topics from brokers
+        self._asked = 0  # subscriptions
+        self._misled = False  # a client sends to a topic that comes and goes
+        self._misleading: list[float] = []  # how long brokers are not heard
+        self._forgetting: list[
+            tuple[int, float]
+        ] = []  # topics that are to be made meanwhile, and for how long all is stopped then
+        self._forgets_from = 0
+        self._following = 0  # stores that are to go with another one
         self._unanswered: dict[
             str, tuple[str, float]
         ] = {}  # host → what it will ask for, and for how long it hears nothing then
@@ -60,6 +90,19 @@ class ExactStrike(Strike):
         if self._losing and any(map(_begins_to_go, txn.changes)):
             self._lose_answers(self._losing.pop())
 
+        if self._misleading and any(map(_begins_to_go, txn.changes)):
+            self._mislead(self._misleading.pop())
+
+        if self._forgetting and any(map(_is_made, txn.changes)):
+            self._forget_soon()
+
+        if self._hiding and any(map(_is_made, txn.changes)):
+            self._hide(self._hiding.pop())
+
+        if self._following and any(map(_goes, txn.changes)):
+            self._following -= 1
+            self._world.after_unless_healed(0.0, self._ask_for_another)
+
     def _answers_lost(self, seconds: float) -> None:
         """Of brokers to the client that makes topics of one name, from the moment at which one begins to go."""
         self._losing.append(seconds)
@@ -69,6 +112,96 @@ class ExactStrike(Strike):
         for broker in self._world.hosts.brokers:
             self._one_way_cut(broker, client, seconds)
             self._world.after_unless_healed(seconds - LOST_BEFORE_S, partial(self._reset, broker, client))
+
+    def _stale_route(self, seconds: float) -> None:
+        """A client that makes no topics sends to the one that comes and goes.  From the moment at which that begins to go it does not hear
+        brokers for a while, and nameservers for longer."""
+        world = self._world
+        guest = world.workload.clients.get(world.hosts.clients[0])
+        if guest is None or not hasattr(guest, "client"):
+            return
+        if not self._misled:
+            self._misled = True
+            world.workload.begin(
+                guest, world.workload.outliving.produce(guest, guest.client, world.workload, f"shop/{CHURNED}")
+            )
+        self._misleading.append(seconds)
+
+    def _mislead(self, seconds: float) -> None:
+        client = self._world.hosts.clients[0]
+        for nameserver in self._world.hosts.nameservers:
+            self._cut(nameserver, client, seconds + STALE_S)
+        for broker in self._world.hosts.brokers:
+            self._one_way_cut(broker, client, seconds)
+            self._world.after_unless_healed(seconds - LOST_BEFORE_S, partial(self._reset, broker, client))
+
+    def _unheard_of(self, seconds: float) -> None:
+        """No broker hears nameservers from the moment at which a topic is made, and somebody asks for it meanwhile."""
+        self._hiding.append(seconds)
+
+    def _hide(self, seconds: float) -> None:
+        world = self._world
+        for broker in world.hosts.brokers:
+            for nameserver in world.hosts.nameservers:
+                self._cut(broker, nameserver, seconds)
+        guest = world.workload.clients[world.hosts.clients[-1]]
+        world.workload.begin(guest, self._ask_for_the_new(guest))
+
+    async def _ask_for_the_new(self, guest: Guest) -> None:
+        """Once it is ready, which is when its creation returns."""
+        world, path = self._world, f"{ROOT}topics/shop/{CHURNED}"
+        client: Client = guest.client  # type: ignore[attr-defined]
+        while (topic := self._topic(path)) is None or topic.state != "ready":
+            if world.healed:
+                return
+            await asyncio.sleep(MOMENT_S)
+        self._asked += 1
+        try:
+            await client.admin.create_subscription(f"shop/{CHURNED}", f"asked-{self._asked}")
+        except SteleError as error:
+            if isinstance(error, TopicNotFound) and self._topic(path) == topic:
+                world.violated("living topic denied", repr(error))
+
+    def _topic(self, path: str) -> TopicRecord | None:
+        node = self._world.zookeeper.tree.nodes.get(path)
+        return decode(node.value, TopicRecord, path) if node is not None else None
+
+    def _deletion_unanswered(self, seconds: float) -> None:
+        """Somebody deletes a subscription, and hears no broker until the connection breaks."""
+        world = self._world
+        guest = world.workload.clients.get(world.hosts.clients[1])
+        if guest is not None and hasattr(guest, "client") and world.workload.main is not None:
+            world.workload.begin(guest, self._delete_unheard(guest, guest.client, seconds))
+
+    async def _delete_unheard(self, guest: Guest, client: Client, seconds: float) -> None:
+        world, topic = self._world, "shop/asked"
+        self._asked += 1
+        name = f"asked-{self._asked}"
+        try:
+            await client.admin.create_topic(topic, partitions=1, if_absent=True)
+            await client.admin.create_subscription(topic, name)
+            if world.healed:
+                return
+            for broker in world.hosts.brokers:
+                self._one_way_cut(broker, guest.host, seconds)
+                world.after_unless_healed(seconds - LOST_BEFORE_S, partial(self._reset, broker, guest.host))
+            await client.admin.delete_subscription(topic, name)
+        except SteleError as error:
+            if isinstance(error, SubscriptionNotFound):
+                world.violated("definite error", f"{name} was there, and its deletion ended with {error!r}")
+
+    def _refused(self, seconds: float) -> None:
+        """To the nameserver that leads it looks as if no broker were there any more."""
+        world = self._world
+        leader = world.zookeeper.tree.nodes.get(f"{ROOT}leader")
+        owner = leader.owner if leader is not None else 0
+        for host in world.hosts.nameservers:
+            if owner and world.zookeeper.session_of(host) == owner:
+                pairs = {(host, broker) for broker in world.hosts.brokers}
+                world.network.refusing |= pairs
+                for broker in world.hosts.brokers:
+                    self._reset(host, broker)
+                self._last(seconds, lambda pairs=pairs: world.network.refusing.difference_update(pairs))  # type: ignore[misc]
 
     def _depose(self, session: int) -> None:
         zookeeper = self._world.zookeeper
@@ -135,10 +268,29 @@ class ExactStrike(Strike):
 
     def reading(self, host: str, path: str) -> None:
         """ZooKeeper is about to answer."""
+        back = self._returning.get(host)
+        if back is not None and path == back.path and path not in self._world.zookeeper.tree.nodes:
+            del self._returning[host]
+            self._world.after_unless_healed(0.0, partial(self._return, back))
+
         about, seconds = self._unanswered.get(host, ("", 0.0))
         if path == about and not self._world.healed:
             del self._unanswered[host]
             self._cut_from_zookeeper(host, seconds)
+
+    def _returns_unseen(self, host: str, nameserver: str) -> None:
+        """Somebody deletes a member node, and puts it back as soon as a nameserver has seen that it is gone, before that looks anew at what
+        members there are."""
+        path = f"{MEMBERS}/{self._world.servers[host].kind}s/{host}"
+        node = self._world.zookeeper.tree.nodes.get(path)
+        if node is not None:
+            self._returning[nameserver] = Created(path, node.value, node.owner)
+            self._world.zookeeper.change(Deleted(path))
+
+    def _return(self, back: Created) -> None:
+        zookeeper = self._world.zookeeper
+        if back.path not in zookeeper.tree.nodes and back.owner in zookeeper.sessions:
+            zookeeper.change(back)
 
     def _answer_lost_at_start(self, host: str, down_s: float, when: str, skip: int) -> None:
         """To one of the first writes of a process."""
@@ -175,6 +327,49 @@ class ExactStrike(Strike):
                 self._world.after_unless_healed(number * GIVEN_ANEW_S, partial(self._session_expired, broker))
         self._world.after_unless_healed(times * GIVEN_ANEW_S, partial(self._older_zookeeper, 0.0, seconds))
 
+    def _older_topics(self, times: int, seconds: float) -> None:
+        """Topics of one name are made some times more, and then ZooKeeper is what it was before the first of them."""
+        self._forgetting.append((times, seconds))
+        self._forgets_from = 0
+
+    def _forget_soon(self) -> None:
+        """One is about to be made."""
+        world, (times, seconds) = self._world, self._forgetting.pop()
+        if world.workload.recorded_at is None or self._put_away is not None:
+            return
+        self._forgets_from = self._forgets_from or len(world.zookeeper.log)
+        if times > 1:
+            self._forgetting.append((times - 1, seconds))
+            return
+
+        def strike() -> None:
+            self._stop_all(seconds)
+            world.zookeeper.roll_back(self._forgets_from)
+            world.checks.forget()
+
+        world.after_unless_healed(LIVES_S, strike)
+
+    def _another_goes(self) -> None:
+        """Once one store is to be removed, another one is, before anybody can know of the first."""
+        if self._world.operator is not None and not self._world.operator.cancels:
+            self._following += 1
+
+    def _ask_for_another(self) -> None:
+        world = self._world
+        nodes = world.zookeeper.tree.nodes
+        stores = {n: nodes[f"{ROOT}stores/{n}"] for n in sorted(nodes[f"{ROOT}stores"].children) if n.isdigit()}
+        up = [int(number) for number, node in stores.items() if decode(node.value, StoreRecord).state == "up"]
+        guest = world.workload.clients[world.hosts.clients[-1]]
+
+        async def ask() -> None:
+            try:
+                await guest.client.admin.decommission_store(up[-1])  # type: ignore[attr-defined]
+            except SteleError as error:
+                world.say("operation refused", guest.host, f"{error!r}")
+
+        if hasattr(guest, "client"):
+            world.workload.begin(guest, ask())
+
     def _round_fails(self) -> None:
         """By a fault of the program."""
         self._failing += 1
@@ -208,6 +403,71 @@ class ExactStrike(Strike):
         self._isolate(laggard, lags_s)
         world.after_unless_healed(lags_s - MOMENT_S, strike)
 
+    def _lost_beside_a_still_disk(self, which: float, after_s: float, down_s: float) -> None:
+        """Of three replicas one's disk stands still, so that the two others alone acknowledge; then one of these comes back with nothing.
+        Once it holds its group anew, or has not for a while, the leader is down, and the one with the disk has lost its power."""
+        world, replicas = self._world, self._replicas(which)
+        leader = next((host for host, group in replicas.items() if group.is_leader), "")
+        followers = [host for host in replicas if host != leader]
+        if not leader or len(followers) != 2 or not world.may_lose(followers[0]):
+            return
+        lost, slow = followers
+        if slow in world.still_disks:
+            return
+        anew = world.volumes[lost].path / "groups" / str(replicas[lost].group_id) / "group.json"
+        world.still_disks[slow] = []
+
+        def goes_on() -> None:
+            for work in world.still_disks.pop(slow, ()):
+                world.scheduler.after(0.0, work)
+
+        def loses() -> None:
+            volume = world.volumes[lost]
+            if world.servers[lost].process is not None and volume.has_folder(volume.path / "groups"):
+                self._kill(lost, MOMENT_S)
+                volume.lose(volume.path / "groups")
+                world.durable.lost(lost)
+                world.to_repair.add(lost)
+                looks(world.now + LET_GO_S)
+
+        def looks(until: float) -> None:
+            if world.now < until and not world.volumes[lost].has_file(anew):
+                world.after_unless_healed(LET_GO_LOOK_S, lambda: looks(until))
+                return
+            self._kill(leader, down_s)
+            self._power_loss(slow, MOMENT_S)
+            world.still_disks.pop(slow, None)  # what it was to write it has never written
+
+        self._last(after_s + LET_GO_S + down_s, goes_on)
+        world.after_unless_healed(after_s, loses)
+
+    def _old_leader(self, which: float, paused_s: float) -> None:
+        """The leader of a partition stands still until another one leads; then brokers hear nothing of the others, and a moment later they
+        reach the old one alone, which goes on and has heard of nobody."""
+        world, replicas = self._world, self._replicas(which)
+        leader = next((host for host, group in replicas.items() if group.is_leader), "")
+        guest = self._guest(leader)
+        if guest is None or guest.loop.paused:
+            return
+        pairs = [(broker, other) for broker in world.hosts.brokers for other in replicas if other != leader]
+        for other in replicas:
+            if other != leader:
+                self._cut(leader, other, paused_s + DEAF_S + ALONE_S)
+
+        def deaf() -> None:
+            for broker, other in pairs:
+                self._one_way_cut(other, broker, DEAF_S + ALONE_S)
+
+        def alone() -> None:
+            for broker, other in pairs:
+                self._one_way_cut(broker, other, ALONE_S)
+                self._reset(broker, other)
+
+        guest.pause()
+        self._last(paused_s + DEAF_S, guest.resume)
+        world.after_unless_healed(paused_s, deaf)
+        world.after_unless_healed(paused_s + DEAF_S, alone)
+
     def touched(self, host: str) -> bool:
         """Whether something is wrong with its disk that may keep what is there from being read."""
         return (
@@ -226,6 +486,11 @@ class ExactStrike(Strike):
             if group is not None:
                 found[host] = group
         return found
+
+    def _still_disks(self, seconds: float) -> None:
+        """Of all datanodes, for longer than a sender waits."""
+        for host in self._world.hosts.datanodes:
+            self._still_disk(host, seconds)
 
     def _unreadable_at_start(self, host: str, down_s: float, times: int, later: int) -> None:
         """What its replicas are cannot be read when it starts, nor, some moments later, what they hold; then it can."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stele.client import Client
 from stele.operations import WRITE_TIMEOUT_S
-from stele.services.coordination.records import BuriedRecord, PartitionRecord, decode
+from stele.services.coordination.records import BuriedRecord, PartitionRecord, StoreRecord, decode
 from stele.services.errors import NotEnoughStores, SteleError, StoreTombstone
 from tests.simulation.cluster.checks import ROOT
 from tests.simulation.zookeeper.tree import Created, Deleted, Txn, Written
@@ -42,6 +42,10 @@ REPLICATION = 3
 LEADERS_KILLED_MAX = 6
 LOOK_S = 0.02
 RETRY_S = 0.3
+
+
+def _is_store(path: str) -> bool:
+    return path.startswith("stores/") and path.removeprefix("stores/").isdigit()
 
 
 class Operator:
@@ -145,6 +149,8 @@ class Operator:
         for path, change in changes.items():
             if path.startswith("partitions/") and isinstance(change, Written):
                 self._check(path, decode(change.value, PartitionRecord))
+            elif _is_store(path) and isinstance(change, Written):
+                self._check_may_go(path, decode(change.value, StoreRecord))
         if self.store_id and self.killed < LEADERS_KILLED_MAX and self._is_fatal(changes):
             host = next(
                 (h for h in self._world.hosts.nameservers if self._world.zookeeper.session_of(h) == session), ""
@@ -164,6 +170,16 @@ class Operator:
     def _check(self, path: str, record: PartitionRecord) -> None:
         if len(record.replicas) < REPLICATION or set(record.leaving) & set(record.replicas):
             self._world.violated("replica set", f"{path} becomes {record}")
+
+    def _check_may_go(self, path: str, record: StoreRecord) -> None:
+        """As many others stay as a partition has replicas."""
+        nodes = self._world.zookeeper.tree.nodes
+        others = [f"stores/{name}" for name in nodes[f"{ROOT}stores"].children if name.isdigit()]
+        up = [
+            other for other in others if decode(nodes[ROOT + other].value, StoreRecord).state == "up" and other != path
+        ]
+        if record.state == "offline" and len(up) < REPLICATION:
+            self._world.violated("too few stores", f"{path} is to go, and of the others only {up} stay")
 
     def _look(self) -> None:
         """No folder is lost in these runs, but for one that a loss of power left unfinished, whose store then joins anew: else whatever

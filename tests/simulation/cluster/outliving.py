@@ -16,6 +16,7 @@ from stele.client import Client
 from stele.errors import SteleError
 from stele.producer import Producer
 from stele.services.coordination.records import TopicRecord
+from stele.services.errors import PartitionNotFound
 
 if TYPE_CHECKING:
     from stele.datanode.replica import Replica
@@ -57,6 +58,10 @@ class Outliving:
             await workload.call(guest, "send", producer.send(value, key=key or None), SEND_TIMEOUT_S)
         except SteleError as error:
             self._world.say("send failed", guest.host, f"{value.decode()}: {error!r}")
+            if isinstance(error, PartitionNotFound):  # it has named none
+                self._world.violated(
+                    "wrong partition", f"{value!r} was sent to a partition that the topic has not: {error!r}"
+                )
 
     async def consume(self, guest: Guest, client: Client, workload: Workload, topic: str) -> None:
         while not workload.closing:

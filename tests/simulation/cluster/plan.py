@@ -126,11 +126,21 @@ _EXACT: dict[str, _Draw] = {
     ),
     "unanswered double": lambda r, h: (_diskless(r, h), r.uniform(10.0, 14.0)),
     "answers lost": lambda r, h: (r.uniform(0.2, 1.5),),
+    "stale route": lambda r, h: (r.uniform(0.5, 1.5),),
+    "unheard of": lambda r, h: (r.uniform(2.0, 4.0),),
+    "deletion unanswered": lambda r, h: (r.uniform(0.1, 1.0),),
+    "refused": lambda r, h: (r.uniform(1.0, 4.0),),
+    "returns unseen": lambda r, h: (r.choice(h.datanodes + h.brokers), r.choice(h.nameservers)),
     "gone": lambda r, h: (_server(r, h), r.uniform(8.0, 15.0)),
     "lost behind a laggard": lambda r, h: (r.random(), r.uniform(0.3, 1.5), r.uniform(3.0, 6.0)),
+    "lost beside a still disk": lambda r, h: (r.random(), r.uniform(0.3, 1.0), r.uniform(3.0, 6.0)),
+    "old leader": lambda r, h: (r.random(), r.uniform(2.6, 3.4)),
     "unreadable at start": lambda r, h: (r.choice(h.datanodes), r.uniform(0.05, 0.5), r.randint(1, 4), r.randint(1, 4)),
     "wiped under way": lambda r, h: (r.uniform(2.0, 6.0),),
     "older epochs": lambda r, h: (r.randint(3, 5), r.uniform(0.1, 1.0)),
+    "older topics": lambda r, h: (r.randint(1, 2), r.uniform(0.1, 1.0)),
+    "another goes": lambda r, h: (),
+    "still disks": lambda r, h: (r.uniform(8.2, 10.0),),
     "round fails": lambda r, h: (),
     "slow cold start": lambda r, h: (r.uniform(0.1, 1.0), 10 ** r.uniform(2.7, 3.6), 10.0),
     "cold start": lambda r, h: (r.uniform(0.1, 2.0), 10 ** r.uniform(1.0, 3.0), r.uniform(1.0, 5.0)),
@@ -141,7 +151,12 @@ EXACT_GAP_S: Final = (2.5, 5.0)
 
 
 RARE: Final = ("older zookeeper", "wiped zookeeper")  # after which the cluster starts anew
-FORGETS: Final = (*RARE, "wiped under way", "older epochs")  # what was recorded
+OLDER: Final = (
+    "older zookeeper",
+    "older epochs",
+    "older topics",
+)  # after which an operator says that the older copy is to go on
+FORGETS: Final = (*RARE, "wiped under way", "older epochs", "older topics")  # what was recorded
 
 
 def choose_kinds(rng: random.Random) -> list[str]:

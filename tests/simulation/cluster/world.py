@@ -38,7 +38,7 @@ from tests.simulation.cluster.disk import Volume, datanode_parts
 from tests.simulation.cluster.durable import Durable
 from tests.simulation.cluster.exact import ExactStrike
 from tests.simulation.cluster.lines import Lines
-from tests.simulation.cluster.plan import EXACT, KINDS, Hosts, choose_exact, choose_kinds, exact, plan
+from tests.simulation.cluster.plan import EXACT, KINDS, OLDER, Hosts, choose_exact, choose_kinds, exact, plan
 from tests.simulation.cluster.pressure import PRESSURE_SHARE, Pressure
 from tests.simulation.cluster.process import Guest, Process, Server
 from tests.simulation.cluster.quiet import Quiet
@@ -255,7 +255,7 @@ class World:
             self.scheduler.at(fault.at, self.strike, fault)
         self.run_until(self.seconds)
         self._heal()
-        if any(fault.kind in ("older zookeeper", "older epochs") for fault in self.faults):
+        if any(fault.kind in OLDER for fault in self.faults):
             self.workload.begin_recovery()
         self.must(lambda: self.workload.main is not None, START_S, "no topic")
         ledger = self.workload.ledger
@@ -274,6 +274,7 @@ class World:
         if self.quiet.wanted:
             self.must(self.workload.idle, ENDING_S, "what the clients began does not end")
             self.must(self.quiet.come, SETTLE_S, lambda: f"it is not quiet: {self.quiet.noise}")
+        self.must(self.checks.copies_are_current, SETTLE_S, "a nameserver's copy of the records lacks what there is")
         for guest in [*(server.process for server in self.servers.values()), *self.workload.clients.values()]:
             self.checks.tasks(guest)
 

@@ -131,12 +131,17 @@ def test_without_any_broker_the_gone_owner_is_struck_out_once() -> None:
     assert assign(BUNDLES, after, {}) == []
 
 
-def test_p23_registered_brokers_keep_their_bundles_where_nobody_could_take_them() -> None:
+async def test_p23_registered_brokers_keep_their_bundles_where_nobody_could_take_them() -> None:
     """Every port seems to refuse: that is the leader's own route or a firewall, and the brokers serve on."""
-    records, _ = settle({}, by_name([broker("br1"), broker("br2")]), 20)
-    unreachable = by_name([broker("br1", pulse=Pulse.REFUSED), broker("br2", pulse=Pulse.REFUSED)])
-    assert assign(BUNDLES, records, unreachable) == []
-    assert counts(settle(records, by_name([broker("br1", pulse=Pulse.REFUSED)]), 30)[0])["br1"] == 8
+
+    async def scenario(assigner: Assigner) -> None:
+        records, _ = settle({}, by_name([broker("br1"), broker("br2")]), 20)
+        unreachable = by_name([broker("br1", pulse=Pulse.REFUSED), broker("br2", pulse=Pulse.REFUSED)])
+        with promise("who is registered keeps what nobody else could take"):
+            assert assigner(BUNDLES, records, unreachable) == []
+            assert counts(settle(records, by_name([broker("br1", pulse=Pulse.REFUSED)]), 30, assigner)[0])["br1"] == 8
+
+    await holds_and_mutant_fails(scenario, assign, "ownership.takes_what_nobody_can_have")
 
 
 pulses = st.sampled_from(list(Pulse))

@@ -171,6 +171,7 @@ class Network:
         self.dark: set[str] = set()  # hosts without power: whoever dials them hears nothing
         self.cut: Counter[Direction] = Counter()
         self.slow: dict[Direction, float] = {}
+        self.refusing: set[Direction] = set()  # whose connections something on the way refuses
         self.delay_s = 0.0005
         self.hiccup_share = 0.0
         self.frames = 0
@@ -275,7 +276,7 @@ class Network:
         back_s = self.delay(host, node.host)
         target = self.nodes.get(host)
         listener = target.ports.get(port) if target is not None and target.alive else None
-        if target is None or listener is None:
+        if target is None or listener is None or (node.host, host) in self.refusing:
             self.scheduler.after(back_s, node.loop.arrive, done, None, "Connection refused")
             return
         if target.frozen:  # the system takes it, the process does not
@@ -297,6 +298,7 @@ class Network:
                 return
             target = self.nodes.get(host)
             listens = target is not None and target.alive and target.ports.get(int(port)) is not None
+            listens = listens and (node.host, host) not in self.refusing
             self.scheduler.after(self.delay(host, node.host), node.loop.arrive, done, listens)
 
         if self.reaches(node.host, host):
