@@ -141,8 +141,8 @@ class GivenUp(Generic[PromiseT]):
 class PartitionBatches(Generic[PromiseT]):
     """The batches of one partition; see the module's docstring.
 
-    ``producer_id`` 0 means: not idempotent.  ``batch_bytes_max`` bounds a batch with its header (a single larger
-    record goes alone), ``inflight_max`` the batches that are unanswered.  Times are seconds of one monotonic clock.
+    ``producer_id`` 0 means: not idempotent.  ``batch_bytes_max`` bounds a batch with its header (a single larger record goes alone),
+    ``inflight_max`` the batches that are unanswered.  Times are seconds of one monotonic clock.
     """
 
     def __init__(self, producer_id: int, batch_bytes_max: int, inflight_max: int = INFLIGHT_BATCHES_MAX) -> None:

@@ -11,7 +11,8 @@ from stele.client import Client
 from stele.errors import SteleError
 from stele.services.coordination.records import BundleRecord, StoreRecord, TopicRecord, decode
 from stele.services.errors import SubscriptionNotFound, TopicNotFound
-from tests.simulation.cluster.faults import MEMBERS, Strike
+from tests.simulation.cluster.exact_replicas import MOMENT_S, ReplicaStrike
+from tests.simulation.cluster.faults import MEMBERS
 from tests.simulation.zookeeper.tree import Created, Deleted, Written
 
 if TYPE_CHECKING:
@@ -22,17 +23,13 @@ if TYPE_CHECKING:
 ROOT, TREE = "/stele/stele/", "/stele"
 LED = ("topics/", "partitions/", "bundles/")
 STAYS_S = 4.0  # a usurper, after the other has come back
-MOMENT_S = 0.01
 LOST_BEFORE_S = 0.001  # the connection breaks, and then the cut is over
 DELETES_S = 0.5
 MORE_S = 0.5  # than a read waits for its answer
 CHURNED = "churned"  # of the name of the topic that comes and goes
 STALE_S = 6.0  # after which a client hears nameservers again: it believes what it knew once a look-up was not answered for 5 s
-DEAF_S, ALONE_S = 0.3, 1.0  # brokers, towards a new leader; an old leader with them
-LET_GO_S, LET_GO_LOOK_S = 2.5, 0.02  # for a group to begin to let a replica go
 LIVES_S = 0.5  # a topic, before its creation has never happened
 GIVEN_ANEW_S = 0.7  # within which a bundle is given to who comes back, and written under the new epoch
-EIO = 5
 
 
 def _begins_to_go(change: object) -> bool:
@@ -53,7 +50,7 @@ def _goes(change: object) -> bool:
     return change.path.rpartition("/")[2].isdigit() and decode(change.value, StoreRecord).state == "offline"
 
 
-class ExactStrike(Strike):
+class ExactStrike(ReplicaStrike):
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._deposing: list[float] = []  # pauses after a write of the leader
@@ -74,8 +71,6 @@ class ExactStrike(Strike):
             str, tuple[str, float]
         ] = {}  # host → what it will ask for, and for how long it hears nothing then
         world.zookeeper.judging, world.zookeeper.reading = self.judging, self.reading
-
-    # --- ZooKeeper and names ------------------------------------------------------------------------------------------
 
     def _deposed(self, after_s: float) -> None:
         """The candidacy of the nameserver that leads is deleted, just after it has written something."""
@@ -378,136 +373,3 @@ class ExactStrike(Strike):
         if self._failing and not self._world.healed:
             self._failing -= 1
             raise RuntimeError("a fault of the program")
-
-    # --- disks --------------------------------------------------------------------------------------------------------
-
-    def _lost_behind_a_laggard(self, which: float, lags_s: float, down_s: float) -> None:
-        """Of three replicas one hears nothing for a while, so that the two others alone acknowledge; then one of these comes back with
-        nothing, while the leader is down."""
-        world, replicas = self._world, self._replicas(which)
-        leader = next((host for host, group in replicas.items() if group.is_leader), "")
-        followers = [host for host in replicas if host != leader]
-        if not leader or len(followers) != 2 or not world.may_lose(followers[0]):
-            return
-        lost, laggard = followers
-
-        def strike() -> None:
-            volume = world.volumes[lost]
-            if world.servers[lost].process is not None and volume.has_folder(volume.path / "groups"):
-                self._kill(leader, down_s)
-                self._kill(lost, MOMENT_S)
-                volume.lose(volume.path / "groups")
-                world.durable.lost(lost)
-                world.to_repair.add(lost)
-
-        self._isolate(laggard, lags_s)
-        world.after_unless_healed(lags_s - MOMENT_S, strike)
-
-    def _lost_beside_a_still_disk(self, which: float, after_s: float, down_s: float) -> None:
-        """Of three replicas one's disk stands still, so that the two others alone acknowledge; then one of these comes back with nothing.
-        Once it holds its group anew, or has not for a while, the leader is down, and the one with the disk has lost its power."""
-        world, replicas = self._world, self._replicas(which)
-        leader = next((host for host, group in replicas.items() if group.is_leader), "")
-        followers = [host for host in replicas if host != leader]
-        if not leader or len(followers) != 2 or not world.may_lose(followers[0]):
-            return
-        lost, slow = followers
-        if slow in world.still_disks:
-            return
-        anew = world.volumes[lost].path / "groups" / str(replicas[lost].group_id) / "group.json"
-        world.still_disks[slow] = []
-
-        def goes_on() -> None:
-            for work in world.still_disks.pop(slow, ()):
-                world.scheduler.after(0.0, work)
-
-        def loses() -> None:
-            volume = world.volumes[lost]
-            if world.servers[lost].process is not None and volume.has_folder(volume.path / "groups"):
-                self._kill(lost, MOMENT_S)
-                volume.lose(volume.path / "groups")
-                world.durable.lost(lost)
-                world.to_repair.add(lost)
-                looks(world.now + LET_GO_S)
-
-        def looks(until: float) -> None:
-            if world.now < until and not world.volumes[lost].has_file(anew):
-                world.after_unless_healed(LET_GO_LOOK_S, lambda: looks(until))
-                return
-            self._kill(leader, down_s)
-            self._power_loss(slow, MOMENT_S)
-            world.still_disks.pop(slow, None)  # what it was to write it has never written
-
-        self._last(after_s + LET_GO_S + down_s, goes_on)
-        world.after_unless_healed(after_s, loses)
-
-    def _old_leader(self, which: float, paused_s: float) -> None:
-        """The leader of a partition stands still until another one leads; then brokers hear nothing of the others, and a moment later they
-        reach the old one alone, which goes on and has heard of nobody."""
-        world, replicas = self._world, self._replicas(which)
-        leader = next((host for host, group in replicas.items() if group.is_leader), "")
-        guest = self._guest(leader)
-        if guest is None or guest.loop.paused:
-            return
-        pairs = [(broker, other) for broker in world.hosts.brokers for other in replicas if other != leader]
-        for other in replicas:
-            if other != leader:
-                self._cut(leader, other, paused_s + DEAF_S + ALONE_S)
-
-        def deaf() -> None:
-            for broker, other in pairs:
-                self._one_way_cut(other, broker, DEAF_S + ALONE_S)
-
-        def alone() -> None:
-            for broker, other in pairs:
-                self._one_way_cut(broker, other, ALONE_S)
-                self._reset(broker, other)
-
-        guest.pause()
-        self._last(paused_s + DEAF_S, guest.resume)
-        world.after_unless_healed(paused_s, deaf)
-        world.after_unless_healed(paused_s + DEAF_S, alone)
-
-    def touched(self, host: str) -> bool:
-        """Whether something is wrong with its disk that may keep what is there from being read."""
-        return (
-            host in self._world.to_repair or bool(self._world.volumes[host]._faults) or self._world.volumes[host].dark
-        )
-
-    def _replicas(self, which: float) -> dict[str, Any]:
-        """Of one of the main topic's partitions, those that run."""
-        world = self._world
-        groups = sorted(world.workload.groups()) if world.workload.main is not None else []
-        found = {}
-        for host in world.volumes if groups else ():
-            role = getattr(world.servers[host].process, "role", None)
-            registry = getattr(getattr(role, "store", None), "registry", None)
-            group = registry.get(groups[int(which * len(groups))]) if registry is not None else None
-            if group is not None:
-                found[host] = group
-        return found
-
-    def _still_disks(self, seconds: float) -> None:
-        """Of all datanodes, for longer than a sender waits."""
-        for host in self._world.hosts.datanodes:
-            self._still_disk(host, seconds)
-
-    def _unreadable_at_start(self, host: str, down_s: float, times: int, later: int) -> None:
-        """What its replicas are cannot be read when it starts, nor, some moments later, what they hold; then it can."""
-        volume = self._world.volumes[host]
-        self._kill(host, down_s)
-        volume.fail("open", EIO, name="group.json", times=times)
-        volume.fail("open", EIO, name="term", times=later)
-
-    def _cold_start(self, down_s: float, factor: float, seconds: float) -> None:
-        """Of every datanode at once; their disks are slow then."""
-        for host in self._world.hosts.datanodes:
-            self._kill(host, down_s)
-            self._world.after_unless_healed(
-                down_s + MOMENT_S,
-                lambda host=host: self._slow_disk(host, factor, seconds),  # type: ignore[misc]
-            )
-
-    def _slow_cold_start(self, down_s: float, factor: float, seconds: float) -> None:
-        """Loading takes longer than an election."""
-        self._cold_start(down_s, factor, seconds)

@@ -167,12 +167,8 @@ def test_an_epoch_that_begins_ends_the_one_before():
     log.append(make_batch(3, producer_id=7))
     begins = make_batch(2, producer_id=7, sequence=EPOCH_SEQUENCES)
     assert log.append(begins, begins) == (Appended(3), Appended(3, duplicate=True))
-    for late in (
-        0,
-        2,
-        3,
-        4,
-    ):  # stored before or not: of the epoch that has ended nothing is known, and nothing is taken
+    # Stored before or not: of the epoch that has ended nothing is known, and nothing is taken.
+    for late in (0, 2, 3, 4):
         refused(log.append(make_batch(1, producer_id=7, sequence=late))[0], OutOfOrderSequence)
     refused(log.append(make_batch(1, producer_id=7, sequence=EPOCH_SEQUENCES + 3))[0], OutOfOrderSequence)
     assert log.append(make_batch(1, producer_id=7, sequence=EPOCH_SEQUENCES + 2)) == (Appended(5),)
