@@ -111,6 +111,14 @@ power-loss: $(VENV_READY) ## a replica's storage on a disk that forgets: make po
 chaos: $(VENV_READY) $(ZOOKEEPER_READY) ## random faults on a cluster of processes under load: make chaos MINUTES=10 SEED=0
 	@$(PY) -m stele.lab.chaos --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) $(ARGS)
 
+.PHONY: takeover
+takeover: $(VENV_READY) $(ZOOKEEPER_READY) ## owners of bundles, killed with -9 and paused: make takeover KILLS=30 PAUSES=200
+	@$(PY) -m tests.fault.takeover --kills $(or $(KILLS),30) --pauses $(or $(PAUSES),200) $(ARGS)
+
+.PHONY: rolling-restart
+rolling-restart: $(VENV_READY) $(ZOOKEEPER_READY) ## a cluster restarted process by process under load: make rolling-restart RESTARTS=3
+	@$(PY) -m tests.fault.rolling --restarts $(or $(RESTARTS),3) $(ARGS)
+
 .PHONY: fuzz
 fuzz: $(VENV_READY) ## the decoders of what stands on disk, led by coverage: make fuzz SECONDS=60
 	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt

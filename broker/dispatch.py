@@ -40,6 +40,7 @@ from stele.broker.subscription_effects import (
     SetActive,
     SubscriptionEffect,
 )
+from stele.services.backoff import Backoff
 from stele.services.batch import BatchHeader
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import (
@@ -60,7 +61,7 @@ TIMER_MIN_S = 0.02
 CREDIT_JOIN_S = 0.005
 CURSOR_TIMEOUT_S = 10.0
 DISK_FULL_RETRY_S = 1.0
-ROOM_RETRY_S = 1.0
+ROOM = Backoff(first_s=0.05, max_s=1.0)  # a group is full for a moment, a cursor of holes perhaps for long
 CONSUMERS_MAX = 1_000  # of one subscription
 
 _log = structlog.get_logger()
@@ -87,6 +88,7 @@ class _LiveSubscription:
     timer_at_s: float = 0.0
     was_crowded: bool = False
     lasting: dict[str, Rarely] = field(default_factory=dict)  # by event
+    without_room: int = 0  # writes of acknowledgements in a row
 
 
 class Dispatch:
@@ -331,15 +333,18 @@ class Dispatch:
         except Fenced as e:
             self._on_deposed(e)
         except Overloaded as e:
-            # There is room again once lower offsets are acknowledged, here or in other subscriptions of the partition.
+            # In the group once it has applied what it is full of; in the cursor once lower offsets are acknowledged, here or in others.
             self._warn(live, "acks_wait_for_room", e)
             live.core.persist_refused(acks.generation)
-            live.flush = live.flush or asyncio.get_running_loop().call_later(ROOM_RETRY_S, self._flush, live)
+            live.without_room += 1
+            wait_s = ROOM.after(live.without_room, self._rng)
+            live.flush = live.flush or asyncio.get_running_loop().call_later(wait_s, self._flush, live)
         except SteleError as e:
             # For good: what is written again would be refused again.
             _log.warning("acks_refused", **self._log_context(live.core), reason=e.reason, error=e.message)
             self._drop(live, e)
         else:
+            live.without_room = 0
             if cursor.generation != acks.generation:
                 # Set anew by a seek whose answer is on its way or was lost: these acknowledgements came to nothing.
                 self._set_anew(live, cursor)

@@ -23,6 +23,8 @@ from stele.broker.ownership import Key, Ownership, PartitionRoute, RoutingTable
 from stele.broker.partition_client import PartitionClient
 from stele.broker.pipeline import Pipeline
 from stele.broker.produce import PartitionProducer
+from stele.broker.traffic import Traffic, TrafficOfBundles
+from stele.services.batch import BatchHeader
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import (
     Fenced,
@@ -63,9 +65,11 @@ class OwnedPartition:
         on_deposed: Callable[[OwnedPartition, SteleError], None],
         on_failed: Callable[[OwnedPartition, str, BaseException], None],
         metrics: BrokerMetrics,
+        traffic: Traffic,
         clock: Clock,
     ) -> None:
         self.client = client
+        self.traffic = traffic
         self.closed: SteleError | None = None
         self._on_deposed = on_deposed
         tasks_failed = functools.partial(on_failed, self)
@@ -82,7 +86,7 @@ class OwnedPartition:
         self.producer = PartitionProducer(
             client,
             Pipeline.unopened(inflight_appends_max),
-            on_stored=self.dispatch.stored,
+            on_stored=self._stored,
             on_deposed=self._deposed,
             on_failed=tasks_failed,
             metrics=metrics,
@@ -104,6 +108,10 @@ class OwnedPartition:
         self.producer.opened()
         route = self.client.route
         _log.info("partition_opened", topic=route.topic, partition=route.partition, epoch=self.client.epoch)
+
+    def _stored(self, base_offset: int, header: BatchHeader, batch: bytes | None) -> None:
+        self.traffic.count(header.record_count, header.length)
+        self.dispatch.stored(base_offset, header, batch)
 
     async def opened(self, timeout_s: float = OPEN_TIMEOUT_S) -> None:
         """Raises what closed it, or NotReady."""
@@ -174,6 +182,7 @@ class OwnedPartitions:
         self._clock = clock
         self._build = build or PartitionClient
         self._owned: dict[Key, OwnedPartition] = {}
+        self._traffic = TrafficOfBundles()
         self._finishing = Tasks()
         self._changed = asyncio.Event()
         self._missing_until_s: dict[str, float] = {}
@@ -236,15 +245,18 @@ class OwnedPartitions:
 
     # --- serving --------------------------------------------------------------------------------------------------
 
-    def get(self, topic: str, partition: int, topic_id: int = 0) -> OwnedPartition | None:
+    def get(self, topic: str, partition: int, topic_id: int = 0, owner_epoch: int = 0) -> OwnedPartition | None:
         """What is served already; see ``find``."""
         owned = self._owned.get((topic, partition))
-        return owned if owned is not None and topic_id in (0, owned.client.route.topic_id) else None
+        if owned is None or topic_id not in (0, owned.client.route.topic_id) or owned.client.epoch < owner_epoch:
+            return None
+        return owned
 
-    async def find(self, topic: str, partition: int, topic_id: int = 0) -> OwnedPartition:
-        """The partition of the topic that has this name and, unless it is 0, this id.  Raises InvalidArgument, TopicNotFound,
-        TopicReplaced, PartitionNotFound, NotOwner.  Waits a moment for a topic that is not known yet."""
-        if (known := self.get(topic, partition, topic_id)) is not None:
+    async def find(self, topic: str, partition: int, topic_id: int = 0, owner_epoch: int = 0) -> OwnedPartition:
+        """The partition of the topic that has this name and, unless it is 0, this id, owned under ``owner_epoch`` or a later one: a process
+        that stood still may be assigned anew what others owned meanwhile before it hears that it had lost it.  Raises InvalidArgument,
+        TopicNotFound, TopicReplaced, PartitionNotFound, NotOwner.  Waits a moment for what is not known yet."""
+        if (known := self.get(topic, partition, topic_id, owner_epoch)) is not None:
             return known
         parse_topic(topic)
         now_s = self._clock.monotonic()
@@ -253,7 +265,7 @@ class OwnedPartitions:
             async with asyncio.timeout(wait_s):
                 while True:
                     changed = self._changed
-                    if (owned := self._serve(topic, partition, topic_id)) is not None:
+                    if (owned := self._serve(topic, partition, topic_id, owner_epoch)) is not None:
                         self._missing_until_s.pop(topic, None)
                         return owned
                     await changed.wait()
@@ -284,7 +296,7 @@ class OwnedPartitions:
                 f"{topic} is the topic with the id {known} here, not {topic_id}", expected=topic_id, got=known
             )
 
-    def _serve(self, topic: str, partition: int, topic_id: int) -> OwnedPartition | None:
+    def _serve(self, topic: str, partition: int, topic_id: int, owner_epoch: int) -> OwnedPartition | None:
         """None: not known, or not ready, yet."""
         if self._stopped is not None:
             raise self._stopped
@@ -293,14 +305,15 @@ class OwnedPartitions:
         self._check_topic(topic, topic_id)
         key = (topic, partition)
         if key in self._owned:
-            return self._owned[key]
+            return self.get(topic, partition, topic_id, owner_epoch)
         if topic in self.routes.creating:
             # A replica that acknowledged, and was lost before it was recorded, would be made anew as if it had promised nothing.
             return None
         route = self.routes.get(topic, partition)
         if route is None:
             partitions = self.routes.partitions.get(topic, partition + 1)
-            if partition >= partitions:
+            # Whoever knows the topic's id has it from a nameserver, which may have said before this broker heard it that it has grown.
+            if partition >= partitions and not topic_id:
                 raise PartitionNotFound(
                     f"topic {topic} has the partitions 0 to {partitions - 1}, not {partition}",
                     topic=topic,
@@ -312,6 +325,8 @@ class OwnedPartitions:
             if self.ownership.is_known(route.bundle):
                 raise _not_owner(route)
             return None
+        if epoch < owner_epoch:
+            return None
         self._owned[key] = owned = OwnedPartition(
             self._build(route, epoch, self._datanodes),
             self._cache,
@@ -320,6 +335,7 @@ class OwnedPartitions:
             on_deposed=self._deposed,
             on_failed=self._failed,
             metrics=self.metrics,
+            traffic=self._traffic.of(route.bundle, epoch),
             clock=self._clock,
         )
         self.metrics.partitions.set(len(self._owned))
@@ -328,6 +344,10 @@ class OwnedPartitions:
     def routes_of(self, topic: str) -> list[PartitionRoute]:
         """The partitions of ``topic`` that this broker owns."""
         return [r for r in self.routes.of_topic(topic) if self.ownership.epoch(r.bundle) is not None]
+
+    def traffic(self) -> dict[str, tuple[int, Traffic]]:
+        """Epoch, and what has gone through it, of each bundle that this broker owns."""
+        return self._traffic.total(self.ownership.owned)
 
     async def _tick(self) -> None:
         while True:

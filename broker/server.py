@@ -89,7 +89,9 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         subscription = first.open.subscription
         try:
             _check_open(first)
-            owned = await self._opened(first.open.topic, first.open.partition, first.open.topic_id)
+            owned = await self._opened(
+                first.open.topic, first.open.partition, first.open.owner_epoch, first.open.topic_id
+            )
             stream = await owned.dispatch.subscribe(first.open)
         except SteleError as e:
             yield pb.SubscribeResponse(closed=pb.Closed(error=to_wire(e)))
@@ -98,12 +100,16 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         try:
             async with aclosing(while_reading(stream.responses(), reading)) as responses:
                 async for response in responses:
+                    if response.HasField("delivery"):
+                        delivery = response.delivery
+                        messages = sum(r.last - r.first + 1 for r in delivery.offsets)
+                        owned.traffic.count(messages, len(delivery.batch))
                     yield response
         finally:
             owned.dispatch.leave(subscription, stream.id)
 
-    async def _opened(self, topic: str, partition: int, topic_id: int = 0) -> OwnedPartition:
-        owned = await self._partitions.find(topic, partition, topic_id)
+    async def _opened(self, topic: str, partition: int, owner_epoch: int, topic_id: int = 0) -> OwnedPartition:
+        owned = await self._partitions.find(topic, partition, topic_id, owner_epoch)
         await owned.opened()
         return owned
 
@@ -117,7 +123,7 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         if request.topic not in self._partitions.routes.partitions:
             await self._partitions.find(request.topic, 0)  # a moment for a topic that is new; else TopicNotFound
         wanted = list(request.partitions) or [r.partition for r in self._partitions.routes_of(request.topic)]
-        owned = await asyncio.gather(*(self._opened(request.topic, p) for p in wanted))
+        owned = await asyncio.gather(*(self._opened(request.topic, p, request.owner_epoch) for p in wanted))
         found = await asyncio.gather(*(s.dispatch.list() for s in owned))
         return pb.ListSubscriptionsResponse(subscriptions=[s for infos in found for s in infos])
 
@@ -125,20 +131,30 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
         self, request: pb.CreateSubscriptionRequest, context: Any
     ) -> pb.CreateSubscriptionResponse:
         name = check_name("subscription", request.subscription)
-        owned = await self._opened(request.topic, request.partition)
+        owned = await self._opened(request.topic, request.partition, request.owner_epoch)
         return pb.CreateSubscriptionResponse(created=await owned.dispatch.create(name, start_of(request)))
 
     async def DeleteSubscription(
         self, request: pb.DeleteSubscriptionRequest, context: Any
     ) -> pb.DeleteSubscriptionResponse:
         name = check_name("subscription", request.subscription)
-        owned = await self._opened(request.topic, request.partition)
+        owned = await self._opened(request.topic, request.partition, request.owner_epoch)
         return pb.DeleteSubscriptionResponse(existed=await owned.dispatch.delete(name))
 
     async def SeekSubscription(self, request: pb.SeekSubscriptionRequest, context: Any) -> pb.SeekSubscriptionResponse:
         name = check_name("subscription", request.subscription)
-        owned = await self._opened(request.topic, request.partition)
+        owned = await self._opened(request.topic, request.partition, request.owner_epoch)
         return pb.SeekSubscriptionResponse(position=await owned.dispatch.seek(name, _target_of(request)))
+
+    # --- what goes through ----------------------------------------------------------------------------------------
+
+    async def GetTraffic(self, request: pb.GetTrafficRequest, context: Any) -> pb.GetTrafficResponse:
+        return pb.GetTrafficResponse(
+            bundles=[
+                pb.BundleTraffic(bundle=bundle, epoch=epoch, messages=counted.messages, bytes=counted.bytes)
+                for bundle, (epoch, counted) in self._partitions.traffic().items()
+            ]
+        )
 
 
 async def _read_subscribe(

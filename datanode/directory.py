@@ -1,6 +1,6 @@
 """The data directory of a store: who it belongs to and which groups it holds.
 
-    lock  store.json  observed.json  groups/<id>/{group.json, log, term}  quarantine/<id>-<n>/  trash/
+    lock  store.json  deleted.json  observed.json  groups/<id>/{group.json, log, term}  quarantine/<id>-<n>/  trash/
 
 Guarantee: one process at a time has the directory open (DirectoryBusy for the second); a JSON file in it is the old one
 or the new one, whole, after any crash; a group's folder is never deleted because it is damaged, it is moved into
@@ -31,15 +31,17 @@ from stele.datanode.log.segment_list import SEALED_IN_USE_MAX
 from stele.datanode.log.segments import base_of
 from stele.datanode.storage import RECOVERING_NAME
 from stele.services.directory_lock import LOCK_NAME, DirectoryLock
-from stele.services.errors import ClusterMismatch, DiskFull, LogDamaged, StorageFailed
+from stele.services.errors import ClusterMismatch, DiskFull, InvalidArgument, LogDamaged, StorageFailed
 from stele.services.files import ASIDE_SUFFIX, OS_FILES, inode_of, move_folder
 from stele.services.high_water import HighWater
+from stele.services.intervals import IntervalSet
 from stele.services.json_files import write_json
 from stele.services.topics import FOR_EVER, Retention
 
 log = structlog.get_logger()
 
 FORMAT = 1
+DELETED_RANGES_MAX = 4_096
 _GROUP = re.compile(r"[1-9][0-9]{0,19}")
 _QUARANTINED = re.compile(r"([1-9][0-9]{0,19})-([0-9]+)")
 _BEFORE_ANY_PROMISE = frozenset({"group.json", LOCK_NAME, RECOVERING_NAME})
@@ -122,6 +124,7 @@ class DataDirectory:
         self.quarantine_path = path / "quarantine"
         self.trash_path = path / "trash"
         self.observed_path = path / "observed.json"  # datanode/observed_time.py
+        self._deleted_unwritten = False
         with _typed(path):
             for folder in (path, self.groups_path, self.quarantine_path, self.trash_path):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +132,7 @@ class DataDirectory:
             try:
                 self._opened = {folder: inode_of(folder) for folder in (path, self.groups_path)}
                 self.identity = self._load_identity()
+                self.deleted = self._load_deleted()
             except BaseException:
                 self._lock.release()
                 raise
@@ -383,6 +387,26 @@ class DataDirectory:
         self.check_in_place()
         with _typed(self.group_path(group)):
             move_folder(self.group_path(group), self.trash_path / f"{group}-{uuid.uuid4().hex}")
+
+    def record_deleted(self, group: int) -> None:
+        """The group never begins here again; durable when it returns."""
+        self.check_in_place()
+        if group not in self.deleted or self._deleted_unwritten:
+            self.deleted = self.deleted.add(group)
+            if len(ranges := self.deleted.intervals) > DELETED_RANGES_MAX:
+                # A group between the two lowest, were one of that age still to begin here, would be refused.
+                self.deleted = IntervalSet.of([(ranges[0][0], ranges[1][1]), *ranges[2:]])
+            self._deleted_unwritten = True  # whatever an error leaves in the file
+            _write_json(self.path / "deleted.json", {"groups": self.deleted.pairs(), "format": FORMAT})
+            self._deleted_unwritten = False
+
+    def _load_deleted(self) -> IntervalSet:
+        path = self.path / "deleted.json"
+        body = _read_json(path)
+        try:
+            return IntervalSet.of((body or {}).get("groups", ()))
+        except (TypeError, ValueError, IndexError, InvalidArgument) as e:
+            raise LogDamaged(f"{path} cannot be read: {e}", path=path, offset=0) from None
 
     def free_bytes(self) -> int:
         stat = os.statvfs(self.path)

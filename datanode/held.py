@@ -21,6 +21,7 @@ from stele.datanode.disk import Disk
 from stele.datanode.mender import Mender
 from stele.datanode.replica import RETRY_AFTER_MS, Replica
 from stele.datanode.silence import Silence
+from stele.datanode.store_events import StoreEvents
 from stele.services.errors import GroupNotFound, LogDamaged, NotReady, SteleError, StorageFailed
 from stele.services.file_limit import file_limit
 from stele.services.files import is_gone
@@ -51,12 +52,15 @@ class HeldReplicas:
         self._entry_bytes_max = entry_bytes_max
         self._locks = KeyedLock[int]()  # by group
         self._vanished: set[int] = set()  # groups whose folder went while they ran
+        self._opening: dict[int, Replica] = {}  # those that are to run: they say that they are not ready
         self._held: set[int] = set()  # groups that have run here and were not deleted
         self._places: dict[int, tuple[int, int]] = {}  # in which folder each of them ran last
         self._deleting: set[int] = set()  # groups whose folder could not be moved into the trash yet
         self._listeners: list[GroupListener] = []
         self.mender = Mender(registry, self._damage_changed)
         self.silence = Silence(registry, self._publish)
+        self.events = StoreEvents(self.store_id, registry.now, lambda: self._publish(0))
+        registry.on_peer = self.events.on_peer
 
     # --- loading ----------------------------------------------------------------------------------------------------
 
@@ -106,7 +110,8 @@ class HeldReplicas:
                 self.replicas.pop(group, None)
                 log.info("unfinished_group_discarded", group=group)
                 return
-            await self._open(spec)
+            self.replicas[group] = replica = self._replica(spec)
+            await self._open(replica)
         except LogDamaged as e:
             await self._set_aside(group, e.message, spec)
         except Exception as e:
@@ -158,14 +163,22 @@ class HeldReplicas:
         await self._load_one(aside.group)
         log.warning("group_recovering", group=aside.group, from_peers=[m for m in spec.members if m != self.store_id])
 
-    async def _open(self, spec: GroupSpec) -> None:
-        replica = self.replicas[spec.group] = self._replica(spec)
-        place = await asyncio.to_thread(self.directory.place_of, spec.group)
-        group = await self.registry.create(spec.group, spec.members, replica)
+    async def _open(self, replica: Replica) -> None:
+        """It runs, and is listed, when this returns."""
+        spec = replica.spec
+        self._opening[spec.group] = replica
+        try:
+            place = await asyncio.to_thread(self.directory.place_of, spec.group)
+            group = await self.registry.create(spec.group, spec.members, replica)
+        finally:
+            del self._opening[spec.group]
+        self.replicas[spec.group] = replica
         self._held.add(spec.group)
         self._places[spec.group] = place
         group.subscribe(self._publish_group)
         group.on_damage = functools.partial(self.mender.found, spec.group)
+        group.on_transfer = functools.partial(self._handed_over, replica, group)
+        replica.on_first_write = functools.partial(self.events.written, spec)
         replica.run(group)
         self._publish(spec.group)
 
@@ -217,13 +230,12 @@ class HeldReplicas:
     # --- the end of a replica ---------------------------------------------------------------------------------------
 
     async def _unmake(self, spec: GroupSpec) -> None:
-        """The folder that a create has made goes again: no replica ran in it."""
+        """The folder that a create has made goes again: no replica ran in it.  One that stays is no replica either, and not listed:
+        whatever was listed once counts as lost when it is gone, and this goes with the next create or start."""
         try:
             await asyncio.to_thread(self.directory.unmake, spec.group)
         except SteleError as e:
-            self._fail(spec.group, e.message, spec)
-        else:
-            self.replicas.pop(spec.group, None)
+            log.warning("unfinished_group_stays", group=spec.group, problem=e.message)
         self._publish(spec.group)
 
     async def _bury(self, group: int) -> bool:
@@ -257,7 +269,7 @@ class HeldReplicas:
 
     def replica(self, group: int) -> Replica:
         """Raises GroupNotFound; NotReady while the store still loads (R4.7); LogDamaged for one that is quarantined."""
-        replica = self.replicas.get(group)
+        replica = self.replicas.get(group) or self._opening.get(group)
         if replica is not None:
             return replica
         if self.state == "loading":
@@ -293,7 +305,22 @@ class HeldReplicas:
         self._publish(group)
 
     def _publish_group(self, group: Group) -> None:
+        self.note_election(group.group_id)
         self._publish(group.group_id)
+
+    def note_election(self, group_id: int) -> None:
+        """Once for each term, BEFORE anybody is told that the replica leads: whoever hears of that has heard why."""
+        replica = self.replicas.get(group_id)
+        victory = replica.group.victory if replica is not None and replica.group is not None else None
+        if replica is not None and victory is not None and victory.term > replica.led_in:
+            replica.led_in = victory.term
+            self.events.elected(replica.spec, victory)
+
+    def _handed_over(self, replica: Replica, group: Group, successor: int, cause: str) -> None:
+        """Once for each term, however often the successor is asked."""
+        if group.term > replica.handed_over_in:
+            replica.handed_over_in = group.term
+            self.events.handed_over(replica.spec, group.term, successor, cause)
 
     def _publish(self, group: int) -> None:
         for listener in list(self._listeners):

@@ -1,7 +1,8 @@
 """How a store gets its id, and learns that it has none any more.
 
 Guarantee: a new data directory gets an id from the leading nameserver once and keeps it; a store that was removed does
-not come back (R2.6).  A store that has its id starts without any nameserver: it is confirmed as soon as one answers.
+not come back (R2.6).  A store that has its id starts without any nameserver, if ZooKeeper does not say that it was removed: it is
+confirmed as soon as one answers.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import structlog
 
 from stele.datanode.directory import DataDirectory
 from stele.services.coordination.members import live
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.records import BuriedRecord, StoreRecord
 from stele.services.coordination.session import Session
-from stele.services.errors import ClusterMismatch, DirectoryBusy, SteleError, StoreMismatch
+from stele.services.errors import ClusterMismatch, DirectoryBusy, SteleError, StoreMismatch, StoreTombstone
+from stele.services.intervals import IntervalSet
 from stele.services.pb import nameserver_pb2 as pb
 from stele.services.rpc.nameservers import NameserverClient
 
@@ -50,10 +54,20 @@ async def wait_until_alone(session: Session, directory: DataDirectory, name: str
 class Registration:
     """Of one data directory, under one name."""
 
-    def __init__(self, directory: DataDirectory, name: str, cluster_id: str, nameservers: NameserverClient) -> None:
+    def __init__(
+        self,
+        directory: DataDirectory,
+        name: str,
+        cluster_id: str,
+        nameservers: NameserverClient,
+        records: MetadataStore,
+        rack: str = "",
+    ) -> None:
         self._directory = directory
+        self._records = records
         self._name = name
         self._cluster_id = cluster_id
+        self._rack = rack
         self._nameservers = nameservers
         self._log = structlog.get_logger()
 
@@ -70,8 +84,18 @@ class Registration:
             async with asyncio.timeout(CONFIRM_FIRST_S):
                 await self.confirm()
         except TimeoutError:
+            await self._check_not_removed()
             return False
         return True
+
+    async def _check_not_removed(self) -> None:
+        """BEFORE anybody is shown it.  Who is removed from here on is told so as a running store is."""
+        store_id = self._directory.identity.store_id
+        buried = await self._records.get("stores/buried", BuriedRecord)
+        known = await self._records.get(f"stores/{store_id}", StoreRecord)
+        is_buried = buried is not None and store_id in IntervalSet.of(buried.record.intervals)
+        if is_buried or (known is not None and known.record.state == "tombstone"):
+            raise StoreTombstone(f"store {store_id} was removed from this cluster", store_id=store_id)
 
     async def confirm(self) -> None:
         """Asks until a nameserver answers."""
@@ -97,6 +121,7 @@ class Registration:
             store_id=mine.store_id,
             cluster_id=mine.cluster_id or self._cluster_id,
             seen=mine.seen.message(),
+            rack=self._rack,
         )
         answer = await self._nameservers.call("RegisterStore", request, ATTEMPT_S)
         if answer.cluster_id != self._cluster_id or mine.store_id not in (0, answer.store_id):

@@ -68,6 +68,14 @@ class Replica:
         self._order = itertools.count()
         self._ended: SteleError | None = None
         self.problem = ""
+        self.led_in = self.handed_over_in = 0  # the newest terms of which that was told
+        self._written_in, self._written_under = (
+            0,
+            0,
+        )  # the newest term and owner epoch under which an append was applied
+        self.on_first_write: Callable[[int, int, bool, bool], None] = lambda term, owner_epoch, new_term, new_owner: (
+            None
+        )
 
     def run(self, group: Group) -> None:
         self._group = group
@@ -177,11 +185,25 @@ class Replica:
         """The entry at ``index`` is committed."""
         outcome = self.partition.apply(index, term, payload)
         self._wake_readers()
+        if term != self._written_in or self.partition.owner_epoch != self._written_under:
+            self._note_write(term, outcome)
         self._notify_after_bytes -= len(payload)
         if self._notify_after_bytes <= 0:
             self._notify_after_bytes = math.inf
             self._notify()
         return outcome
+
+    def _note_write(self, term: int, outcome: Outcome) -> None:
+        """Tells of the first write of this replica's own term, or under another owner.  Others of before it has seen as a follower."""
+        if not isinstance(outcome, AppendOutcome) or not any(
+            isinstance(r, Appended) and not r.duplicate for r in outcome.results
+        ):
+            return
+        owner_epoch = self.partition.owner_epoch
+        new_term, new_owner = term > self._written_in, owner_epoch > self._written_under
+        self._written_in, self._written_under = term, owner_epoch
+        if self._group is not None and self._group.is_leader and self._group.term == term:
+            self.on_first_write(term, owner_epoch, new_term, new_owner)
 
     def apply_damaged(self, index: int, payload: bytes) -> bool:
         """The entry at ``index`` is committed, and some of its bytes have changed.  False, and nothing has changed, unless the partition is
@@ -202,6 +224,7 @@ class Replica:
         """Becomes ``state``.  SnapshotDamaged, and then nothing has changed."""
         self.partition.restore(state)
         self._restored = self.partition.mark
+        self._written_under = self.partition.owner_epoch  # what was written under it is not known any more
         self._reader.forget()
         self._wake_readers()
 

@@ -42,10 +42,12 @@ from stele.services.clock import SYSTEM, Clock
 from stele.services.config import DatanodeConfig
 from stele.services.coordination.enrolment import Presence, open_session
 from stele.services.coordination.members import known_nameservers
+from stele.services.coordination.metadata import MetadataStore
 from stele.services.errors import CoordinationUnknown
 from stele.services.files import FileSystem
 from stele.services.pb import datanode_pb2_grpc, raft_pb2_grpc
 from stele.services.process import Runtime
+from stele.services.raft.build_pace import BuildPace
 from stele.services.raft.registry import Registry
 from stele.services.raft.timing import Timing
 from stele.services.raft.transport import RaftTransport
@@ -107,7 +109,8 @@ class Datanode:
         channels = Channels(transport=runtime.transport)
         self._opened.push_async_callback(channels.close)
         nameservers = NameserverClient(channels, known_nameservers(session), rng=self._parts.rng)
-        registration = Registration(directory, config.name, session.cluster_id, nameservers)
+        records = MetadataStore(session)
+        registration = Registration(directory, config.name, session.cluster_id, nameservers, records, config.rack)
         presence = self._presence = Presence("datanodes", config, runtime, session)
         presence.endpoint = self.endpoint = config.endpoint(self._reserved.number)
         # What may be refused comes first: a start that fails leaves no store behind and no other one renamed.
@@ -149,7 +152,8 @@ class Datanode:
             election_min_s=config.election_timeout_min_s,
             election_max_s=config.election_timeout_max_s,
         )
-        transport = RaftTransport(store_id, cluster_id, channels, resolver, parts.rng, timing=timing)
+        pace = BuildPace(config.build_bytes_per_s)
+        transport = RaftTransport(store_id, cluster_id, channels, resolver, parts.rng, timing=timing, pace=pace)
         disk = Disk(directory, config.disk_reserve_bytes, parts.free_bytes)
         await disk.look()
         self._observed = await asyncio.to_thread(parts.observed_time, directory.observed_path, parts.clock)
@@ -166,6 +170,7 @@ class Datanode:
             entry_bytes_max=config.entry_bytes_max,
             metrics=metrics,
             has_room=disk.has_room_to_lead,
+            pace=pace,
         )
         self.store = parts.store(directory, registry, disk, config.entry_bytes_max)
         self.store.on_removed = self._runtime.fail
@@ -261,7 +266,7 @@ class Datanode:
         """A store without room hands its leaderships over once: one of the others may have some."""
         if self.store.disk.disk_full:
             for group in self.store.registry.groups():
-                group.transfer_leadership()
+                group.transfer_leadership(cause="disk_full")
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -60,6 +60,8 @@ _ROLES = {
     pb.MEMBER_ROLE_VOTER: membership.with_voter,
 }
 
+_CAUSES = frozenset({"operator", "balance", "move"})  # of transfers
+
 _CursorRequest = pb.CreateCursorRequest | pb.ResetCursorRequest
 
 
@@ -214,7 +216,9 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
         role = _ROLES.get(request.role)
         if role is None or request.store_id == 0:
             raise InvalidArgument(f"store {request.store_id} cannot get the role {request.role}")
-        change = self._store.change_member(request.group, request.topic_id, request.store_id, role, _mandate(request))
+        change = self._store.change_member(
+            request.group, request.topic_id, request.store_id, role, _mandate(request), request.lost
+        )
         return pb.ChangeMemberResponse(changed=await to_its_end(change))
 
     async def TransferLeadership(
@@ -222,7 +226,8 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
     ) -> pb.TransferLeadershipResponse:
         if request.successor in (0, request.to_store_id):
             raise InvalidArgument(f"store {request.to_store_id} cannot hand over to store {request.successor}")
-        handover = self._store.hand_over(request.group, request.topic_id, request.successor, _mandate(request))
+        cause = request.cause if request.cause in _CAUSES else ""
+        handover = self._store.hand_over(request.group, request.topic_id, request.successor, _mandate(request), cause)
         return pb.TransferLeadershipResponse(transferred=await to_its_end(handover))
 
     async def TellRemoved(self, request: pb.TellRemovedRequest, context: Any) -> pb.TellRemovedResponse:
@@ -242,7 +247,8 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
             raise StorageFailed(f"the trash cannot be listed: {e}") from e
 
     async def WatchStore(self, request: pb.WatchStoreRequest, context: Any) -> AsyncIterator[pb.StoreStatus]:
-        async with aclosing(watch(self._store)) as statuses:
+        had = request.events_after if request.events_of == self._store.events.life else 0
+        async with aclosing(watch(self._store, had)) as statuses:
             async for status in statuses:
                 yield status
 

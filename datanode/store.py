@@ -20,6 +20,7 @@ from stele.datanode.held import HeldReplicas
 from stele.datanode.partition import check_leap
 from stele.services.errors import (
     ClusterMismatch,
+    DiskFull,
     Fenced,
     InvalidArgument,
     LogDamaged,
@@ -62,6 +63,7 @@ class Store(HeldReplicas):
     def __init__(self, directory: DataDirectory, registry: Registry, disk: Disk, entry_bytes_max: int) -> None:
         super().__init__(directory, registry, disk, entry_bytes_max)
         self._epoch_lock = asyncio.Lock()
+        self._deleted_lock = asyncio.Lock()
         self.on_removed: Callable[[SteleError], None] = lambda error: None
 
     async def create(self, spec: GroupSpec, mandate: Mandate) -> bool:
@@ -87,6 +89,13 @@ class Store(HeldReplicas):
                 return False
             if spec.members and spec.group in self._held:  # an order that was given before it was lost
                 raise StorageFailed(f"group {spec.group} was lost here: it can only join again", group=spec.group)
+            if spec.members and spec.group in self.directory.deleted:
+                problem = (
+                    "it was deleted here, and is in an older copy of the records: delete its topic and create that anew"
+                )
+                self._fail(spec.group, problem, spec)  # so that it is recorded as one that was here
+                self._publish(spec.group)
+                raise StorageFailed(f"group {spec.group} cannot begin here: {problem}", group=spec.group)
             if not await asyncio.to_thread(self.directory.create_group, spec):
                 # It came after the store was loaded, with a volume perhaps: what is in it counts.
                 await self._load_one(spec.group)
@@ -102,7 +111,7 @@ class Store(HeldReplicas):
                     await asyncio.to_thread(self.directory.release_quarantined, spec.group, "given-up")
                     log.warning("quarantined_given_up", group=spec.group, problem=aside.problem)
                     del self.quarantined[spec.group]
-                await self._open(spec)
+                await self._open(self._replica(spec))  # listed only once it runs: until then it may be taken back
             except Exception as e:
                 await self._unmake(spec)
                 raise e if isinstance(e, SteleError) else StorageFailed(str(e), group=spec.group) from e
@@ -149,12 +158,15 @@ class Store(HeldReplicas):
         self._check_meant_for_us(mandate)
         await self._obey(mandate)
 
-    async def change_member(self, group: int, topic_id: int, store_id: int, role: RoleChange, mandate: Mandate) -> bool:
+    async def change_member(
+        self, group: int, topic_id: int, store_id: int, role: RoleChange, mandate: Mandate, lost: bool = False
+    ) -> bool:
         """One step of the group that this store's replica leads: ``store_id`` gets another role, committed when this returns.  False if
-        it has that role.
+        it has that role.  ``lost``: because it is said to have no replica.
 
         Errors: ClusterMismatch, StoreMismatch, Fenced, TopicMismatch, GroupNotFound, NotLeader, NotReady (another change is under way,
-        too few of those left answer, or the new voter lacks entries), InvalidArgument, all definite; ProposalLost, Timeout.
+        too few of those left answer, the new voter lacks entries, or the replica that is lost is heard), InvalidArgument, all definite;
+        ProposalLost, Timeout.
         """
         self._check_meant_for_us(mandate)
         replica = self.replica(group)
@@ -164,6 +176,10 @@ class Store(HeldReplicas):
         if members == raft.members:
             return False
         check_change(raft.members, members)
+        if lost and raft.hears(store_id):
+            raise NotReady(
+                f"the replica of group {group} that store {store_id} is said to have lost is heard", group=group
+            )
         await self._obey(mandate)
         try:
             async with asyncio.timeout(CHANGE_TIMEOUT_S):
@@ -176,7 +192,7 @@ class Store(HeldReplicas):
         self._publish(group)
         return True
 
-    async def hand_over(self, group: int, topic_id: int, successor: int, mandate: Mandate) -> bool:
+    async def hand_over(self, group: int, topic_id: int, successor: int, mandate: Mandate, cause: str = "") -> bool:
         """``successor``'s replica is asked to lead in place of this one's, as soon as it holds everything, again and again until this one
         leads no more.  False: it did not lead.
 
@@ -192,7 +208,7 @@ class Store(HeldReplicas):
         while raft.is_leader:
             if loop.time() >= deadline:
                 raise NotReady(f"store {successor} could not take group {group} over yet", group=group)
-            raft.transfer_leadership(successor)
+            raft.transfer_leadership(successor, cause)
             await asyncio.sleep(HANDOVER_CHECK_S)
         if led:
             log.info("leadership_handed_over_by_order", group=group, successor=successor)
@@ -221,10 +237,21 @@ class Store(HeldReplicas):
                     raise StorageFailed(f"what group {group} is cannot be read: {known.problem}", group=group)
             if (aside := self.quarantined.get(group)) is not None:
                 _check_topic(group, aside.topic_id, topic_id)
+            if known is not None or aside is not None:
+                await self._record_deleted(group)
             # BEFORE the folder goes: what a crash leaves in quarantine without it would come back at the next start.
             existed = await asyncio.to_thread(self.directory.release_quarantined, group, "deleted")
             self.quarantined.pop(group, None)
             return await self._bury(group) or existed
+
+    async def _record_deleted(self, group: int) -> None:
+        """BEFORE anything of it goes: where ZooKeeper is put back to a copy of before, the group would begin anew beside replicas that
+        still hold what it was."""
+        try:
+            async with self._deleted_lock:
+                await asyncio.to_thread(self.directory.record_deleted, group)
+        except DiskFull as e:  # a deletion makes room; it is written with the next one, and counts at once
+            log.warning("deletion_not_recorded", group=group, error=e.message)
 
     def _check_meant_for_us(self, mandate: Mandate) -> None:
         mine = self.directory.identity.cluster_id

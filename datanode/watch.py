@@ -1,7 +1,8 @@
 """What a store says of itself: the WatchStore stream.
 
 Guarantee: the first message lists every replica; each change of a replica or of the store follows within ``JOIN_S``;
-every ``HEARTBEAT_S`` the whole is said again, so that silence means that the store is gone.
+every ``HEARTBEAT_S`` the whole is said again, so that silence means that the store is gone.  Each event of the store
+that its ring still holds (store_events.py) comes once on a stream, with or before what it led to.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ JOIN_S = 0.01
 HEARTBEAT_S = 4.0
 
 
-async def watch(store: Store, *, heartbeat_s: float = HEARTBEAT_S) -> AsyncGenerator[pb.StoreStatus, None]:
-    """The state now, then what changes, for ever."""
+async def watch(
+    store: Store, events_after: int = 0, *, heartbeat_s: float = HEARTBEAT_S
+) -> AsyncGenerator[pb.StoreStatus, None]:
+    """The state now, then what changes, for ever; of its events those after that number."""
     changed: set[int] = set()
     something = asyncio.Event()
 
@@ -31,13 +34,15 @@ async def watch(store: Store, *, heartbeat_s: float = HEARTBEAT_S) -> AsyncGener
     try:
         while True:
             changed.clear()
-            yield status_of(store)
+            status, events_after = _with_events(status_of(store), store, events_after)
+            yield status
             whole_at = asyncio.get_running_loop().time() + heartbeat_s
             while await _set_before(something, whole_at):
                 await asyncio.sleep(JOIN_S)
                 something.clear()
                 named, changed = changed - {0}, set()
-                yield status_of(store, named)
+                status, events_after = _with_events(status_of(store, named), store, events_after)
+                yield status
     finally:
         unsubscribe()
 
@@ -49,6 +54,15 @@ async def _set_before(event: asyncio.Event, deadline: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _with_events(status: pb.StoreStatus, store: Store, after: int) -> tuple[pb.StoreStatus, int]:
+    """``status`` with the events after that number, and the number of the last one."""
+    for replica in status.replicas:
+        store.note_election(replica.group)
+    status.life = store.events.life
+    status.events.extend(store.events.messages(after))
+    return status, store.events.newest
 
 
 def status_of(store: Store, groups: set[int] | None = None) -> pb.StoreStatus:
@@ -63,6 +77,7 @@ def status_of(store: Store, groups: set[int] | None = None) -> pb.StoreStatus:
         disk_free_bytes=store.disk.free_bytes,
         complete=groups is None,
         seen=store.directory.identity.seen.message(),
+        disk_full=store.disk.disk_full,
     )
 
 

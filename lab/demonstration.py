@@ -134,7 +134,7 @@ class Demonstration:
         """What the cluster did, in the words of its own events."""
         async for event in client.admin.events(follow=True, since_ms=self._started_wall_ms):
             if event.kind in SHOWN_KINDS:
-                facts = ", ".join(f"{k} {v}" for k, v in event.facts.items() if v)
+                facts = ", ".join(f"{k} {v}" for k, v in {**event.facts, "cause": event.cause}.items() if v)
                 text = f"{event.kind.replace('_', ' ')}: {event.subject}" + (f" ({facts})" if facts else "")
                 self._timeline.append(Moment((event.time_ms - self._started_wall_ms) / 1000, event.kind, text))
 

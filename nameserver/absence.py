@@ -22,11 +22,16 @@ class Absence:
         expected = {s for s, store in catalog.stores.items() if store.state == StoreState.UP}
         missed = {s for s in expected if s not in catalog.live_stores}
         self._missed_since = {s: self._missed_since.get(s, now_s) for s in missed}
-        heard = {s for s in expected if is_heard(reports, s)}
-        if len(heard) < len(expected) - 1:
+        if is_cold(catalog, reports):
             return frozenset()
         return frozenset(s for s, since in self._missed_since.items() if now_s - since >= self._down_after_s)
 
     def forget(self) -> None:
         """Nothing is known of the time that has passed."""
         self._missed_since.clear()
+
+
+def is_cold(catalog: Catalog, reports: Reports) -> bool:
+    """Whether more than one of the stores that should be up is not heard: then nothing is moved or built anew."""
+    expected = [s for s, store in catalog.stores.items() if store.state == StoreState.UP]
+    return sum(is_heard(reports, s) for s in expected) < len(expected) - 1

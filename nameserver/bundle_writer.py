@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
 
 import structlog
 
-from stele.nameserver.bundle_assignment import EVENING_MOVES_MAX, Assign, BrokerCandidate, Pulse, assign
+from stele.nameserver.bundle_assignment import (
+    EVENING_MOVES_MAX,
+    Assign,
+    BrokerCandidate,
+    BundleCause,
+    Pulse,
+    assign,
+    takers,
+)
 from stele.nameserver.catalog import Catalog, Member
-from stele.services.bundles import bundles_of
+from stele.nameserver.causes import Newest, behind_assignment
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.records import BundleRecord
 from stele.services.errors import RecordExists, RecordMissing, VersionConflict
@@ -27,24 +37,78 @@ _log = structlog.get_logger()
 Assigner = Callable[..., list[Assign]]
 
 
+class Measured(Protocol):
+    """What is known of the traffic of bundles."""
+
+    @property
+    def costs(self) -> Mapping[str, float]: ...
+
+    def knows(self, member: Member) -> bool:
+        """Whether the traffic of what it owns is among that."""
+        ...
+
+
+class Idle:
+    """Nothing goes through any bundle."""
+
+    costs: Mapping[str, float] = MappingProxyType({})
+
+    def knows(self, member: Member) -> bool:
+        return True
+
+
 class BundleWriter:
-    """One per term of office.  ``await writer.settle(catalog)`` makes one round and says how many bundles were assigned."""
+    """One per term of office.  ``await writer.settle(catalog)`` makes one round and says how many bundles were assigned.
+
+    Whoever changes what is decided by holds ``turn`` until the view shows it."""
 
     def __init__(
-        self, leadership: Leadership, pulse: Callable[[Member], Pulse], *, assigner: Assigner = assign
+        self,
+        leadership: Leadership,
+        pulse: Callable[[Member], Pulse],
+        measured: Measured | None = None,
+        newest: Newest = lambda subject, kinds: None,
+        *,
+        assigner: Assigner = assign,
     ) -> None:
         self._leadership, self._pulse, self._assigner = leadership, pulse, assigner
+        self._measured, self._newest = measured or Idle(), newest
         self._evened_at = float("-inf")
+        self.turn = asyncio.Lock()
+
+    def candidates(self, catalog: Catalog) -> dict[str, BrokerCandidate]:
+        """The registered brokers, by name."""
+        return {
+            name: BrokerCandidate(member, self._pulse(member), name in catalog.drained)
+            for name, member in catalog.brokers.items()
+        }
 
     async def settle(self, catalog: Catalog, seen: Mapping[str, int] | None = None) -> int:
         """LeadershipLost, CoordinationUnknown; a broker or record that changed meanwhile is left to the next round."""
         now = asyncio.get_running_loop().time()
-        may_even = now - self._evened_at >= EVENING_INTERVAL_S
-        wanted = [b for n in catalog.namespaces.values() for b in bundles_of(n.name, n.bundles)]
-        brokers = {name: BrokerCandidate(member, self._pulse(member)) for name, member in catalog.brokers.items()}
-        changes = self._assigner(wanted, catalog.bundles, brokers, EVENING_MOVES_MAX if may_even else 0, seen)
-        if any(change.cause == "even" for change in changes):
+        candidates = self.candidates(catalog)
+        # What nobody has said yet is not taken for nothing: a leader that was elected a moment ago would even out by count alone.
+        measured = all(self._measured.knows(candidates[name].member) for name in takers(candidates.values()))
+        may_even = measured and now - self._evened_at >= EVENING_INTERVAL_S
+        changes = self._assigner(
+            list(catalog.wanted_bundles),
+            catalog.bundles,
+            candidates,
+            EVENING_MOVES_MAX if may_even else 0,
+            seen,
+            self._measured.costs,
+        )
+        if any(change.cause is BundleCause.EVEN for change in changes):
             self._evened_at = now
+        return await self.write(changes, catalog)
+
+    @property
+    def costs(self) -> Mapping[str, float]:
+        """Of each bundle, beside what it costs by being there."""
+        return self._measured.costs
+
+    async def write(self, changes: Sequence[Assign], catalog: Catalog) -> int:
+        """How many were recorded: the first ones, up to where something had changed meanwhile.  LeadershipLost, CoordinationUnknown."""
         written = 0
         for start in range(0, len(changes), ASSIGNMENTS_PER_TRANSACTION_MAX):
             chunk = changes[start : start + ASSIGNMENTS_PER_TRANSACTION_MAX]
@@ -62,7 +126,8 @@ class BundleWriter:
             member = catalog.brokers.get(name)
             transaction.check(f"members/brokers/{name}", member.node_version if member is not None else 0)
         for change in changes:
-            record = BundleRecord(broker=change.broker, epoch=change.epoch)
+            caused_by = behind_assignment(change, catalog, self._newest)
+            record = BundleRecord(broker=change.broker, epoch=change.epoch, cause=change.cause, caused_by=caused_by)
             known = catalog.bundles.get(change.bundle)
             if known is None:
                 transaction.create(f"bundles/{change.bundle}", record)

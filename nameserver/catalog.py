@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from stele.nameserver.ids import IntervalSet
+from stele.services.bundles import bundles_of
 from stele.services.errors import StoreTombstone, StoreUnknown
 from stele.services.high_water import HighWater
+from stele.services.intervals import IntervalSet
 from stele.services.topics import FOR_EVER, Retention
 
 
@@ -44,6 +45,13 @@ class StoreState(StrEnum):
     TOMBSTONE = "tombstone"
 
 
+class RackRule(StrEnum):
+    """Whether a partition's replicas are on racks apart."""
+
+    PREFER = "prefer"  # as far as there are racks for it
+    REQUIRE = "require"  # or nowhere
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A registered process.  ``joined_zxid`` tells incarnations apart: a process that registers again has a higher one."""
@@ -62,6 +70,7 @@ class Member:
     joined_zxid: int = 0
     joined_ms: int = 0
     node_version: int = 0
+    record_format: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,8 @@ class StoreEntry:
     uuid: str
     registered_ms: int = 0
     node_version: int = 0
+    cordoned: bool = False
+    rack: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +99,14 @@ class NamespaceEntry:
     bundles: int
     replication: int
     retention: Retention = FOR_EVER
+    splits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TopicEntry:
-    """``name`` is namespace/topic.  ``topic_id`` is never used twice (R3.6)."""
+    """``name`` is namespace/topic.  ``topic_id`` is never used twice (R3.6).
+
+    ``partitions`` are those that it shows; while it grows, further ones are recorded and made, up to ``growing_to``."""
 
     name: str
     topic_id: int
@@ -102,6 +116,17 @@ class TopicEntry:
     created_ms: int = 0
     node_version: int = 0
     retention: Retention = FOR_EVER
+    racks: str = RackRule.PREFER
+    growing_to: int = 0
+
+    @property
+    def is_forming(self) -> bool:
+        """Whether partitions of it are being made that nobody can use yet."""
+        return self.state == TopicState.CREATING or (self.state == TopicState.READY and self.growing_to > 0)
+
+    def is_shown(self, partition: PartitionEntry) -> bool:
+        """Whether the partition is one that clients and brokers are told of; nothing was ever written to any other."""
+        return self.state != TopicState.CREATING and partition.index < self.partitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +142,8 @@ class PartitionEntry:
     target: tuple[int, ...] = ()  # of a move: the stores that are to hold the replicas in its end
     cause: str = ""
     leaving: tuple[int, ...] = ()  # left the group; what they hold of it is to be deleted
+    moves_since_ms: int = 0
+    topic_id: int = 0  # 0: recorded before this was
 
     @property
     def wanted(self) -> tuple[int, ...]:
@@ -145,6 +172,23 @@ class BundleEntry:
     assigned_zxid: int = 0
     assigned_ms: int = 0
     node_version: int = 0
+    cause: str = ""
+    caused_by: str = ""  # id of the event for which it was given
+
+
+@dataclass(frozen=True, slots=True)
+class DrainedBroker:
+    """An operator's word, which holds for every process of that name.  ``zxid`` tells two such words apart."""
+
+    name: str
+    zxid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rebalance:
+    """An operator has asked for replicas to be evened out, and they are not yet."""
+
+    asked_ms: int
 
 
 @dataclass(frozen=True)
@@ -153,21 +197,37 @@ class Catalog:
     topics: Mapping[str, TopicEntry] = field(default_factory=dict)
     partitions: Mapping[int, PartitionEntry] = field(default_factory=dict)
     bundles: Mapping[str, BundleEntry] = field(default_factory=dict)
+    drained: Mapping[str, DrainedBroker] = field(default_factory=dict)
     stores: Mapping[int, StoreEntry] = field(default_factory=dict)
     buried: IntervalSet = field(default_factory=IntervalSet)
     deleted_topics: IntervalSet = field(default_factory=IntervalSet)  # ids
     counters: HighWater = field(default_factory=HighWater)  # as they are recorded
+    record_format: int = 1  # that the cluster is at
+    imported: bool = False  # from a copy, and what the stores have seen is not carried forward yet
     nameservers: Mapping[str, Member] = field(default_factory=dict)
     datanodes: Mapping[str, Member] = field(default_factory=dict)
     brokers: Mapping[str, Member] = field(default_factory=dict)
     leader: Leader | None = None
+    rebalance: Rebalance | None = None
+
+    @cached_property
+    def topic_names(self) -> tuple[str, ...]:
+        """In order."""
+        return tuple(sorted(self.topics))
+
+    def topic_of(self, partition: PartitionEntry) -> TopicEntry | None:
+        """The partition's topic; None: it is not seen.  Records are seen one by one: the topic that is seen under the name may be a former
+        one, or a later one, and the partition is none of its."""
+        topic = self.topics.get(partition.topic)
+        return topic if topic is not None and partition.topic_id in (0, topic.topic_id) else None
 
     @cached_property
     def partitions_of(self) -> Mapping[str, tuple[PartitionEntry, ...]]:
-        """Each topic's recorded partitions, by index."""
+        """Each topic's recorded partitions, by index; where there is no topic of the name, those of whatever has been."""
         by_topic: dict[str, list[PartitionEntry]] = {}
         for partition in self.partitions.values():
-            by_topic.setdefault(partition.topic, []).append(partition)
+            if partition.topic not in self.topics or self.topic_of(partition) is not None:
+                by_topic.setdefault(partition.topic, []).append(partition)
         return {t: tuple(sorted(ps, key=lambda p: (p.index, p.group))) for t, ps in by_topic.items()}
 
     @cached_property
@@ -182,6 +242,19 @@ class Catalog:
             )
         )
 
+    @property
+    def known_format(self) -> int:
+        """The highest record format that a registered process knows."""
+        members = (*self.nameservers.values(), *self.datanodes.values(), *self.brokers.values())
+        return max((m.record_format for m in members), default=self.record_format)
+
+    @cached_property
+    def wanted_bundles(self) -> Mapping[str, None]:
+        """Every bundle of every namespace, in order; others that are recorded belong to nobody."""
+        return dict.fromkeys(
+            b for _, n in sorted(self.namespaces.items()) for b in bundles_of(n.name, n.bundles, n.splits)
+        )
+
     @cached_property
     def live_stores(self) -> Mapping[int, Member]:
         """The registered datanode of each store, whatever its state."""
@@ -193,8 +266,8 @@ class Catalog:
         return store_id in self.buried or (store is not None and store.state == StoreState.TOMBSTONE)
 
     @cached_property
-    def placeable_stores(self) -> tuple[int, ...]:
-        """Stores that may be given new replicas: up, registered and ready (R4.6: one that loads is alive and gets none)."""
+    def serving_stores(self) -> tuple[int, ...]:
+        """Stores that are up, registered and ready."""
         return tuple(
             sorted(
                 store_id
@@ -204,6 +277,16 @@ class Catalog:
                 and store.state == StoreState.UP
             )
         )
+
+    @cached_property
+    def placeable_stores(self) -> tuple[int, ...]:
+        """Of these, those that may be given new replicas (R4.6: one that loads is alive and gets none): the ones that are not cordoned."""
+        return tuple(store_id for store_id in self.serving_stores if not self.stores[store_id].cordoned)
+
+    @cached_property
+    def racks(self) -> Mapping[int, str]:
+        """Of each store that has one."""
+        return {s: store.rack for s, store in self.stores.items() if store.rack}
 
     @cached_property
     def replica_counts(self) -> Mapping[int, int]:
@@ -225,9 +308,9 @@ class Catalog:
 
     def validate(self) -> None:
         """Raises AssertionError where the records contradict one another in a way no interleaving of reads explains."""
-        seen: dict[tuple[str, int], int] = {}
+        seen: dict[tuple[str, int, int], int] = {}
         for partition in self.partitions.values():
-            place = (partition.topic, partition.index)
+            place = (partition.topic, partition.topic_id, partition.index)
             assert place not in seen, f"{place} has the groups {seen[place]} and {partition.group}"
             seen[place] = partition.group
             assert len(set(partition.replicas)) == len(partition.replicas), f"{partition} names a store twice"

@@ -13,18 +13,21 @@ from typing import Any, NamedTuple
 from stele.nameserver.catalog import (
     BundleEntry,
     Catalog,
+    DrainedBroker,
     Leader,
     Member,
     MemberKind,
     NamespaceEntry,
     PartitionEntry,
+    Rebalance,
     StoreEntry,
     TopicEntry,
 )
-from stele.nameserver.ids import IntervalSet
 from stele.services.coordination.records import (
+    BrokerRecord,
     BundleRecord,
     BuriedRecord,
+    ClusterRecord,
     CounterRecord,
     DeletedTopicsRecord,
     EpochRecord,
@@ -32,6 +35,7 @@ from stele.services.coordination.records import (
     MemberRecord,
     NamespaceRecord,
     PartitionRecord,
+    RebalanceRecord,
     StoreRecord,
     TopicRecord,
     decode,
@@ -39,6 +43,7 @@ from stele.services.coordination.records import (
 from stele.services.coordination.znode import Node
 from stele.services.errors import RecordUnreadable
 from stele.services.high_water import HighWater
+from stele.services.intervals import IntervalSet
 
 Nodes = Mapping[str, Node]
 
@@ -75,23 +80,37 @@ class _Deleted(NamedTuple):
     topics: IntervalSet
 
 
+class _Cluster(NamedTuple):
+    record_format: int
+
+
+class _Epoch(NamedTuple):
+    epoch: int
+    imported: bool
+
+
 def _assemble(found: Mapping[type, list[Any]]) -> Catalog:
     members: dict[MemberKind, dict[str, Member]] = {kind: {} for kind in MemberKind}
     for member in found.get(Member, ()):
         members[member.kind][member.name] = member
+    epoch = next(iter(found.get(_Epoch, ())), _Epoch(0, False))
     return Catalog(
         namespaces={n.name: n for n in found.get(NamespaceEntry, ())},
         topics={t.name: t for t in found.get(TopicEntry, ())},
         partitions={p.group: p for p in found.get(PartitionEntry, ())},
         bundles={b.name: b for b in found.get(BundleEntry, ())},
+        drained={d.name: d for d in found.get(DrainedBroker, ())},
         stores={s.store_id: s for s in found.get(StoreEntry, ())},
         buried=next(iter(found.get(IntervalSet, ())), IntervalSet()),
-        counters=functools.reduce(HighWater.joined, found.get(HighWater, ()), HighWater()),
+        counters=functools.reduce(HighWater.joined, found.get(HighWater, ()), HighWater(epoch=epoch.epoch)),
+        record_format=next(iter(found.get(_Cluster, ())), _Cluster(1)).record_format,
+        imported=epoch.imported,
         deleted_topics=next((deleted.topics for deleted in found.get(_Deleted, ())), IntervalSet()),
         nameservers=members[MemberKind.NAMESERVERS],
         datanodes=members[MemberKind.DATANODES],
         brokers=members[MemberKind.BROKERS],
         leader=next(iter(found.get(Leader, ())), None),
+        rebalance=next(iter(found.get(Rebalance, ())), None),
     )
 
 
@@ -127,11 +146,17 @@ def _member(path: str, rest: list[str], node: Node) -> Member | None:
         joined_zxid=node.stat.czxid,
         joined_ms=node.stat.created_ms,
         node_version=node.stat.version,
+        record_format=record.record_format,
     )
 
 
-def _epoch(path: str, rest: list[str], node: Node) -> HighWater:
-    return HighWater(epoch=decode(node.value, EpochRecord, path).epoch)
+def _cluster(path: str, rest: list[str], node: Node) -> _Cluster:
+    return _Cluster(decode(node.value, ClusterRecord, path).format)
+
+
+def _epoch(path: str, rest: list[str], node: Node) -> _Epoch:
+    record = decode(node.value, EpochRecord, path)
+    return _Epoch(record.epoch, record.imported)
 
 
 def _counter(path: str, rest: list[str], node: Node) -> HighWater | None:
@@ -149,7 +174,16 @@ def _store(path: str, rest: list[str], node: Node) -> StoreEntry | IntervalSet |
     if not rest[0].isdecimal():
         return None
     record = decode(node.value, StoreRecord, path)
-    return StoreEntry(int(rest[0]), record.name, record.state, record.uuid, record.registered_ms, node.stat.version)
+    return StoreEntry(
+        int(rest[0]),
+        record.name,
+        record.state,
+        record.uuid,
+        record.registered_ms,
+        node.stat.version,
+        record.cordoned,
+        record.rack,
+    )
 
 
 def _deleted(path: str, rest: list[str], node: Node) -> _Deleted | None:
@@ -160,7 +194,7 @@ def _deleted(path: str, rest: list[str], node: Node) -> _Deleted | None:
 
 def _namespace(path: str, rest: list[str], node: Node) -> NamespaceEntry:
     record = decode(node.value, NamespaceRecord, path)
-    return NamespaceEntry(rest[0], record.bundles, record.replication, record.retention)
+    return NamespaceEntry(rest[0], record.bundles, record.replication, record.retention, record.splits)
 
 
 def _topic(path: str, rest: list[str], node: Node) -> TopicEntry:
@@ -177,6 +211,8 @@ def topic_entry(name: str, record: TopicRecord, node_version: int = 0) -> TopicE
         created_ms=record.created_ms,
         node_version=node_version,
         retention=record.retention,
+        racks=record.racks,
+        growing_to=record.growing_to,
     )
 
 
@@ -194,18 +230,39 @@ def _partition(path: str, rest: list[str], node: Node) -> PartitionEntry | None:
         record.target,
         record.cause,
         record.leaving,
+        record.moves_since_ms,
+        record.topic_id,
     )
 
 
 def _bundle(path: str, rest: list[str], node: Node) -> BundleEntry:
     record = decode(node.value, BundleRecord, path)
     return BundleEntry(
-        "/".join(rest), record.broker, record.epoch, node.stat.mzxid, node.stat.modified_ms, node.stat.version
+        "/".join(rest),
+        record.broker,
+        record.epoch,
+        node.stat.mzxid,
+        node.stat.modified_ms,
+        node.stat.version,
+        record.cause,
+        record.caused_by,
     )
+
+
+def _broker(path: str, rest: list[str], node: Node) -> DrainedBroker | None:
+    drained = decode(node.value, BrokerRecord, path).drained
+    return DrainedBroker(rest[0], node.stat.mzxid) if drained else None
+
+
+def _operation(path: str, rest: list[str], node: Node) -> Rebalance | None:
+    if rest[0] != "rebalance":
+        return None
+    return Rebalance(decode(node.value, RebalanceRecord, path).asked_ms)
 
 
 # By first folder and how many names follow it.
 _READERS: dict[tuple[str, int], Callable[[str, list[str], Node], object | None]] = {
+    ("cluster", 0): _cluster,
     ("leader", 0): _leader,
     ("members", 2): _member,
     ("stores", 1): _store,
@@ -217,4 +274,6 @@ _READERS: dict[tuple[str, int], Callable[[str, list[str], Node], object | None]]
     ("topics", 2): _topic,
     ("partitions", 1): _partition,
     ("bundles", 2): _bundle,
+    ("brokers", 1): _broker,
+    ("operations", 1): _operation,
 }

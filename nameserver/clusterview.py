@@ -9,14 +9,16 @@ Not promised: freshness.  ``synced`` says whether, as far as can be known, nothi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import structlog
 
-from stele.nameserver.catalog import Catalog
+from stele.nameserver.catalog import Catalog, Member
 from stele.nameserver.catalog_reader import CatalogReader
-from stele.nameserver.events import EventBuffer, LeaderEvents, derive
+from stele.nameserver.causes import told_by
+from stele.nameserver.event_buffer import EventBuffer
+from stele.nameserver.events import ClusterEvent, LeaderEvents, derive
 from stele.nameserver.reports import leaders
 from stele.nameserver.storewatch import StoreWatch
 from stele.nameserver.strays import set_apart
@@ -27,8 +29,10 @@ from stele.services.coordination.records import ClusterRecord, decode
 from stele.services.coordination.session import Session, SessionState
 from stele.services.coordination.znode import Node
 from stele.services.errors import ClusterMismatch, NotReady, RecordUnreadable, SteleError
+from stele.services.events import EventKind
 from stele.services.high_water import HighWater
-from stele.services.pb import nameserver_pb2
+from stele.services.pb import datanode_pb2, nameserver_pb2
+from stele.services.rarely import Rarely
 from stele.services.rpc.channels import Channels
 from stele.services.tasks import Tasks
 
@@ -47,6 +51,8 @@ SUBTREES = {
     "deleted": 1,
     "partitions": 1,
     "bundles": 2,
+    "brokers": 1,
+    "operations": 1,
 }
 
 T = TypeVar("T")
@@ -59,13 +65,14 @@ class ClusterView:
     def __init__(
         self, session: Session, channels: Channels, name: str, fail: Callable[[SteleError], None], clock: Clock = SYSTEM
     ) -> None:
-        self.events = EventBuffer(clock=clock)
+        self.events = EventBuffer(clock=clock, name=name)
         self.current = View(Catalog(), {}, {})
         self._zxid = 0  # the last transaction of ZooKeeper in `current`
         self._session, self._name, self._fail = session, name, fail
-        self._mirrors = [Mirror(session, path, depth) for path, depth in SUBTREES.items()]
+        behind = Rarely()  # one line for all of them: they share a session
+        self._mirrors = [Mirror(session, path, depth, behind) for path, depth in SUBTREES.items()]
         self._reader = CatalogReader()
-        self._watch = StoreWatch(channels, self._schedule_renewal)
+        self._watch = StoreWatch(channels, self._schedule_renewal, self._told)
         self._leader_events = LeaderEvents(())
         self._timer: asyncio.TimerHandle | None = None
         self._moved = asyncio.Event()
@@ -108,7 +115,8 @@ class ClusterView:
 
     @property
     def age_s(self) -> float:
-        """For how long, at most, something that ZooKeeper has may be missing here; 0: nothing is, but what is on its way."""
+        """For how long, at most, something may be missing here that the server of ZooKeeper has which this session asks; 0: nothing is,
+        but what is on its way.  That such a server itself lags behind the others cannot be told here."""
         if self.synced and not self._session.fenced:
             return 0.0
         return max(self._session.unheard_s, *(mirror.behind_s for mirror in self._mirrors))
@@ -132,6 +140,18 @@ class ClusterView:
         """A store has said what it was told, as it registered: it may load for long, and is watched only then.  Counts at once."""
         self._watch.seen = self.current.seen = self._watch.seen.joined(seen)
         self._schedule_renewal()
+
+    def _told(self, member: Member, events: Sequence[datanode_pb2.StoreEvent]) -> None:
+        """What stores saw or did since this nameserver began is recorded as it comes: nothing is decided by it."""
+        news: list[ClusterEvent] = []
+        for event in events:
+            if (recorded_s := self.events.ago(event.age_ms)) is None:
+                continue
+            told = told_by(member, event, self.current.catalog, recorded_s)
+            elected = event.kind == EventKind.LEADER_ELECTED
+            if not elected or self._leader_events.told(event.group, int(event.facts["term"])):
+                news.append(told)
+        self.events.record(news)
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls ``callback`` after each replacement of ``current``."""

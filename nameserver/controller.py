@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
 
+from stele.nameserver.alteration import altered, check_alteration, grows_to, shows
+from stele.nameserver.bundle_commands import BundleCommands
 from stele.nameserver.bundle_writer import BundleWriter
 from stele.nameserver.catalog import Catalog, TopicEntry, TopicState
 from stele.nameserver.catalog_reader import topic_entry
 from stele.nameserver.clusterview import ClusterView
-from stele.nameserver.metadata_guard import MetadataGuard
-from stele.nameserver.move_writer import MoveWriter
-from stele.nameserver.moves import BeginMove, EnterTombstone, MoveLimits
-from stele.nameserver.probes import BrokerProbes
-from stele.nameserver.reconcile import (
+from stele.nameserver.effects import (
     ChangeMember,
     ConfigureReplica,
     CreateReplica,
@@ -32,27 +31,40 @@ from stele.nameserver.reconcile import (
     DeleteReplica,
     MarkReady,
     ReconcileEffect,
+    RecordArrived,
     RecordExtra,
     RecordGone,
     RecordLeft,
     RecordMaterialised,
     RecordPartitions,
     RemoveRecords,
+    ShowPartitions,
     TransferLeadership,
-    plan,
-    tells,
 )
+from stele.nameserver.leader_balance import LeaderBalanceLimits
+from stele.nameserver.leader_transfer import LeaderTransfers
+from stele.nameserver.metadata_guard import MetadataGuard
+from stele.nameserver.move_writer import MoveWriter
+from stele.nameserver.moves import BeginMove, EnterTombstone, MoveLimits
+from stele.nameserver.namespace_writer import NamespaceWriter, check_namespace, check_shape
+from stele.nameserver.orphans import Orphans
+from stele.nameserver.placement import check_enough
+from stele.nameserver.probes import BrokerProbes
+from stele.nameserver.reconcile import plan, tells
 from stele.nameserver.relocation import Relocation
+from stele.nameserver.replica_balance import EndRebalance
 from stele.nameserver.replicas import ReplicaOrders
+from stele.nameserver.stop_checks import StopChecks
 from stele.nameserver.stores import StoreRegister
-from stele.nameserver.topic_writer import TopicWriter, check_namespace, check_shape
+from stele.nameserver.topic_writer import TopicWriter, check_racks
+from stele.nameserver.traffic_watch import TrafficWatch
+from stele.nameserver.upgrade import Upgrade
 from stele.nameserver.view import View, topic_info
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.records import TopicRecord
 from stele.services.coordination.session import Session
 from stele.services.errors import (
-    GroupNotFound,
-    InvalidArgument,
     LeadershipLost,
     RecordExists,
     SteleError,
@@ -94,6 +106,7 @@ class Controller:
         decisions: Decisions | None = None,
         limits: MoveLimits = MoveLimits(),
         store_down_after_s: float = 300.0,
+        leader_limits: LeaderBalanceLimits = LeaderBalanceLimits(),
     ) -> None:
         metadata = MetadataStore(session)
         self.leadership = leadership
@@ -101,6 +114,8 @@ class Controller:
         self.guard = decisions.guard(leadership, metadata, lambda: view.current)
         self.stores = StoreRegister(leadership, metadata, session.cluster_id, check=self.guard.check, heard=view.heard)
         self.topics = TopicWriter(leadership, metadata)
+        self.namespaces = NamespaceWriter(leadership, metadata)
+        self.upgrade = Upgrade(leadership, metadata, self._mirrored)
         self.relocation = Relocation(
             MoveWriter(leadership, metadata),
             lambda: view.current,
@@ -109,9 +124,22 @@ class Controller:
             limits,
             store_down_after_s,
         )
-        self.probes = BrokerProbes(channels, self._request_assignment)
-        self.bundles = BundleWriter(leadership, self.probes.pulse)
-        self._orders = ReplicaOrders(channels, session.cluster_id, leadership.epoch, self._request_reconciliation)
+        self.probes = BrokerProbes(channels, self._request_assignment, view.events.saw)
+        self.traffic = TrafficWatch(channels)
+        self.bundles = BundleWriter(leadership, self.probes.pulse, self.traffic, view.events.newest)
+        self.ownership = BundleCommands(leadership, metadata, self.bundles, lambda: view.current, self._mirrored)
+        self.stops = StopChecks(session, lambda: view.current.catalog, channels, self.bundles.candidates)
+        self.orders = ReplicaOrders(channels, session.cluster_id, leadership.epoch, self._request_reconciliation)
+        self.leaders = LeaderTransfers(view, self.orders, leader_limits)
+        self.orphans = Orphans(
+            leadership,
+            metadata,
+            self.topics,
+            self.orders,
+            lambda: view.current,
+            self.guard.check,
+            self._mirrored,
+        )
         self._view = view
         self._plan = decisions.plan
         self._replicas_due, self._bundles_due = asyncio.Event(), asyncio.Event()
@@ -136,7 +164,9 @@ class Controller:
         self._is_open = False
         await self._tasks.cancel()
         await self.probes.stop()
-        await self._orders.stop()
+        await self.leaders.stop()
+        await self.traffic.stop()
+        await self.orders.stop()
 
     # --- what clients ask -------------------------------------------------------------------------------------------
 
@@ -150,6 +180,7 @@ class Controller:
         check_namespace(namespace)
         check_shape(request.partitions, request.replication)
         check_retention(FOR_EVER.changed_by(request.retention))
+        racks = check_racks(request.racks)
         wanted = request.replication or (await self.topics.defaults(namespace)).replication
         await self._heard(wanted, asyncio.get_running_loop().time() + timeout_s / 2)
         await self.guard.check()
@@ -161,9 +192,11 @@ class Controller:
                 retention = check_retention(defaults.retention.changed_by(request.retention))
                 catalog = self._placeable()
                 try:
-                    record = await self.topics.begin_create(name, request.partitions, replication, catalog, retention)
+                    record = await self.topics.begin_create(
+                        name, request.partitions, replication, catalog, retention, racks
+                    )
                     topic_id = record.id
-                    await self._mirrored(lambda c: name in c.topics and name in c.partitions_of)
+                    await self._mirrored(functools.partial(_shows, topic=name, topic_id=topic_id))
                 except RecordExists:
                     known = await self.topics.read(name)
                     if known is not None and known.record.state != TopicState.DELETING:
@@ -172,7 +205,7 @@ class Controller:
                         as_asked = shape == (request.partitions, replication) and kept == kept.changed_by(
                             request.retention
                         )
-                        if not request.if_absent or not as_asked:
+                        if not request.if_absent or not as_asked or racks != known.record.racks:
                             raise _exists(name, *shape) from None
                         created, topic_id = False, known.record.id
             if not topic_id and not await self._gone(name, deadline):
@@ -186,10 +219,12 @@ class Controller:
     def _not_ready_yet(self, name: str, timeout_s: float) -> Timeout:
         """With what a store said that could not create its replicas, a full disk for example: more than a slow election.  It remains a
         Timeout: the topic is recorded, and comes to be as soon as the store is able again."""
-        partitions = self._view.current.catalog.partitions_of.get(name, ())
-        failure = self._orders.last_failure(sorted({s for p in partitions for s in p.replicas}))
+        view = self._view.current
+        partitions = view.catalog.partitions_of.get(name, ())
+        failure = self.orders.last_failure(sorted({s for p in partitions for s in p.replicas}))
+        lost = next((lost for p in partitions for s in p.replicas if (lost := view.lost(p, s))), "")
         if failure is None:
-            why, cause, store_id = "not every partition has a leader yet", None, None
+            why, cause, store_id = lost or "not every partition has a leader yet", None, None
         else:
             store_id, error = failure
             why, cause = f"store {store_id} cannot create its replicas: {error.message}", error.reason
@@ -202,13 +237,25 @@ class Controller:
         )
 
     async def alter_topic(self, request: nameserver_pb2.AlterTopicRequest) -> nameserver_pb2.AlterTopicResponse:
-        """Returns once it is recorded; reconciliation tells the replicas."""
+        """Returns once it is recorded; reconciliation does the rest.  TopicNotFound, TopicReplaced, InvalidArgument, NotEnoughStores."""
         name = request.topic
         parse_topic(name)
-        check_retention(FOR_EVER.changed_by(request.retention))
-        async with self.topics.turn:
-            record = await self.topics.set_retention(name, lambda kept: kept.changed_by(request.retention))
-            await self._mirrored(lambda c: (t := c.topics.get(name)) is not None and t.retention == record.retention)
+        check_alteration(request)
+
+        def changed(before: TopicRecord) -> TopicRecord:
+            after = altered(name, before, request)
+            if after.replication > before.replication:
+                check_enough(after.replication, up)
+            if after.growing_to > before.growing_to:
+                check_enough(after.replication, len(self._placeable().placeable_stores))
+            return after
+
+        if request.partitions:
+            await self.guard.check()  # ids will be given out
+        async with self.topics.turn:  # of stores that go and are cordoned, too: none does meanwhile
+            up = await self.relocation.writer.up() if request.replication else 0
+            record = await self.topics.alter(name, request.topic_id, changed)
+            await self._mirrored(lambda c: shows(c, name, record))
         self._request_reconciliation()
         return nameserver_pb2.AlterTopicResponse(topic=topic_info(topic_entry(name, record)))
 
@@ -226,29 +273,9 @@ class Controller:
                     f"{name} is not deleted everywhere yet; its deletion goes on", topic=name, timeout_s=timeout_s
                 )
 
-    async def remove_orphan(self, store_id: int, group: int, topic_id: int) -> None:
-        """An operator's word that a replica which no record speaks for may go.  Returns once its store has moved it to its trash.
-        GroupNotFound: there is no such stray; InvalidArgument: it is none after all."""
-        view = self._view.current
-        report, member = view.reports.get(store_id), view.catalog.live_stores.get(store_id)
-        stray = report.strays.get(group) if report is not None and report.connected else None
-        if stray is None or member is None or stray.replica.topic_id != topic_id:
-            raise GroupNotFound(
-                f"store {store_id} reports no orphan of group {group} and topic id {topic_id}; `stele store orphans` lists them",
-                group=group,
-                store_id=store_id,
-            )
-        recorded = await self.topics.recorded(group)
-        if recorded is not None and (topic_id in (0, recorded[1]) or not recorded[1]):
-            raise InvalidArgument(
-                f"group {group} is recorded as one of {recorded[0]}: it goes with that topic", group=group
-            )
-        await self._orders.give(member, DeleteReplica(store_id, group, topic_id))
-        _log.warning("orphan_removed", store=store_id, group=group, topic=stray.replica.topic, topic_id=topic_id)
-
     async def create_namespace(self, request: nameserver_pb2.CreateNamespaceRequest) -> bool:
         async with self.topics.turn:
-            created = await self.topics.create_namespace(
+            created = await self.namespaces.create(
                 request.namespace,
                 request.bundles,
                 request.replication,
@@ -258,6 +285,29 @@ class Controller:
             # Within the turn: the next one decides by the mirror, and has to find what this one wrote.
             await self._mirrored(lambda c: request.namespace in c.namespaces)
             return created
+
+    async def alter_namespace(self, request: nameserver_pb2.AlterNamespaceRequest) -> nameserver_pb2.NamespaceInfo:
+        name = request.namespace
+        async with self.topics.turn:
+            record = await self.namespaces.alter(name, request.replication, request.retention)
+            await self._mirrored(
+                lambda c: (
+                    (n := c.namespaces.get(name)) is None
+                    or (n.replication, n.retention) == (record.replication, record.retention)
+                )
+            )
+        return nameserver_pb2.NamespaceInfo(
+            namespace=name,
+            bundles=record.bundles + len(record.splits),
+            replication=record.replication,
+            topics=sum(t.partition("/")[0] == name for t in self._view.current.catalog.topics),
+            retention=record.retention.message(),
+        )
+
+    async def delete_namespace(self, name: str) -> None:
+        async with self.topics.turn:
+            await self.namespaces.delete(name)
+            await self._mirrored(lambda c: name not in c.namespaces)
 
     async def _ready(self, name: str, topic_id: int, deadline: float) -> TopicEntry | None:
         """The topic once it is ready; TopicNotFound if it was deleted meanwhile.  Another leader may finish the work."""
@@ -319,6 +369,7 @@ class Controller:
 
     def _changed(self) -> None:
         self.probes.follow(self._view.current.catalog.brokers)
+        self.traffic.follow(self._view.current.catalog)
         self._request_reconciliation()
         self._request_assignment()
 
@@ -339,6 +390,7 @@ class Controller:
             due.clear()
             if not (self.leadership.is_valid and self._view.synced):
                 self.relocation.out_of_step()
+                self.leaders.out_of_step()
                 continue
             try:
                 await work()
@@ -359,13 +411,16 @@ class Controller:
         await asyncio.sleep(ROUND_S)
 
     async def _settle_bundles(self) -> None:
-        view = self._view.current
-        before = view.catalog
-        if await self.bundles.settle(before, view.owner_epochs()):
-            await self._mirrored(lambda c: c.bundles != before.bundles)
+        async with self.bundles.turn:
+            view = self._view.current
+            before = view.catalog
+            await self.namespaces.release(before)
+            if await self.bundles.settle(before, view.owner_epochs()):
+                await self._mirrored(lambda c: c.bundles != before.bundles)
 
     async def _reconcile(self) -> None:
         """Orders first, since nobody waits for them; then the records, where one topic's trouble holds up no other."""
+        await self.guard.carry_forward()
         await self.guard.check()
         view = self._view.current
         effects = [*self._plan(view.catalog, view.reports, view.leaders), *self.relocation.due(view)]
@@ -373,9 +428,10 @@ class Controller:
         for left in effects:
             if isinstance(left, DeleteLeft) and await self.relocation.may_delete(left):
                 orders.append(DeleteReplica(left.store_id, left.group, left.topic_id))
-        self._orders.submit(
+        self.orders.submit(
             [*orders, *tells(view.catalog, view.reports)], view.catalog.live_stores, view.catalog.high_water
         )
+        self.leaders.even_out()
         trouble: SteleError | None = None
         for effect in effects:
             try:
@@ -387,29 +443,47 @@ class Controller:
         if trouble is not None:
             raise trouble
 
-    async def _write(self, effect: ReconcileEffect | BeginMove | EnterTombstone, view: View) -> None:
+    async def _write(self, effect: ReconcileEffect | BeginMove | EnterTombstone | EndRebalance, view: View) -> None:
         match effect:
-            case BeginMove() | EnterTombstone() | RecordLeft() | RecordExtra() | RecordGone():
+            case (
+                BeginMove()
+                | EnterTombstone()
+                | EndRebalance()
+                | RecordLeft()
+                | RecordArrived()
+                | RecordExtra()
+                | RecordGone()
+            ):
                 await self.relocation.write(effect)
-            case RecordPartitions(topic):
+            case RecordPartitions(topic, topic_id):
                 async with self.topics.turn:
-                    recorded = await self.topics.record_partitions(topic, self._placeable(view))
+                    recorded = await self.topics.record_partitions(topic, topic_id, self._placeable(view))
                     await self._mirrored(lambda c: len(c.partitions_of.get(topic, ())) >= recorded)
-            case RecordMaterialised(topic, held):
-                if await self.topics.record_materialised(topic, dict(held)):
+            case RecordMaterialised(topic, topic_id, held):
+                if await self.topics.record_materialised(topic, topic_id, dict(held)):
                     # A condition, not a hint: what is decided next must not take a store for one that was never reported.
                     await self._until_mirrored(lambda c: all(_is_recorded(c, group, stores) for group, stores in held))
-            case MarkReady(topic):
-                await self.topics.mark_ready(topic)
-            case RemoveRecords(topic):
+            case MarkReady(topic, topic_id):
+                await self.topics.mark_ready(topic, topic_id)
+            case ShowPartitions(topic, topic_id, partitions):
                 async with self.topics.turn:
-                    await self.topics.remove_records(topic, view.catalog)
+                    await self.topics.show_partitions(topic, topic_id, partitions)
+                # A condition, not a hint: what is written to from now on is never made anew.
+                await self._until_mirrored(lambda c: not grows_to(c, topic_id, topic, partitions))
+            case RemoveRecords(topic, topic_id):
+                async with self.topics.turn:
+                    await self.topics.remove_records(topic, topic_id, view.catalog)
             case _:
                 pass
 
     async def _until_mirrored(self, seen: Callable[[Catalog], bool]) -> None:
         while self.leadership.is_valid and not seen(self._view.current.catalog):
             await self._view.changed(ROUND_S)
+
+
+def _shows(catalog: Catalog, topic: str, topic_id: int) -> bool:
+    known = catalog.topics.get(topic)
+    return known is not None and known.topic_id == topic_id and topic in catalog.partitions_of
 
 
 def _is_recorded(catalog: Catalog, group: int, stores: tuple[int, ...]) -> bool:

@@ -1,39 +1,44 @@
-"""What happened in the cluster, as one nameserver saw it.
+"""What happened in the cluster, derived from what is recorded and reported.  Pure.
 
-Guarantee: every nameserver derives the same events from the same records and reports, so that a client may ask any of them; facts tell
-two occurrences apart (an epoch, a term, an incarnation); ids grow within one life of a nameserver, times are ZooKeeper's own where
-ZooKeeper recorded the fact; the buffer holds the newest ``EVENTS_MAX`` and a follower that falls behind it is told how many it missed.
+Guarantee: every nameserver derives the same events, under the same ids (services/events.py), from the same records and reports and from
+what stores tell, so that a client may ask any of them; only what a leading nameserver sees of brokers it tells alone.  Times are
+ZooKeeper's own where ZooKeeper recorded the fact.
 """
 
 from __future__ import annotations
 
-import asyncio
-import uuid
-from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-from stele.nameserver.catalog import Catalog, Member, MemberKind, MemberState, TopicState
+from stele.nameserver.catalog import (
+    Catalog,
+    DrainedBroker,
+    Leader,
+    Member,
+    MemberKind,
+    MemberState,
+    TopicEntry,
+    TopicState,
+)
 from stele.nameserver.reports import LeaderReport
-from stele.services.clock import SYSTEM, Clock
-from stele.services.pb import nameserver_pb2
-
-EVENTS_MAX = 10_000
+from stele.services.events import EventKind, bundle_moved_id, event_id, leader_elected_id
 
 _SINGULAR = {MemberKind.NAMESERVERS: "nameserver", MemberKind.DATANODES: "datanode", MemberKind.BROKERS: "broker"}
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterEvent:
-    """``time_ms`` 0: now, by the clock of whoever records it."""
+    """``id`` names the occurrence; ``caused_by`` is the id of the event that it follows from, "" where none is known."""
 
     kind: str
     subject: str
     facts: Mapping[str, str] = field(default_factory=dict)
-    time_ms: int = 0
-    id: int = 0
-    recorded_s: float = 0.0  # on the clock of its buffer, which never goes back
+    time_ms: int = 0  # 0: when it is recorded, by the clock of whoever does
+    id: str = ""
+    cause: str = ""
+    caused_by: str = ""
+    number: int = 0
+    recorded_s: float = 0.0  # on the clock of its buffer, which never goes back; 0: when it is recorded
 
 
 def derive(before: Catalog, after: Catalog) -> list[ClusterEvent]:
@@ -42,11 +47,31 @@ def derive(before: Catalog, after: Catalog) -> list[ClusterEvent]:
     for kind in MemberKind:
         events += _members(kind, before.members(kind), after.members(kind))
     if after.leader is not None and (before.leader is None or before.leader.epoch != after.leader.epoch):
-        facts = {"epoch": str(after.leader.epoch), "endpoint": after.leader.endpoint}
-        events.append(ClusterEvent("nameserver_elected", after.leader.name, facts, after.leader.since_ms))
+        events.append(_nameserver_elected(before, after, after.leader))
     events += _topics(before, after)
+    events += _moves(before, after)
+    events += _drains(before, after)
     events += _bundles(before, after)
     return events
+
+
+def _nameserver_elected(before: Catalog, after: Catalog, leader: Leader) -> ClusterEvent:
+    """Why, is seen where its predecessor's registration went at the same look or had not gone yet."""
+    facts = {"epoch": str(leader.epoch), "endpoint": leader.endpoint}
+    cause, caused_by, former = "", "", before.leader
+    if former is not None and (gone := before.nameservers.get(former.name)) is not None:
+        now = after.nameservers.get(former.name)
+        if now is None or now.joined_zxid != gone.joined_zxid:
+            cause, caused_by = "leader_gone", event_id(EventKind.MEMBER_GONE, gone.name, gone.joined_zxid)
+    return ClusterEvent(
+        "nameserver_elected",
+        leader.name,
+        facts,
+        leader.since_ms,
+        event_id("nameserver_elected", leader.name, leader.epoch),
+        cause,
+        caused_by,
+    )
 
 
 def _members(kind: MemberKind, before: Mapping[str, Member], after: Mapping[str, Member]) -> list[ClusterEvent]:
@@ -54,12 +79,13 @@ def _members(kind: MemberKind, before: Mapping[str, Member], after: Mapping[str,
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)
         if old is not None and (new is None or new.joined_zxid != old.joined_zxid):
-            events.append(ClusterEvent("member_gone", name, _member_facts(kind, old)))
+            events.append(_member_gone(kind, old, new))
             old = None
         if new is None:
             continue
         if old is None:
-            events.append(ClusterEvent("member_joined", name, _member_facts(kind, new), new.joined_ms))
+            joined = event_id("member_joined", name, new.joined_zxid)
+            events.append(ClusterEvent("member_joined", name, _member_facts(kind, new), new.joined_ms, joined))
         if kind is MemberKind.DATANODES and (old is None or old.state != new.state):
             events.append(
                 ClusterEvent(
@@ -67,11 +93,31 @@ def _members(kind: MemberKind, before: Mapping[str, Member], after: Mapping[str,
                     name,
                     {"store_id": str(new.store_id), "incarnation": str(new.joined_zxid)},
                     0 if old else new.joined_ms,
+                    event_id(f"store_{new.state}", name, new.joined_zxid),
+                    caused_by=event_id("member_joined", name, new.joined_zxid),
                 )
             )
         elif new.state == MemberState.DRAINING and (old is None or old.state != new.state):
-            events.append(ClusterEvent("member_draining", name, _member_facts(kind, new)))
+            draining = event_id("member_draining", name, new.joined_zxid)
+            events.append(
+                ClusterEvent("member_draining", name, _member_facts(kind, new), id=draining, cause="stopping")
+            )
     return events
+
+
+def _member_gone(kind: MemberKind, old: Member, new: Member | None) -> ClusterEvent:
+    """Only brokers say first that they are about to go: of the others nobody can tell a session that ended from a process that stopped."""
+    caused_by = ""
+    if new is not None:
+        cause = "registered_again"
+    elif old.state == MemberState.DRAINING:
+        cause, caused_by = "stopping", event_id("member_draining", old.name, old.joined_zxid)
+    else:
+        cause = "session_ended" if kind is MemberKind.BROKERS else "unregistered"
+    id = event_id(EventKind.MEMBER_GONE, old.name, old.joined_zxid)
+    return ClusterEvent(
+        EventKind.MEMBER_GONE, old.name, _member_facts(kind, old), id=id, cause=cause, caused_by=caused_by
+    )
 
 
 def _member_facts(kind: MemberKind, member: Member) -> dict[str, str]:
@@ -87,7 +133,9 @@ def _topics(before: Catalog, after: Catalog) -> list[ClusterEvent]:
     old = {t.topic_id: t for t in before.topics.values()}
     new = {t.topic_id: t for t in after.topics.values()}
     for topic_id in sorted(old.keys() - new.keys()):
-        events.append(ClusterEvent("topic_deleted", old[topic_id].name, {"id": str(topic_id)}))
+        name = old[topic_id].name
+        deleted = event_id("topic_deleted", name, topic_id)
+        events.append(ClusterEvent("topic_deleted", name, {"id": str(topic_id)}, id=deleted, cause="operator"))
     for topic_id in sorted(new):
         topic, known = new[topic_id], old.get(topic_id)
         if topic.state == TopicState.READY and (known is None or known.state != TopicState.READY):
@@ -96,15 +144,61 @@ def _topics(before: Catalog, after: Catalog) -> list[ClusterEvent]:
                 "partitions": str(topic.partitions),
                 "replication": str(topic.replication),
             }
-            events.append(ClusterEvent("topic_created", topic.name, facts, 0 if known else topic.created_ms))
-        if known is not None and known.retention != topic.retention:
-            kept = {
+            created = event_id("topic_created", topic.name, topic_id)
+            time_ms = 0 if known else topic.created_ms
+            events.append(ClusterEvent("topic_created", topic.name, facts, time_ms, created, "operator"))
+        if known is not None and _shape(known) != _shape(topic):
+            shape = {
+                "partitions": str(topic.partitions),
+                "replication": str(topic.replication),
                 "retention_bytes": str(topic.retention.size_bytes),
                 "retention_ms": str(topic.retention.age_ms),
                 "version": str(topic.node_version),
             }
-            events.append(ClusterEvent("topic_altered", topic.name, kept))
+            altered = event_id("topic_altered", topic.name, f"{topic_id}.{topic.node_version}")
+            events.append(ClusterEvent("topic_altered", topic.name, shape, id=altered, cause="operator"))
     return events
+
+
+def _moves(before: Catalog, after: Catalog) -> list[ClusterEvent]:
+    """Of replicas, from the record that says where they are to be to the one that says that they are there."""
+    if before.partitions is after.partitions:
+        return []
+    events: list[ClusterEvent] = []
+    for group, now in after.partitions.items():
+        was = before.partitions.get(group)
+        if was is now or bool(was is not None and was.target) == bool(now.target):
+            continue
+        moving = now if now.target else was
+        assert moving is not None
+        began = event_id(EventKind.MOVE_BEGAN, group, moving.moves_since_ms)
+        subject = f"{now.topic}-{now.index}"
+        facts = {"group": str(group), "operation": f"move-{group}", "replicas": ",".join(map(str, now.replicas))}
+        if now.target:
+            facts["target"] = ",".join(map(str, now.target))
+            time_ms = now.moves_since_ms
+            events.append(ClusterEvent(EventKind.MOVE_BEGAN, subject, facts, time_ms, began, now.cause))
+        else:
+            ended = event_id(EventKind.REPLICA_MOVED, group, moving.moves_since_ms)
+            events.append(ClusterEvent(EventKind.REPLICA_MOVED, subject, facts, 0, ended, moving.cause, began))
+    return sorted(events, key=lambda e: int(e.facts["group"]))
+
+
+def _drains(before: Catalog, after: Catalog) -> list[ClusterEvent]:
+    """By the operator's word, which a second one of the same kind is told apart from by its transaction."""
+    old, new = set(before.drained.values()), set(after.drained.values())
+    undrained = [_drain("broker_undrained", d) for d in old - new]
+    drained = [_drain("broker_drained", d) for d in new - old]
+    return sorted([*undrained, *drained], key=lambda e: (e.subject, int(e.facts["record"]), e.kind))
+
+
+def _drain(kind: str, word: DrainedBroker) -> ClusterEvent:
+    id = event_id(kind, word.name, word.zxid)
+    return ClusterEvent(kind, word.name, {"record": str(word.zxid)}, id=id, cause="operator")
+
+
+def _shape(topic: TopicEntry) -> tuple[object, ...]:
+    return topic.partitions, topic.replication, topic.retention
 
 
 def _bundles(before: Catalog, after: Catalog) -> list[ClusterEvent]:
@@ -114,12 +208,17 @@ def _bundles(before: Catalog, after: Catalog) -> list[ClusterEvent]:
         if known is None or known.epoch != bundle.epoch:
             former = known.broker if known is not None else ""
             facts = {"from": former, "to": bundle.broker, "epoch": str(bundle.epoch)}
-            events.append(ClusterEvent("bundle_moved", name, facts, bundle.assigned_ms))
+            moved = bundle_moved_id(name, bundle.epoch)
+            events.append(
+                ClusterEvent(
+                    EventKind.BUNDLE_MOVED, name, facts, bundle.assigned_ms, moved, bundle.cause, bundle.caused_by
+                )
+            )
     return events
 
 
 class LeaderEvents:
-    """Elections of partition leaders, each told once, by term.
+    """Elections of partition leaders, each told once, by term; where the store that was elected has told of it already (``told``), by that.
 
     What was so when this nameserver began to look is no news: the first leader that it hears of is told only for groups that came
     later."""
@@ -127,6 +226,14 @@ class LeaderEvents:
     def __init__(self, begun_with: Iterable[int]) -> None:
         self._silent = set(begun_with)
         self._terms: dict[int, int] = {}
+
+    def told(self, group: int, term: int) -> bool:
+        """A store has told of an election; False: of one that is known."""
+        if term <= self._terms.get(group, 0):
+            return False
+        self._terms[group] = term
+        self._silent.discard(group)
+        return True
 
     def derive(self, catalog: Catalog, leaders: Mapping[int, LeaderReport]) -> list[ClusterEvent]:
         events: list[ClusterEvent] = []
@@ -146,87 +253,8 @@ class LeaderEvents:
                 "store_id": str(known.store_id),
                 "term": str(known.term),
             }
-            events.append(ClusterEvent("partition_leader_elected", f"{partition.topic}-{partition.index}", facts))
+            id, subject = leader_elected_id(group, known.term), f"{partition.topic}-{partition.index}"
+            events.append(ClusterEvent(EventKind.LEADER_ELECTED, subject, facts, id=id))
         for group in self._terms.keys() - catalog.partitions.keys():
             del self._terms[group]
         return events
-
-
-class EventBuffer:
-    """The newest events, to be read from any point on, and followed."""
-
-    def __init__(self, events_max: int = EVENTS_MAX, clock: Clock = SYSTEM) -> None:
-        self.teller = (
-            uuid.uuid4().hex
-        )  # ids and times are this buffer's own: another life of its nameserver has another one
-        self._clock = clock
-        self._events: deque[ClusterEvent] = deque(maxlen=events_max)
-        self._next_id = 1
-        self._first_news_id = 1
-        self._grown = asyncio.Event()
-        self._closed = False
-
-    def record(self, events: Iterable[ClusterEvent]) -> list[ClusterEvent]:
-        """Adds ``events`` and returns them as recorded."""
-        recorded: list[ClusterEvent] = []
-        now_s, now_ms = self._clock.monotonic(), self._clock.wall_ms()
-        for event in events:
-            kept = replace(
-                event, facts=dict(event.facts), time_ms=event.time_ms or now_ms, id=self._next_id, recorded_s=now_s
-            )
-            self._next_id += 1
-            self._events.append(kept)
-            recorded.append(kept)
-        if recorded:
-            self._wake()
-        return recorded
-
-    def record_found(self, events: Iterable[ClusterEvent]) -> None:
-        """The same for what was so already when this nameserver began: when it happened, only its time says."""
-        self.record(events)
-        self._first_news_id = self._next_id
-
-    def age_ms(self, event: ClusterEvent) -> int:
-        return round((self._clock.monotonic() - event.recorded_s) * 1000)
-
-    def close(self) -> None:
-        """Ends every follower."""
-        self._closed = True
-        self._wake()
-
-    async def read(self, request: nameserver_pb2.EventsRequest) -> AsyncGenerator[ClusterEvent, None]:
-        """Oldest first; with ``follow`` the events to come as well, whatever their times say.  What the buffer had to forget before a
-        follower read it is told as one ``events_missed`` event."""
-        goes_on = bool(request.teller) and request.teller == self.teller
-        last_id, wanted_to_id = (request.after_id, 0) if goes_on else (0, self._next_id - 1)
-        asked_s = self._clock.monotonic()
-        while True:
-            grown, newest = self._grown, self._next_id - 1
-            missed = self._oldest_id - last_id - 1
-            if last_id and missed > 0:
-                yield ClusterEvent(
-                    "events_missed", "", {"count": str(missed)}, self._events[0].time_ms, self._oldest_id - 1, asked_s
-                )
-            for event in list(islice(self._events, max(0, last_id + 1 - self._oldest_id), None)):
-                if event.id > wanted_to_id or self._is_wanted(event, request, asked_s):
-                    yield event
-            last_id = max(last_id, newest)
-            if not request.follow or self._closed:
-                return
-            if self._next_id - 1 == newest:
-                await grown.wait()
-
-    def _is_wanted(self, event: ClusterEvent, request: nameserver_pb2.EventsRequest, asked_s: float) -> bool:
-        """Of what was there before it was asked for.  ``since_ms`` is compared with whatever clock gave the event its time, so it decides
-        only about what its reader has never waited for."""
-        if not request.teller or event.id < self._first_news_id:
-            return event.time_ms >= request.since_ms
-        return event.recorded_s >= asked_s - request.within_ms / 1000
-
-    @property
-    def _oldest_id(self) -> int:
-        return self._next_id - len(self._events)
-
-    def _wake(self) -> None:
-        self._grown.set()
-        self._grown = asyncio.Event()

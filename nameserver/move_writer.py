@@ -17,16 +17,25 @@ from itertools import islice
 import structlog
 
 from stele.nameserver.catalog import Catalog, StoreEntry, StoreState, TopicState, removed, unknown
-from stele.nameserver.ids import IntervalSet
 from stele.nameserver.moves import BeginMove, Cause, check_may_go, others_up
 from stele.nameserver.recorded import READS_AT_ONCE_MAX, read_now
 from stele.nameserver.topic_writer import check_up, partition_path, store_path, topic_path
+from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore, Transaction
-from stele.services.coordination.records import BuriedRecord, PartitionRecord, StoreRecord, TopicRecord, Versioned
-from stele.services.errors import CoordinationUnknown, InvalidArgument, RecordMissing, VersionConflict
+from stele.services.coordination.records import (
+    BuriedRecord,
+    PartitionRecord,
+    RebalanceRecord,
+    StoreRecord,
+    TopicRecord,
+    Versioned,
+)
+from stele.services.errors import CoordinationUnknown, InvalidArgument, RecordExists, RecordMissing, VersionConflict
+from stele.services.intervals import IntervalSet
 
 BURIED = "stores/buried"
+REBALANCE = "operations/rebalance"
 ROUNDS_MAX = 8
 
 _log = structlog.get_logger()
@@ -37,8 +46,8 @@ Change = Callable[[PartitionRecord], PartitionRecord | None]
 class MoveWriter:
     """One per term of office."""
 
-    def __init__(self, leadership: Leadership, metadata: MetadataStore) -> None:
-        self._leadership, self._metadata = leadership, metadata
+    def __init__(self, leadership: Leadership, metadata: MetadataStore, clock: Clock = SYSTEM) -> None:
+        self._leadership, self._metadata, self._clock = leadership, metadata, clock
 
     # --- moves ------------------------------------------------------------------------------------------------------
 
@@ -55,12 +64,13 @@ class MoveWriter:
                 replicas=(*record.replicas, *joining),
                 target=move.target,
                 cause=str(move.cause),
+                moves_since_ms=record.moves_since_ms or self._clock.wall_ms(),
                 version=record.version + 1,
             )
 
-        written = await self._change(move.group, begun, joining=(move.to,))
+        written = await self._change(move.group, begun, joining={*move.target} - {*move.before})
         if written is not None:
-            _log.info("move_begun", group=move.group, source=move.source, to=move.to, cause=str(move.cause))
+            _log.info("move_begun", group=move.group, before=move.before, target=move.target, cause=str(move.cause))
         return written is not None
 
     async def cancel(self, group: int) -> bool:
@@ -93,11 +103,21 @@ class MoveWriter:
                 leaving=(*record.leaving, store_id),
                 target=() if ended else record.target,
                 cause="" if ended else record.cause,
+                moves_since_ms=0 if ended else record.moves_since_ms,
                 version=record.version + 1,
             )
 
         if await self._change(group, left) is not None:
             _log.info("replica_left", group=group, store=store_id)
+
+    async def record_arrived(self, group: int) -> None:
+        def arrived(record: PartitionRecord) -> PartitionRecord | None:
+            if not record.target or set(record.replicas) != set(record.target):
+                return None
+            return replace(record, replicas=record.target, target=(), cause="", version=record.version + 1)
+
+        if await self._change(group, arrived) is not None:
+            _log.info("replicas_arrived", group=group)
 
     async def record_extra(self, group: int, store_id: int) -> None:
         """What the store holds may be deleted, unless it is wanted."""
@@ -128,6 +148,8 @@ class MoveWriter:
             topic = await self._metadata.get(topic_path(known.record.topic), TopicRecord) if known is not None else None
             if known is None or topic is None or topic.record.state != TopicState.READY:
                 return None
+            if known.record.index >= topic.record.partitions:
+                return None  # nobody knows of it yet: it is still being made
             record = changed(known.record)
             if record is None:
                 return None
@@ -142,6 +164,36 @@ class MoveWriter:
             return record
         raise CoordinationUnknown(f"the change of group {group} is not settled after {ROUNDS_MAX} rounds", group=group)
 
+    # --- evening out ------------------------------------------------------------------------------------------------
+
+    async def ask_rebalance(self) -> None:
+        """It goes on until :meth:`end_rebalance`.  Idempotent."""
+        for _ in range(ROUNDS_MAX):
+            if await self._metadata.get(REBALANCE, RebalanceRecord) is not None:
+                return
+            record = RebalanceRecord(asked_ms=self._clock.wall_ms())
+            try:
+                await self._leadership.transaction().create(REBALANCE, record).commit()
+            except (RecordExists, CoordinationUnknown):
+                continue
+            _log.info("rebalance_asked")
+            return
+        raise CoordinationUnknown(f"the rebalance is not settled after {ROUNDS_MAX} rounds")
+
+    async def end_rebalance(self) -> bool:
+        """False: there is none."""
+        for _ in range(ROUNDS_MAX):
+            known = await self._metadata.get(REBALANCE, RebalanceRecord)
+            if known is None:
+                return False
+            try:
+                await self._leadership.transaction().delete(REBALANCE, known.version).commit()
+            except (VersionConflict, RecordMissing, CoordinationUnknown):
+                continue
+            _log.info("rebalance_ended")
+            return True
+        raise CoordinationUnknown(f"the end of the rebalance is not settled after {ROUNDS_MAX} rounds")
+
     # --- stores -----------------------------------------------------------------------------------------------------
 
     async def store(self, store_id: int) -> Versioned[StoreRecord]:
@@ -155,16 +207,35 @@ class MoveWriter:
 
     async def enter(self, store_id: int, before: StoreState, after: StoreState) -> bool:
         """False: the store is not in ``before``."""
+
+        def entered(record: StoreRecord) -> StoreRecord | None:
+            return replace(record, state=str(after)) if record.state == before else None
+
+        return await self._change_store(store_id, entered)
+
+    async def cordon(self, store_id: int, cordoned: bool) -> bool:
+        """False: it is so already.  StoreUnknown, StoreTombstone."""
+
+        def marked(record: StoreRecord) -> StoreRecord | None:
+            if record.state == StoreState.TOMBSTONE:
+                raise removed(store_id)
+            return replace(record, cordoned=cordoned) if record.cordoned != cordoned else None
+
+        return await self._change_store(store_id, marked)
+
+    async def _change_store(self, store_id: int, changed: Callable[[StoreRecord], StoreRecord | None]) -> bool:
         for _ in range(ROUNDS_MAX):
             known = await self.store(store_id)
-            if known.record.state != before:
+            record = changed(known.record)
+            if record is None:
                 return False
-            record = replace(known.record, state=str(after))
             try:
                 await self._leadership.transaction().set(store_path(store_id), record, known.version).commit()
             except (VersionConflict, RecordMissing, CoordinationUnknown):
                 continue
-            _log.warning("store_state_changed", store=store_id, name=record.name, state=str(after))
+            _log.warning(
+                "store_state_changed", store=store_id, name=record.name, state=record.state, cordoned=record.cordoned
+            )
             return True
         raise CoordinationUnknown(f"the state of store {store_id} is not settled after {ROUNDS_MAX} rounds")
 
@@ -183,9 +254,8 @@ class MoveWriter:
             transaction = self._leadership.transaction()
             for other in others_up(catalog, store_id):
                 transaction.check(store_path(other.store_id), other.node_version)
-            record = StoreRecord(
-                name=store.name, state=StoreState.OFFLINE, uuid=store.uuid, registered_ms=store.registered_ms
-            )
+            known = await self.store(store_id)
+            record = replace(known.record, state=StoreState.OFFLINE)
             try:
                 await transaction.set(store_path(store_id), record, store.node_version).commit()
             except (VersionConflict, RecordMissing, CoordinationUnknown):
@@ -199,6 +269,10 @@ class MoveWriter:
         return await read_now(
             self._metadata.session, {"stores": 1, "members/datanodes": 1, "topics": 2, "namespaces": 1}
         )
+
+    async def up(self) -> int:
+        """How many stores are up, registered and not cordoned, by ZooKeeper's own word."""
+        return len(others_up(await read_now(self._metadata.session, {"stores": 1, "members/datanodes": 1}), 0))
 
     async def names(self, store_id: int) -> int:
         """How many partitions name the store as one that may count.  Read from ZooKeeper: of an offline store it never grows."""

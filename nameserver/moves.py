@@ -1,10 +1,10 @@
-"""Which replicas move where, so that a store can go.  Pure.
+"""Which replicas move where, so that a store can go; and what any move rests on.  Pure.
 
 Guarantee: a replica moves only off a store that is to lose it, and only to one that is up, ready and heard and holds none of its
 partition, so a move is never undone by a later plan; no more moves are under way than the limits say; cheapest first.  What does not move
 is named with the reason.
 
-How a move is carried out, step by step, is reconcile.py's.
+How a move is carried out, step by step, is reconcile.py's; which even replicas out, replica_balance.py's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from stele.nameserver.catalog import Catalog, PartitionEntry, StoreEntry, StoreState, TopicState
+from stele.nameserver.catalog import Catalog, PartitionEntry, RackRule, StoreEntry, StoreState, TopicState
+from stele.nameserver.placement import spread
 from stele.nameserver.reconcile import is_absent
 from stele.nameserver.reports import LeaderReport, Reports
 from stele.services.errors import NotEnoughStores
@@ -24,14 +25,18 @@ class Cause(StrEnum):
     OPERATOR = "operator"
     DECOMMISSION = "decommission"
     REPAIR = "repair"
+    BALANCE = "balance"
+    REPLICATION = "replication"
 
 
 @dataclass(frozen=True, slots=True)
 class MoveLimits:
-    """How many moves may be under way: of the whole cluster, and off or to one store."""
+    """How many moves may be under way: of the whole cluster, and off or to one store.  ``differ_max``: by how many replicas stores may
+    differ before any moves by itself; 0: none does."""
 
     moves_max: int = 8
     store_moves_max: int = 2
+    differ_max: int = 16
 
 
 UNLIMITED = MoveLimits(1 << 30, 1 << 30)
@@ -39,24 +44,26 @@ UNLIMITED = MoveLimits(1 << 30, 1 << 30)
 
 @dataclass(frozen=True, slots=True)
 class BeginMove:
-    """``target`` takes the place of ``before``, the stores that were to hold the partition's replicas until now."""
+    """``target`` takes the place of ``before``, the stores that were to hold the partition's replicas until now.  ``source`` and ``to``:
+    of one that goes to another store."""
 
     group: int
     before: tuple[int, ...]
     target: tuple[int, ...]
     cause: Cause
-    source: int
-    to: int
+    source: int = 0
+    to: int = 0
     log_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Stays:
-    """A replica that does not move now."""
+    """A replica that does not move now; ``store_id`` 0: a partition that is not resized."""
 
     group: int
     store_id: int
     why: str
+    waits: bool = True  # what stands in its way may pass; else it is where it belongs
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,41 @@ class EnterTombstone:
 class MovePlan:
     moves: tuple[BeginMove, ...] = ()
     stays: tuple[Stays, ...] = ()
+
+
+class Places:
+    """How many more moves may begin."""
+
+    def __init__(self, catalog: Catalog, limits: MoveLimits) -> None:
+        self._limits = limits
+        self.busy: dict[int, int] = {}  # store → moves off or to it
+        self.under_way = 0
+        for partition in catalog.partitions.values():
+            if partition.target:
+                self.under_way += 1
+                for store_id in {*partition.going, partition.replicas[-1]}:  # the newest is the one that joins
+                    self.busy[store_id] = self.busy.get(store_id, 0) + 1
+
+    def full(self, store_id: int, moves_already: bool = False) -> str:
+        """Why no move off the store may begin."""
+        if self.under_way >= self._limits.moves_max and not moves_already:
+            return f"{counted(self.under_way, 'move')} under way in the cluster"
+        if not self.is_free(store_id):
+            return f"{counted(self.busy[store_id], 'move')} under way off store {store_id}"
+        return ""
+
+    def is_free(self, store_id: int) -> bool:
+        return self.busy.get(store_id, 0) < self._limits.store_moves_max
+
+    @property
+    def all_taken(self) -> str:
+        """What is said where no store that could take a replica is free."""
+        return f"every store that could take it has {counted(self._limits.store_moves_max, 'move')} under way"
+
+    def take(self, source: int, to: int, moves_already: bool = False) -> None:
+        self.under_way += not moves_already
+        for taking_part in (source, to):
+            self.busy[taking_part] = self.busy.get(taking_part, 0) + 1
 
 
 def due(
@@ -101,13 +143,7 @@ def plan_moves(
 ) -> MovePlan:
     """The moves that may begin now, and why the other replicas on stores of ``leaving`` stay."""
     loads = dict(catalog.replica_counts)
-    busy: dict[int, int] = {}
-    under_way = 0
-    for partition in catalog.partitions.values():
-        if partition.target:
-            under_way += 1
-            for store_id in {*partition.going, partition.replicas[-1]}:  # the newest is the one that joins
-                busy[store_id] = busy.get(store_id, 0) + 1
+    places = Places(catalog, limits)
     waiting = sorted(
         (log_bytes(reports, partition), partition.group, store_id)
         for partition in catalog.partitions.values()
@@ -118,32 +154,44 @@ def plan_moves(
     stays: list[Stays] = []
     for size, group, store_id in waiting:
         partition = catalog.partitions[group]
-        why = _hindered(catalog, leaders, partition)
+        why = hindered(catalog, leaders, partition)
         if not why and group in moves:
             why = "another replica of its partition moves first"
-        if not why and under_way >= limits.moves_max and not partition.target:
-            why = f"{counted(under_way, 'move')} under way in the cluster"
-        if not why and busy.get(store_id, 0) >= limits.store_moves_max:
-            why = f"{counted(busy[store_id], 'move')} under way off store {store_id}"
+        why = why or places.full(store_id, bool(partition.target))
         if not why:
             able = candidates(catalog, reports, partition, leaving.keys(), size)
-            free = [s for s in able if busy.get(s, 0) < limits.store_moves_max]
+            apart = [s for s in able if not shares_rack(catalog, partition, store_id, s)]
+            free = [s for s in apart or able if places.is_free(s)]
             if not able:
-                why = "no other store is up, ready, heard and without a replica of its partition, and has room"
+                why = "no other store is up, ready, heard, not cordoned and without a replica of its partition, and has room"
+            elif not apart and requires_racks(catalog, partition):
+                why = f"its topic requires racks apart, and {SHARES_RACK} wherever it could go"
             elif not free:
-                why = f"every store that could take it has {counted(limits.store_moves_max, 'move')} under way"
+                why = places.all_taken
         if why:
             stays.append(Stays(group, store_id, why))
             continue
-        to = min(free, key=lambda s: (loads.get(s, 0), busy.get(s, 0), (s + group) % len(free), s))
+        to = min(free, key=lambda s: (loads.get(s, 0), places.busy.get(s, 0), (s + group) % len(free), s))
         target = tuple(to if s == store_id else s for s in partition.wanted)
         moves[group] = BeginMove(group, partition.wanted, target, leaving[store_id], store_id, to, size)
         loads[store_id] = loads.get(store_id, 0) - 1
         loads[to] = loads.get(to, 0) + 1
-        under_way += not partition.target
-        for taking_part in (store_id, to):
-            busy[taking_part] = busy.get(taking_part, 0) + 1
+        places.take(store_id, to, bool(partition.target))
     return MovePlan(tuple(moves.values()), tuple(stays))
+
+
+SHARES_RACK = "it would share a rack with another replica of its partition"
+
+
+def requires_racks(catalog: Catalog, partition: PartitionEntry) -> bool:
+    topic = catalog.topic_of(partition)
+    return topic is not None and topic.racks == RackRule.REQUIRE
+
+
+def shares_rack(catalog: Catalog, partition: PartitionEntry, source: int, to: int) -> bool:
+    """Whether the partition would be on fewer racks than it is, were ``to`` to hold what ``source`` does."""
+    target = tuple(to if s == source else s for s in partition.wanted)
+    return spread(target, catalog.racks) < spread(partition.wanted, catalog.racks)
 
 
 def candidates(
@@ -162,7 +210,7 @@ def hindrance(catalog: Catalog, reports: Reports, partition: PartitionEntry, sto
     if store_id in (*partition.replicas, *partition.leaving):
         return f"holds one of group {partition.group}, or did"
     if store_id not in catalog.placeable_stores:
-        return "is not up, registered and ready"
+        return "is cordoned" if store_id in catalog.serving_stores else "is not up, registered and ready"
     if not is_absent(catalog, reports, partition, store_id):
         return f"has not said that it holds nothing of group {partition.group}"
     free_bytes = reports[store_id].status.disk_free_bytes
@@ -181,10 +229,13 @@ def log_bytes(reports: Reports, partition: PartitionEntry) -> int:
     )
 
 
-def _hindered(catalog: Catalog, leaders: Mapping[int, LeaderReport], partition: PartitionEntry) -> str:
-    topic = catalog.topics.get(partition.topic)
+def hindered(catalog: Catalog, leaders: Mapping[int, LeaderReport], partition: PartitionEntry) -> str:
+    """Why none of the partition's replicas can move now; nothing: they can."""
+    topic = catalog.topic_of(partition)
     if topic is None or topic.state != TopicState.READY:
         return f"its topic is {topic.state if topic is not None else 'not recorded'}"
+    if not topic.is_shown(partition):
+        return "it is new, and its topic still grows"
     leader = leaders.get(partition.group)
     return "" if leader is not None and leader.confirmed else "its partition has no leader"
 
@@ -217,11 +268,11 @@ def highest_replication(catalog: Catalog) -> int:
 
 
 def others_up(catalog: Catalog, store_id: int) -> list[StoreEntry]:
-    """The other stores that are up and registered."""
+    """The other stores that are up and registered, and take replicas."""
     return [
         store
         for s, store in sorted(catalog.stores.items())
-        if s != store_id and store.state == StoreState.UP and s in catalog.live_stores
+        if s != store_id and store.state == StoreState.UP and not store.cordoned and s in catalog.live_stores
     ]
 
 

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from stele.nameserver.bundle_assignment import Pulse
 from stele.nameserver.catalog import Member
 from stele.services.errors import SteleError
+from stele.services.events import EventKind
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.status import typed_errors
 from stele.services.tasks import Tasks
@@ -36,10 +37,18 @@ _log = structlog.get_logger()
 class BrokerProbes:
     """``follow(members)`` after each change of the registrations; ``changed()`` is called after each change of a pulse.
 
-    Only the leader probes; the others call ``follow({})``."""
+    ``saw`` records what was seen of a process that does not answer: kind, name, cause, the event that it follows from, facts, and how many
+    seconds ago.  Only the leader probes; the others call ``follow({})``."""
 
-    def __init__(self, channels: Channels, changed: Callable[[], None]) -> None:
-        self._channels, self._changed = channels, changed
+    def __init__(
+        self,
+        channels: Channels,
+        changed: Callable[[], None],
+        saw: Callable[[str, str, str, str, Mapping[str, str], float], str] = lambda *seen: "",
+    ) -> None:
+        self._channels, self._changed, self._saw = channels, changed, saw
+        self._lost_at: dict[tuple[str, int], float] = {}  # when its connection broke, of whom it was not told yet
+        self._signs: dict[tuple[str, int], str] = {}  # the newest event of who is not heard
         self._pulses: dict[tuple[str, int], Pulse] = {}
         self._tasks = Tasks()
         self._probing: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -53,6 +62,8 @@ class BrokerProbes:
         for key in self._probing.keys() - wanted.keys():
             self._probing.pop(key).cancel()
             self._pulses.pop(key, None)
+            self._signs.pop(key, None)
+            self._lost_at.pop(key, None)
         for key in wanted.keys() - self._probing.keys():
             self._probing[key] = self._tasks.keep(
                 functools.partial(self._probe, wanted[key]), f"probe-{wanted[key].name}"
@@ -66,6 +77,8 @@ class BrokerProbes:
         while True:
             with contextlib.suppress(SteleError):
                 await self._listen(member)
+            if self.pulse(member) is Pulse.ALIVE:
+                self._lost_at[_incarnation(member)] = asyncio.get_running_loop().time()
             refused = await self._refuses(member.endpoint)
             self._publish(member, Pulse.REFUSED if refused else Pulse.SILENT)
             if refused:
@@ -109,8 +122,22 @@ class BrokerProbes:
         key = _incarnation(member)
         if key in self._probing and self._pulses.get(key) is not pulse:
             self._pulses[key] = pulse
+            self._record(member, pulse)  # BEFORE anything is decided by it: what is names the event
             _log.info("broker_pulse", broker=member.name, endpoint=member.endpoint, pulse=pulse.value)
             self._changed()
+
+    def _record(self, member: Member, pulse: Pulse) -> None:
+        key = _incarnation(member)
+        if pulse is Pulse.ALIVE:
+            self._signs.pop(key, None)
+            return
+        facts = {"kind": "broker", "incarnation": str(member.joined_zxid), "endpoint": member.endpoint}
+        sign = self._signs.get(key, "")
+        if (lost_at := self._lost_at.pop(key, None)) is not None:
+            ago_s = asyncio.get_running_loop().time() - lost_at
+            sign = self._saw(EventKind.CONNECTION_LOST, member.name, "", "", facts, ago_s)
+        kind = EventKind.PROCESS_GONE if pulse is Pulse.REFUSED else EventKind.PROCESS_SILENT
+        self._signs[key] = self._saw(kind, member.name, pulse.value, sign, facts, 0.0)
 
 
 def _incarnation(member: Member) -> tuple[str, int]:

@@ -13,177 +13,43 @@ those that join become learners, then voters; only when every wanted store is a 
 it has handed over.  So a group never has fewer voters than before, and has one change under way at most.
 
 A replica that a store has lost may have acknowledged and voted what it cannot know any more.  So one that begins as a voter is created
-only while its topic is, and only where none was ever reported; elsewhere the store leaves the group, by the word of those that are left
-(each majority of theirs meets every earlier one in a store that forgot nothing), and comes back as a learner.  So does one that its store
-has set aside and cannot start by itself, for want of its vote for example.  Where too few are left for that, the partition waits for one
-of the lost to return: it is not available, and nothing of it is undone.
+only while its partition is, before anybody is told of that, and only where none was ever reported; elsewhere the store leaves the group,
+by the word of those that are left (each majority of theirs meets every earlier one in a store that forgot nothing), and comes back as a
+learner.  So does one that its store has set aside and cannot start by itself, for want of its vote for example.  Where too few are left
+for that, the partition waits for one of the lost to return: it is not available, and nothing of it is undone.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import islice
 
 from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, StoreState, TopicEntry, TopicState
+from stele.nameserver.effects import (
+    ChangeMember,
+    ConfigureReplica,
+    CreateReplica,
+    DeleteLeft,
+    DeleteReplica,
+    MarkReady,
+    MemberRole,
+    ReconcileEffect,
+    RecordArrived,
+    RecordExtra,
+    RecordGone,
+    RecordLeft,
+    RecordMaterialised,
+    RecordPartitions,
+    RemoveRecords,
+    ShowPartitions,
+    TellHighWater,
+    TellRemoved,
+    TransferLeadership,
+)
 from stele.nameserver.reports import RUNNING, LeaderReport, ReplicaState, Reports, StrayKind, retention_of
 from stele.services.high_water import HighWater
 from stele.services.pb.datanode_pb2 import ReplicaStatus
-from stele.services.topics import FOR_EVER, Retention
-
-
-@dataclass(frozen=True, slots=True)
-class CreateReplica:
-    """``replicas``: those that a new group begins with; none: it joins a group that exists, and is silent until its leader tells it."""
-
-    store_id: int
-    group: int
-    topic_id: int
-    topic: str
-    partition: int
-    replicas: tuple[int, ...]
-    retention: Retention = FOR_EVER
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigureReplica:
-    """The replica was told another retention than the topic has now, or was never told its topic's id."""
-
-    store_id: int
-    group: int
-    topic_id: int
-    retention: Retention
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteReplica:
-    """The topic is being deleted."""
-
-    store_id: int
-    group: int
-    topic_id: int
-
-
-class MemberRole(StrEnum):
-    NONE = "none"
-    LEARNER = "learner"
-    VOTER = "voter"
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeMember:
-    """``store_id`` leads the group and is to give ``member`` another role."""
-
-    store_id: int
-    group: int
-    topic_id: int
-    member: int
-    role: MemberRole
-
-
-@dataclass(frozen=True, slots=True)
-class TransferLeadership:
-    """``store_id`` leads the group and is to hand over to ``successor``."""
-
-    store_id: int
-    group: int
-    topic_id: int
-    successor: int
-
-
-@dataclass(frozen=True, slots=True)
-class TellRemoved:
-    """The store was removed for good, and its process runs."""
-
-    store_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class RecordLeft:
-    """The group, committed, counts the store no more: what it holds may be deleted from now on.  With the last one the move has ended."""
-
-    group: int
-    store_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class RecordExtra:
-    """The store holds a replica that the record does not name and that the group, committed, counts not: one that came late."""
-
-    group: int
-    store_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteLeft:
-    """The store left the group, and still holds a replica."""
-
-    store_id: int
-    group: int
-    topic_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class RecordGone:
-    """What the store held of the group that it left is deleted, or the store is removed and nobody asks it any more."""
-
-    group: int
-    store_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class RecordMaterialised:
-    """Stores report replicas of a topic that were not seen before; by group."""
-
-    topic: str
-    held: tuple[tuple[int, tuple[int, ...]], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RecordPartitions:
-    """The topic's create was interrupted before all its partitions were recorded."""
-
-    topic: str
-    missing: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MarkReady:
-    topic: str
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveRecords:
-    """No store that could be asked holds anything of the topic any more.  One that could not is told once it can be: the topic's id
-    is recorded as deleted."""
-
-    topic: str
-
-
-@dataclass(frozen=True, slots=True)
-class TellHighWater:
-    """The store was told less than the metadata has come to."""
-
-    store_id: int
-    told: HighWater
-
-
-ReconcileEffect = (
-    CreateReplica
-    | ConfigureReplica
-    | DeleteReplica
-    | ChangeMember
-    | TransferLeadership
-    | RecordMaterialised
-    | RecordLeft
-    | RecordExtra
-    | DeleteLeft
-    | RecordGone
-    | RecordPartitions
-    | MarkReady
-    | RemoveRecords
-)
 
 
 def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]) -> list[ReconcileEffect]:
@@ -203,8 +69,8 @@ def plan(catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport]
             effects += _hand_overs(topic, partitions, catalog, reports, leaders)
             effects += _left(topic, partitions, catalog, reports)
             effects += _configures(topic, partitions, reports)
-            if topic.state == TopicState.CREATING and not unrecorded:
-                effects += _creating(topic, partitions, leaders)
+            if topic.is_forming and not unrecorded:
+                effects += _forming(topic, partitions, leaders)
     effects += _remains(catalog, reports)
     return effects
 
@@ -241,7 +107,7 @@ def _create(topic: TopicEntry, partition: PartitionEntry, store_id: int, replica
 
 def is_new(topic: TopicEntry, partition: PartitionEntry, store_id: int) -> bool:
     """Whether nothing can have been promised by the store for the partition: only then is what it lacks not lost."""
-    return topic.state == TopicState.CREATING and store_id not in partition.materialised
+    return topic.is_forming and not topic.is_shown(partition) and store_id not in partition.materialised
 
 
 def is_absent(catalog: Catalog, reports: Reports, partition: PartitionEntry, store_id: int) -> bool:
@@ -259,7 +125,7 @@ def _materialised(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], rep
         reported = tuple(s for s in sorted(unrecorded) if s in reports and reports[s].holds(partition.group))
         if reported:
             held.append((partition.group, reported))
-    return [RecordMaterialised(topic.name, tuple(held))] if held else []
+    return [RecordMaterialised(topic.name, topic.topic_id, tuple(held))] if held else []
 
 
 def _rejoins(
@@ -311,7 +177,8 @@ def _steps(
     for store_id in partition.wanted:
         role = _role(said, store_id)
         wanted = role
-        if is_absent(catalog, reports, partition, store_id) or _is_set_aside(reports, partition, store_id):
+        absent = is_absent(catalog, reports, partition, store_id)
+        if absent or _is_set_aside(reports, partition, store_id):
             if role is MemberRole.NONE:
                 yield _create(topic, partition, store_id, ())
             elif not is_new(topic, partition, store_id):
@@ -319,8 +186,8 @@ def _steps(
         elif (report := reports.get(store_id)) is not None and report.holds(partition.group):
             wanted = _next_role(role, report.replicas[partition.group])
         if wanted is not role:
-            yield ChangeMember(leader, partition.group, topic.topic_id, store_id, wanted)
-    if topic.state != TopicState.READY or not _all_count(said, partition):
+            yield ChangeMember(leader, partition.group, topic.topic_id, store_id, wanted, lost=absent)
+    if not topic.is_shown(partition) or not _all_count(said, partition):
         return
     # Also members that no record names, as after a step that came late: they would count for ever.
     for store_id in sorted({*partition.replicas, *said.voters, *said.learners} - {*partition.wanted, leader}):
@@ -328,6 +195,8 @@ def _steps(
             yield ChangeMember(leader, partition.group, topic.topic_id, store_id, MemberRole.NONE)
         else:
             yield RecordLeft(partition.group, store_id)
+    if partition.target and not partition.going:
+        yield RecordArrived(partition.group)
     for store_id in extras:
         if _role(said, store_id) is MemberRole.NONE:
             yield RecordExtra(partition.group, store_id)
@@ -354,9 +223,7 @@ def _hand_overs(
 ) -> list[ReconcileEffect]:
     """Leaders on stores that are being removed, and those whose replica goes next, give their place to another one: to that of the store
     with the fewest."""
-    led: dict[int, int] = {}
-    for known in leaders.values():
-        led[known.store_id] = led.get(known.store_id, 0) + 1
+    led = led_by(leaders)
     effects: list[ReconcileEffect] = []
     for partition in partitions:
         leader = leaders.get(partition.group)
@@ -367,21 +234,35 @@ def _hand_overs(
         removing = store is not None and store.state == StoreState.OFFLINE
         if not removing and (leader.store_id in partition.wanted or not _all_count(said, partition)):
             continue
-        able = [
-            s
-            for s in partition.wanted
-            if s != leader.store_id
-            and s in catalog.placeable_stores
-            and _role(said, s) is MemberRole.VOTER
-            and (report := reports.get(s)) is not None
-            and report.holds(partition.group)
-            and report.replicas[partition.group].state == ReplicaState.FOLLOWER
-        ]
-        if able:
-            successor = min(able, key=lambda s: (led.get(s, 0), (s + partition.group) % len(able), s))
-            led[successor] = led.get(successor, 0) + 1
-            effects.append(TransferLeadership(leader.store_id, partition.group, topic.topic_id, successor))
+        if able := successors(partition, leader.store_id, catalog, reports, led):
+            led[able[0]] = led.get(able[0], 0) + 1
+            effects.append(TransferLeadership(leader.store_id, partition.group, topic.topic_id, able[0]))
     return effects
+
+
+def led_by(leaders: Mapping[int, LeaderReport]) -> dict[int, int]:
+    """How many partitions each store leads."""
+    return Counter(leader.store_id for leader in leaders.values())
+
+
+def successors(
+    partition: PartitionEntry, leader: int, catalog: Catalog, reports: Reports, led: Mapping[int, int]
+) -> list[int]:
+    """The stores that can lead the partition in place of ``leader``: up, ready and with room, with a voter that follows.  The one that
+    leads the fewest first; ``led`` says how many each leads."""
+    said = reports[leader].replicas[partition.group]
+    able = [
+        s
+        for s in partition.wanted
+        if s != leader
+        and s in catalog.serving_stores
+        and _role(said, s) is MemberRole.VOTER
+        and (report := reports.get(s)) is not None
+        and report.holds(partition.group)
+        and not report.status.disk_full  # it would give back what it is given
+        and report.replicas[partition.group].state == ReplicaState.FOLLOWER
+    ]
+    return sorted(able, key=lambda s: (led.get(s, 0), (s + partition.group) % len(able), s))
 
 
 def _left(
@@ -432,15 +313,20 @@ def _configures(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], repor
     ]
 
 
-def _creating(
+def _forming(
     topic: TopicEntry, partitions: tuple[PartitionEntry, ...], leaders: Mapping[int, LeaderReport]
 ) -> list[ReconcileEffect]:
+    """Nobody uses any of the new partitions before each of them can be used."""
     recorded = {p.index for p in partitions}
-    missing = tuple(i for i in range(topic.partitions) if i not in recorded)
+    missing = tuple(i for i in range(max(topic.partitions, topic.growing_to)) if i not in recorded)
     if missing:
-        return [RecordPartitions(topic.name, missing)]
-    led = all((known := leaders.get(p.group)) is not None and known.confirmed for p in partitions)
-    return [MarkReady(topic.name)] if led else []
+        return [RecordPartitions(topic.name, topic.topic_id, missing)]
+    new = [p for p in partitions if not topic.is_shown(p)]
+    if not all((known := leaders.get(p.group)) is not None and known.confirmed for p in new):
+        return []
+    if topic.state == TopicState.CREATING:
+        return [MarkReady(topic.name, topic.topic_id)]
+    return [ShowPartitions(topic.name, topic.topic_id, topic.growing_to)]
 
 
 def _deleting(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports: Reports) -> list[ReconcileEffect]:
@@ -451,7 +337,7 @@ def _deleting(topic: TopicEntry, partitions: tuple[PartitionEntry, ...], reports
         for store_id, report in sorted(reports.items())
         if report.holds(partition.group) and report.replicas[partition.group].topic
     ]
-    return held or [RemoveRecords(topic.name)]
+    return held or [RemoveRecords(topic.name, topic.topic_id)]
 
 
 def _remains(catalog: Catalog, reports: Reports) -> list[ReconcileEffect]:

@@ -12,10 +12,13 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 
+from stele.nameserver import replica_balance
 from stele.nameserver.absence import Absence
 from stele.nameserver.catalog import Catalog, StoreEntry, StoreState, TopicState, removed, unknown
+from stele.nameserver.effects import DeleteLeft, RecordArrived, RecordExtra, RecordGone, RecordLeft
 from stele.nameserver.move_writer import MoveWriter, operator_move
 from stele.nameserver.moves import (
+    SHARES_RACK,
     BeginMove,
     Cause,
     EnterTombstone,
@@ -28,9 +31,12 @@ from stele.nameserver.moves import (
     left_on,
     log_bytes,
     plan_moves,
+    requires_racks,
+    shares_rack,
 )
-from stele.nameserver.operations import parse_id
-from stele.nameserver.reconcile import DeleteLeft, RecordExtra, RecordGone, RecordLeft
+from stele.nameserver.operations import REBALANCE, parse_id
+from stele.nameserver.replica_balance import EndRebalance, plan_balance, waits_for
+from stele.nameserver.resizing import due_resizes
 from stele.nameserver.view import View
 from stele.services.coordination.records import StoreRecord
 from stele.services.errors import GroupNotFound, InvalidArgument, NotReady, StoreTombstone, StoreUnknown
@@ -39,7 +45,7 @@ from stele.services.wording import counted
 MIRRORED_WITHIN_S = 1.0
 _log = structlog.get_logger()
 
-RecordEffect = BeginMove | EnterTombstone | RecordLeft | RecordExtra | RecordGone
+RecordEffect = BeginMove | EnterTombstone | EndRebalance | RecordLeft | RecordArrived | RecordExtra | RecordGone
 
 
 class Relocation:
@@ -65,11 +71,11 @@ class Relocation:
         """Returns once it is recorded.  Idempotent.  GroupNotFound, StoreUnknown, StoreTombstone, InvalidArgument; NotReady for what may
         change by itself."""
         await self._named("from_store", source)
-        to_state = (await self._named("to_store", to)).state
+        into = await self._named("to_store", to)
         async with self._turn:
             view = self._view()
             partition = view.catalog.partitions.get(group)
-            topic = view.catalog.topics.get(partition.topic) if partition is not None else None
+            topic = view.catalog.topic_of(partition) if partition is not None else None
             if partition is None or topic is None:
                 raise GroupNotFound(f"group {group} is not recorded", group=group)
             if to in partition.wanted and source not in partition.wanted:
@@ -78,9 +84,14 @@ class Relocation:
                 raise NotReady(f"group {group} is being moved already ({partition.cause})", group=group)
             if topic.state != TopicState.READY:
                 raise NotReady(f"the topic {topic.name} is {topic.state}", group=group)
+            if not topic.is_shown(partition):
+                raise NotReady(f"group {group} is new, and the topic {topic.name} still grows", group=group)
             move = operator_move(group, partition.wanted, source, to)
-            if to_state != StoreState.UP:
-                raise InvalidArgument(f"to_store: store {to} is {to_state}, and gets no replica", store_id=to)
+            if into.state != StoreState.UP or into.cordoned:
+                why = "cordoned" if into.state == StoreState.UP else into.state
+                raise InvalidArgument(f"to_store: store {to} is {why}, and gets no replica", store_id=to)
+            if requires_racks(view.catalog, partition) and shares_rack(view.catalog, partition, source, to):
+                raise InvalidArgument(f"to_store: {topic.name} requires racks apart, and {SHARES_RACK} on store {to}")
             if why := hindrance(view.catalog, view.reports, partition, to, log_bytes(view.reports, partition)):
                 raise NotReady(f"store {to} {why}", store_id=to)
             if not await self.writer.begin(move):
@@ -105,6 +116,16 @@ class Relocation:
             as_if_offline(view.catalog, store), view.reports, view.leaders, {store_id: Cause.DECOMMISSION}
         )
 
+    async def rebalance(self, dry_run: bool) -> tuple[MovePlan, str]:
+        """The plan as of now, and what it waits for; unless it is a dry run, or there is nothing to do, it is recorded when this returns,
+        and goes on until replicas are even.  Idempotent."""
+        view = self._view()
+        plan = plan_balance(view.catalog, view.reports, view.leaders)
+        if not dry_run and not replica_balance.is_done(view.catalog, plan):
+            await self.writer.ask_rebalance()
+            await self._mirrored(lambda c: c.rebalance is not None)
+        return plan, waits_for(view.catalog, view.reports)
+
     async def recommission(self, store_id: int) -> None:
         """The store is up again; moves that have begun end.  Idempotent.  StoreUnknown, StoreTombstone: it is too late."""
         known = await self.writer.store(store_id)
@@ -112,6 +133,14 @@ class Relocation:
             raise removed(store_id)
         if await self.writer.enter(store_id, StoreState.OFFLINE, StoreState.UP):
             await self._mirrored(lambda c: c.stores[store_id].state == StoreState.UP if store_id in c.stores else True)
+
+    async def cordon(self, store_id: int, cordoned: bool) -> None:
+        """The store gets no replicas from now on, or may be given some again.  Idempotent.  StoreUnknown, StoreTombstone."""
+        async with self._turn:  # of whoever places replicas: the next one sees it
+            if await self.writer.cordon(store_id, cordoned):
+                await self._mirrored(
+                    lambda c: c.stores[store_id].cordoned == cordoned if store_id in c.stores else True
+                )
 
     async def remove_tombstones(self, wanted: Iterable[int]) -> tuple[list[int], list[tuple[StoreEntry, str]]]:
         """The ids that are buried now, and the stores that are not, with the reason (R2.7).  ``wanted`` none: every tombstone.
@@ -137,14 +166,23 @@ class Relocation:
 
     async def cancel(self, operation: str) -> None:
         """InvalidArgument: there is no such operation, or nothing of it can be cancelled."""
+        if operation == REBALANCE:
+            if not await self.writer.end_rebalance():
+                raise InvalidArgument("no rebalance is under way")
+            await self._mirrored(lambda c: c.rebalance is None)
+            return
         kind, number = parse_id(operation)
         if kind == "decommission":
             await self.recommission(number)
             return
+        if kind == "alter":
+            raise InvalidArgument(
+                f"{operation} is not cancelled: ask `stele topic alter` for the former replication; added partitions stay"
+            )
         if (p := self._view().catalog.partitions.get(number)) is None or not p.target:
             raise InvalidArgument(f"there is no operation {operation}; `stele operation ls` lists them")
         if p.cause != Cause.OPERATOR:
-            raise InvalidArgument(f"{operation} follows from a {p.cause}, and would begin again")
+            raise InvalidArgument(f"{operation} was begun for a {p.cause}, and would begin again")
         if await self.writer.cancel(number):
             await self._mirrored(lambda c: (q := c.partitions.get(number)) is None or q.target != p.target)
 
@@ -168,10 +206,13 @@ class Relocation:
 
     # --- what nobody has to ask for ---------------------------------------------------------------------------------
 
-    def due(self, view: View) -> list[BeginMove | EnterTombstone]:
+    def due(self, view: View) -> list[BeginMove | EnterTombstone | EndRebalance]:
         """What is to be recorded next.  Called while ZooKeeper is in step."""
         down = self._absence.look(view.catalog, view.reports, asyncio.get_running_loop().time())
-        return due(view.catalog, view.reports, view.leaders, down, self._limits)
+        urgent = due(view.catalog, view.reports, view.leaders, down, self._limits)
+        urgent += due_resizes(view.catalog, view.reports, view.leaders, urgent, self._limits)
+        # What has to move goes first.
+        return [*urgent] or [*replica_balance.due(view.catalog, view.reports, view.leaders, self._limits)]
 
     def out_of_step(self) -> None:
         """For a time nothing is known of who was there."""
@@ -187,10 +228,14 @@ class Relocation:
                         )
             case RecordLeft(group, store_id):
                 await self.writer.record_left(group, store_id)
+            case RecordArrived(group):
+                await self.writer.record_arrived(group)
             case RecordExtra(group, store_id):
                 await self.writer.record_extra(group, store_id)
             case RecordGone(group, store_id):
                 await self.writer.record_gone(group, store_id)
+            case EndRebalance():
+                await self.writer.end_rebalance()
             case EnterTombstone(store_id):
                 # Nothing begins to name it any more, so what ZooKeeper says now holds: the view may lag behind.
                 if not await self.writer.names(store_id):

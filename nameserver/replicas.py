@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from stele.nameserver.catalog import Member
-from stele.nameserver.reconcile import (
+from stele.nameserver.effects import (
     ChangeMember,
     ConfigureReplica,
     CreateReplica,
@@ -147,6 +147,7 @@ class ReplicaOrders:
                 topic_id=order.topic_id,
                 store_id=order.member,
                 role=_ROLES[order.role],
+                lost=order.lost,
                 leader_epoch=self._epoch,
                 to_store_id=order.store_id,
                 cluster_id=self._cluster_id,
@@ -173,6 +174,7 @@ class ReplicaOrders:
                 to_store_id=order.store_id,
                 cluster_id=self._cluster_id,
                 told=self._told,
+                cause=order.cause,
             )
             await call(stub.TransferLeadership, handover, ORDER_TIMEOUT_S)
         elif isinstance(order, TellRemoved):

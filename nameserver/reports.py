@@ -148,7 +148,16 @@ def decisive(report: StoreReport) -> object:
     }
     status = report.status
     seen = HighWater.of(status.seen)
-    return status.state, status.loaded, status.total, report.complete, report.connected, seen, replicas
+    return (
+        status.state,
+        status.disk_full,
+        status.loaded,
+        status.total,
+        report.complete,
+        report.connected,
+        seen,
+        replicas,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import structlog
 
 from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.controller import Controller
+from stele.nameserver.leader_balance import LeaderBalanceLimits
 from stele.nameserver.metrics import NameserverMetrics
 from stele.nameserver.moves import MoveLimits
 from stele.nameserver.server import NameserverServicer
@@ -45,6 +46,7 @@ class ControllerType(Protocol):
         *,
         limits: MoveLimits,
         store_down_after_s: float,
+        leader_limits: LeaderBalanceLimits,
     ) -> Controller: ...
 
 
@@ -132,8 +134,9 @@ class Nameserver:
                 self.session,
                 self.view,
                 self._channels,
-                limits=MoveLimits(config.moves_max, config.store_moves_max),
+                limits=MoveLimits(config.moves_max, config.store_moves_max, config.replicas_differ_max),
                 store_down_after_s=config.store_down_after_s,
+                leader_limits=LeaderBalanceLimits(config.leader_balance_after_s, config.leader_transfers_max),
             )
             self.controller.open()
         self._metrics.epoch(leadership.epoch if leadership is not None else 0)

@@ -10,16 +10,20 @@ leader is NotLeader.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
+from stele.nameserver.catalog_reader import topic_entry
 from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.controller import Controller
-from stele.nameserver.operations import operations, planned
+from stele.nameserver.explanation import explain
+from stele.nameserver.operations import operations, planned, planned_rebalance
 from stele.nameserver.topic_writer import topic_path
 from stele.nameserver.trash_listing import list_trash
-from stele.nameserver.view import address, member_info
+from stele.nameserver.view import address, member_info, topic_info
+from stele.services.clock import SYSTEM
 from stele.services.coordination.session import Session, SessionState
 from stele.services.errors import NoLeader, NotLeader, Unreachable
 from stele.services.pb import common_pb2, nameserver_pb2_grpc
@@ -28,7 +32,7 @@ from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import STALE_KEY
 from stele.services.rpc.servers import left_s
 from stele.services.rpc.status import typed_errors
-from stele.services.topics import parse_topic
+from stele.services.topics import check_name, parse_topic
 
 FORWARDED_KEY = "stele-forwarded-by"
 TIMEOUT_DEFAULT_S = 30.0  # of a caller that gave none
@@ -37,7 +41,24 @@ CATCH_UP_S = 1.0
 ROUTING_INTERVAL_S = 0.02
 ROUTING_HEARTBEAT_S = 4.0
 
-T = TypeVar("T")
+Servicer = TypeVar("Servicer", bound="NameserverServicer")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+def _at_the_leader(
+    handle: Callable[[Servicer, Controller, Request, Any], Awaitable[Response]],
+) -> Callable[[Servicer, Request, Any], Awaitable[Response]]:
+    """Whoever leads carries the call out: this nameserver, or the one that it is forwarded to."""
+
+    @functools.wraps(handle)
+    async def handler(servicer: Servicer, request: Request, context: Any) -> Response:
+        controller = servicer._lead()
+        if controller is None:
+            return cast(Response, await servicer._forward(handle.__name__, request, context))
+        return await handle(servicer, controller, request, context)
+
+    return handler
 
 
 class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
@@ -57,96 +78,180 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
 
     # --- writes -----------------------------------------------------------------------------------------------------
 
-    async def CreateNamespace(self, request: pb.CreateNamespaceRequest, context: Any) -> pb.CreateNamespaceResponse:
-        controller = self._lead()
-        if controller is None:
-            return await self._forward(pb.CreateNamespaceResponse, "CreateNamespace", request, context)
+    @_at_the_leader
+    async def CreateNamespace(
+        self, controller: Controller, request: pb.CreateNamespaceRequest, context: Any
+    ) -> pb.CreateNamespaceResponse:
         return pb.CreateNamespaceResponse(created=await controller.create_namespace(request))
 
-    async def CreateTopic(self, request: pb.CreateTopicRequest, context: Any) -> pb.CreateTopicResponse:
-        controller = self._lead()
-        if controller is None:
-            return await self._forward(pb.CreateTopicResponse, "CreateTopic", request, context)
+    @_at_the_leader
+    async def AlterNamespace(
+        self, controller: Controller, request: pb.AlterNamespaceRequest, context: Any
+    ) -> pb.AlterNamespaceResponse:
+        return pb.AlterNamespaceResponse(namespace=await controller.alter_namespace(request))
+
+    @_at_the_leader
+    async def DeleteNamespace(
+        self, controller: Controller, request: pb.DeleteNamespaceRequest, context: Any
+    ) -> pb.DeleteNamespaceResponse:
+        await controller.delete_namespace(request.namespace)
+        return pb.DeleteNamespaceResponse()
+
+    @_at_the_leader
+    async def CreateTopic(
+        self, controller: Controller, request: pb.CreateTopicRequest, context: Any
+    ) -> pb.CreateTopicResponse:
         return await controller.create_topic(request, left_s(context, TIMEOUT_DEFAULT_S))
 
-    async def AlterTopic(self, request: pb.AlterTopicRequest, context: Any) -> pb.AlterTopicResponse:
-        controller = self._lead()
-        if controller is None:
-            return await self._forward(pb.AlterTopicResponse, "AlterTopic", request, context)
+    @_at_the_leader
+    async def AlterTopic(
+        self, controller: Controller, request: pb.AlterTopicRequest, context: Any
+    ) -> pb.AlterTopicResponse:
         return await controller.alter_topic(request)
 
-    async def DeleteTopic(self, request: pb.DeleteTopicRequest, context: Any) -> pb.DeleteTopicResponse:
-        controller = self._lead()
-        if controller is None:
-            return await self._forward(pb.DeleteTopicResponse, "DeleteTopic", request, context)
+    @_at_the_leader
+    async def DeleteTopic(
+        self, controller: Controller, request: pb.DeleteTopicRequest, context: Any
+    ) -> pb.DeleteTopicResponse:
         await controller.delete_topic(request.topic, left_s(context, TIMEOUT_DEFAULT_S))
         return pb.DeleteTopicResponse()
 
-    async def RegisterStore(self, request: pb.RegisterStoreRequest, context: Any) -> pb.RegisterStoreResponse:
-        controller = self._lead()
-        if controller is None:
-            return await self._forward(pb.RegisterStoreResponse, "RegisterStore", request, context)
+    @_at_the_leader
+    async def RegisterStore(
+        self, controller: Controller, request: pb.RegisterStoreRequest, context: Any
+    ) -> pb.RegisterStoreResponse:
         return await controller.stores.register(request)
 
-    async def RemoveOrphan(self, request: pb.RemoveOrphanRequest, context: Any) -> pb.RemoveOrphanResponse:
-        controller = self._lead()
-        if controller is None:
-            return await self._forward(pb.RemoveOrphanResponse, "RemoveOrphan", request, context)
-        await controller.remove_orphan(request.store_id, request.group, request.topic_id)
+    @_at_the_leader
+    async def RemoveOrphan(
+        self, controller: Controller, request: pb.RemoveOrphanRequest, context: Any
+    ) -> pb.RemoveOrphanResponse:
+        await controller.orphans.remove(request.store_id, request.group, request.topic_id)
         return pb.RemoveOrphanResponse()
 
-    async def RecoverMetadata(self, request: pb.RecoverMetadataRequest, context: Any) -> pb.RecoverMetadataResponse:
-        controller = self._lead()
-        if controller is None:
-            return await self._forward(pb.RecoverMetadataResponse, "RecoverMetadata", request, context)
+    @_at_the_leader
+    async def AdoptOrphans(
+        self, controller: Controller, request: pb.AdoptOrphansRequest, context: Any
+    ) -> pb.AdoptOrphansResponse:
+        record = await controller.orphans.adopt(request.topic, request.topic_id, request.partitions)
+        return pb.AdoptOrphansResponse(topic=topic_info(topic_entry(request.topic, record)))
+
+    @_at_the_leader
+    async def RecoverMetadata(
+        self, controller: Controller, request: pb.RecoverMetadataRequest, context: Any
+    ) -> pb.RecoverMetadataResponse:
         before, after = await controller.guard.recover()
         return pb.RecoverMetadataResponse(before=before.message(), after=after.message())
 
-    async def MovePartition(self, request: pb.MovePartitionRequest, context: Any) -> pb.MovePartitionResponse:
-        controller = self._lead()
-        if controller is None:
-            return await self._forward(pb.MovePartitionResponse, "MovePartition", request, context)
+    @_at_the_leader
+    async def FinalizeUpgrade(
+        self, controller: Controller, request: pb.FinalizeUpgradeRequest, context: Any
+    ) -> pb.FinalizeUpgradeResponse:
+        upgrade = controller.upgrade
+        done = await (upgrade.plan() if request.dry_run else upgrade.finalize())
+        why = dict(done.hindrances)
+        members = [
+            pb.MemberFormat(name=m.name, kind=m.kind, knows=m.knows, version=m.version, hindrance=why.get(m.name, ""))
+            for m in done.members
+        ]
+        return pb.FinalizeUpgradeResponse(before=done.at, format=done.to, members=members)
+
+    @_at_the_leader
+    async def MovePartition(
+        self, controller: Controller, request: pb.MovePartitionRequest, context: Any
+    ) -> pb.MovePartitionResponse:
         await controller.relocation.move(request.group, request.from_store_id, request.to_store_id)
         return pb.MovePartitionResponse()
 
+    @_at_the_leader
+    async def TransferPartitionLeader(
+        self, controller: Controller, request: pb.TransferPartitionLeaderRequest, context: Any
+    ) -> pb.TransferPartitionLeaderResponse:
+        before, now = await controller.leaders.transfer(request.group, request.to_store_id)
+        return pb.TransferPartitionLeaderResponse(from_store_id=before, to_store_id=now)
+
+    @_at_the_leader
     async def DecommissionStore(
-        self, request: pb.DecommissionStoreRequest, context: Any
+        self, controller: Controller, request: pb.DecommissionStoreRequest, context: Any
     ) -> pb.DecommissionStoreResponse:
-        controller = self._lead()
-        if controller is None:
-            return await self._forward(pb.DecommissionStoreResponse, "DecommissionStore", request, context)
         plan = await controller.relocation.decommission(request.store_id, request.dry_run)
         return planned(self._view.current.catalog, plan)
 
+    @_at_the_leader
     async def RecommissionStore(
-        self, request: pb.RecommissionStoreRequest, context: Any
+        self, controller: Controller, request: pb.RecommissionStoreRequest, context: Any
     ) -> pb.RecommissionStoreResponse:
-        controller = self._lead()
-        if controller is None:
-            return await self._forward(pb.RecommissionStoreResponse, "RecommissionStore", request, context)
         await controller.relocation.recommission(request.store_id)
         return pb.RecommissionStoreResponse()
 
-    async def RemoveTombstones(self, request: pb.RemoveTombstonesRequest, context: Any) -> pb.RemoveTombstonesResponse:
-        controller = self._lead()
-        if controller is None:
-            return await self._forward(pb.RemoveTombstonesResponse, "RemoveTombstones", request, context)
+    @_at_the_leader
+    async def CordonStore(
+        self, controller: Controller, request: pb.CordonStoreRequest, context: Any
+    ) -> pb.CordonStoreResponse:
+        await controller.relocation.cordon(request.store_id, request.cordoned)
+        return pb.CordonStoreResponse()
+
+    @_at_the_leader
+    async def RebalanceReplicas(
+        self, controller: Controller, request: pb.RebalanceReplicasRequest, context: Any
+    ) -> pb.RebalanceReplicasResponse:
+        plan, waits = await controller.relocation.rebalance(request.dry_run)
+        return planned_rebalance(self._view.current.catalog, plan, waits)
+
+    @_at_the_leader
+    async def RemoveTombstones(
+        self, controller: Controller, request: pb.RemoveTombstonesRequest, context: Any
+    ) -> pb.RemoveTombstonesResponse:
         buried, skipped = await controller.relocation.remove_tombstones(request.store_ids)
         named = [pb.SkippedStore(store_id=s.store_id, name=s.name, why=why) for s, why in skipped]
         return pb.RemoveTombstonesResponse(buried=buried, skipped=named)
 
-    async def CancelOperation(self, request: pb.CancelOperationRequest, context: Any) -> pb.CancelOperationResponse:
-        controller = self._lead()
-        if controller is None:
-            return await self._forward(pb.CancelOperationResponse, "CancelOperation", request, context)
+    @_at_the_leader
+    async def MoveBundle(
+        self, controller: Controller, request: pb.MoveBundleRequest, context: Any
+    ) -> pb.MoveBundleResponse:
+        await controller.ownership.move(request.bundle, request.broker)
+        return pb.MoveBundleResponse()
+
+    @_at_the_leader
+    async def SplitBundle(
+        self, controller: Controller, request: pb.SplitBundleRequest, context: Any
+    ) -> pb.SplitBundleResponse:
+        return pb.SplitBundleResponse(bundles=await controller.ownership.split(request.bundle))
+
+    @_at_the_leader
+    async def DrainBroker(
+        self, controller: Controller, request: pb.DrainBrokerRequest, context: Any
+    ) -> pb.DrainBrokerResponse:
+        change = controller.ownership.drain if request.drained else controller.ownership.undrain
+        await change(check_name("broker", request.broker))
+        return pb.DrainBrokerResponse()
+
+    @_at_the_leader
+    async def UnloadBroker(
+        self, controller: Controller, request: pb.UnloadBrokerRequest, context: Any
+    ) -> pb.UnloadBrokerResponse:
+        moved = await controller.ownership.unload(request.broker, request.bundles)
+        return pb.UnloadBrokerResponse(moved=moved)
+
+    @_at_the_leader
+    async def CancelOperation(
+        self, controller: Controller, request: pb.CancelOperationRequest, context: Any
+    ) -> pb.CancelOperationResponse:
         await controller.relocation.cancel(request.id)
         return pb.CancelOperationResponse()
+
+    @_at_the_leader
+    async def SafeToStop(
+        self, controller: Controller, request: pb.SafeToStopRequest, context: Any
+    ) -> pb.SafeToStopResponse:
+        return await controller.stops.check(request.name)
 
     def _lead(self) -> Controller | None:
         controller = self._controller()
         return controller if controller is not None and controller.is_open else None
 
-    async def _forward(self, answer_type: type[T], method: str, request: Any, context: Any) -> T:
+    async def _forward(self, method: str, request: Any, context: Any) -> Any:
         """NoLeader: nobody leads; NotLeader: somebody else does and could not be reached from here, or not a second time."""
         leader = self._view.current.catalog.leader
         if leader is None:
@@ -168,7 +273,7 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
             forwarded = getattr(stub, method)(
                 request, timeout=left_s(context, TIMEOUT_DEFAULT_S), metadata=((FORWARDED_KEY, self._name),)
             )
-            return cast(T, await forwarded)
+            return await forwarded
 
     # --- reads ------------------------------------------------------------------------------------------------------
 
@@ -184,6 +289,8 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
             answered_by=self._name,
             nameservers=[member_info(m) for _, m in sorted(catalog.nameservers.items())],
             coordination_connected=self._session.state is SessionState.CONNECTED and not self._session.fenced,
+            record_format=catalog.record_format,
+            known_format=catalog.known_format,
             problems=[*([self._session.problem] if self._session.problem else []), *self._view.current.problems()],
         )
         if leader is not None:
@@ -207,7 +314,7 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
 
     async def ListTopics(self, request: pb.ListTopicsRequest, context: Any) -> pb.ListTopicsResponse:
         self._check_fresh(context)
-        return pb.ListTopicsResponse(topics=self._view.current.topics(request.namespace))
+        return self._view.current.topics(request.namespace, request.limit, request.after)
 
     async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
         self._check_fresh(context)
@@ -231,7 +338,15 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
 
     async def ListOperations(self, request: pb.ListOperationsRequest, context: Any) -> pb.ListOperationsResponse:
         self._check_fresh(context)
-        return pb.ListOperationsResponse(operations=operations(self._view.current))
+        return pb.ListOperationsResponse(operations=operations(self._view.current, SYSTEM.wall_ms()))
+
+    async def ListBundles(self, request: pb.ListBundlesRequest, context: Any) -> pb.ListBundlesResponse:
+        self._check_fresh(context)
+        return pb.ListBundlesResponse(bundles=self._view.current.bundles(request.namespace))
+
+    async def ExplainPartition(self, request: pb.ExplainPartitionRequest, context: Any) -> pb.ExplainPartitionResponse:
+        self._check_fresh(context)
+        return explain(self._view.current, request.group)
 
     async def ListBrokers(self, request: pb.ListBrokersRequest, context: Any) -> pb.ListBrokersResponse:
         self._check_fresh(context)
@@ -245,7 +360,8 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         self._check_fresh(context)
         if request.topic:
             await self._catch_up(request.topic)
-        return pb.ListPartitionsResponse(partitions=self._view.current.partitions(request.topic))
+        after = request.after_topic, request.after_partition
+        return self._view.current.partitions(request.topic, request.limit, after)
 
     async def _catch_up(self, topic: str) -> None:
         """Who has just created a topic through one nameserver finds it at every other: a topic that the view lacks is looked
@@ -277,11 +393,15 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         async with aclosing(buffer.read(request)) as events:
             async for event in events:
                 yield pb.Event(
-                    id=event.id,
+                    number=event.number,
                     time_ms=event.time_ms,
                     kind=event.kind,
                     subject=event.subject,
                     facts=event.facts,
                     teller=buffer.teller,
                     age_ms=buffer.age_ms(event),
+                    id=event.id,
+                    cause=event.cause,
+                    caused_by=event.caused_by,
+                    found=buffer.is_found(event),
                 )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import structlog
 
 from stele.nameserver.catalog import StoreState, removed
-from stele.nameserver.ids import STORES, IdCounter, IntervalSet
+from stele.nameserver.ids import STORES, IdCounter
 from stele.nameserver.view import behind
 from stele.services.clock import SYSTEM, Clock
 from stele.services.config import PROCESS_NAMES, is_process_name
@@ -29,6 +30,7 @@ from stele.services.errors import (
     VersionConflict,
 )
 from stele.services.high_water import HighWater
+from stele.services.intervals import IntervalSet
 from stele.services.pb import nameserver_pb2
 
 ROUNDS_MAX = 8
@@ -68,6 +70,8 @@ class StoreRegister:
         CoordinationUnknown."""
         if not 0 < len(request.uuid) <= UUID_CHARS_MAX:
             raise InvalidArgument(f"a store's uuid has 1 to {UUID_CHARS_MAX} characters, not {len(request.uuid)}")
+        if request.rack and not is_process_name(request.rack):
+            raise InvalidArgument(f"a store's rack {request.rack[:64]!r} is not accepted: {PROCESS_NAMES}")
         if not is_process_name(request.name):
             raise InvalidArgument(f"a store's name {request.name[:64]!r} is not accepted: {PROCESS_NAMES}")
         if request.cluster_id and request.cluster_id != self._cluster_id:
@@ -93,7 +97,7 @@ class StoreRegister:
                 expected=known.record.uuid,
                 got=request.uuid,
             )
-        await self._readmit(store_id, known, request.name)
+        await self._readmit(store_id, known, request)
         self._heard(HighWater.of(request.seen))
         return store_id
 
@@ -106,10 +110,17 @@ class StoreRegister:
         if store_id >= recorded.stores:
             seen = HighWater(stores=request.seen.stores)
             if seen.beyond(recorded):
+                self._heard(HighWater.of(request.seen))
+                if self._check is not None:
+                    await self._check()  # NotReady, where imported records are about to rise
                 raise behind(recorded, seen)
             raise StoreUnknown(f"store {store_id} was never seen in this cluster", store_id=store_id)
         record = StoreRecord(
-            name=request.name, state=StoreState.UP, uuid=request.uuid, registered_ms=self._clock.wall_ms()
+            name=request.name,
+            state=StoreState.UP,
+            uuid=request.uuid,
+            registered_ms=self._clock.wall_ms(),
+            rack=request.rack,
         )
         await self._leadership.transaction().create(f"stores/{store_id}", record).commit()
         _log.warning("store_taken_back", store=store_id, name=request.name, uuid=request.uuid)
@@ -123,14 +134,18 @@ class StoreRegister:
             # AFTER the counter: whoever registers this uuid in between takes an id, and the transaction below fails by the counter.
             known = await self._by_uuid(request.uuid)
             if known is not None:
-                await self._readmit(*known, request.name)
+                await self._readmit(*known, request)
                 return known[0]
             if self._check is not None:
                 await self._check()
             transaction = self._leadership.transaction()
             store_id = self._take(counter, transaction)
             record = StoreRecord(
-                name=request.name, state=StoreState.UP, uuid=request.uuid, registered_ms=self._clock.wall_ms()
+                name=request.name,
+                state=StoreState.UP,
+                uuid=request.uuid,
+                registered_ms=self._clock.wall_ms(),
+                rack=request.rack,
             )
             transaction.create(f"stores/{store_id}", record)
             try:
@@ -141,14 +156,18 @@ class StoreRegister:
             return store_id
         raise CoordinationUnknown(f"registration of {request.name} is not settled after {ROUNDS_MAX} rounds")
 
-    async def _readmit(self, store_id: int, known: Versioned[StoreRecord], name: str) -> None:
+    async def _readmit(
+        self, store_id: int, known: Versioned[StoreRecord], request: nameserver_pb2.RegisterStoreRequest
+    ) -> None:
         record = known.record
         if record.state == StoreState.TOMBSTONE:
             raise removed(store_id)
-        if record.name != name:
-            renamed = StoreRecord(name=name, state=record.state, uuid=record.uuid, registered_ms=record.registered_ms)
-            await self._leadership.transaction().set(f"stores/{store_id}", renamed, known.version).commit()
-            _log.info("store_renamed", store=store_id, name=name, former=record.name)
+        changed = replace(record, name=request.name, rack=request.rack)
+        if changed != record:
+            await self._leadership.transaction().set(f"stores/{store_id}", changed, known.version).commit()
+            _log.info(
+                "store_changed", store=store_id, name=changed.name, rack=changed.rack, former=(record.name, record.rack)
+            )
 
     async def _by_uuid(self, uuid: str) -> tuple[int, Versioned[StoreRecord]] | None:
         ids = [int(name) for name in await self._metadata.children("stores") if name.isdecimal()]

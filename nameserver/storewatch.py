@@ -2,7 +2,8 @@
 
 Guarantee: ``reports`` holds, for each registered store whose port is open, the last it said; a report counts as connected
 only while its stream stands and has not been silent for ``SILENCE_MAX_S``; a datanode that answers with another store's id
-is not believed (R2.5).
+is not believed (R2.5).  Each event of a store that its ring holds (services/events.py) is told to ``on_events`` once, with or before what
+it led to.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -36,10 +37,20 @@ _log = structlog.get_logger()
 class StoreWatch:
     """``follow(members)`` after each change of the registrations; ``changed()`` is called after each change that anybody decides by."""
 
-    def __init__(self, channels: Channels, changed: Callable[[], None], *, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        channels: Channels,
+        changed: Callable[[], None],
+        on_events: Callable[[Member, Sequence[datanode_pb2.StoreEvent]], None] = lambda member, events: None,
+        *,
+        rng: random.Random | None = None,
+    ) -> None:
         self.reports: dict[int, StoreReport] = {}
         self.seen = HighWater()  # the highest that any store has said it was told, also of those that are gone
-        self._channels, self._changed = channels, changed
+        self._channels, self._changed, self._on_events = channels, changed, on_events
+        self._events_had: dict[
+            int, tuple[str, int]
+        ] = {}  # of each store: of which life of its process, up to which number
         self._rng = rng or random.Random()
         self._tasks = Tasks()
         self._watching: dict[int, tuple[Member, asyncio.Task[None]]] = {}
@@ -57,6 +68,7 @@ class StoreWatch:
                 known = self.reports.get(store_id)
                 if wanted is None:
                     self.reports.pop(store_id, None)
+                    self._events_had.pop(store_id, None)
                 elif known is not None:
                     self.reports[store_id] = disconnected(known)
         for store_id, member in members.items():
@@ -75,7 +87,7 @@ class StoreWatch:
             try:
                 async for status in self._statuses(member):
                     failures = 0
-                    self._receive(member.store_id, status)
+                    self._receive(member, status)
             except SteleError as e:
                 self._broken(member, e.reason, e.message)
             except Exception as e:
@@ -92,7 +104,8 @@ class StoreWatch:
             self.reports[member.store_id] = disconnected(known)
             self._changed()
 
-    def _receive(self, store_id: int, received: datanode_pb2.StoreStatus) -> None:
+    def _receive(self, member: Member, received: datanode_pb2.StoreStatus) -> None:
+        store_id = member.store_id
         if received.store_id != store_id:
             raise StoreMismatch(
                 f"store {store_id} was asked and store {received.store_id} answered",
@@ -103,15 +116,24 @@ class StoreWatch:
         if known is None or not known.connected:
             _log.info("store_watched", store=store_id, state=received.state, replicas=len(received.replicas))
         self.seen = self.seen.joined(HighWater.of(received.seen))
+        self._tell_events(member, received)
         merged = merge(known, received)
         self.reports[store_id] = merged
         if known is None or decisive(merged) != decisive(known):
             self._changed()
 
+    def _tell_events(self, member: Member, received: datanode_pb2.StoreStatus) -> None:
+        life, number = self._events_had.get(member.store_id, ("", 0))
+        news = [e for e in received.events if received.life != life or e.number > number]
+        if news:
+            self._events_had[member.store_id] = received.life, news[-1].number
+            self._on_events(member, news)
+
     async def _statuses(self, member: Member) -> Any:
         channel = await self._channels.connected(member.endpoint, CONNECT_TIMEOUT_S)
         stub: Any = datanode_pb2_grpc.DatanodeStub(channel)  # type: ignore[no-untyped-call]
-        stream = stub.WatchStore(datanode_pb2.WatchStoreRequest())
+        life, number = self._events_had.get(member.store_id, ("", 0))
+        stream = stub.WatchStore(datanode_pb2.WatchStoreRequest(events_of=life, events_after=number))
         try:
             while True:
                 try:

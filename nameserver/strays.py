@@ -57,7 +57,7 @@ def stray_kind(catalog: Catalog, replica: ReplicaStatus) -> StrayKind | None:
     partition = catalog.partitions.get(replica.group)
     if partition is None:
         return StrayKind.ORPHAN
-    topic = catalog.topics.get(partition.topic)
+    topic = catalog.topic_of(partition)
     # A topic that is not seen yet: a catalog may have a partition before its topic, and nothing is concluded from that.
     return None if topic is None or is_of(topic, partition, replica) else StrayKind.STRANGER
 

@@ -9,7 +9,11 @@ partition's leader and looks up again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Final, TypeVar
 
 from stele.nameserver.catalog import (
     Catalog,
@@ -28,6 +32,10 @@ from stele.services.errors import MetadataBehind, NamespaceNotFound, StoreUnknow
 from stele.services.high_water import NOTHING_TOLD, HighWater
 from stele.services.pb import common_pb2, datanode_pb2, nameserver_pb2
 from stele.services.topics import parse_topic
+
+T = TypeVar("T")
+TOPICS_LISTED_MAX: Final = 10_000  # in one message, where a limit is given
+PARTITIONS_LISTED_MAX: Final = 2_000
 
 
 class View:
@@ -50,7 +58,9 @@ class View:
     def problems(self) -> list[str]:
         """What is wrong with the cluster as a whole, one line each."""
         found = []
-        if self.seen.beyond(self.catalog.high_water):
+        if self.catalog.imported:
+            found.append(awaits(self.unheard_since_import()))
+        elif self.seen.beyond(self.catalog.high_water):
             found.append(behind(self.catalog.high_water, self.seen).message)
         for name, epoch in sorted(self.owner_epochs().items()):
             bundle = self.catalog.bundles.get(name)
@@ -59,6 +69,11 @@ class View:
                     f"nothing of the bundle {name} can be written: its partitions have seen the owner epoch {epoch}, "
                     f"{bundle.broker or 'nobody'} has it under {bundle.epoch}"
                 )
+        brokers = self.catalog.brokers
+        if brokers and brokers.keys() <= self.catalog.drained.keys():
+            found.append(
+                f"every broker is drained: nobody may be given bundles; `stele broker undrain {min(brokers)}` takes it back"
+            )
         return found
 
     def owner_epochs(self) -> dict[str, int]:
@@ -80,11 +95,23 @@ class View:
     def _bundle(self, partition: PartitionEntry) -> str:
         """Empty while its namespace is not seen."""
         namespace = self.catalog.namespaces.get(partition.topic.partition("/")[0])
-        return bundle_of(partition.topic, partition.index, namespace.bundles) if namespace is not None else ""
+        if namespace is None:
+            return ""
+        return bundle_of(partition.topic, partition.index, namespace.bundles, namespace.splits)
 
     def unheard_stores(self) -> set[int]:
         """Stores that could be given replicas and have not said yet what they hold and have seen."""
         return {store_id for store_id in self.catalog.placeable_stores if not is_heard(self.reports, store_id)}
+
+    def unheard_since_import(self) -> list[str]:
+        """Names of the stores, of those that are recorded or registered, that have not said yet what they have seen."""
+        known = {i: s.name for i, s in self.catalog.stores.items() if not self.catalog.is_removed(i)}
+        known |= {i: member.name for i, member in self.catalog.live_stores.items()}
+        return [
+            name
+            for store_id, name in sorted(known.items())
+            if not is_heard(self.reports, store_id) or self.reports[store_id].status.state == MemberState.LOADING
+        ]
 
     # --- topics ---------------------------------------------------------------------------------------------------
 
@@ -100,11 +127,20 @@ class View:
         topic = self.topic(name)
         return nameserver_pb2.LookupResponse(topic=topic_info(topic), partitions=self.routes(topic))
 
-    def topics(self, namespace: str = "") -> list[nameserver_pb2.TopicInfo]:
+    def topics(self, namespace: str = "", limit: int = 0, after: str = "") -> nameserver_pb2.ListTopicsResponse:
+        """By name, those that follow ``after``; with a limit no more than that, nor than one message is to hold."""
+        self._check_namespace(namespace)
+        names = self.catalog.topic_names
+        following = (
+            n for n in islice(names, bisect_right(names, after), None) if not namespace or n.startswith(f"{namespace}/")
+        )
+        page, more = _page(following, min(limit, TOPICS_LISTED_MAX))
+        return nameserver_pb2.ListTopicsResponse(topics=[topic_info(self.catalog.topics[n]) for n in page], more=more)
+
+    def _check_namespace(self, namespace: str) -> None:
+        """NamespaceNotFound, unless it is there or none is named."""
         if namespace and namespace not in self.catalog.namespaces:
             raise NamespaceNotFound(f"there is no namespace {namespace}", namespace=namespace)
-        names = sorted(t for t in self.catalog.topics if not namespace or t.startswith(f"{namespace}/"))
-        return [topic_info(self.catalog.topics[t]) for t in names]
 
     def namespaces(self) -> list[nameserver_pb2.NamespaceInfo]:
         topics: dict[str, int] = {}
@@ -114,7 +150,7 @@ class View:
         return [
             nameserver_pb2.NamespaceInfo(
                 namespace=n.name,
-                bundles=n.bundles,
+                bundles=n.bundles + len(n.splits),
                 replication=n.replication,
                 topics=topics.get(n.name, 0),
                 retention=n.retention.message(),
@@ -123,7 +159,11 @@ class View:
         ]
 
     def routes(self, topic: TopicEntry) -> list[nameserver_pb2.PartitionRoute]:
-        return [self.route(p) for p in self.catalog.partitions_of.get(topic.name, ())]
+        return [self.route(p) for p in self._shown(topic)]
+
+    def _shown(self, topic: TopicEntry) -> list[PartitionEntry]:
+        """Of a topic that grows, without those that are still being made."""
+        return [p for p in self.catalog.partitions_of.get(topic.name, ()) if p.index < topic.partitions]
 
     def route(self, partition: PartitionEntry) -> nameserver_pb2.PartitionRoute:
         route = nameserver_pb2.PartitionRoute(
@@ -155,7 +195,7 @@ class View:
     def _replica(self, partition: PartitionEntry, store_id: int) -> nameserver_pb2.Replica:
         member = self.catalog.live_stores.get(store_id)
         reachable = member is not None and member.state != MemberState.LOADING
-        lost = self._lost(partition, store_id)
+        lost = self.lost(partition, store_id)
         return nameserver_pb2.Replica(
             store_id=store_id,
             endpoint=member.endpoint if member is not None and reachable else "",
@@ -179,9 +219,9 @@ class View:
         said = report.replicas.get(group) if report is not None else None
         return said is not None and len(said.voters) > 0 and store_id not in said.voters
 
-    def _lost(self, partition: PartitionEntry, store_id: int) -> str:
+    def lost(self, partition: PartitionEntry, store_id: int) -> str:
         """What is to be said of a replica that its store should have and has not; nothing while the partition is new there."""
-        topic = self.catalog.topics.get(partition.topic)
+        topic = self.catalog.topic_of(partition)
         if topic is None or topic.state == TopicState.DELETING or is_new(topic, partition, store_id):
             return ""
         if store_id in partition.joining or store_id in partition.going:  # on its way
@@ -213,6 +253,8 @@ class View:
             store_id=store.store_id,
             name=store.name,
             state=store.state,
+            cordoned=store.cordoned,
+            rack=store.rack,
             live=member is not None,
             member=member_info(member) if member is not None else None,
             status=self._status(store.store_id, member),
@@ -235,7 +277,7 @@ class View:
             if bundle.broker:
                 owned.setdefault(bundle.broker, []).append(bundle.name)
         infos = []
-        for name in sorted(owned.keys() | self.catalog.brokers.keys()):
+        for name in sorted(owned.keys() | self.catalog.brokers.keys() | self.catalog.drained.keys()):
             member = self.catalog.brokers.get(name)
             infos.append(
                 nameserver_pb2.BrokerInfo(
@@ -243,8 +285,27 @@ class View:
                     live=member is not None,
                     member=member_info(member) if member is not None else None,
                     bundles=sorted(owned.get(name, ())),
+                    drained=name in self.catalog.drained,
                 )
             )
+        return infos
+
+    def bundles(self, namespace: str = "") -> list[nameserver_pb2.BundleInfo]:
+        self._check_namespace(namespace)
+        partitions = Counter(self._bundle(p) for p in self.catalog.partitions.values())
+        infos = []
+        for name in self.catalog.wanted_bundles:
+            if not namespace or name.startswith(f"{namespace}/"):
+                owner, record = self.owner(name), self.catalog.bundles.get(name)
+                infos.append(
+                    nameserver_pb2.BundleInfo(
+                        bundle=name,
+                        broker=owner.name if owner is not None else "",
+                        epoch=record.epoch if record is not None else 0,
+                        cause=record.cause if record is not None else "",
+                        partitions=partitions[name],
+                    )
+                )
         return infos
 
     def nameservers(self) -> list[nameserver_pb2.NameserverInfo]:
@@ -261,13 +322,23 @@ class View:
 
     # --- partitions and routing -----------------------------------------------------------------------------------
 
-    def partitions(self, topic_name: str = "") -> list[nameserver_pb2.PartitionInfo]:
-        names = [self.topic(topic_name).name] if topic_name else sorted(self.catalog.topics)
-        return [
-            nameserver_pb2.PartitionInfo(topic=name, route=self.route(p), reports=self._reports(p.group))
-            for name in names
-            for p in self.catalog.partitions_of.get(name, ())
+    def partitions(
+        self, topic_name: str = "", limit: int = 0, after: tuple[str, int] = ("", 0)
+    ) -> nameserver_pb2.ListPartitionsResponse:
+        """By topic and number, those that follow ``after``; with a limit no more than that, nor than one message is to hold."""
+        names = (self.topic(topic_name).name,) if topic_name else self.catalog.topic_names
+        following = (
+            p
+            for name in islice(names, bisect_left(names, after[0]), None)
+            for p in self._shown(self.catalog.topics[name])
+            if (name, p.index) > after
+        )
+        page, more = _page(following, min(limit, PARTITIONS_LISTED_MAX))
+        infos = [
+            nameserver_pb2.PartitionInfo(topic=p.topic, route=self.route(p), reports=self._reports(p.group))
+            for p in page
         ]
+        return nameserver_pb2.ListPartitionsResponse(partitions=infos, more=more)
 
     def _reports(self, group: int) -> list[nameserver_pb2.ReplicaReport]:
         found = []
@@ -286,7 +357,7 @@ class View:
         return nameserver_pb2.Routing(
             leader_epoch=catalog.leader.epoch if catalog.leader is not None else 0,
             datanodes=[member_info(m) for _, m in sorted(catalog.datanodes.items())],
-            brokers=[member_info(m) for _, m in sorted(catalog.brokers.items())],
+            brokers=[_broker(m, name in catalog.drained) for name, m in sorted(catalog.brokers.items())],
             bundles=[
                 nameserver_pb2.BundleAssignment(
                     bundle=b.name, broker=b.broker if self.owner(b.name) is not None else "", epoch=b.epoch
@@ -300,6 +371,12 @@ class View:
         )
 
 
+def _page(items: Iterator[T], limit: int) -> tuple[list[T], bool]:
+    """The first ``limit`` of them, 0: all; and whether others follow."""
+    page = list(islice(items, limit or None))
+    return page, next(items, None) is not None
+
+
 def behind(recorded: HighWater, seen: HighWater) -> MetadataBehind:
     """``seen`` is beyond ``recorded``."""
     names = {"epoch": "the leader's epoch", "topics": "topic ids", "groups": "group ids", "stores": "store ids"}
@@ -310,6 +387,19 @@ def behind(recorded: HighWater, seen: HighWater) -> MetadataBehind:
         behind=" ".join(what),
         recorded=recorded,
         seen=seen,
+    )
+
+
+def awaits(unheard: list[str]) -> str:
+    """What is said of imported records until they rise above what the stores have seen."""
+    what = (
+        f"{', '.join(unheard)} did not say yet what they have seen"
+        if unheard
+        else "the stores' last words are taken in"
+    )
+    return (
+        f"the records were imported from a copy, and nothing is created or deleted by them yet: {what}; "
+        "`stele nameserver recover-metadata` goes on without those that never come"
     )
 
 
@@ -328,6 +418,8 @@ def topic_info(topic: TopicEntry) -> nameserver_pb2.TopicInfo:
         state=topic.state,
         created_ms=topic.created_ms,
         retention=topic.retention.message(),
+        racks=topic.racks,
+        growing_to=topic.growing_to,
     )
 
 
@@ -345,3 +437,11 @@ def member_info(member: Member) -> nameserver_pb2.Member:
         version=member.software,
         started_ms=member.started_ms,
     )
+
+
+def _broker(member: Member, drained: bool) -> nameserver_pb2.Member:
+    """As other brokers see it: nobody is to count on a drained one."""
+    info = member_info(member)
+    if drained and member.state == MemberState.READY:
+        info.state = "drained"
+    return info

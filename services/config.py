@@ -9,7 +9,8 @@ settings of every role at its top level, and settings of one role in a table of 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Self, TypeVar
 
 from pydantic import Field, model_validator
@@ -22,6 +23,7 @@ from stele.services.settings import Bytes, Number, Seconds, Settings, Text, read
 KIB = 1024
 MIB = 1024 * KIB
 PORT_MAX = 65535
+ACLS = ("none", "read", "all")
 PROCESS_NAMES = "1 to 63 of a-z 0-9 -, starting with a letter or digit"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9._:%-]+")
@@ -36,6 +38,25 @@ class NodeConfig(Settings):
     zookeeper: Text = Field(
         "127.0.0.1:2181", examples=["zk1:2181,zk2:2181"], description="ZooKeeper servers, host:port separated by commas"
     )
+    zookeeper_credentials_file: Text = Field(
+        "",
+        examples=["/run/secrets/zookeeper"],
+        description="file with the line user:password for ZooKeeper's digest authentication (empty: what the variable "
+        "STELE_ZOOKEEPER_CREDENTIALS holds, or none)",
+    )
+    zookeeper_acl: Text = Field(
+        "",
+        description="what whoever lacks the credentials may do with the records that this process makes: none, read or all (empty: none "
+        "with credentials, all without)",
+    )
+    zookeeper_tls_ca: Text = Field(
+        "",
+        examples=["/etc/stele/ca.pem"],
+        description="file of the certificates by which those of ZooKeeper's servers are verified; given, every connection to them is "
+        "encrypted (empty: none is)",
+    )
+    zookeeper_tls_cert: Text = Field("", description="file of the certificate that is shown to ZooKeeper")
+    zookeeper_tls_key: Text = Field("", description="file of that certificate's key, without a passphrase")
     session_timeout_s: Seconds = Field(
         4.0, ge=0.5, le=120, description="seconds without a heartbeat after which ZooKeeper declares this process dead"
     )
@@ -74,9 +95,8 @@ class NodeConfig(Settings):
         for key in ("name", "cluster"):
             value = getattr(self, key)
             _require(is_process_name(value), key, value, PROCESS_NAMES)
-        for server in self.zookeeper.split(","):
-            _require("/" not in server, "zookeeper", self.zookeeper, "host:port without a path; `cluster` is the path")
-            _check_address("zookeeper", server.strip())
+        check_zookeeper(self.zookeeper)
+        _ = self.zookeeper_access  # consistent, or refused
         _require(bool(_HOST.fullmatch(self.host)), "host", self.host, "a host name or an IP address")
         if self.advertised_host:
             accepted = "a host name or an IP address that others can dial"
@@ -96,6 +116,10 @@ class NodeConfig(Settings):
             check_session_timeout(self.session_timeout_s, 2 * self.zookeeper_tick_s, 20 * self.zookeeper_tick_s)
         return self
 
+    @property
+    def zookeeper_access(self) -> AccessSettings:
+        return AccessSettings.of(lambda name: getattr(self, name))
+
     def endpoint(self, port: int) -> str:
         """``host:port`` under which other processes of the cluster dial ``port`` of this one."""
         return join_address(self.advertised_host or self.host, port)
@@ -114,11 +138,27 @@ class NameserverConfig(NodeConfig):
     store_moves_max: Number = Field(
         2, ge=1, le=1_000, description="replicas that move off or to one store at the same time"
     )
+    replicas_differ_max: Number = Field(
+        16,
+        ge=0,
+        le=1_000_000,
+        description="replicas by which stores may differ; beyond it some move by themselves, to even them out (0: none ever does)",
+    )
     store_down_after_s: Seconds = Field(
         300.0,
         ge=1,
         le=30 * 86_400,
         description="seconds without a store after which its replicas are built anew on others",
+    )
+    leader_balance_after_s: Seconds = Field(
+        10.0,
+        ge=0,
+        le=86_400,
+        description="seconds for which a partition was led by one replica, and a store heard, before leaders are evened out between "
+        "them (0: never)",
+    )
+    leader_transfers_max: Number = Field(
+        8, ge=1, le=10_000, description="partitions that get another leader at the same time, to even leaders out"
     )
 
 
@@ -126,6 +166,11 @@ class DatanodeConfig(NodeConfig):
     """Settings of a datanode."""
 
     data_dir: Text = Field(examples=["/var/lib/stele/dn1"], description="folder that holds this store's partitions")
+    rack: Text = Field(
+        "",
+        examples=["a"],
+        description="rack or zone with which this store fails; replicas are spread over racks (empty: one of its own)",
+    )
     raft_port: Number = Field(
         0, ge=0, le=PORT_MAX, description="port that other datanodes dial (0: chosen by the system)"
     )
@@ -173,6 +218,13 @@ class DatanodeConfig(NodeConfig):
         description="seconds of running for which a deleted partition's files stay in the data directory's trash",
     )
 
+    build_bytes_per_s: Bytes = Field(
+        64 * MIB,
+        ge=0,
+        le=1 << 40,
+        description="bytes in a second that are sent to replicas that are being built, of all partitions; voters get theirs beside it "
+        "(0: no bound; else at least 1 MiB)",
+    )
     scrub_bytes_per_s: Bytes = Field(
         4 * MIB,
         ge=0,
@@ -186,6 +238,13 @@ class DatanodeConfig(NodeConfig):
     @model_validator(mode="after")
     def _datanode_is_consistent(self) -> Self:
         _require(bool(self.data_dir.strip()), "data_dir", self.data_dir, "a folder")
+        _require(
+            self.build_bytes_per_s == 0 or self.build_bytes_per_s >= MIB,
+            "build_bytes_per_s",
+            self.build_bytes_per_s,
+            "0, or at least 1 MiB",
+        )
+        _require(not self.rack or is_process_name(self.rack), "rack", self.rack, PROCESS_NAMES)
         if self.election_timeout_min_s >= self.election_timeout_max_s:
             raise InvalidConfig(
                 f"election_timeout_min_s {self.election_timeout_min_s:g} must be below "
@@ -264,6 +323,35 @@ def load(
 def _require(holds: bool, key: str, value: object, accepted: str) -> None:
     if not holds:
         raise InvalidConfig(f"{key} {value!r} is not accepted: {accepted}")
+
+
+def check_zookeeper(servers: str) -> None:
+    """Addresses of ZooKeeper's servers.  InvalidConfig."""
+    for server in servers.split(","):
+        _require("/" not in server, "zookeeper", servers, "host:port without a path; `cluster` is the path")
+        _check_address("zookeeper", server.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSettings:
+    """Of a process, or of a command: how it shows ZooKeeper who it is, and the other way round.  Empty: not given."""
+
+    zookeeper_credentials_file: str = ""
+    zookeeper_acl: str = ""
+    zookeeper_tls_ca: str = ""
+    zookeeper_tls_cert: str = ""
+    zookeeper_tls_key: str = ""
+
+    @classmethod
+    def of(cls, source: Callable[[str], str]) -> Self:
+        """``source`` answers the setting of a name.  InvalidConfig where they contradict one another."""
+        made = cls(**{f.name: source(f.name) for f in fields(cls)})
+        _require(made.zookeeper_acl in ("", *ACLS), "zookeeper_acl", made.zookeeper_acl, ", ".join(ACLS))
+        if bool(made.zookeeper_tls_cert) != bool(made.zookeeper_tls_key):
+            raise InvalidConfig("zookeeper_tls_cert and zookeeper_tls_key are given together, or neither")
+        if made.zookeeper_tls_cert and not made.zookeeper_tls_ca:
+            raise InvalidConfig("zookeeper_tls_cert is shown only to servers that zookeeper_tls_ca verifies: give both")
+        return made
 
 
 def _check_address(key: str, address: str) -> None:

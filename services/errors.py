@@ -147,6 +147,20 @@ class NamespaceExists(_Exists):
     """A namespace of that name exists.  Definite, terminal."""
 
 
+class NamespaceNotEmpty(SteleError):
+    """The namespace has topics, those that are being deleted among them (fact ``topics``).  Definite, terminal."""
+
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
+
+
+class BundleNotFound(_NotFound):
+    """No such bundle: the namespace is gone, or is cut in other places.  Definite, terminal."""
+
+
+class BrokerNotFound(_NotFound):
+    """No broker of that name is registered.  Definite, terminal."""
+
+
 class TopicExists(_Exists):
     """A topic of that name exists.  Definite, terminal."""
 
@@ -157,11 +171,27 @@ class NotEnoughStores(SteleError):
     code, definite, retryable = Code.FAILED_PRECONDITION, True, True
 
 
+class NotEnoughBrokers(SteleError):
+    """No other broker could take what one has.  Definite, retryable."""
+
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, True
+
+
 # --- who is who ---------------------------------------------------------------------------------------------------
 
 
 class NameTaken(_Exists):
     """Another live process holds the name (facts ``name``, ``endpoint``, ``session``).  Definite, terminal (R1.5, R5.5)."""
+
+
+class NameNotFound(_NotFound):
+    """No process was ever registered under the name, or it was removed.  Definite, terminal."""
+
+
+class NameInUse(SteleError):
+    """The name cannot be removed: a live process bears it, or a store (fact ``name``).  Definite, terminal."""
+
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
 
 
 class ClusterMismatch(SteleError):
@@ -350,6 +380,13 @@ class CoordinationUnreachable(SteleError):
     code, definite, retryable = Code.UNAVAILABLE, True, True
 
 
+class CoordinationRefused(SteleError):
+    """ZooKeeper does not let this process in, or not at that record: its credentials, its certificate or ZooKeeper's own (fact
+    ``zookeeper`` or ``path``).  Definite, terminal."""
+
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
+
+
 class RecordExists(_Exists):
     """A metadata record was to be created and is there already (fact ``path``).  Definite, terminal."""
 
@@ -366,10 +403,38 @@ class MetadataBehind(SteleError):
     code, definite, retryable = Code.FAILED_PRECONDITION, True, False
 
 
+class ImportRefused(SteleError):
+    """A copy of the records was not imported: what is recorded is newer than it and would be lost (fact ``lost``), or another import is
+    under way.  Definite, terminal."""
+
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
+
+
 class RecordUnreadable(SteleError):
     """A metadata record is not of its type, or of a later format than this version knows (fact ``path``).  Definite, terminal."""
 
     code, definite, retryable = Code.DATA_LOSS, True, False
+
+
+class FormatUnknown(SteleError):
+    """The cluster is at a record format that the process does not know (facts ``format``, ``known``): it does not join.  Definite,
+    terminal."""
+
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
+
+
+class UpgradeNotFinalized(SteleError):
+    """The operation takes a record format that the cluster has not come to (facts ``needed``, ``format``), and changed nothing:
+    `stele cluster finalize-upgrade` raises it once every process is of a version that knows it.  Definite, terminal."""
+
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, False
+
+
+class FinalizeRefused(SteleError):
+    """A process knows only a lower record format than the others, or cannot be heard (fact ``members``): the cluster stays at the one
+    that it is at.  Definite, retryable once that is mended."""
+
+    code, definite, retryable = Code.FAILED_PRECONDITION, True, True
 
 
 class VersionConflict(SteleError):

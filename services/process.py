@@ -30,6 +30,7 @@ from prometheus_client import CollectorRegistry
 
 from stele.services import errors, logs, malloc
 from stele.services.config import NodeConfig, load
+from stele.services.coordination.records import RECORD_FORMAT
 from stele.services.errors import InternalError, InvalidConfig, SteleError
 from stele.services.file_limit import raise_file_limit
 from stele.services.json_files import write_json
@@ -50,9 +51,11 @@ _WAY_OUT: dict[type[SteleError], str] = {
     errors.NameTaken: "stop that process or choose another --name",
     errors.PortTaken: "stop the process that listens there or choose another port",
     errors.ClusterMismatch: "give it the --zookeeper, --cluster or data directory it belongs to",
+    errors.FormatUnknown: "start it from the version that the other processes run, or a later one",
     errors.MetadataBehind: "restore the newer copy of ZooKeeper's data, or run `stele nameserver recover-metadata`",
     errors.StoreTombstone: "a removed store does not come back: start it with an empty --data-dir, it then gets a new id",
     errors.DirectoryBusy: "stop the process that uses it or give another --data-dir",
+    errors.CoordinationRefused: "give it what ZooKeeper asks for: the --zookeeper-credentials-file, the --zookeeper-tls-ca, -cert and -key",
     errors.CoordinationUnreachable: "start ZooKeeper or set --zookeeper to where it is",
     errors.CoordinationUnknown: "ZooKeeper did not answer: look at its log, then start this process again",
     errors.DiskFull: "free some space, then start it again",
@@ -91,6 +94,7 @@ class Runtime:
     raft_endpoint: str = ""
     failure: SteleError | None = None
     zookeeper: Connect | None = None  # in place of the real client
+    record_format: int = RECORD_FORMAT  # the highest that it knows
 
     def announce(self, endpoint: str, raft_endpoint: str = "", advertised: str = "") -> None:
         """Says where this process is reached; published once the process is ready."""

@@ -8,50 +8,49 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
 
 from stele import arguments
-from stele.broker_calls import BrokerCalls
+from stele.alteration import COUNT_MAX, Alterations, read_topic, retention_asked
+from stele.broker_calls import BrokerCalls, over_partitions
+from stele.cause_calls import CauseCalls, read_event
 from stele.consumer import check_start, check_target
 from stele.event_feed import EventFeed
 from stele.model import (
     BrokerInfo,
     ClusterInfo,
     Event,
+    FinalizedUpgrade,
+    MemberFormat,
     MemberInfo,
     NameserverInfo,
     NamespaceInfo,
-    OrphanInfo,
-    PartitionInfo,
-    ReplicaInfo,
     StoreInfo,
     SubscriptionInfo,
     TopicInfo,
-    TrashedReplica,
-    TrashInfo,
 )
-from stele.operations import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Operations
+from stele.operations import READ_TIMEOUT_S, WRITE_TIMEOUT_S
 from stele.partition_consumer import set_start
 from stele.routing import TopicRoutes
 from stele.services.errors import ConnectionBroken, PartitionNotFound, SteleError, SubscriptionNotFound, Timeout
 from stele.services.library_log import LibraryLog
-from stele.services.pb import broker_pb2, common_pb2, datanode_pb2, nameserver_pb2, nameserver_pb2_grpc
+from stele.services.pb import broker_pb2, nameserver_pb2, nameserver_pb2_grpc
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient
 from stele.services.rpc.status import typed_errors
 from stele.services.topics import Retention, check_name, check_retention, parse_topic
+from stele.stop_calls import StopCalls
 
 CONNECT_TIMEOUT_S = 2.0
 RECONNECT_PAUSE_S = 0.2
-COUNT_MAX = (1 << 31) - 1
-_STRAY = ("orphan", "stranger")
 _TYPES = {broker_pb2.EXCLUSIVE: "exclusive", broker_pb2.FAILOVER: "failover", broker_pb2.SHARED: "shared"}
 
 
-class Admin(Operations):
+class Admin(CauseCalls, StopCalls, Alterations):
     """``client.admin``."""
 
     def __init__(self, nameservers: NameserverClient, brokers: BrokerCalls, client: Any, channels: Channels) -> None:
@@ -72,6 +71,8 @@ class Admin(Operations):
             coordination_connected=c.coordination_connected,
             nameservers=tuple(_member(m) for m in c.nameservers),
             problems=tuple(c.problems),
+            record_format=c.record_format,
+            known_format=c.known_format,
         )
 
     async def list_nameservers(self) -> list[NameserverInfo]:
@@ -81,7 +82,7 @@ class Admin(Operations):
     async def list_brokers(self) -> list[BrokerInfo]:
         answer = await self._read("ListBrokers", nameserver_pb2.ListBrokersRequest())
         return [
-            BrokerInfo(b.name, b.live, _member(b.member) if b.HasField("member") else None, tuple(b.bundles))
+            BrokerInfo(b.name, b.live, _member(b.member) if b.HasField("member") else None, tuple(b.bundles), b.drained)
             for b in answer.brokers
         ]
 
@@ -89,49 +90,29 @@ class Admin(Operations):
         answer = await self._read("ListStores", nameserver_pb2.ListStoresRequest())
         return [_store(s) for s in answer.stores]
 
-    async def list_orphans(self) -> list[OrphanInfo]:
-        """Replicas that stores hold and no record speaks for, as after ZooKeeper lost data."""
-        answer = await self._read("ListStores", nameserver_pb2.ListStoresRequest())
-        return [
-            OrphanInfo(s.store_id, s.name, r.group, r.topic, r.topic_id, r.partition, r.state, r.log_bytes)
-            for s in answer.stores
-            for r in s.status.replicas
-            if r.state in _STRAY
-        ]
-
-    async def list_trash(self) -> list[TrashInfo]:
-        """What every registered store keeps of what was deleted.  One that does not answer is listed with the reason."""
-        answer = await self._read("ListTrash", nameserver_pb2.ListTrashRequest())
-        return [
-            TrashInfo(
-                s.store_id,
-                s.name,
-                tuple(
-                    TrashedReplica(
-                        r.folder, r.group, r.topic, r.topic_id, r.partition, r.size_bytes, r.age_ms, r.retention_ms
-                    )
-                    for r in s.replicas
-                ),
-                s.problem,
-            )
-            for s in answer.stores
-        ]
-
-    async def remove_orphan(self, orphan: OrphanInfo) -> None:
-        """Its store moves it to its trash.  Raises GroupNotFound where there is no such orphan any more."""
-        if not isinstance(orphan, OrphanInfo):
-            raise arguments.refusal("orphan", orphan, "an OrphanInfo of list_orphans")
-        for name, number in (("store_id", orphan.store_id), ("group", orphan.group), ("topic_id", orphan.topic_id)):
-            arguments.whole(f"orphan: {name}", number, 0, (1 << 64) - 1)
-        request = nameserver_pb2.RemoveOrphanRequest(
-            store_id=orphan.store_id, group=orphan.group, topic_id=orphan.topic_id
-        )
-        await self._write("RemoveOrphan", request)
+    async def adopt_orphans(self, topic: str, *, topic_id: int = 0, partitions: int = 0) -> TopicInfo:
+        """A topic of which nothing is recorded is again what the stores hold of it.  ``topic_id``: which one, where several had that
+        name; ``partitions``: how many it had, if some are lost and are to begin empty.  Raises TopicNotFound where there is no such
+        orphan, TopicExists where another topic has its name, NotReady while stores are away that hold what is not certain."""
+        parse_topic(topic)
+        arguments.whole("topic_id", topic_id, 0, (1 << 63) - 1)
+        arguments.whole("partitions", partitions, 0, COUNT_MAX)
+        request = nameserver_pb2.AdoptOrphansRequest(topic=topic, topic_id=topic_id, partitions=partitions)
+        return read_topic((await self._write("AdoptOrphans", request)).topic)
 
     async def recover_metadata(self) -> None:
         """Goes on with an older copy of ZooKeeper's records: epoch and ids rise above what the stores have seen, so that none is given
         out twice; what the older copy lacks remains as orphans.  NotReady while a registered datanode is not ready."""
         await self._write("RecoverMetadata", nameserver_pb2.RecoverMetadataRequest())
+
+    async def finalize_upgrade(self, *, dry_run: bool = False) -> FinalizedUpgrade:
+        """The cluster is at the highest record format that any process knows; with ``dry_run``: would be, as ``members`` say.  No process
+        that does not know it can join from then on, and there is no way back.  FinalizeRefused while one that is recorded knows less, or
+        is not registered: nothing has changed then."""
+        request = nameserver_pb2.FinalizeUpgradeRequest(dry_run=arguments.flag("dry_run", dry_run))
+        done = await self._write("FinalizeUpgrade", request)
+        members = tuple(MemberFormat(m.name, m.kind, m.knows, m.version, m.hindrance) for m in done.members)
+        return FinalizedUpgrade(done.before, done.format, members)
 
     async def events(self, follow: bool = False, since_ms: int = 0) -> AsyncIterator[Event]:
         """What happened, oldest first; with ``follow`` what happens from now on too, over nameservers that come and go, whatever their
@@ -156,6 +137,7 @@ class Admin(Operations):
     async def _events(self, feed: EventFeed, follow: bool) -> AsyncGenerator[Event, None]:
         error: SteleError = ConnectionBroken("no nameserver could be reached")
         for endpoint in await self._client.nameserver_endpoints():
+            self._client.check_open()
             try:
                 channel = await self._channels.connected(endpoint, CONNECT_TIMEOUT_S)
             except SteleError as e:
@@ -175,7 +157,7 @@ class Admin(Operations):
                     if event is grpc.aio.EOF:  # type: ignore[attr-defined]
                         return
                     if feed.takes(event, now_s()):
-                        yield Event(event.id, event.time_ms, event.kind, event.subject, dict(event.facts))
+                        yield read_event(event)
             finally:
                 stream.cancel()
         raise error
@@ -209,10 +191,30 @@ class Admin(Operations):
 
     async def list_namespaces(self) -> list[NamespaceInfo]:
         answer = await self._read("ListNamespaces", nameserver_pb2.ListNamespacesRequest())
-        return [
-            NamespaceInfo(n.namespace, n.bundles, n.replication, n.topics, n.retention.size_bytes, n.retention.age_ms)
-            for n in answer.namespaces
-        ]
+        return [_namespace(n) for n in answer.namespaces]
+
+    async def alter_namespace(
+        self,
+        namespace: str,
+        *,
+        replication: int = 0,
+        retention_bytes: int | None = None,
+        retention_ms: int | None = None,
+    ) -> NamespaceInfo:
+        """What its new topics are given that ask for nothing else; those that exist stay as they are.  ``replication`` 0 and None: as
+        before; a bound of 0: none.  Raises NamespaceNotFound, InvalidArgument."""
+        check_name("namespace", namespace)
+        arguments.whole("replication", replication, 0, COUNT_MAX)
+        retention = retention_asked(retention_bytes, retention_ms)
+        request = nameserver_pb2.AlterNamespaceRequest(
+            namespace=namespace, replication=replication, retention=retention
+        )
+        return _namespace((await self._write("AlterNamespace", request)).namespace)
+
+    async def delete_namespace(self, namespace: str) -> None:
+        """Raises NamespaceNotFound, and NamespaceNotEmpty while it has topics, those that are being deleted among them."""
+        check_name("namespace", namespace)
+        await self._write("DeleteNamespace", nameserver_pb2.DeleteNamespaceRequest(namespace=namespace))
 
     async def create_topic(
         self,
@@ -223,59 +225,42 @@ class Admin(Operations):
         *,
         retention_bytes: int | None = None,
         retention_ms: int | None = None,
+        racks: str = "prefer",
     ) -> TopicInfo:
         """Returns when every partition has a leader.  ``replication`` 0: the namespace's default.  A message may go once the log
         of its partition is ``retention_bytes`` longer, or once it is ``retention_ms`` old; None: the namespace's default, 0: no
-        such bound.  Raises TopicExists, NotEnoughStores."""
+        such bound.  ``racks``: whether the replicas of a partition are on racks apart, as far as there are racks (prefer) or else
+        nowhere (require).  Raises TopicExists, NotEnoughStores."""
         parse_topic(topic)
         arguments.whole("partitions", partitions, 1, COUNT_MAX)
         arguments.whole("replication", replication, 0, COUNT_MAX)
         arguments.flag("if_absent", if_absent)
+        arguments.text("racks", racks)
         request = nameserver_pb2.CreateTopicRequest(
             topic=topic,
             partitions=partitions,
             replication=replication,
             if_absent=if_absent,
-            retention=_retention(retention_bytes, retention_ms),
+            retention=retention_asked(retention_bytes, retention_ms),
+            racks=racks,
         )
-        return _topic((await self._write("CreateTopic", request)).topic)
-
-    async def alter_topic(
-        self, topic: str, *, retention_bytes: int | None = None, retention_ms: int | None = None
-    ) -> TopicInfo:
-        """Returns once the change is recorded; the replicas follow within moments.  None: stays as it is.  What has been
-        removed does not come back.  Raises TopicNotFound."""
-        parse_topic(topic)
-        request = nameserver_pb2.AlterTopicRequest(topic=topic, retention=_retention(retention_bytes, retention_ms))
-        return _topic((await self._write("AlterTopic", request)).topic)
+        return read_topic((await self._write("CreateTopic", request)).topic)
 
     async def delete_topic(self, topic: str) -> None:
         """Removes a topic with all of its messages.  Raises TopicNotFound."""
         parse_topic(topic)
         await self._write("DeleteTopic", nameserver_pb2.DeleteTopicRequest(topic=topic))
 
-    async def list_topics(self, namespace: str = "") -> list[TopicInfo]:
-        arguments.text("namespace", namespace)
-        answer = await self._read("ListTopics", nameserver_pb2.ListTopicsRequest(namespace=namespace))
-        return [_topic(t) for t in answer.topics]
-
     async def describe_topic(self, topic: str) -> TopicInfo:
         """Raises TopicNotFound."""
         parse_topic(topic)
-        return _topic((await self._read("Lookup", nameserver_pb2.LookupRequest(topic=topic))).topic)
+        return read_topic((await self._read("Lookup", nameserver_pb2.LookupRequest(topic=topic))).topic)
 
     async def lookup(self, topic: str) -> TopicRoutes:
         """Which broker each partition of a topic is sent to."""
         parse_topic(topic)
         routes: TopicRoutes = await self._client.look_up(topic)
         return routes
-
-    async def list_partitions(self, topic: str = "") -> list[PartitionInfo]:
-        """Partitions with their replicas as the datanodes reported them; "": of every topic."""
-        if topic != "":
-            parse_topic(topic)
-        answer = await self._read("ListPartitions", nameserver_pb2.ListPartitionsRequest(topic=topic))
-        return [_partition(p) for p in answer.partitions]
 
     # --- subscriptions --------------------------------------------------------------------------------------------
 
@@ -312,35 +297,47 @@ class Admin(Operations):
         return sorted(infos, key=lambda s: (s.subscription, s.partition))
 
     async def create_subscription(self, topic: str, subscription: str, start: int | str = "earliest") -> bool:
-        """Creates it on every partition; whether it was new on any."""
+        """Creates it on every partition; whether it was new on any.  One that is there begins at the first message of the partitions that
+        its topic was given since."""
         parse_topic(topic)
         check_name("subscription", subscription)
         check_start(start)
         created, deadline_s = False, _now_s() + WRITE_TIMEOUT_S
-        for r in await self._brokers.routes(topic, READ_TIMEOUT_S):
-            request = broker_pb2.CreateSubscriptionRequest(
-                topic=topic, partition=r.partition, subscription=subscription
-            )
-            set_start(request, start)
-            answer, maybe_done = await self._brokers.settle(
-                topic, r.partition, "CreateSubscription", request, deadline_s - _now_s()
-            )
-            created = created or answer.created or maybe_done
+        begun = await self._has_begun(topic, subscription)
+        # The first partition last: what is there is on all others that there are now.
+        with over_partitions(topic) as changed:
+            for r in reversed(await self._brokers.routes(topic, READ_TIMEOUT_S)):
+                begins = "earliest" if begun else start
+                if await self._create_on(topic, r.partition, subscription, begins, deadline_s - _now_s()):
+                    created = True
+                    changed.append(r.partition)
         return created
 
+    async def _create_on(
+        self, topic: str, partition: int, subscription: str, start: int | str, timeout_s: float
+    ) -> bool:
+        """Whether it was new there, or may have been."""
+        request = broker_pb2.CreateSubscriptionRequest(topic=topic, partition=partition, subscription=subscription)
+        set_start(request, start)
+        answer, maybe_done = await self._brokers.settle(topic, partition, "CreateSubscription", request, timeout_s)
+        return bool(answer.created) or maybe_done
+
     async def delete_subscription(self, topic: str, subscription: str) -> None:
-        """Removes it from every partition.  Raises SubscriptionNotFound if it was certainly on none."""
+        """Removes it from every partition, from the first one first.  Raises SubscriptionNotFound if it was certainly on none."""
         parse_topic(topic)
         check_name("subscription", subscription)
         existed, deadline_s = False, _now_s() + WRITE_TIMEOUT_S
-        for r in await self._brokers.routes(topic, READ_TIMEOUT_S):
-            request = broker_pb2.DeleteSubscriptionRequest(
-                topic=topic, partition=r.partition, subscription=subscription
-            )
-            answer, maybe_done = await self._brokers.settle(
-                topic, r.partition, "DeleteSubscription", request, deadline_s - _now_s()
-            )
-            existed = existed or answer.existed or maybe_done
+        with over_partitions(topic) as changed:
+            for r in await self._brokers.routes(topic, READ_TIMEOUT_S):
+                request = broker_pb2.DeleteSubscriptionRequest(
+                    topic=topic, partition=r.partition, subscription=subscription
+                )
+                answer, maybe_done = await self._brokers.settle(
+                    topic, r.partition, "DeleteSubscription", request, deadline_s - _now_s()
+                )
+                if answer.existed or maybe_done:
+                    existed = True
+                    changed.append(r.partition)
         if not existed:
             raise SubscriptionNotFound(f"{topic} has no subscription {subscription!r}")
 
@@ -364,10 +361,26 @@ class Admin(Operations):
         if not chosen:
             raise PartitionNotFound(f"{topic} has partitions 0 to {len(routes) - 1}, not {partition}")
         deadline_s = _now_s() + WRITE_TIMEOUT_S
-        return {
-            p: await self._seek_partition(topic, p, subscription, start, timestamp_ms, deadline_s - _now_s())
-            for p in chosen
-        }
+        found = {}
+        with over_partitions(topic) as changed:
+            for p in chosen:
+                seek = functools.partial(self._seek_partition, topic, p, subscription, start, timestamp_ms)
+                try:
+                    found[p] = await seek(deadline_s - _now_s())
+                except SubscriptionNotFound:
+                    if p == 0 or not await self._has_begun(topic, subscription):
+                        raise
+                    # Nobody has used it since the topic was given this partition.
+                    await self._create_on(topic, p, subscription, "earliest", deadline_s - _now_s())
+                    found[p] = await seek(deadline_s - _now_s())
+                changed.append(p)
+        return found
+
+    async def _has_begun(self, topic: str, subscription: str) -> bool:
+        """Whether the subscription is on the topic's first partition: then it is, or will be, on every one that there was when it began."""
+        request = broker_pb2.ListSubscriptionsRequest(topic=topic, partitions=[0])
+        answer = await self._brokers.call(topic, 0, "ListSubscriptions", request, READ_TIMEOUT_S)
+        return any(s.subscription == subscription for s in answer.subscriptions)
 
     async def _seek_partition(
         self,
@@ -391,17 +404,8 @@ def _now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _retention(size_bytes: int | None, age_ms: int | None) -> common_pb2.Retention:
-    """The bounds that are asked for; None: nothing is said of it.  Raises InvalidArgument."""
-    # BEFORE the message is made: it refuses numbers out of its range as a bare ValueError.
-    check_retention(Retention(0 if size_bytes is None else size_bytes, 0 if age_ms is None else age_ms))
-    return common_pb2.Retention(size_bytes=size_bytes, age_ms=age_ms)
-
-
-def _topic(t: nameserver_pb2.TopicInfo) -> TopicInfo:
-    return TopicInfo(
-        t.topic, t.id, t.partitions, t.replication, t.state, t.created_ms, t.retention.size_bytes, t.retention.age_ms
-    )
+def _namespace(n: nameserver_pb2.NamespaceInfo) -> NamespaceInfo:
+    return NamespaceInfo(n.namespace, n.bundles, n.replication, n.topics, n.retention.size_bytes, n.retention.age_ms)
 
 
 def _member(m: nameserver_pb2.Member) -> MemberInfo:
@@ -432,36 +436,6 @@ def _store(s: nameserver_pb2.StoreInfo) -> StoreInfo:
         replicas=len(replicas),
         disk_free_bytes=s.status.disk_free_bytes,
         problems=tuple(f"{r.topic}-{r.partition}: {r.problem}" for r in replicas if r.problem),
-    )
-
-
-def _partition(p: nameserver_pb2.PartitionInfo) -> PartitionInfo:
-    reports: dict[int, datanode_pb2.ReplicaStatus] = {r.store_id: r.status for r in p.reports}
-    return PartitionInfo(
-        topic=p.topic,
-        partition=p.route.partition,
-        group=p.route.group,
-        bundle=p.route.bundle,
-        broker=p.route.broker,
-        broker_address=p.route.broker_address.endpoint,
-        owner_epoch=p.route.owner_epoch,
-        leader_store_id=p.route.leader_store_id,
-        replicas=tuple(_replica(r, reports.get(r.store_id)) for r in p.route.replicas),
-    )
-
-
-def _replica(r: nameserver_pb2.Replica, status: datanode_pb2.ReplicaStatus | None) -> ReplicaInfo:
-    if status is None:
-        return ReplicaInfo(r.store_id, r.endpoint, r.state, problem=r.problem)
-    return ReplicaInfo(
-        store_id=r.store_id,
-        endpoint=r.endpoint,
-        state=r.state or status.state,
-        term=status.term,
-        commit_index=status.commit_index,
-        last_index=status.last_index,
-        high_watermark=status.high_watermark,
-        log_bytes=status.log_bytes,
-        problem=status.problem,
-        log_start=status.log_start_offset,
+        cordoned=s.cordoned,
+        rack=s.rack,
     )

@@ -76,6 +76,10 @@ class StickyPartitioner:
         self._partitions = partitions
         self.current = rng.randrange(partitions)
 
+    def grow(self, partitions: int) -> None:
+        """There are as many now."""
+        self._partitions = partitions
+
     def advance(self, is_stalled: Callable[[int], bool]) -> None:
         following = [(self.current + step) % self._partitions for step in range(1, self._partitions + 1)]
         self.current = next((p for p in following if not is_stalled(p)), following[0])

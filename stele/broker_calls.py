@@ -1,25 +1,55 @@
 """Unary calls to the broker that owns a partition.
 
 Guarantee: the call is repeated, after a new lookup, until it is answered, refused for good, or its deadline has passed.  Every call made
-here is idempotent.
+here is idempotent.  No error says that nothing was changed where an attempt, or a part of the call, may have changed something.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from stele.partition_consumer import NOT_FOUND_MAX
 from stele.retry import backoff_s, may_retry
 from stele.routing import Route, Router, TopicRoutes
-from stele.services.errors import PartitionNotFound, SteleError, Timeout, TopicNotFound, Unreachable
+from stele.services.errors import (
+    PartitionNotFound,
+    SteleError,
+    SubscriptionNotFound,
+    Timeout,
+    TopicNotFound,
+    Unreachable,
+)
 from stele.services.pb import broker_pb2_grpc
 from stele.services.rpc.channels import Channels, call
 
 ATTEMPT_TIMEOUT_S = 5.0
+
+# What was changed of it is gone with it.
+_GONE = (TopicNotFound, PartitionNotFound, SubscriptionNotFound)
+
+
+@contextmanager
+def over_partitions(topic: str) -> Iterator[list[int]]:
+    """For a call that changes one partition of ``topic`` after another: those that it has changed, to be added to.  From the first one
+    on, what it ends with is indefinite."""
+    changed: list[int] = []
+    try:
+        yield changed
+    except SteleError as e:
+        if changed:
+            raise _in_doubt(e, f"partitions {changed} of {topic} are changed, and then") from e
+        raise
+
+
+def _in_doubt(error: SteleError, so_far: str) -> SteleError:
+    """What ``error`` says of a call that may have had a part of its effect."""
+    if not error.definite or isinstance(error, _GONE):
+        return error
+    return Timeout(f"{so_far}: {error}", last=error.reason)
 
 
 @asynccontextmanager
@@ -64,27 +94,34 @@ class BrokerCalls:
     async def settle(self, topic: str, partition: int, method: str, request: Any, timeout_s: float) -> tuple[Any, bool]:
         """The answer, and whether an attempt before the one that was answered may have had the effect: what is "not there" or "there
         already" then may be this call's own doing."""
-        maybe_done = False
+        doubt: SteleError | None = None  # what an attempt ended with whose effect is not known
         self._check_open()
         loop = asyncio.get_running_loop()
-        deadline_s, failures = loop.time() + timeout_s, 0
+        deadline_s, failures, known = loop.time() + timeout_s, 0, 0
         while True:
             try:
                 async with within(deadline_s):
                     routes = await (self._router.refresh(topic) if failures else self._router.routes(topic))
-                if partition >= len(routes.partitions):
-                    has = f"{topic} has partitions 0 to {len(routes.partitions) - 1} now"
-                    raise PartitionNotFound(f"{has}, not {partition}", topic=topic, partition=partition)
-                endpoint = routes.partitions[partition].endpoint
-                if not endpoint:
+                known = len(routes.partitions)
+                route = routes.of(partition)
+                if not route.endpoint:
                     raise Unreachable(f"{topic}-{partition} has no broker at the moment")
-                stub = broker_pb2_grpc.BrokerStub(self._channels.get(endpoint))  # type: ignore[no-untyped-call]
+                self._check_open()  # nobody is dialled any more
+                stub = broker_pb2_grpc.BrokerStub(self._channels.get(route.endpoint))  # type: ignore[no-untyped-call]
+                request.owner_epoch = route.owner_epoch
                 left_s = max(0.01, deadline_s - loop.time())
-                return await call(getattr(stub, method), request, min(ATTEMPT_TIMEOUT_S, left_s)), maybe_done
+                return await call(getattr(stub, method), request, min(ATTEMPT_TIMEOUT_S, left_s)), doubt is not None
             except SteleError as e:
                 failures += 1
-                maybe_done = maybe_done or not e.definite
-                await self._pause_or_raise(e, failures, deadline_s, may_retry(e))
+                doubt = e if not e.definite else doubt
+                # A broker may hear later than we did that the topic has grown.
+                lags = isinstance(e, PartitionNotFound) and partition < known
+                try:
+                    await self._pause_or_raise(e, failures, deadline_s, lags)
+                except SteleError as last:
+                    if doubt is None:
+                        raise
+                    raise _in_doubt(last, f"it may be done ({doubt}), and then") from None
 
     async def _pause_or_raise(self, error: SteleError, failures: int, deadline_s: float, again: bool) -> None:
         pause_s = backoff_s(failures, self._rng)

@@ -64,7 +64,9 @@ class Client:
         self._clock = clock
         self._rng = random.Random(seed)
         self._channels = Channels(transport=transport)
-        self._nameservers = NameserverClient(self._channels, self.nameserver_endpoints, rng=self._rng)
+        self._nameservers = NameserverClient(
+            self._channels, self.nameserver_endpoints, rng=self._rng, check_open=self.check_open
+        )
         self._known: list[str] = []
         self._inside = False
         self._router = Router(self.look_up)
@@ -159,6 +161,7 @@ class Client:
             self._router,
             self._channels,
             self._brokers.topic_routes,
+            self.admin._has_begun,
             self.admin._seek_partition,
             type=type,
             start=start,

@@ -8,6 +8,9 @@ A message belongs to the topic and to the position of the subscription under whi
 or makes it anew, or the topic is made anew under its name, what came before cannot be acknowledged any more (StaleAck), and what is there
 now comes: all that the subscription owes, or everything of the new topic, whose partitions may be others.
 
+When the topic is given more partitions, everything in them comes, whatever ``start`` says, as soon as the consumer hears of them, within
+2 s.
+
 Usage, with a ``client`` of ``stele.connect``; the loop goes on for ever, unless it is left::
 
     async with client.consumer("shop/orders", "billing") as consumer:
@@ -33,6 +36,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 
 from stele import arguments
+from stele.broker_calls import over_partitions
 from stele.errors import ClientClosed
 from stele.forks import Birthplace
 from stele.model import Message
@@ -58,6 +62,7 @@ TYPES = {
 ON_DAMAGE = ("raise", "skip")
 
 Find = Callable[[str, float], Awaitable[TopicRoutes]]  # topic, timeout
+HasBegun = Callable[[str, str], Awaitable[bool]]  # topic, subscription
 Seek = Callable[
     [str, int, str, "int | str", "int | None"], Awaitable[int]
 ]  # topic, partition, subscription, start, timestamp
@@ -91,6 +96,7 @@ class Consumer:
         router: Router,
         channels: Channels,
         find: Find,
+        has_begun: HasBegun,
         seek: Seek,
         *,
         type: str = "shared",
@@ -124,12 +130,14 @@ class Consumer:
             skips_damage=on_damage == "skip",
         )
         self._credit = credit
-        self._router, self._channels, self._find, self._seek = router, channels, find, seek
+        self._router, self._channels = router, channels
+        self._find, self._has_begun, self._seek = find, has_begun, seek
         self._rng = rng or random.Random()
         self._on_closed = on_closed
         self._topic_id = 0
         self._partitions: list[PartitionConsumer] = []
         self._leaving = Tasks(self._broken)  # partitions of a former topic of the name
+        self._starting = Tasks(self._broken)
         self._ready: deque[PartitionConsumer] = deque()
         self._arrived = asyncio.Event()
         self._opening: asyncio.Lock = asyncio.Lock()
@@ -166,7 +174,10 @@ class Consumer:
         async with self._opening:
             if not self._partitions:
                 self._check_open()
-                self._follow(await self._find(self.topic, timeout_s))
+                routes = await self._find(self.topic, timeout_s)
+                begun = self._settings.start == "earliest" or await self._has_begun(self.topic, self.subscription)
+                self._check_open()  # it may have been closed meanwhile, and nobody would end what begins here
+                self._follow(routes, begun)
                 self._end_watch = self._router.watch(self.topic, self._guarded_moved)
         topic_id, left = self._topic_id, list(self._partitions)
         while left:
@@ -184,26 +195,44 @@ class Consumer:
                         task.cancel()
             self._arrived.set()
 
-    def _follow(self, routes: TopicRoutes) -> None:
-        """From now on the partitions of this topic."""
-        self._topic_id = routes.topic_id
+    def _follow(self, routes: TopicRoutes, begun: bool) -> None:
+        """From now on the partitions of this topic.  ``begun``: the subscription is there, so that what it lacks was added to the topic
+        later, and all of it came after it."""
+        self._topic_id, self._partitions = routes.topic_id, []
+        self._add_partitions(routes, dataclasses.replace(self._settings, start="earliest") if begun else self._settings)
+
+    def _add_partitions(self, routes: TopicRoutes, settings: SubscriptionSettings) -> None:
+        """Those that are not there yet; all of them share the credit."""
         listeners = Listeners(self._mark_ready, functools.partial(self._failed, routes.topic_id))
         window = max(1, self._credit // len(routes.partitions))
-        self._partitions = [
+        for p in self._partitions:
+            p.narrow(window)
+        added = [
             PartitionConsumer(
                 routes.topic_id,
                 r.partition,
-                self._settings,
+                settings,
                 window,
                 self._router,
                 self._channels,
                 listeners,
                 self._rng,
             )
-            for r in routes.partitions
+            for r in routes.partitions[len(self._partitions) :]
         ]
-        for p in self._partitions:
-            p.start()
+        # A new list: whoever goes through the former one is not led on.
+        self._partitions = [*self._partitions, *added]
+        for p in added:
+            if p.partition or settings.start == "earliest":
+                p.start()
+            else:
+                self._starting.start(self._start_last(p, added[1:]))
+
+    async def _start_last(self, first: PartitionConsumer, others: list[PartitionConsumer]) -> None:
+        """The subscription counts as begun once it is on the first partition: by then it is on all others that there are now."""
+        for p in others:
+            await p.opened.wait()
+        first.start()
 
     async def receive(self, timeout_s: float | None = None) -> Message | None:
         """The next message; None when there was none within ``timeout_s``.  Raises terminal errors alone: MessagesLost and BatchCorrupt
@@ -302,22 +331,24 @@ class Consumer:
         chosen = [p for p in self._partitions if partition is None or p.partition == partition]
         if not chosen:
             raise InvalidArgument(f"{self.topic} has partitions 0 to {len(self._partitions) - 1}, not {partition}")
-        try:
-            for p in chosen:
-                await p.stop()
-                p.opened.clear()
-            async with asyncio.timeout(SEEK_TIMEOUT_S):
+        with over_partitions(self.topic) as changed:
+            try:
                 for p in chosen:
-                    await self._seek(self.topic, p.partition, self.subscription, start, timestamp_ms)
-        except TimeoutError:
-            raise Timeout(
-                "the subscription may not have been moved on every partition", timeout_s=SEEK_TIMEOUT_S
-            ) from None
-        finally:
-            for p in chosen:
-                if p in self._partitions:
-                    p.start()
-        await self.open()
+                    await p.stop()
+                    p.opened.clear()
+                async with asyncio.timeout(SEEK_TIMEOUT_S):
+                    for p in chosen:
+                        await self._seek(self.topic, p.partition, self.subscription, start, timestamp_ms)
+                        changed.append(p.partition)
+            except TimeoutError:
+                raise Timeout(
+                    "the subscription may not have been moved on every partition", timeout_s=SEEK_TIMEOUT_S
+                ) from None
+            finally:
+                for p in chosen:
+                    if p in self._partitions and not self._closed:
+                        p.start()
+            await self.open()
 
     async def close(self) -> None:
         """Waits a few seconds for acknowledgements under way, then leaves; what is not acknowledged is delivered to others."""
@@ -334,11 +365,12 @@ class Consumer:
             self._on_closed(self)
             self._end_watch()
             self._arrived.set()
+            await self._starting.cancel()
             await asyncio.gather(self._leaving.finished(), *(p.stop() for p in self._partitions))
+            # Not ClientClosed: that is definite, and one that was sent may count all the same.
+            closed = f"the consumer of {self.topic} was closed before the acknowledgement was confirmed, its message may come again"
             for p in self._partitions:
-                p.forget(
-                    ClientClosed(f"the consumer of {self.topic} was closed before the acknowledgement was durable")
-                )
+                p.forget(Timeout(closed, timeout_s=CLOSE_TIMEOUT_S))
 
     async def __aenter__(self) -> Consumer:
         try:
@@ -417,6 +449,9 @@ class Consumer:
         if routes.topic_id != self._topic_id:
             self._leave_for(routes)
             return
+        if len(routes.partitions) > len(self._partitions) and not self._closed and self._failure is None:
+            # All of what is in them came after this consumer, wherever that had begun.
+            self._add_partitions(routes, dataclasses.replace(self._settings, start="earliest"))
         for p, route in zip(self._partitions, routes.partitions, strict=False):
             p.moved(route)
 
@@ -425,11 +460,12 @@ class Consumer:
         if self._closed or self._failure is not None:
             return
         former, self._settings = self._partitions, dataclasses.replace(self._settings, start="earliest")
+        self._starting.cancel_soon()
         self._ready.clear()
         for p in former:
             p.forget(StaleAck(f"topic {self.topic} was made anew before the acknowledgement was durable"))
             self._leaving.start(p.stop())
-        self._follow(routes)
+        self._follow(routes, begun=True)
         self._arrived.set()
 
     def _partition_of(self, message: Message) -> PartitionConsumer:

@@ -42,6 +42,8 @@ class TopicInfo:
     created_ms: int
     retention_bytes: int = 0  # of each partition; 0: no bound
     retention_ms: int = 0  # 0: no bound
+    racks: str = "prefer"  # require: replicas of a partition are on racks apart, or it gets none
+    growing_to: int = 0  # partitions that it is to have, once each has a leader; 0: as many as it has
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ class StoreInfo:
     replicas: int = 0
     disk_free_bytes: int = 0
     problems: tuple[str, ...] = ()
+    cordoned: bool = False  # it gets no replicas
+    rack: str = ""  # none is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,44 @@ class DecommissionPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class StayingReplicas:
+    """Replicas of one store that stay for one reason."""
+
+    store_id: int
+    why: str
+    count: int
+    partitions: tuple[str, ...]  # ten of them at most
+
+
+@dataclass(frozen=True, slots=True)
+class RebalancePlan:
+    """What moves so that no store has more replicas than its share, as of now: it is made anew as moves end."""
+
+    moves: tuple[PlannedMove, ...] = ()
+    stays: tuple[StayingReplicas, ...] = ()
+    waits_for: str = ""  # why nothing moves at all now
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedReplica:
+    store_id: int
+    here: str  # why it is where it is
+    next: str  # whether it moves, and why not
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionExplanation:
+    """Why a partition's replicas are where they are, and what becomes of them."""
+
+    topic: str
+    partition: int
+    group: int
+    leader: str
+    replicas: tuple[ExplainedReplica, ...] = ()
+    waits_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SkippedStore:
     """A tombstone that is not removed yet."""
 
@@ -204,11 +246,11 @@ class OperationInfo:
     """Something that the cluster's records say is to become otherwise."""
 
     id: str
-    kind: str  # decommission, move
-    cause: str  # of a move: operator, decommission, repair
+    kind: str  # decommission, move, alter, rebalance
+    cause: str  # of a move: operator, decommission, repair, balance, replication
     step: str  # what is done or waited for
     store_id: int = 0  # decommission
-    topic: str = ""  # move
+    topic: str = ""  # move, alter
     partition: int = 0
     group: int = 0
     joining: tuple[int, ...] = ()
@@ -216,6 +258,8 @@ class OperationInfo:
     replicas_left: int = 0
     bytes_left: int = 0  # as far as they were reported
     problems: tuple[str, ...] = ()
+    bytes_moved: int = 0  # of replicas that are being built
+    lasts_ms: int = 0  # since it began; 0: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +268,28 @@ class BrokerInfo:
     live: bool
     member: MemberInfo | None
     bundles: tuple[str, ...] = ()
+    drained: bool = False  # an operator's word: it gets no bundles
+
+
+@dataclass(frozen=True, slots=True)
+class BundleInfo:
+    """A part of a namespace: the partitions whose hash is in its range have one owner."""
+
+    bundle: str
+    broker: str  # "" while no live broker is meant
+    epoch: int  # of the ownership; rises with each owner
+    cause: str  # why it was given to that broker
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopSafety:
+    """Whether a process could be stopped at the moment when the others were asked."""
+
+    name: str
+    role: str  # nameserver, datanode, broker; "" while no process of that name is registered
+    safe: bool
+    reasons: tuple[str, ...] = ()  # why not, one line each
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +310,26 @@ class ClusterInfo:
     coordination_connected: bool
     nameservers: tuple[MemberInfo, ...]
     problems: tuple[str, ...] = ()  # of the cluster as a whole
+    record_format: int = 0  # that it is at; 0: the nameserver does not say
+    known_format: int = 0  # the highest that a registered process knows
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFormat:
+    """The highest record format that a process knows."""
+
+    name: str
+    kind: str  # nameservers, datanodes, brokers; "" where it is not registered and no store's
+    knows: int  # 0: it is not registered
+    version: str
+    hindrance: str  # why the cluster cannot rise for it; "" nothing
+
+
+@dataclass(frozen=True, slots=True)
+class FinalizedUpgrade:
+    before: int  # the record format that the cluster was at
+    format: int  # that it is at now; of a dry run: that it would rise to
+    members: tuple[MemberFormat, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,10 +346,42 @@ class SubscriptionInfo:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened in the cluster."""
+    """Something that happened in the cluster.  ``id`` names the occurrence, ``caused_by`` that of the event that it follows from, "" where
+    none is known; ``time_ms`` is for people."""
 
-    id: int
+    id: str
     time_ms: int
     kind: str
     subject: str
     facts: Mapping[str, str] = field(default_factory=dict)
+    cause: str = ""
+    caused_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainStep:
+    """One event of a chain.  ``event`` None: nobody remembers it any more, and nothing is said of what it followed from."""
+
+    id: str
+    event: Event | None = None
+    at_ms: int | None = None  # since the first known event of the chain
+    after_ms: int | None = None  # since the event that it follows from; None: that is not known
+    waited_for: str = ""  # in that time
+
+
+@dataclass(frozen=True, slots=True)
+class CauseChain:
+    """Why something is as it is: from the first sign that was seen to the first write after it.  No steps: that is not known any more."""
+
+    subject: str
+    about: str  # leader, owner, replicas; bundles that left it, bundles that came to it, process
+    steps: tuple[ChainStep, ...]
+    write_known: bool = True  # False: none is known after it
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """``unheard``: nameservers that did not answer, with the reason: what they alone saw is missing."""
+
+    chains: tuple[CauseChain, ...]
+    unheard: tuple[str, ...] = ()

@@ -10,7 +10,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from stele import arguments
-from stele.model import DecommissionPlan, OperationInfo, PlannedMove, SkippedStore, StayingReplica
+from stele.model import (
+    DecommissionPlan,
+    ExplainedReplica,
+    OperationInfo,
+    PartitionExplanation,
+    PlannedMove,
+    RebalancePlan,
+    SkippedStore,
+    StayingReplica,
+    StayingReplicas,
+)
 from stele.services.errors import StoreUnknown, Timeout
 from stele.services.pb import nameserver_pb2 as pb
 from stele.services.rpc.nameservers import NameserverClient
@@ -36,10 +46,7 @@ class Operations:
         request = pb.DecommissionStoreRequest(store_id=store_id, dry_run=dry_run)
         answer = await self._write("DecommissionStore", request)
         return DecommissionPlan(
-            tuple(
-                PlannedMove(m.topic, m.partition, m.group, m.from_store_id, m.to_store_id, m.log_bytes)
-                for m in answer.moves
-            ),
+            _moves(answer),
             tuple(StayingReplica(s.topic, s.partition, s.group, s.store_id, s.why) for s in answer.stays),
         )
 
@@ -47,6 +54,13 @@ class Operations:
         """The store is up again; moves that have begun end.  Idempotent.  Raises StoreUnknown, and StoreTombstone when it is too late."""
         arguments.whole("store_id", store_id, 1, ID_MAX)
         await self._write("RecommissionStore", pb.RecommissionStoreRequest(store_id=store_id))
+
+    async def cordon_store(self, store_id: int, *, cordoned: bool = True) -> None:
+        """The store gets no replicas from now on, and keeps those that it has, until it is called with ``cordoned=False``.  Idempotent.
+        Raises StoreUnknown, StoreTombstone."""
+        arguments.whole("store_id", store_id, 1, ID_MAX)
+        arguments.flag("cordoned", cordoned)
+        await self._write("CordonStore", pb.CordonStoreRequest(store_id=store_id, cordoned=cordoned))
 
     async def decommissioning(self, store_id: int, timeout_s: float) -> AsyncIterator[OperationInfo]:
         """How far the decommission of a store is, now and again, until nothing is left.  Raises StoreUnknown, Timeout."""
@@ -65,6 +79,40 @@ class Operations:
                     yield operation
             if asyncio.get_running_loop().time() >= deadline:
                 raise Timeout(f"store {store_id} is not decommissioned yet; it goes on", timeout_s=timeout_s)
+            await asyncio.sleep(PROGRESS_S)
+
+    async def explain_partition(self, group: int) -> PartitionExplanation:
+        """Why its replicas are where they are, why they move or do not, and what is waited for.  Raises GroupNotFound."""
+        arguments.whole("group", group, 1, ID_MAX)
+        answer = await self._read("ExplainPartition", pb.ExplainPartitionRequest(group=group))
+        return PartitionExplanation(
+            topic=answer.topic,
+            partition=answer.partition,
+            group=answer.group,
+            leader=answer.leader,
+            replicas=tuple(ExplainedReplica(r.store_id, r.here, r.next) for r in answer.replicas),
+            waits_for=tuple(answer.waits_for),
+        )
+
+    async def rebalance(self, *, dry_run: bool = False) -> RebalancePlan:
+        """Replicas move, a few at a time, until no store has more than its share.  The plan as of now; a ``dry_run`` changes nothing.
+        Idempotent."""
+        arguments.flag("dry_run", dry_run)
+        answer = await self._write("RebalanceReplicas", pb.RebalanceReplicasRequest(dry_run=dry_run))
+        return RebalancePlan(
+            _moves(answer),
+            tuple(StayingReplicas(s.store_id, s.why, s.count, tuple(s.partitions)) for s in answer.stays),
+            answer.waits_for,
+        )
+
+    async def rebalancing(self, timeout_s: float) -> AsyncIterator[OperationInfo]:
+        """How far a rebalance is, now and again, until replicas are even.  Raises Timeout."""
+        arguments.timeout_s(timeout_s)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while (found := next((o for o in await self.list_operations() if o.kind == "rebalance"), None)) is not None:
+            yield found
+            if asyncio.get_running_loop().time() >= deadline:
+                raise Timeout("replicas are not even yet; the rebalance goes on", timeout_s=timeout_s)
             await asyncio.sleep(PROGRESS_S)
 
     async def remove_tombstones(self, store_ids: list[int] | None = None) -> tuple[list[int], list[SkippedStore]]:
@@ -88,8 +136,17 @@ class Operations:
             pb.MovePartitionRequest(group=group, from_store_id=from_store, to_store_id=to_store),
         )
 
+    async def transfer_leader(self, group: int, to_store: int = 0) -> tuple[int, int]:
+        """Another replica leads the partition; 0: that of the store which leads the fewest.  The stores that led before and lead now, the
+        same where ``to_store`` led already.  Raises GroupNotFound, InvalidArgument, and NotReady while that replica cannot lead."""
+        arguments.whole("group", group, 1, ID_MAX)
+        arguments.whole("to_store", to_store, 0, ID_MAX)
+        request = pb.TransferPartitionLeaderRequest(group=group, to_store_id=to_store)
+        answer = await self._write("TransferPartitionLeader", request)
+        return answer.from_store_id, answer.to_store_id
+
     async def list_operations(self) -> list[OperationInfo]:
-        """Decommissions and moves that are under way."""
+        """Decommissions, moves and changes of topics that are under way."""
         answer = await self._read("ListOperations", pb.ListOperationsRequest())
         return [
             OperationInfo(
@@ -106,6 +163,8 @@ class Operations:
                 replicas_left=o.replicas_left,
                 bytes_left=o.bytes_left,
                 problems=tuple(o.problems),
+                bytes_moved=o.bytes_moved,
+                lasts_ms=o.lasts_ms,
             )
             for o in answer.operations
         ]
@@ -122,3 +181,9 @@ class Operations:
     async def _write(self, method: str, request: Any) -> Any:
         self._client.check_open()
         return await self._nameservers.call(method, request, WRITE_TIMEOUT_S)
+
+
+def _moves(answer: Any) -> tuple[PlannedMove, ...]:
+    return tuple(
+        PlannedMove(m.topic, m.partition, m.group, m.from_store_id, m.to_store_id, m.log_bytes) for m in answer.moves
+    )

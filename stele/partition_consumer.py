@@ -27,6 +27,7 @@ from stele.services.errors import (
     MessagesLost,
     StaleAck,
     SteleError,
+    SubscriptionNotFound,
     SubscriptionReset,
     Timeout,
     TopicNotFound,
@@ -122,6 +123,11 @@ class PartitionConsumer:
         self._tasks = Tasks(self._task_failed)
         self._task: asyncio.Task[None] | None = None
         self._log = LibraryLog("consumer")
+
+    def narrow(self, window: int) -> None:
+        """So many messages at most wait here from now on, once those that are there or on their way have been taken."""
+        self._credit_to_return -= self._window - window
+        self._window = window
 
     def start(self) -> None:
         if self._task is None:
@@ -256,8 +262,10 @@ class PartitionConsumer:
         return True
 
     def _end(self, error: SteleError) -> None:
-        """For good."""
+        """For good.  What became of acknowledgements under way is not known, unless nothing is left of what they are about."""
         self._listeners.failed(error)
+        if error.definite and not isinstance(error, TopicNotFound | SubscriptionNotFound):
+            error = ConnectionBroken(f"the acknowledgement was not confirmed: {error}", last=error.reason)
         for promise in self.buffer.give_up():
             _fail(promise, error)
 
@@ -266,7 +274,7 @@ class PartitionConsumer:
         routes = await (self._router.refresh(topic) if anew else self._router.routes(topic))
         if routes.topic_id != self.topic_id:
             raise TopicReplaced(f"{topic} was made anew", expected=self.topic_id, got=routes.topic_id)
-        route = routes.partitions[self.partition]
+        route = routes.of(self.partition)
         if not route.endpoint:
             raise Unreachable(f"{topic}-{self.partition} has no broker at the moment")
         return route
@@ -278,7 +286,7 @@ class PartitionConsumer:
         writer: asyncio.Task[None] | None = None
         self._call, self._endpoint = call, route.endpoint
         try:
-            await self._open(call)
+            await self._open(call, route.owner_epoch)
             writer = self._tasks.start(self._write(call), "write")
             while True:
                 self._receive(await _read(call, route.endpoint))
@@ -292,7 +300,7 @@ class PartitionConsumer:
             if writer is not None:
                 writer.cancel()
 
-    async def _open(self, call: Any) -> None:
+    async def _open(self, call: Any, owner_epoch: int) -> None:
         s = self._settings
         # Acknowledgements that were not confirmed go first, the credit after them: what is acknowledged does not come again.
         credit = 0 if self.buffer.unconfirmed else self._window
@@ -306,6 +314,7 @@ class PartitionConsumer:
             ack_timeout_ms=s.ack_timeout_ms,
             topic_id=self.topic_id,
             must_exist=self._ever_opened,
+            owner_epoch=owner_epoch,
         )
         set_start(request, s.start)
         try:

@@ -260,7 +260,7 @@ class PartitionSender:
         if routes.topic_id != self.topic_id:
             # Whoever holds this sender is told by the router, too, and puts another one in its place.
             raise TopicReplaced(f"{self.topic} was made anew", expected=self.topic_id, got=routes.topic_id)
-        endpoint = routes.partitions[self.partition].endpoint
+        endpoint = routes.of(self.partition).endpoint
         return self._streams.get(endpoint) if endpoint else None
 
     # --- results --------------------------------------------------------------------------------------------------

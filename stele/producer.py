@@ -12,6 +12,9 @@ A producer sends to whichever topic has the name.  When the topic is deleted and
 goes to the new one, to the partition that a new producer would choose, in order; what may have been stored in the former one fails as
 indefinite.  In between, while there is no topic, messages fail with TopicNotFound.
 
+When the topic is given more partitions, the producer uses them as soon as it hears of them, within 2 s.  A key's messages may go to another
+partition from then on: those before the change and those after it are in order, each among themselves.
+
 Usage, with a ``client`` of ``stele.connect``::
 
     async with client.producer("shop/orders") as producer:
@@ -332,8 +335,15 @@ class Producer:
     def _build_senders(self, routes: TopicRoutes) -> None:
         """For a topic's partitions; they are given what was staged."""
         self._routes = routes
+        self._add_senders(routes)
+        self._sticky, self._sticky_sealed = StickyPartitioner(len(self._senders), self._rng), 0
+        while self._staged:
+            self._assign(self._staged.popleft())
+
+    def _add_senders(self, routes: TopicRoutes) -> None:
+        """For the partitions that have none."""
         settings = self.settings
-        for route in routes.partitions:
+        for route in routes.partitions[len(self._senders) :]:
             producer_id = new_producer_id(self._rng) if settings.idempotent else 0
             batches = PartitionBatches[OutgoingMessage](
                 producer_id, settings.batch_bytes_max, settings.inflight_batches_max
@@ -351,9 +361,6 @@ class Producer:
                 on_broken=self._broken,
             )
             self._senders.append(sender)
-        self._sticky, self._sticky_sealed = StickyPartitioner(len(self._senders), self._rng), 0
-        while self._staged:
-            self._assign(self._staged.popleft())
 
     def _guarded_moved(self, routes: TopicRoutes) -> None:
         try:
@@ -369,6 +376,10 @@ class Producer:
                 self._former, self._senders = self._senders, []
                 self._tasks.start(self._leave_former_topic())
             return
+        if not self._former and len(routes.partitions) > len(self._senders):
+            self._add_senders(routes)
+            if self._sticky is not None:
+                self._sticky.grow(len(self._senders))
         for sender, route in zip(self._senders, routes.partitions, strict=False):
             sender.moved(route.endpoint)
 

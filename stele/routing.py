@@ -2,7 +2,7 @@
 
 Guarantee: a route that failed is looked up again before it is used again; lookups of one topic never run side by side, and at most
 every ``LOOKUP_INTERVAL_MIN_S``.  Whoever watches a topic is told of a moved partition within ``REFRESH_INTERVAL_S`` even if its old broker
-is silent.  Once a topic was made anew under its name, nobody is told of the former one again.
+is silent.  Once a topic was made anew under its name, nobody is told of the former one again, nor of fewer partitions than it has.
 
 A route is a hint: the broker refuses what it does not own, and the answer to that is another lookup.
 """
@@ -15,9 +15,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from stele import arguments
-from stele.services.errors import InvalidArgument, SteleError, TopicNotFound, Unreachable
+from stele.errors import ClientClosed
+from stele.services.errors import InvalidArgument, PartitionNotFound, SteleError, TopicNotFound, Unreachable
 from stele.services.library_log import LibraryLog
 from stele.services.pb import common_pb2, nameserver_pb2
+from stele.services.rpc.status import task_is_cancelled
 from stele.services.tasks import Tasks, unheard
 
 LOOKUP_TIMEOUT_S = 5.0
@@ -42,6 +44,13 @@ class TopicRoutes:
     topic: str
     topic_id: int
     partitions: tuple[Route, ...]
+
+    def of(self, partition: int) -> Route:
+        """Raises PartitionNotFound."""
+        if partition >= len(self.partitions):
+            has = f"{self.topic} has partitions 0 to {len(self.partitions) - 1} now"
+            raise PartitionNotFound(f"{has}, not {partition}", topic=self.topic, partition=partition)
+        return self.partitions[partition]
 
 
 def parse_bootstrap(servers: str | Sequence[str]) -> list[str]:
@@ -92,6 +101,10 @@ def read_routes(answer: nameserver_pb2.LookupResponse, inside: bool) -> TopicRou
     return TopicRoutes(topic.topic, topic.id, tuple(routes[i] for i in range(topic.partitions)))
 
 
+def _extent(routes: TopicRoutes) -> tuple[int, int]:
+    return routes.topic_id, len(routes.partitions)
+
+
 Watcher = Callable[[TopicRoutes], None]
 
 
@@ -102,7 +115,7 @@ class _Topic:
         self.routes: TopicRoutes | None = None
         self.lookup: asyncio.Task[TopicRoutes] | None = None
         self.looked_up_s = float("-inf")
-        self.former_since_s: float | None = None  # since when lookups have found a topic with a lower id
+        self.former_since_s: float | None = None  # since when lookups have found less than is known
         self.watchers: list[Watcher] = []
         self.refresher: asyncio.Task[None] | None = None
 
@@ -131,7 +144,13 @@ class Router:
         if known.lookup is None or known.lookup.done():
             known.lookup = asyncio.create_task(self._look_up(topic, known), name=f"lookup {topic}")
             known.lookup.add_done_callback(unheard)
-        return await asyncio.shield(known.lookup)
+        lookup = known.lookup
+        try:
+            return await asyncio.shield(lookup)
+        except asyncio.CancelledError:
+            if not lookup.cancelled() or task_is_cancelled():
+                raise
+            raise ClientClosed("the client is closed") from None  # ``close`` cancels lookups, not who waits for one
 
     def watch(self, topic: str, watcher: Watcher) -> Callable[[], None]:
         """Calls ``watcher`` after every change of the topic's routes; the result ends that."""
@@ -150,6 +169,7 @@ class Router:
         return end
 
     async def close(self) -> None:
+        """Whoever waits for a lookup is told ClientClosed."""
         tasks = [t for known in self._topics.values() for t in (known.lookup, known.refresher) if t is not None]
         for task in tasks:
             task.cancel()
@@ -184,9 +204,10 @@ class Router:
         return routes
 
     def _is_former(self, routes: TopicRoutes, known: _Topic) -> bool:
-        """Ids only rise: whoever answers with a lower one lags.  If all do, and for long, the cluster is another one."""
+        """Ids only rise, and so do the partitions of one: whoever answers with less lags.  If all do, and for long, the cluster is
+        another one."""
         now_s = asyncio.get_running_loop().time()
-        if known.routes is None or routes.topic_id >= known.routes.topic_id:
+        if known.routes is None or _extent(routes) >= _extent(known.routes):
             known.former_since_s = None
             return False
         if known.former_since_s is None:

@@ -35,17 +35,23 @@ from stele.errors import ClientClosed
 from stele.forks import Birthplace
 from stele.model import (
     BrokerInfo,
+    BundleInfo,
     ClusterInfo,
     DecommissionPlan,
     Event,
+    Explained,
+    FinalizedUpgrade,
     Message,
     NameserverInfo,
     NamespaceInfo,
     OperationInfo,
     OrphanInfo,
+    PartitionExplanation,
     PartitionInfo,
+    RebalancePlan,
     SendResult,
     SkippedStore,
+    StopSafety,
     StoreInfo,
     SubscriptionInfo,
     TopicInfo,
@@ -258,20 +264,65 @@ class Admin:
     def remove_orphan(self, orphan: OrphanInfo) -> None:
         self._loop.run(self._inner.remove_orphan(orphan))
 
+    def adopt_orphans(self, topic: str, *, topic_id: int = 0, partitions: int = 0) -> TopicInfo:
+        return self._loop.run(self._inner.adopt_orphans(topic, topic_id=topic_id, partitions=partitions))
+
     def decommission_store(self, store_id: int, *, dry_run: bool = False) -> DecommissionPlan:
         return self._loop.run(self._inner.decommission_store(store_id, dry_run=dry_run))
 
     def recommission_store(self, store_id: int) -> None:
         self._loop.run(self._inner.recommission_store(store_id))
 
+    def cordon_store(self, store_id: int, *, cordoned: bool = True) -> None:
+        self._loop.run(self._inner.cordon_store(store_id, cordoned=cordoned))
+
     def decommissioning(self, store_id: int, timeout_s: float) -> Iterator[OperationInfo]:
         return self._loop.iterate(self._inner.decommissioning(store_id, timeout_s))
+
+    def explain_partition(self, group: int) -> PartitionExplanation:
+        return self._loop.run(self._inner.explain_partition(group))
+
+    def rebalance(self, *, dry_run: bool = False) -> RebalancePlan:
+        return self._loop.run(self._inner.rebalance(dry_run=dry_run))
+
+    def rebalancing(self, timeout_s: float) -> Iterator[OperationInfo]:
+        return self._loop.iterate(self._inner.rebalancing(timeout_s))
 
     def remove_tombstones(self, store_ids: list[int] | None = None) -> tuple[list[int], list[SkippedStore]]:
         return self._loop.run(self._inner.remove_tombstones(store_ids))
 
     def move_partition(self, group: int, from_store: int, to_store: int) -> None:
         self._loop.run(self._inner.move_partition(group, from_store, to_store))
+
+    def transfer_leader(self, group: int, to_store: int = 0) -> tuple[int, int]:
+        return self._loop.run(self._inner.transfer_leader(group, to_store))
+
+    def list_bundles(self, namespace: str = "") -> list[BundleInfo]:
+        return self._loop.run(self._inner.list_bundles(namespace))
+
+    def move_bundle(self, bundle: str, broker: str) -> None:
+        self._loop.run(self._inner.move_bundle(bundle, broker))
+
+    def split_bundle(self, bundle: str) -> tuple[str, str]:
+        return self._loop.run(self._inner.split_bundle(bundle))
+
+    def drain_broker(self, broker: str) -> None:
+        self._loop.run(self._inner.drain_broker(broker))
+
+    def undrain_broker(self, broker: str) -> None:
+        self._loop.run(self._inner.undrain_broker(broker))
+
+    def draining(self, broker: str, timeout_s: float) -> Iterator[int]:
+        return self._loop.iterate(self._inner.draining(broker, timeout_s))
+
+    def unload_broker(self, broker: str, bundles: list[str] | None = None) -> dict[str, str]:
+        return self._loop.run(self._inner.unload_broker(broker, bundles))
+
+    def safe_to_stop(self, name: str) -> StopSafety:
+        return self._loop.run(self._inner.safe_to_stop(name))
+
+    def until_safe_to_stop(self, name: str, timeout_s: float) -> Iterator[StopSafety]:
+        return self._loop.iterate(self._inner.until_safe_to_stop(name, timeout_s))
 
     def list_operations(self) -> list[OperationInfo]:
         return self._loop.run(self._inner.list_operations())
@@ -282,8 +333,14 @@ class Admin:
     def recover_metadata(self) -> None:
         self._loop.run(self._inner.recover_metadata())
 
+    def finalize_upgrade(self, *, dry_run: bool = False) -> FinalizedUpgrade:
+        return self._loop.run(self._inner.finalize_upgrade(dry_run=dry_run))
+
     def events(self, follow: bool = False, since_ms: int = 0) -> Iterator[Event]:
         return self._loop.iterate(self._inner.events(follow, since_ms))
+
+    def explain(self, what: str, *, at_ms: int = 0) -> Explained:
+        return self._loop.run(self._inner.explain(what, at_ms=at_ms))
 
     def create_namespace(
         self,
@@ -305,6 +362,22 @@ class Admin:
         )
         return self._loop.run(work)
 
+    def alter_namespace(
+        self,
+        namespace: str,
+        *,
+        replication: int = 0,
+        retention_bytes: int | None = None,
+        retention_ms: int | None = None,
+    ) -> NamespaceInfo:
+        work = self._inner.alter_namespace(
+            namespace, replication=replication, retention_bytes=retention_bytes, retention_ms=retention_ms
+        )
+        return self._loop.run(work)
+
+    def delete_namespace(self, namespace: str) -> None:
+        self._loop.run(self._inner.delete_namespace(namespace))
+
     def list_namespaces(self) -> list[NamespaceInfo]:
         return self._loop.run(self._inner.list_namespaces())
 
@@ -317,6 +390,7 @@ class Admin:
         *,
         retention_bytes: int | None = None,
         retention_ms: int | None = None,
+        racks: str = "prefer",
     ) -> TopicInfo:
         work = self._inner.create_topic(
             topic,
@@ -325,20 +399,22 @@ class Admin:
             if_absent,
             retention_bytes=retention_bytes,
             retention_ms=retention_ms,
+            racks=racks,
         )
         return self._loop.run(work)
 
-    def alter_topic(
-        self, topic: str, *, retention_bytes: int | None = None, retention_ms: int | None = None
-    ) -> TopicInfo:
-        work = self._inner.alter_topic(topic, retention_bytes=retention_bytes, retention_ms=retention_ms)
-        return self._loop.run(work)
+    def alter_topic(self, topic: str, **changes: Any) -> TopicInfo:
+        """The changes are those of ``stele.Admin.alter_topic``."""
+        return self._loop.run(self._inner.alter_topic(topic, **changes))
+
+    def altering(self, altered: TopicInfo, timeout_s: float) -> Iterator[OperationInfo]:
+        return self._loop.iterate(self._inner.altering(altered, timeout_s))
 
     def delete_topic(self, topic: str) -> None:
         self._loop.run(self._inner.delete_topic(topic))
 
-    def list_topics(self, namespace: str = "") -> list[TopicInfo]:
-        return self._loop.run(self._inner.list_topics(namespace))
+    def list_topics(self, namespace: str = "", *, limit: int | None = None, after: str = "") -> list[TopicInfo]:
+        return self._loop.run(self._inner.list_topics(namespace, limit=limit, after=after))
 
     def describe_topic(self, topic: str) -> TopicInfo:
         return self._loop.run(self._inner.describe_topic(topic))
@@ -346,8 +422,8 @@ class Admin:
     def lookup(self, topic: str) -> TopicRoutes:
         return self._loop.run(self._inner.lookup(topic))
 
-    def list_partitions(self, topic: str = "") -> list[PartitionInfo]:
-        return self._loop.run(self._inner.list_partitions(topic))
+    def list_partitions(self, topic: str = "", *, limit: int | None = None, after: str = "") -> list[PartitionInfo]:
+        return self._loop.run(self._inner.list_partitions(topic, limit=limit, after=after))
 
     def list_subscriptions(self, topic: str) -> list[SubscriptionInfo]:
         return self._loop.run(self._inner.list_subscriptions(topic))

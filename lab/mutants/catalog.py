@@ -6,17 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import count
 
-from stele.nameserver.catalog import Catalog, MemberState, TopicState
-from stele.nameserver.controller import Controller
+from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, TopicEntry, TopicState
+from stele.nameserver.effects import CreateReplica, DeleteReplica, ReconcileEffect
 from stele.nameserver.metadata_guard import MetadataGuard
+from stele.nameserver.orphans import Orphans
 from stele.nameserver.placement import place
-from stele.nameserver.reconcile import CreateReplica, DeleteReplica, ReconcileEffect, plan
+from stele.nameserver.reconcile import plan
 from stele.nameserver.reports import LeaderReport, Reports, StoreReport
 from stele.nameserver.stores import StoreRegister
 from stele.nameserver.topic_writer import TopicWriter, partition_path
 from stele.nameserver.view import View
 from stele.services.coordination.metadata import Transaction
-from stele.services.coordination.records import PartitionRecord
+from stele.services.coordination.records import PartitionRecord, TopicRecord
 from stele.services.errors import StoreTombstone, StoreUnknown
 from stele.services.pb import nameserver_pb2
 from stele.services.pb.datanode_pb2 import ReplicaStatus, StoreStatus
@@ -69,18 +70,27 @@ class WelcomesTheRemoved(StoreRegister):
         return await super().register(request)
 
 
+class GoesByName(Catalog):
+    """A partition is of whichever topic is seen under its topic's name."""
+
+    def topic_of(self, partition: PartitionEntry) -> TopicEntry | None:
+        return self.topics.get(partition.topic)
+
+
 class ReusesGroups(TopicWriter):
     """A new partition gets the lowest group id without a record, and so a deleted one's."""
 
     async def _add_partitions(
-        self, transaction: Transaction, name: str, indexes: Iterable[int], replication: int, catalog: Catalog
+        self, transaction: Transaction, name: str, indexes: Iterable[int], topic: TopicRecord, catalog: Catalog
     ) -> None:
         used = {int(g) for g in await self._metadata.children("partitions")}
         free = (g for g in count(1) if g not in used)
         wanted = list(indexes)
-        placed = place(len(wanted), replication, catalog.placeable_stores, catalog.replica_counts)
+        placed = place(len(wanted), topic.replication, catalog.placeable_stores, catalog.replica_counts)
         for group, index, replicas in zip(free, wanted, placed, strict=False):
-            transaction.create(partition_path(group), PartitionRecord(topic=name, index=index, replicas=replicas))
+            transaction.create(
+                partition_path(group), PartitionRecord(topic=name, topic_id=topic.id, index=index, replicas=replicas)
+            )
 
 
 def gives_to_the_loading(
@@ -128,11 +138,11 @@ def joins_before_it_has_left(
     return plan(catalog, hasty, leaders)
 
 
-class TrustsTheMirror(Controller):
+class TrustsTheMirror(Orphans):
     """A replica whose partition the mirror does not show is removed at an operator's word without asking ZooKeeper."""
 
-    async def remove_orphan(self, store_id: int, group: int, topic_id: int) -> None:
-        member = self._view.current.catalog.live_stores[store_id]
+    async def remove(self, store_id: int, group: int, topic_id: int) -> None:
+        member = self._view().catalog.live_stores[store_id]
         await self._orders.give(member, DeleteReplica(store_id, group, topic_id))
 
 

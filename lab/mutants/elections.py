@@ -18,13 +18,13 @@ class CountsVotesTwice(RaftElection):
 
     _count = 0
 
-    def campaign(self, now: float) -> ElectionStep:
+    def campaign(self, now: float, transfer: bool = False) -> ElectionStep:
         self._count = 1
-        return super().campaign(now)
+        return super().campaign(now, transfer)
 
-    def on_vote(self, voter: int, m: pb.VoteAnswer) -> ElectionStep:
+    def on_vote(self, voter: int, m: pb.VoteAnswer, recovering: bool) -> ElectionStep:
         if m.pre_vote or not m.granted:
-            return super().on_vote(voter, m)
+            return super().on_vote(voter, m, recovering)
         if self._core.state is not RaftState.CANDIDATE or m.voted_term != self._core.term:
             return ElectionStep.WAIT
         self._count += 1
@@ -47,6 +47,17 @@ class CampaignsByTheClock(RaftElection):
         step = super().on_deadline(now, connected, recovering)
         reachable = self.may_campaign(recovering) and self._majority_reachable(connected)
         return ElectionStep.CAMPAIGN if reachable else step
+
+
+class WinsBehindTheGate(RaftElection):
+    """Votes are taken that were asked for while the gate was open, although it has closed since."""
+
+    def on_vote(self, voter: int, m: pb.VoteAnswer, recovering: bool) -> ElectionStep:
+        may_lead, self._may_lead = self._may_lead, lambda: True
+        try:
+            return super().on_vote(voter, m, recovering)
+        finally:
+            self._may_lead = may_lead
 
 
 class OvertakesItsVotes(RaftElection):

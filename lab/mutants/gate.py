@@ -69,7 +69,8 @@ class StopsAtDamage(Store):
     async def _load_one(self, group: int) -> None:
         spec = await asyncio.to_thread(self.directory.read_group, group)
         assert spec is not None
-        await self._open(spec)
+        self.replicas[group] = replica = self._replica(spec)
+        await self._open(replica)
 
 
 class DeletesDamage(StopsAtDamage):

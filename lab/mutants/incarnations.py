@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stele.batching import GivenUp, PartitionBatches, PromiseT
-from stele.broker.owned_partitions import OwnedPartitions
+from stele.broker.owned_partitions import OwnedPartition, OwnedPartitions
 from stele.broker.subscription import Subscription
 from stele.delivery_buffer import DeliveryBuffer
 from stele.routing import Router, TopicRoutes
@@ -45,6 +45,13 @@ class ServesWhoeverHasTheName(OwnedPartitions):
 
     def _check_topic(self, topic: str, topic_id: int) -> None:
         pass
+
+
+class GoesOnUnderItsOldEpoch(OwnedPartitions):
+    """Whom a nameserver names as the owner is, whatever it has heard of since it stood still."""
+
+    async def find(self, topic: str, partition: int, topic_id: int = 0, owner_epoch: int = 0) -> OwnedPartition:
+        return await super().find(topic, partition, topic_id)
 
 
 class BelievesWhoeverLags(Router):

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 from stele.nameserver.absence import Absence
 from stele.nameserver.catalog import Catalog, StoreEntry, StoreState
-from stele.nameserver.moves import MovePlan, check_may_go, highest_replication
-from stele.nameserver.reconcile import DeleteLeft, ReconcileEffect, plan
+from stele.nameserver.effects import DeleteLeft, ReconcileEffect
+from stele.nameserver.moves import UNLIMITED, MoveLimits, MovePlan, check_may_go, highest_replication
+from stele.nameserver.reconcile import plan
 from stele.nameserver.relocation import Relocation
+from stele.nameserver.replica_balance import EVEN, plan_balance
 from stele.nameserver.reports import LeaderReport, Reports
 from stele.services.errors import NotEnoughStores
 
@@ -59,3 +61,28 @@ class TakesSilenceForLoss(Absence):
     def look(self, catalog: Catalog, reports: Reports, now_s: float) -> frozenset[int]:
         super().look(catalog, reports, now_s)
         return frozenset(s for s, since in self._missed_since.items() if now_s - since >= self._down_after_s)
+
+
+def evens_out_any_difference(
+    catalog: Catalog,
+    reports: Reports,
+    leaders: Mapping[int, LeaderReport],
+    differ_max: int = EVEN,
+    limits: MoveLimits = UNLIMITED,
+) -> MovePlan:
+    """A replica moves to a store that has fewer by one."""
+    return plan_balance(catalog, reports, leaders, differ_max - 1, replace(limits, moves_max=1))
+
+
+def moves_what_is_not_in_order(
+    catalog: Catalog,
+    reports: Reports,
+    leaders: Mapping[int, LeaderReport],
+    differ_max: int = EVEN,
+    limits: MoveLimits = UNLIMITED,
+) -> MovePlan:
+    """A store that is not heard is taken for one whose replicas count."""
+    heard = {
+        s: replace(next(iter(reports.values())), connected=True) if not r.connected else r for s, r in reports.items()
+    }
+    return plan_balance(catalog, heard, leaders, differ_max, limits)

@@ -12,7 +12,7 @@ from stele.broker.ownership import Key, RoutingTable
 from stele.broker.partition_client import PartitionClient
 from stele.datanode.commands import Outcome
 from stele.datanode.partition import PartitionState
-from stele.nameserver.bundle_assignment import EVENING_MOVES_MAX, Assign, BrokerCandidate, Pulse, assign
+from stele.nameserver.bundle_assignment import EVENING_MOVES_MAX, Assign, BrokerCandidate, Pulse, assign, split
 from stele.nameserver.bundle_writer import BundleWriter
 from stele.nameserver.catalog import BundleEntry, Catalog, Member, MemberKind
 from stele.nameserver.clusterview import ClusterView
@@ -67,15 +67,32 @@ def keeps_the_epoch(
     return assign(wanted, records, as_if_never_gone, *more)
 
 
+def drains_the_process(
+    wanted: Sequence[str], records: Mapping[str, BundleEntry], brokers: Mapping[str, BrokerCandidate], *more: Any
+) -> list[Assign]:
+    """The operator's word ends with the process about which it was said: the next one of its name is given bundles."""
+    first = min(b.member.joined_zxid for b in brokers.values())
+    forgotten = {n: replace(b, drained=b.drained and b.member.joined_zxid <= first) for n, b in brokers.items()}
+    return assign(wanted, records, forgotten, *more)
+
+
 def forgets_what_was_seen(
     wanted: Sequence[str],
     records: Mapping[str, BundleEntry],
     brokers: Mapping[str, BrokerCandidate],
     evening_moves_max: int = EVENING_MOVES_MAX,
     seen: Mapping[str, int] | None = None,
+    *more: Any,
 ) -> list[Assign]:
     """The epoch in ZooKeeper is taken for the highest that there was."""
-    return assign(wanted, records, brokers, evening_moves_max)
+    return assign(wanted, records, brokers, evening_moves_max, None, *more)
+
+
+def splits_under_the_old_epoch(
+    bundle: str, two: tuple[str, str], records: Mapping[str, BundleEntry], owner: str, seen: int
+) -> list[Assign]:
+    """A bundle's halves go on under its epoch: they are the same partitions, and the owner is the same."""
+    return [replace(a, epoch=a.epoch - (a.bundle in two)) for a in split(bundle, two, records, owner, seen)]
 
 
 class BorrowsEpoch(PartitionClient):

@@ -62,6 +62,7 @@ MUTANTS = _table(
     Mutant("store.BelievesAnyFolder", (), "what stands in the place of a store's folder is taken for nothing"),
     Mutant("groups.LooksAtNoPath", ("R3.8",), "what is synced is where the folder's path leads"),
     Mutant("store.ForgetsWhatItCannotDelete", ("R3.4",), "what could not be deleted is known until it is"),
+    Mutant("store.ForgetsWhatItDeleted", ("R3.6",), "a group that was deleted here does not begin anew"),
     Mutant("store.NeverTriesAgain", (), "a replica that failed in passing trouble runs again"),
 
     # --- names (F1)
@@ -110,6 +111,10 @@ MUTANTS = _table(
            "stele.nameserver.bundle_assignment:assign"),
     Mutant("ownership.forgets_what_was_seen", ("R5.10",), "a bundle is given above what its partitions have seen",
            "stele.nameserver.bundle_assignment:assign"),
+    Mutant("ownership.drains_the_process", (), "a drained broker has no bundle",
+           "stele.nameserver.bundle_assignment:assign"),
+    Mutant("ownership.splits_under_the_old_epoch", ("R5.10",), "halves of a bundle have an epoch above it",
+           "stele.nameserver.bundle_assignment:split"),
     Mutant("ownership.BorrowsEpoch", ("R5.10",), "a paused owner that wakes up gets nothing accepted"),
     Mutant("ownership.IgnoresEpoch", ("R5.10",), "a paused owner that wakes up gets nothing accepted"),
 
@@ -118,6 +123,11 @@ MUTANTS = _table(
     Mutant("incarnations.RepeatsAcksAfterASeek", (), "an acknowledgement from before a seek is not sent again"),
     Mutant("incarnations.AcksWhatItOnceHeld", (), "a message from before a seek cannot be acknowledged"),
     Mutant("incarnations.SendsAgainWhatMayBeStored", (), "what a former topic may have stored is not stored again"),
+    Mutant(
+        "incarnations.GoesOnUnderItsOldEpoch",
+        (),
+        "an owner that has not heard of its epoch yet does not go on under its old one",
+    ),
     Mutant("incarnations.ServesWhoeverHasTheName", (), "what is meant for a former topic does not reach the new one"),
     Mutant("incarnations.BelievesWhoeverLags", (), "a nameserver that lags brings no former topic back"),
 
@@ -165,6 +175,7 @@ MUTANTS = _table(
            "stele.nameserver.stores:take_next"),
     Mutant("catalog.HearsOnlyWhoServes", ("R2.2",), "an older copy of the records gives nothing out while stores load"),
     Mutant("catalog.WelcomesTheRemoved", ("R2.6",), "a removed store is refused registration"),
+    Mutant("catalog.GoesByName", (), "what is sent to a topic is not stored in another one of its name"),
     Mutant("catalog.ReusesGroups", ("R3.6",), "a topic created anew gets new groups"),
     Mutant("catalog.begins_the_lost_anew", (), "a replica that was lost comes back as a learner",
            instead_of="stele.nameserver.reconcile:plan", and_breaks=("what was acknowledged outlives the loss of a replica",)),
@@ -187,7 +198,46 @@ MUTANTS = _table(
     Mutant("moves.counts_every_store", ("R2.7",), "a store goes only while enough others are up",
            "stele.nameserver.moves:check_may_go"),
     Mutant("moves.AsksTheMirror", ("R2.7",), "a store goes only while enough others are up"),
+    Mutant("leaders.evens_out_any_difference", (), "leaders that are even stay where they are",
+           "stele.nameserver.leader_balance:even_out", ("the lead goes only to a voter that follows",)),
+    Mutant("leaders.WaitsNoLonger", (), "no trouble makes the lead go to and fro"),
+
+    # --- whether a process can be stopped
+    Mutant("stops.takes_registered_for_well", (), "what does not answer is never called safe",
+           "stele.nameserver.stop_safety:store_reasons"),
+    Mutant("stops.counts_what_is_registered", (), "no group is left without a majority that follows",
+           "stele.nameserver.stop_safety:store_reasons", and_breaks=("what does not answer is never called safe",)),
+    Mutant("stops.waits_for_nobody", (), "a replica that is only just back is waited for",
+           "stele.nameserver.stop_safety:store_reasons"),
+    Mutant("stops.counts_drained_brokers", (), "another broker can take the bundles",
+           "stele.nameserver.stop_safety:broker_reasons"),
+    Mutant("stops.counts_who_answers", (), "another nameserver waits to lead",
+           "stele.nameserver.stop_safety:nameserver_reasons"),
+    Mutant("moves.evens_out_any_difference", (), "replicas that are even stay where they are",
+           "stele.nameserver.replica_balance:plan_balance"),
+    Mutant("moves.moves_what_is_not_in_order", (), "a partition of which a replica is not in order is left alone",
+           "stele.nameserver.replica_balance:plan_balance"),
     Mutant("moves.TakesSilenceForLoss", (), "nothing is built anew while most of the cluster is not heard"),
+
+    Mutant("growth.shows_at_once", (), "no partition is shown that nobody leads", "stele.nameserver.reconcile:plan"),
+    Mutant("growth.begins_the_shown_anew", (), "what was lost is not begun anew as a voter",
+           "stele.nameserver.reconcile:plan"),
+
+    Mutant("growth.BeginsAsItWasTold", (), "nothing sent to a new partition is lost to a subscription that was there"),
+
+    Mutant("access.TrustsAnyServer", (), "nothing is sent to a server that the CA does not know"),
+    Mutant("access.LeavesItToAll", (), "what is made with credentials is nobody else's"),
+    Mutant("formats.counts_the_registered_alone", (), "the cluster rises only to what everybody knows who may be in it",
+           "stele.nameserver.finalization:finalization"),
+    Mutant("formats.goes_by_the_newest", (), "the cluster rises only to what everybody knows who may be in it",
+           "stele.nameserver.finalization:finalization"),
+    Mutant("formats.WritesWhatItKnows", (), "nothing is written that an older process would lose"),
+    Mutant("formats.JoinsUnasked", (), "nobody joins who does not know the cluster's record format"),
+    Mutant("formats.forgets_the_unknown", (), "what a process does not know outlives its writes",
+           "stele.services.coordination.records:decode"),
+
+    Mutant("resizing.keeps_the_first", (), "replicas on stores that do not answer are given up first",
+           "stele.nameserver.resizing:plan_resizes"),
 
     # --- groups on a store (F3)
     Mutant("groups.Ungated", ("R3.1", "R3.3"), "one group on a store has one replica"),
@@ -216,6 +266,7 @@ MUTANTS = _table(
     Mutant("elections.CountsVotesTwice", ("H5",), "one leader per term"),
     Mutant("elections.TurnsFirst", ("H14",), "a stall alone elects nobody"),
     Mutant("elections.CampaignsByTheClock", ("H14", "H15"), "a stall alone elects nobody"),
+    Mutant("elections.WinsBehindTheGate", ("R4.2", "R4.8"), "nobody begins to lead behind a closed gate"),
     Mutant("elections.OvertakesItsVotes", ("H15",), "a slow disk does not keep a group from electing"),
     Mutant("elections.VotesWithoutItsLog", ("R4.5",), "a replica that lost its log counts for nothing it promised"),
     Mutant("elections.RecoversAtAWord", ("R4.5",), "who lost entries is no voter until it holds them again"),
@@ -239,6 +290,7 @@ MUTANTS = _table(
     Mutant("replication.KeepsItsCommitIndex", ("H9",), "nothing is committed that the log does not hold"),
     Mutant("replication.LeavesProposalsUnanswered", ("H12",), "a proposal ends with the leadership that took it"),
     Mutant("replication.CallsTheUnknownDefinite", ("H12",), "an outcome that is not known is not called definite"),
+    Mutant("replication.TakesAllThatIsProposed", (), "what a group has in flight is bounded"),
     Mutant("replication.TakesAnyLength", ("H13",), "an entry over the limit is refused"),
     Mutant("replication.TakesWhateverComes", ("H17",), "a message that no replica can have said costs no replica"),
     Mutant("replication.GoesBackByOne", ("H18",), "logs that conflict are matched in a few round trips"),

@@ -170,6 +170,13 @@ class CallsTheUnknownDefinite(Proposals):
             isolated(self._group_id, proposal.done, None, error)
 
 
+class TakesAllThatIsProposed(Proposals):
+    """A group takes as many proposals as come, however many it has in flight."""
+
+    def check_room(self) -> None:
+        """There always is."""
+
+
 class TakesAnyLength(Engine):
     """A leader appends whatever it is asked to, however long."""
 

@@ -25,7 +25,7 @@ class ForgetsWhatItCannotRead(Store):
             await asyncio.to_thread(self.directory.group_path(spec.group).mkdir, exist_ok=True)
             await asyncio.to_thread(self.directory.configure_group, spec)
             try:
-                await self._open(spec)
+                await self._open(self._replica(spec))
             except BaseException:
                 self.replicas.pop(spec.group, None)
                 await self.registry.delete(spec.group)
@@ -69,6 +69,13 @@ class ForgetsWhatItCannotDelete(Store):
         if replica is not None:
             replica.end()
         return await self.registry.delete(group) or replica is not None
+
+
+class ForgetsWhatItDeleted(Store):
+    """Whoever orders a replica that is not here has it, from the beginning."""
+
+    async def _record_deleted(self, group: int) -> None:
+        """Nothing."""
 
 
 class StopsAtWhatCannotBeMoved(Store):

@@ -9,5 +9,6 @@ only door to ZooKeeper.  An answer is present, absent or ``CoordinationUnknown``
   process lives, F5), both by the one loop of ``claim.py``: read, decide, write, read back.  ``incarnation.py`` says what can be proven
   about another run.  ``enrolment.py`` is how a role joins, in which order, and leaves; roles use it rather than the parts.
 - leading: ``election.py``; a leadership's transactions carry its epoch, so that a deposed leader's are refused.
-- below the session: ``kazoo_client.py``, kazoo with the facts that it keeps to itself; ``subscribers.py``, callbacks of one kind.
+- below the session: ``access.py``, credentials, ACLs and TLS; ``kazoo_client.py``, kazoo with the facts that it keeps to itself;
+  ``subscribers.py``, callbacks of one kind.
 """

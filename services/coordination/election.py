@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -209,12 +209,20 @@ class Election:
                 continue
             standing = stand(names, self._candidate)
             if standing.leads:
+                if await self._is_importing():
+                    self._end_leadership()
+                    return
                 if await self._lead():
                     return
             elif await self._session.exists(f"{ELECTION}/{standing.watch}", watch=self._relay) is not None:
                 self._end_leadership()
                 return
         raise CoordinationUnknown(f"election of {self.name}: not settled in {ROUNDS_MAX} rounds", name=self.name)
+
+    async def _is_importing(self) -> bool:
+        """Whether a copy of the records is being imported; watched, so that its end wakes us."""
+        epoch = await self._session.get(EPOCH, watch=self._relay)
+        return epoch is not None and bool(decode(epoch.value, EpochRecord, EPOCH).importing)
 
     async def _lead(self) -> bool:
         """True once leader record and epoch are ours; False: read again."""
@@ -227,13 +235,14 @@ class Election:
         if leader is not None and self._is_ours(leader) and await self._resume(epoch, leader, session_id):
             return True
         self._end_leadership()
-        record = LeaderRecord(
-            name=self.name, endpoint=self.endpoint, epoch=decode(epoch.value, EpochRecord, EPOCH).epoch + 1
-        )
+        known = decode(epoch.value, EpochRecord, EPOCH)
+        if known.importing:
+            return False
+        record = LeaderRecord(name=self.name, endpoint=self.endpoint, epoch=known.epoch + 1)
         ops: list[Op] = [
             # The candidacy must still stand when the epoch rises, or a deposed candidate could rise over its successor.
             CheckOp(f"{ELECTION}/{self._candidate}", 0),
-            SetOp(EPOCH, encode(EpochRecord(epoch=record.epoch)), epoch.stat.version),
+            SetOp(EPOCH, encode(replace(known, epoch=record.epoch)), epoch.stat.version),
             *([DeleteOp(LEADER)] if leader is not None else []),
             CreateOp(LEADER, encode(record), ephemeral=True),
         ]

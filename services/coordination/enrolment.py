@@ -12,6 +12,8 @@ Usage: ``session = await open_session(config, runtime, opened)``, then for a pro
 
 from __future__ import annotations
 
+import functools
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -23,6 +25,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from stele.services.config import NodeConfig
 from stele.services.coordination import incarnation
+from stele.services.coordination.access import ZooKeeperAccess
 from stele.services.coordination.kazoo_client import LeaseClient
 from stele.services.coordination.members import Membership
 from stele.services.coordination.names import NameHold, register_name
@@ -78,14 +81,17 @@ class EventLoopMetrics:
 
 async def open_session(config: NodeConfig, runtime: Runtime, opened: AsyncExitStack, identity: str = "") -> Session:
     """A session that stands; it is closed with ``opened``.  ``identity`` is what only one process can hold (the uuid of a locked data
-    directory).  The process ends with ClusterMismatch where ZooKeeper turns out to hold another cluster later.  CoordinationUnreachable."""
+    directory).  The process ends with ClusterMismatch where ZooKeeper turns out to hold another cluster later.  CoordinationUnreachable,
+    CoordinationRefused, FormatUnknown; InvalidConfig: a file of the settings cannot be used."""
     session = Session(
         config.zookeeper,
         config.cluster,
         config.session_timeout_s,
         incarnation=incarnation.current(identity),
-        connect=runtime.zookeeper or LeaseClient,
+        connect=runtime.zookeeper
+        or functools.partial(LeaseClient, access=ZooKeeperAccess.of(config.zookeeper_access, os.environ)),
         on_mismatch=runtime.fail,
+        record_format=runtime.record_format,
     )
     runtime.ready.add("coordination")
     await session.start(SESSION_START_S)

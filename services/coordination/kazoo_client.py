@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import socket
+import ssl
 import sys
 import threading
 from collections import deque
@@ -29,13 +29,16 @@ from typing import Any
 import structlog
 from kazoo.client import KazooClient
 from kazoo.exceptions import (
+    AuthFailedError,
     BadVersionError,
     ConnectionDropped,
+    NoAuthError,
     NodeExistsError,
     NoNodeError,
     NotEmptyError,
     RolledBackError,
     RuntimeInconsistency,
+    SessionClosedRequireSaslError,
 )
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.connection import PING_XID, ConnectionHandler
@@ -43,8 +46,16 @@ from kazoo.protocol.serialization import Connect
 from kazoo.retry import KazooRetry
 
 from stele.services.clock import Clock
+from stele.services.coordination.access import ZooKeeperAccess
 from stele.services.coordination.znode import Stat
-from stele.services.errors import CoordinationUnknown, RecordExists, RecordMissing, SteleError, VersionConflict
+from stele.services.errors import (
+    CoordinationRefused,
+    CoordinationUnknown,
+    RecordExists,
+    RecordMissing,
+    SteleError,
+    VersionConflict,
+)
 
 ASK_TIMEOUT_S = 1.0
 # kazoo pings three times in each timeout: with more than a third, the last ping falls into the stall, not before it.
@@ -55,15 +66,32 @@ log = structlog.get_logger()
 
 
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
-    """A dead host among several may not eat the whole session timeout before the next one is tried."""
+    """A dead host among several may not eat the whole session timeout before the next one is tried.  ``distrusted`` has the servers with
+    which no encryption came about when they were dialled last, and why."""
 
-    def __init__(self, dial_timeout_s: float) -> None:
+    def __init__(self, dial_timeout_s: float, tls: ssl.SSLContext | None) -> None:
         super().__init__()
-        self._dial_timeout_s = dial_timeout_s
+        self._dial_timeout_s, self._tls = dial_timeout_s, tls
+        self.distrusted: dict[tuple[str, int], str] = {}
 
-    def create_connection(self, *args: Any, **kwargs: Any) -> Any:
+    def create_connection(self, address: tuple[str, int], hostname: str | None = None, **kwargs: Any) -> Any:
         kwargs["timeout"] = min(kwargs.get("timeout") or self._dial_timeout_s, self._dial_timeout_s)
-        return super().create_connection(*args, **kwargs)
+        connection = super().create_connection(address=address, hostname=hostname, **kwargs)
+        if self._tls is None:
+            return connection
+        try:
+            encrypted = self._tls.wrap_socket(connection, server_hostname=hostname or address[0])
+        except OSError as e:
+            connection.close()
+            self.distrust(address, e)
+            raise
+        self.distrusted.pop(address, None)
+        return encrypted
+
+    def distrust(self, address: tuple[str, int], error: BaseException | None) -> None:
+        """A connection that breaks, or times out, says nothing of certificates."""
+        if isinstance(error, ssl.SSLError):
+            self.distrusted[address] = getattr(error, "verify_message", "") or error.reason or "no TLS is spoken there"
 
 
 class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
@@ -72,7 +100,7 @@ class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
         self._clock = clock
         self._sent_at: deque[float] = deque()
         self._ping_sent_at = 0.0
-        self._address = ("", 0)
+        self._host, self._address = "", ("", 0)
         self.negotiated_timeout_s = 0.0
         self.lease_from = float("-inf")
         self._reported_stall = 0.0
@@ -90,10 +118,23 @@ class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
         return True
 
     def _connect(self, host: Any, hostip: str, port: int) -> Any:
-        self._address = (hostip, port)
+        self._host, self._address = host, (hostip, port)
         if self.loop_stands_still():  # a connection begins the session's timeout anew, as a ping does
             raise ConnectionDropped("the event loop stands still")
-        return super()._connect(host, hostip, port)
+        try:
+            return super()._connect(host, hostip, port)
+        except ConnectionDropped:
+            self._check_trusted()
+            raise
+        except AuthFailedError:
+            self.client.on_refused("it does not take the digest credentials")
+            raise
+
+    def _check_trusted(self) -> None:
+        """Tells once that every server was dialled, and none of them trusts us, or is trusted."""
+        distrusted = getattr(self.handler, "distrusted", {})
+        if distrusted and len(distrusted) >= len(self.client.hosts):
+            self.client.on_refused("; ".join(f"{host}:{port}: {why}" for (host, port), why in distrusted.items()))
 
     def _send_ping(self, connect_timeout: float) -> None:
         if not self.loop_stands_still():
@@ -111,8 +152,10 @@ class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
         sent_at = self._clock.monotonic()
         try:
             answer = super()._invoke(timeout, request, xid)
-        except ConnectionDropped:
+        except ConnectionDropped as dropped:
             if isinstance(request, Connect):
+                if isinstance(dropped.__context__, ssl.SSLError):  # our certificate was refused
+                    self.handler.distrust(self._address, dropped.__context__)
                 self._refused(request.last_zxid_seen)
             raise
         # Before the base class reports CONNECTED, so that whoever hears of the session finds its timeout.
@@ -132,7 +175,8 @@ class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
     def zxid_of_server(self) -> int:
         """The last transaction of the server that was dialled last, as it says itself; -1 if it does not."""
         try:
-            with socket.create_connection(self._address, ASK_TIMEOUT_S) as asking:
+            dialled = {"address": self._address, "hostname": self._host, "timeout": ASK_TIMEOUT_S}
+            with self.handler.create_connection(**dialled) as asking:
                 asking.settimeout(ASK_TIMEOUT_S)
                 asking.sendall(b"srvr")
                 said = b""
@@ -174,12 +218,15 @@ class LeaseClient(KazooClient):  # type: ignore[misc]
         clock: Clock,
         handler: Any = None,
         connection: Callable[[LeaseClient, KazooRetry, Clock], LeaseConnection] | None = None,
+        access: ZooKeeperAccess = ZooKeeperAccess(),
     ) -> None:
         servers = len(hosts.split(","))
         super().__init__(
             hosts=hosts,
             timeout=session_timeout_s,
-            handler=handler or _Handler(max(0.5, session_timeout_s / 3 / servers)),
+            handler=handler or _Handler(max(0.5, session_timeout_s / 3 / servers), access.tls),
+            auth_data=[("digest", access.credentials)] if access.credentials else None,
+            default_acl=access.acl,
             connection_retry={
                 "max_tries": -1,
                 "delay": RECONNECT_DELAY_S_MIN,
@@ -194,7 +241,10 @@ class LeaseClient(KazooClient):  # type: ignore[misc]
             "inf"
         )  # when the event loop last said that it turns; until it begins to, nothing rests on it
         self.loop_thread = 0
-        self.on_forgotten: Callable[[int, int], None] = lambda held, seen: None  # called on kazoo's thread
+        self.shared_acl = access.shared_acl  # of what holds clusters together
+        # Called on kazoo's thread.
+        self.on_forgotten: Callable[[int, int], None] = lambda held, seen: None
+        self.on_refused: Callable[[str], None] = lambda why: None
         # One thread keeps requests in the order in which they were made; starting and stopping may block for seconds.
         self._submitter = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-submit")
         self._control = ThreadPoolExecutor(1, thread_name_prefix="zookeeper-control")
@@ -259,7 +309,7 @@ def stat_of(stat: Any) -> Stat:
 
 
 def translate(error: BaseException, what: str, path: str) -> BaseException:
-    """Only the four answers that ZooKeeper gives about a node are definite; whatever else went wrong leaves the outcome unknown."""
+    """Only the answers that ZooKeeper gives about a node are definite; whatever else went wrong leaves the outcome unknown."""
     if isinstance(error, SteleError) or not isinstance(error, Exception):
         return error
     if isinstance(error, NoNodeError):
@@ -268,6 +318,14 @@ def translate(error: BaseException, what: str, path: str) -> BaseException:
         return RecordExists(f"{what} {path}: the record exists", path=path)
     if isinstance(error, BadVersionError):
         return VersionConflict(f"{what} {path}: the record has changed", path=path)
+    if isinstance(error, AuthFailedError):
+        return CoordinationRefused(f"{what} {path}: ZooKeeper does not take the digest credentials", path=path)
+    if isinstance(error, NoAuthError):
+        return CoordinationRefused(
+            f"{what} {path}: ZooKeeper's ACL there does not allow it to these credentials", path=path
+        )
+    if isinstance(error, SessionClosedRequireSaslError):
+        return CoordinationRefused(f"{what} {path}: ZooKeeper takes no request without credentials", path=path)
     if isinstance(error, NotEmptyError):
         return VersionConflict(f"{what} {path}: the record has children", path=path)
     return CoordinationUnknown(f"{what} {path}: {type(error).__name__} {error}".rstrip(), path=path)

@@ -8,7 +8,8 @@ process is ``NameTaken`` (R5.5).  After a crash the node is gone with the sessio
 Usage: ``member = Membership(session, "brokers", "br1", MemberRecord(endpoint=...)); await member.register()``, after the name (R1.8).
 
 Where the process holds the name of the same spelling, every write is checked against that record's version: a process that has lost
-its name cannot touch its successor's node.
+its name cannot touch its successor's node.  The node is created against the version of the cluster's record that was read before: whoever
+raises the cluster's record format either finds the member, or is found by it (``FormatUnknown``).
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ import structlog
 
 from stele.services.coordination import incarnation
 from stele.services.coordination.claim import Claim, Decision, Keeper, Seen
+from stele.services.coordination.founding import joined
 from stele.services.coordination.incarnation import Fate
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.mirror import Mirror
 from stele.services.coordination.names import name_path, owner_is
 from stele.services.coordination.records import MemberRecord, NameRecord, decode, encode
+from stele.services.coordination.schema import CLUSTER
 from stele.services.coordination.session import Session
 from stele.services.coordination.znode import CheckOp, CreateOp, DeleteOp, Op, SetOp
 from stele.services.errors import (
@@ -91,10 +94,11 @@ class Membership:
         self._claim = Claim(session, f"member {kind}/{name}", self)
         self._keeper = Keeper(session, f"member {kind}/{name}", self.settle, on_taken)
         self._relay = session.relay(self._keeper.on_watch)
+        self._cluster_version = -1  # of the cluster's record, as it was read last; -1: there is none
         self._registered = False  # once; then the port was opened long ago, and proves nothing about others any more
 
     async def register(self) -> None:
-        """NameTaken; CoordinationUnknown: whatever was written goes with the session."""
+        """NameTaken, FormatUnknown; CoordinationUnknown: whatever was written goes with the session."""
         self._claim.abandoned = False
         await self.settle()
         self._keeper.start()
@@ -135,6 +139,8 @@ class Membership:
         name_version = named.stat.version if named is not None and held else None
         taken = named is not None and not held
         node = await self._session.get(self.path, watch=self._relay)
+        if node is None or node.stat.ephemeral_owner != self._session.session_id:
+            await self._read_cluster()
         if node is None:
             await self._session.exists(self.path, watch=self._relay)
             return Seen(None, -1, 0, name_version, taken)
@@ -144,10 +150,18 @@ class Membership:
             record = None
         return Seen(record, node.stat.version, node.stat.ephemeral_owner, name_version, taken)
 
+    async def _read_cluster(self) -> None:
+        """FormatUnknown."""
+        cluster = await self._session.get(CLUSTER)
+        self._cluster_version = cluster.stat.version if cluster is not None else -1
+        if cluster is not None:
+            joined(cluster.value, self._session.record_format)
+
     def mine(self) -> MemberRecord:
         return dataclasses.replace(
             self.record,
             owner=self._session.incarnation,
+            record_format=self._session.record_format,
             session_timeout_ms=round(self._session.negotiated_timeout_s * 1000),
         )
 
@@ -184,7 +198,12 @@ class Membership:
         if decision is Decision.REFRESH:
             return [SetOp(self.path, encode(mine), seen.version)]
         create = CreateOp(self.path, encode(mine), ephemeral=True)
-        return [DeleteOp(self.path, seen.version), create] if decision is Decision.REPLACE else [create]
+        cluster = [CheckOp(CLUSTER, self._cluster_version)] if self._cluster_version >= 0 else []
+        return (
+            [*cluster, DeleteOp(self.path, seen.version), create]
+            if decision is Decision.REPLACE
+            else [*cluster, create]
+        )
 
     def _checks(self, seen: Seen[MemberRecord]) -> list[Op]:
         return [] if seen.name_version is None else [CheckOp(name_path(self.name), seen.name_version)]

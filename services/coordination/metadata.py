@@ -12,11 +12,26 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from stele.services.coordination.records import R, Versioned, ZnodeRecord, decode, encode
-from stele.services.coordination.schema import EPOCH
+from stele.services.coordination.records import (
+    R,
+    Versioned,
+    ZnodeRecord,
+    decode,
+    encode,
+    needs,
+    written_format,
+)
+from stele.services.coordination.schema import CLUSTER, EPOCH
 from stele.services.coordination.session import Session
 from stele.services.coordination.znode import CheckOp, CreateOp, DeleteOp, Node, Op, SetOp, Stat
-from stele.services.errors import CoordinationUnknown, LeadershipLost, RecordExists, RecordMissing, VersionConflict
+from stele.services.errors import (
+    CoordinationUnknown,
+    LeadershipLost,
+    RecordExists,
+    RecordMissing,
+    UpgradeNotFinalized,
+    VersionConflict,
+)
 
 PUT_ROUNDS_MAX = 8
 
@@ -33,12 +48,15 @@ class EpochFence(Protocol):
 
 
 class Transaction:
-    """All or nothing.  Builders answer the transaction itself; ``commit`` may be awaited once."""
+    """All or nothing.  Builders answer the transaction itself; ``commit`` may be awaited once.
+
+    What it writes the cluster's record format has to allow, by ZooKeeper's own word: it only ever rises, so what was read is enough."""
 
     def __init__(self, session: Session, fence: EpochFence | None = None) -> None:
         self._session = session
         self._ops: list[Op] = []
         self._fence = fence
+        self._needs = (1, "", "")  # record format, and for which field at which path
         if fence is not None:
             # First, so that a deposed leader learns that it is deposed before it learns anything else.
             self._ops.append(CheckOp(EPOCH, fence.epoch_version))
@@ -50,11 +68,11 @@ class Transaction:
     def create(self, path: str, record: ZnodeRecord | None = None, *, ephemeral: bool = False) -> Transaction:
         """``record`` None: an empty parent node."""
         self._ops.append(CreateOp(path, b"" if record is None else encode(record), ephemeral))
-        return self
+        return self if record is None else self._need(path, record)
 
     def set(self, path: str, record: ZnodeRecord, version: int) -> Transaction:
         self._ops.append(SetOp(path, encode(record), version))
-        return self
+        return self._need(path, record)
 
     def delete(self, path: str, version: int) -> Transaction:
         self._ops.append(DeleteOp(path, version))
@@ -65,9 +83,10 @@ class Transaction:
 
     async def commit(self, *, timeout_s: float | None = None) -> list[Any]:
         """One result per operation of the builder: the path of a create, the new version of a set, True of the others.  RecordExists,
-        RecordMissing, VersionConflict, LeadershipLost, CoordinationUnknown."""
+        RecordMissing, VersionConflict, LeadershipLost, UpgradeNotFinalized, CoordinationUnknown."""
         if not self._ops:
             return []
+        await self._check_format()
         try:
             results = await self._session.commit(self._ops, timeout_s=timeout_s)
         except (VersionConflict, RecordMissing) as error:
@@ -76,6 +95,26 @@ class Transaction:
             raise
         values = [result.version if isinstance(result, Stat) else result for result in results]
         return values[1:] if self._fence is not None else values
+
+    def _need(self, path: str, record: ZnodeRecord) -> Transaction:
+        record_format, name = needs(record)
+        self._needs = max(self._needs, (record_format, name, path))
+        return self
+
+    async def _check_format(self) -> None:
+        needed, name, path = self._needs
+        if needed == 1:
+            return
+        cluster = await self._session.get(CLUSTER)
+        at = written_format(cluster.value) if cluster is not None else 1
+        if at < needed:
+            raise UpgradeNotFinalized(
+                f"{name} in {path} takes record format {needed}, and the cluster is at {at}: once every process is of a version that "
+                "knows it, `stele cluster finalize-upgrade` raises it",
+                needed=needed,
+                format=at,
+                path=path,
+            )
 
 
 class MetadataStore:

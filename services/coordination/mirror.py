@@ -23,6 +23,7 @@ from stele.services.coordination.session import Session, SessionEvent, SessionSt
 from stele.services.coordination.subscribers import Subscribers
 from stele.services.coordination.znode import Node, Stat
 from stele.services.errors import CoordinationUnknown, RecordUnreadable
+from stele.services.rarely import Rarely
 from stele.services.tasks import Tasks
 
 RETRY_DELAY_S = 0.1
@@ -39,12 +40,14 @@ class _Reading:
 
 
 class Mirror:
-    """``depth`` levels below ``path``: 0 is the node alone, 1 its children, and so on."""
+    """``depth`` levels below ``path``: 0 is the node alone, 1 its children, and so on.  ``behind`` is shared by those that fall behind
+    together, which is then said once."""
 
-    def __init__(self, session: Session, path: str, depth: int) -> None:
+    def __init__(self, session: Session, path: str, depth: int, behind: Rarely | None = None) -> None:
         self.path = path
         self.depth = depth
         self._behind_since: float | None = asyncio.get_running_loop().time()
+        self._behind = behind or Rarely()
         self._session = session
         self._nodes: dict[str, Node] = {}
         self._names: dict[str, set[str]] = {}
@@ -82,8 +85,13 @@ class Mirror:
     def synced(self, synced: bool) -> None:
         if synced:
             self._behind_since = None
-        elif self._behind_since is None:
-            self._behind_since = asyncio.get_running_loop().time()
+        else:
+            self._fall_behind(0.0)
+
+    def _fall_behind(self, for_s: float) -> None:
+        """It is so already for some time."""
+        if self._behind_since is None:
+            self._behind_since = asyncio.get_running_loop().time() - for_s
 
     @property
     def behind_s(self) -> float:
@@ -145,7 +153,8 @@ class Mirror:
             self._all_dirty = True  # watches are gone, and what they would have told
             self._wake.set()
         else:
-            self.synced = False
+            # Since the last word, not since this is noticed: a process that stood still has missed what came meanwhile.
+            self._fall_behind(event.unheard_s)
 
     def _on_watch(self, path: str | None) -> None:
         if path is None:
@@ -169,7 +178,8 @@ class Mirror:
                     await self._session.sync(self.path)
                 self._apply(await self._read({self.path} if whole else dirty, whole))
             except CoordinationUnknown as error:
-                log.info("mirror_behind", path=self.path, error=str(error))
+                if times := self._behind.times(asyncio.get_running_loop().time()):
+                    log.info("mirror_behind", path=self.path, error=str(error), times=times)
                 self.synced = False
                 self._all_dirty = True
                 self._wake.set()

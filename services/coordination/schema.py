@@ -1,19 +1,15 @@
 """The tree below ``/stele/<cluster>``: which nodes there are, what their values are, who writes them and who reads them.
 
-``TREE`` is the whole of it; docs/reference/znodes.md is made from it, and a test compares it with a running cluster.  ``prepare`` creates
-what every process may count on once its session has started: the cluster's own record, the epoch, and every folder of the tree.
+``TREE`` is the whole of it; docs/reference/znodes.md is made from it, and a test compares it with a running cluster.  Pure.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-import uuid
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from stele.services.coordination.records import (
+    BrokerRecord,
     BundleRecord,
     BuriedRecord,
     ClusterRecord,
@@ -25,16 +21,11 @@ from stele.services.coordination.records import (
     NameRecord,
     NamespaceRecord,
     PartitionRecord,
+    RebalanceRecord,
     StoreRecord,
     TopicRecord,
     ZnodeRecord,
-    decode,
-    encode,
 )
-from stele.services.errors import CoordinationUnknown
-
-if TYPE_CHECKING:
-    from stele.services.coordination.session import Session
 
 
 class Lifetime(Enum):
@@ -91,24 +82,8 @@ TREE = (
     ZnodeKind("partitions/<group>", PartitionRecord, _LEADING, _VIEWS),
     ZnodeKind("bundles/<namespace>", None, _LEADING, _VIEWS, value="empty: holds the namespace's bundles"),
     ZnodeKind("bundles/<namespace>/<range>", BundleRecord, _LEADING, _VIEWS),
-    ZnodeKind("operations/<id>", None, "nobody yet", "nobody yet", value="nothing yet"),
+    ZnodeKind("brokers/<name>", BrokerRecord, _LEADING, _VIEWS),
+    ZnodeKind("operations/rebalance", RebalanceRecord, _LEADING, _VIEWS),
 )
 # fmt: on
 PARENTS = tuple(dict.fromkeys(folder for kind in TREE for folder in kind.folders))
-
-
-async def prepare(session: Session) -> str:
-    """Creates whatever of the tree is missing, in any number of processes at once; answers the cluster's id."""
-    node = await session.get(CLUSTER)
-    if node is None:
-        await session.ensure_root()
-        created_ms = time.time_ns() // 1_000_000
-        await session.ensure(CLUSTER, encode(ClusterRecord(id=str(uuid.uuid4()), created_ms=created_ms)))
-        node = await session.get(CLUSTER)
-        if node is None:
-            raise CoordinationUnknown(f"{session.root} vanished while it was prepared", path=CLUSTER)
-    present = await asyncio.gather(*(session.exists(path) for path in (EPOCH, *PARENTS)))
-    missing = [path for path, stat in zip((EPOCH, *PARENTS), present, strict=True) if stat is None]
-    for path in missing:  # in order: parents come before their children
-        await session.ensure(path, encode(EpochRecord(epoch=0)) if path == EPOCH else b"")
-    return decode(node.value, ClusterRecord, CLUSTER).id

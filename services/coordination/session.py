@@ -23,20 +23,23 @@ from enum import Enum
 from typing import Any
 
 import structlog
-from kazoo.exceptions import NoNodeError
+from kazoo.exceptions import NoAuthError, NoNodeError
 from kazoo.protocol.states import EventType, KazooState, WatchedEvent
 
 from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination import incarnation as incarnations
+from stele.services.coordination.founding import joined, prepare
 from stele.services.coordination.kazoo_client import STALL_SHARE, LeaseClient, first_failure, stat_of, translate
-from stele.services.coordination.records import ClusterRecord, Incarnation, decode
-from stele.services.coordination.schema import CLUSTER, prepare
+from stele.services.coordination.records import RECORD_FORMAT, Incarnation
+from stele.services.coordination.schema import CLUSTER
 from stele.services.coordination.subscribers import Subscribers
 from stele.services.coordination.znode import ANY_VERSION, CheckOp, CreateOp, Node, Op, SetOp, Stat
 from stele.services.errors import (
     ClusterMismatch,
+    CoordinationRefused,
     CoordinationUnknown,
     CoordinationUnreachable,
+    FormatUnknown,
     RecordExists,
     RecordMissing,
     SteleError,
@@ -68,6 +71,9 @@ class SessionEvent:
     session_id: int
     fenced: bool  # SUSPENDED comes twice: when the connection breaks, and when the fence falls
     new_session: bool = False  # CONNECTED under another id than before: every ephemeral node of ours is gone
+    unheard_s: float = (
+        0.0  # SUSPENDED, LOST: for how long no server had answered by then, also while this process stood still
+    )
 
 
 def is_fenced(
@@ -96,8 +102,10 @@ class Session:
         incarnation: Incarnation | None = None,
         connect: Connect = LeaseClient,
         on_mismatch: Callable[[SteleError], None] | None = None,
+        record_format: int = RECORD_FORMAT,
     ) -> None:
-        """``on_mismatch`` is called on the loop, once, with ClusterMismatch; nothing is done under such a session."""
+        """``on_mismatch`` is called on the loop, once, with ClusterMismatch or FormatUnknown; nothing is done under such a session.
+        ``record_format``: the highest that this process knows."""
         self.hosts = hosts
         self.cluster = cluster
         self.root = f"/stele/{cluster}"
@@ -106,8 +114,11 @@ class Session:
         self.state = SessionState.CONNECTING
         self.session_id = 0
         self.cluster_id = ""
+        self.record_format = record_format
         self.incarnation = incarnation or incarnations.current()
         self._clock = clock
+        self._started = False
+        self._refusal: SteleError | None = None  # by every server, as it was to start
         self.problem = ""  # one line where the servers refuse us for a reason that no waiting mends
         self._on_mismatch = on_mismatch
         self._unverified = False
@@ -125,18 +136,24 @@ class Session:
 
     # --- life ------------------------------------------------------------------------------------------------------
 
-    async def start(self, timeout_s: float = 10.0) -> None:
-        """Opens the session and creates what the cluster's tree needs.  CoordinationUnreachable if no server answers in time."""
+    async def start(self, timeout_s: float = 10.0, *, prepares: bool = True) -> None:
+        """Opens the session and creates what the cluster's tree needs; without ``prepares`` nothing, and ``cluster_id`` stays empty.
+        CoordinationUnreachable if no server answers in time; CoordinationRefused, FormatUnknown."""
         self._loop = asyncio.get_running_loop()
         self._client.add_listener(self._on_kazoo_state)
         self._client.turned_at = self._clock.monotonic()
         self._beat()
         self._client.on_forgotten = lambda *zxids: self._hand_over(self._forgotten, *zxids)
+        self._client.on_refused = lambda why: self._hand_over(self._refused, why)
         self._client.open()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._connected.wait()
-                self.cluster_id = await prepare(self)
+                if self._refusal is not None:
+                    raise self._refusal
+                if prepares:
+                    self.cluster_id = await prepare(self)
+                self._started = True
         except (TimeoutError, CoordinationUnknown):
             await self.close()
             raise CoordinationUnreachable(
@@ -231,9 +248,10 @@ class Session:
 
     def _on_kazoo_state(self, state: str) -> None:
         """Runs on kazoo's connection thread."""
-        self._hand_over(self._follow, state, self._client._session_id or 0)
+        # Now: when the loop hears of it, there may be an answer under the next session already.
+        self._hand_over(self._follow, state, self._client._session_id or 0, self._client.lease_from)
 
-    def _follow(self, state: str, session_id: int) -> None:
+    def _follow(self, state: str, session_id: int, heard_at: float) -> None:
         if self.state is SessionState.CLOSED:
             return
         if self._verifying is not None:
@@ -249,9 +267,9 @@ class Session:
             else:
                 self._enter(SessionState.CONNECTED, new_session=new)
         elif state == KazooState.SUSPENDED:
-            self._enter(SessionState.SUSPENDED)
+            self._enter(SessionState.SUSPENDED, unheard_s=self._clock.monotonic() - heard_at)
         else:
-            self._enter(SessionState.LOST)
+            self._enter(SessionState.LOST, unheard_s=self._clock.monotonic() - heard_at)
 
     async def _verify(self) -> None:
         """Reads the cluster's record under a new session, before anybody acts under it; again until there is an answer, or the next
@@ -261,8 +279,14 @@ class Session:
             try:
                 await self._once(lambda c: c.sync_async(path))  # the server may be behind the one before
                 value, _ = await self._once(lambda c: c.get_async(path))
-                found = decode(value, ClusterRecord, CLUSTER).id
+                found = joined(value, self.record_format).id
                 break
+            except FormatUnknown as unknown:
+                self._mismatched(unknown)
+                return
+            except NoAuthError as refused:
+                self._mismatched(translate(refused, "get", CLUSTER))
+                return
             except NoNodeError:
                 found = ""
                 break
@@ -279,7 +303,11 @@ class Session:
             expected=self.cluster_id,
             got=found,
         )
-        log.error("cluster_mismatch", expected=self.cluster_id, got=found, zookeeper=self.hosts)
+        self._mismatched(error)
+
+    def _mismatched(self, error: BaseException) -> None:
+        assert isinstance(error, SteleError)
+        log.error("cluster_mismatch", reason=error.reason, error=error.message, zookeeper=self.hosts)
         self.problem = error.message
         if self._on_mismatch is not None:
             self._on_mismatch(error)
@@ -297,7 +325,18 @@ class Session:
             self.problem = problem
             self._subscribers.publish(SessionEvent(self.state, self.session_id, self.fenced))
 
-    def _enter(self, state: SessionState, new_session: bool = False) -> None:
+    def _refused(self, why: str) -> None:
+        """No server lets us in.  That ends a start; a session that was there may come back, once somebody has mended it."""
+        problem = f"ZooKeeper at {self.hosts} and this process do not trust one another: {why}"
+        if not self._started:
+            self._refusal = CoordinationRefused(problem, zookeeper=self.hosts)
+            self._connected.set()
+        elif self.problem != problem and self.state is not SessionState.CLOSED:
+            log.error("coordination_refused", zookeeper=self.hosts, why=why)
+            self.problem = problem
+            self._subscribers.publish(SessionEvent(self.state, self.session_id, self.fenced))
+
+    def _enter(self, state: SessionState, new_session: bool = False, unheard_s: float = 0.0) -> None:
         self.state = state
         if self._fence_timer is not None:
             self._fence_timer.cancel()
@@ -313,7 +352,7 @@ class Session:
         if state is SessionState.CLOSED:
             self._connected.set()  # waiters go on, and find it closed
         log.info("coordination_session", state=state.value, session=f"{self.session_id:#x}", new_session=new_session)
-        self._subscribers.publish(SessionEvent(state, self.session_id, self.fenced, new_session))
+        self._subscribers.publish(SessionEvent(state, self.session_id, self.fenced, new_session, unheard_s))
 
     def _fall_fence(self) -> None:
         log.warning("coordination_fenced", session=f"{self.session_id:#x}")
@@ -433,6 +472,8 @@ class Session:
             return
 
     async def ensure_root(self) -> None:
+        parent = self.root.rpartition("/")[0]
+        await self._request("create", "", lambda c: c.ensure_path_async(parent, c.shared_acl), None, repeat=True)
         await self._request("create", "", lambda c: c.ensure_path_async(self.root), None, repeat=True)
 
     async def _request(

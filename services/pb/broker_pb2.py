@@ -26,15 +26,15 @@ from stele.services.pb import common_pb2 as stele_dot_v1_dot_common__pb2
 from stele.services.pb import datanode_pb2 as stele_dot_v1_dot_datanode__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15stele/v1/broker.proto\x12\x08stele.v1\x1a\x15stele/v1/common.proto\x1a\x17stele/v1/datanode.proto\"g\n\x0eProduceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x04 \x01(\x0c\x12\x10\n\x08topic_id\x18\x05 \x01(\x04\"\x83\x01\n\x0fProduceResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x14\n\x0c\x63redit_bytes\x18\x02 \x01(\x04\x12\x13\n\x0b\x62\x61se_offset\x18\x03 \x01(\x04\x12\x11\n\tduplicate\x18\x04 \x01(\x08\x12\x1e\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x0f.stele.v1.Error\"\xd3\x01\n\x10SubscribeRequest\x12*\n\x04open\x18\x01 \x01(\x0b\x32\x1a.stele.v1.OpenSubscriptionH\x00\x12\"\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x10.stele.v1.CreditH\x00\x12\x1c\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\r.stele.v1.AckH\x00\x12\x1e\n\x04nack\x18\x04 \x01(\x0b\x32\x0e.stele.v1.NackH\x00\x12&\n\x08received\x18\x05 \x01(\x0b\x32\x12.stele.v1.ReceivedH\x00\x42\t\n\x07request\"\x95\x02\n\x10OpenSubscription\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0csubscription\x18\x03 \x01(\t\x12(\n\x04type\x18\x04 \x01(\x0e\x32\x1a.stele.v1.SubscriptionType\x12\x10\n\x08\x63onsumer\x18\x05 \x01(\t\x12\x10\n\x06offset\x18\x06 \x01(\x04H\x00\x12\x12\n\x08\x65\x61rliest\x18\x07 \x01(\x08H\x00\x12\x10\n\x06latest\x18\x08 \x01(\x08H\x00\x12\x0e\n\x06\x63redit\x18\t \x01(\r\x12\x16\n\x0e\x61\x63k_timeout_ms\x18\n \x01(\r\x12\x10\n\x08topic_id\x18\x0b \x01(\x04\x12\x12\n\nmust_exist\x18\x0c \x01(\x08\x42\x07\n\x05start\"\x1a\n\x06\x43redit\x12\x10\n\x08messages\x18\x01 \x01(\r\"h\n\x03\x41\x63k\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12%\n\x06ranges\x18\x02 \x03(\x0b\x32\x15.stele.v1.OffsetRange\x12\x12\n\ncumulative\x18\x03 \x01(\x08\x12\x12\n\ngeneration\x18\x04 \x01(\x04\"?\n\x04Nack\x12%\n\x06ranges\x18\x01 \x03(\x0b\x32\x15.stele.v1.OffsetRange\x12\x10\n\x08\x64\x65lay_ms\x18\x02 \x01(\r\"1\n\x08Received\x12%\n\x06ranges\x18\x01 \x03(\x0b\x32\x15.stele.v1.OffsetRange\"\xde\x01\n\x11SubscribeResponse\x12\"\n\x06opened\x18\x01 \x01(\x0b\x32\x10.stele.v1.OpenedH\x00\x12&\n\x08\x64\x65livery\x18\x02 \x01(\x0b\x32\x12.stele.v1.DeliveryH\x00\x12%\n\x08\x61\x63k_done\x18\x03 \x01(\x0b\x32\x11.stele.v1.AckDoneH\x00\x12\"\n\x06\x63losed\x18\x04 \x01(\x0b\x32\x10.stele.v1.ClosedH\x00\x12&\n\x08\x61\x63tivity\x18\x05 \x01(\x0b\x32\x12.stele.v1.ActivityH\x00\x42\n\n\x08response\"a\n\x06Opened\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\x12\x10\n\x08topic_id\x18\x04 \x01(\x04\x12\x12\n\ngeneration\x18\x05 \x01(\x04\"p\n\x08\x44\x65livery\x12\x13\n\x0b\x62\x61se_offset\x18\x01 \x01(\x04\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\x0c\x12&\n\x07offsets\x18\x03 \x03(\x0b\x32\x15.stele.v1.OffsetRange\x12\x18\n\x10redelivery_count\x18\x04 \x01(\r\"=\n\x07\x41\x63kDone\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x1e\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0f.stele.v1.Error\"(\n\x06\x43losed\x12\x1e\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x0f.stele.v1.Error\"\x1a\n\x08\x41\x63tivity\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\"=\n\x18ListSubscriptionsRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x12\n\npartitions\x18\x02 \x03(\r\"N\n\x19ListSubscriptionsResponse\x12\x31\n\rsubscriptions\x18\x01 \x03(\x0b\x32\x1a.stele.v1.SubscriptionInfo\"\xbc\x01\n\x10SubscriptionInfo\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0csubscription\x18\x03 \x01(\t\x12(\n\x04type\x18\x04 \x01(\x0e\x32\x1a.stele.v1.SubscriptionType\x12\x11\n\tack_floor\x18\x05 \x01(\x04\x12\x0f\n\x07\x62\x61\x63klog\x18\x06 \x01(\x04\x12\x0f\n\x07unacked\x18\x07 \x01(\x04\x12\x11\n\tconsumers\x18\x08 \x03(\t\"\x94\x01\n\x19\x43reateSubscriptionRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0csubscription\x18\x03 \x01(\t\x12\x10\n\x06offset\x18\x04 \x01(\x04H\x00\x12\x12\n\x08\x65\x61rliest\x18\x05 \x01(\x08H\x00\x12\x10\n\x06latest\x18\x06 \x01(\x08H\x00\x42\x07\n\x05start\"-\n\x1a\x43reateSubscriptionResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\"S\n\x19\x44\x65leteSubscriptionRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0csubscription\x18\x03 \x01(\t\"-\n\x1a\x44\x65leteSubscriptionResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\"\xaa\x01\n\x17SeekSubscriptionRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0csubscription\x18\x03 \x01(\t\x12\x10\n\x06offset\x18\x04 \x01(\x04H\x00\x12\x12\n\x08\x65\x61rliest\x18\x05 \x01(\x08H\x00\x12\x10\n\x06latest\x18\x06 \x01(\x08H\x00\x12\x16\n\x0ctimestamp_ms\x18\x07 \x01(\x04H\x00\x42\x07\n\x05start\",\n\x18SeekSubscriptionResponse\x12\x10\n\x08position\x18\x01 \x01(\x04*^\n\x10SubscriptionType\x12!\n\x1dSUBSCRIPTION_TYPE_UNSPECIFIED\x10\x00\x12\r\n\tEXCLUSIVE\x10\x01\x12\x0c\n\x08\x46\x41ILOVER\x10\x02\x12\n\n\x06SHARED\x10\x03\x32\x91\x04\n\x06\x42roker\x12\x42\n\x07Produce\x12\x18.stele.v1.ProduceRequest\x1a\x19.stele.v1.ProduceResponse(\x01\x30\x01\x12H\n\tSubscribe\x12\x1a.stele.v1.SubscribeRequest\x1a\x1b.stele.v1.SubscribeResponse(\x01\x30\x01\x12\\\n\x11ListSubscriptions\x12\".stele.v1.ListSubscriptionsRequest\x1a#.stele.v1.ListSubscriptionsResponse\x12_\n\x12\x43reateSubscription\x12#.stele.v1.CreateSubscriptionRequest\x1a$.stele.v1.CreateSubscriptionResponse\x12_\n\x12\x44\x65leteSubscription\x12#.stele.v1.DeleteSubscriptionRequest\x1a$.stele.v1.DeleteSubscriptionResponse\x12Y\n\x10SeekSubscription\x12!.stele.v1.SeekSubscriptionRequest\x1a\".stele.v1.SeekSubscriptionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15stele/v1/broker.proto\x12\x08stele.v1\x1a\x15stele/v1/common.proto\x1a\x17stele/v1/datanode.proto\"g\n\x0eProduceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\r\n\x05\x62\x61tch\x18\x04 \x01(\x0c\x12\x10\n\x08topic_id\x18\x05 \x01(\x04\"\x83\x01\n\x0fProduceResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x14\n\x0c\x63redit_bytes\x18\x02 \x01(\x04\x12\x13\n\x0b\x62\x61se_offset\x18\x03 \x01(\x04\x12\x11\n\tduplicate\x18\x04 \x01(\x08\x12\x1e\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x0f.stele.v1.Error\"\xd3\x01\n\x10SubscribeRequest\x12*\n\x04open\x18\x01 \x01(\x0b\x32\x1a.stele.v1.OpenSubscriptionH\x00\x12\"\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x10.stele.v1.CreditH\x00\x12\x1c\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\r.stele.v1.AckH\x00\x12\x1e\n\x04nack\x18\x04 \x01(\x0b\x32\x0e.stele.v1.NackH\x00\x12&\n\x08received\x18\x05 \x01(\x0b\x32\x12.stele.v1.ReceivedH\x00\x42\t\n\x07request\"\xaa\x02\n\x10OpenSubscription\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0csubscription\x18\x03 \x01(\t\x12(\n\x04type\x18\x04 \x01(\x0e\x32\x1a.stele.v1.SubscriptionType\x12\x10\n\x08\x63onsumer\x18\x05 \x01(\t\x12\x10\n\x06offset\x18\x06 \x01(\x04H\x00\x12\x12\n\x08\x65\x61rliest\x18\x07 \x01(\x08H\x00\x12\x10\n\x06latest\x18\x08 \x01(\x08H\x00\x12\x0e\n\x06\x63redit\x18\t \x01(\r\x12\x16\n\x0e\x61\x63k_timeout_ms\x18\n \x01(\r\x12\x10\n\x08topic_id\x18\x0b \x01(\x04\x12\x12\n\nmust_exist\x18\x0c \x01(\x08\x12\x13\n\x0bowner_epoch\x18\r \x01(\x04\x42\x07\n\x05start\"\x1a\n\x06\x43redit\x12\x10\n\x08messages\x18\x01 \x01(\r\"h\n\x03\x41\x63k\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12%\n\x06ranges\x18\x02 \x03(\x0b\x32\x15.stele.v1.OffsetRange\x12\x12\n\ncumulative\x18\x03 \x01(\x08\x12\x12\n\ngeneration\x18\x04 \x01(\x04\"?\n\x04Nack\x12%\n\x06ranges\x18\x01 \x03(\x0b\x32\x15.stele.v1.OffsetRange\x12\x10\n\x08\x64\x65lay_ms\x18\x02 \x01(\r\"1\n\x08Received\x12%\n\x06ranges\x18\x01 \x03(\x0b\x32\x15.stele.v1.OffsetRange\"\xde\x01\n\x11SubscribeResponse\x12\"\n\x06opened\x18\x01 \x01(\x0b\x32\x10.stele.v1.OpenedH\x00\x12&\n\x08\x64\x65livery\x18\x02 \x01(\x0b\x32\x12.stele.v1.DeliveryH\x00\x12%\n\x08\x61\x63k_done\x18\x03 \x01(\x0b\x32\x11.stele.v1.AckDoneH\x00\x12\"\n\x06\x63losed\x18\x04 \x01(\x0b\x32\x10.stele.v1.ClosedH\x00\x12&\n\x08\x61\x63tivity\x18\x05 \x01(\x0b\x32\x12.stele.v1.ActivityH\x00\x42\n\n\x08response\"a\n\x06Opened\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\x12\x10\n\x08topic_id\x18\x04 \x01(\x04\x12\x12\n\ngeneration\x18\x05 \x01(\x04\"p\n\x08\x44\x65livery\x12\x13\n\x0b\x62\x61se_offset\x18\x01 \x01(\x04\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\x0c\x12&\n\x07offsets\x18\x03 \x03(\x0b\x32\x15.stele.v1.OffsetRange\x12\x18\n\x10redelivery_count\x18\x04 \x01(\r\"=\n\x07\x41\x63kDone\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x1e\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0f.stele.v1.Error\"(\n\x06\x43losed\x12\x1e\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x0f.stele.v1.Error\"\x1a\n\x08\x41\x63tivity\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\"R\n\x18ListSubscriptionsRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x12\n\npartitions\x18\x02 \x03(\r\x12\x13\n\x0bowner_epoch\x18\x03 \x01(\x04\"N\n\x19ListSubscriptionsResponse\x12\x31\n\rsubscriptions\x18\x01 \x03(\x0b\x32\x1a.stele.v1.SubscriptionInfo\"\xbc\x01\n\x10SubscriptionInfo\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0csubscription\x18\x03 \x01(\t\x12(\n\x04type\x18\x04 \x01(\x0e\x32\x1a.stele.v1.SubscriptionType\x12\x11\n\tack_floor\x18\x05 \x01(\x04\x12\x0f\n\x07\x62\x61\x63klog\x18\x06 \x01(\x04\x12\x0f\n\x07unacked\x18\x07 \x01(\x04\x12\x11\n\tconsumers\x18\x08 \x03(\t\"\xa9\x01\n\x19\x43reateSubscriptionRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0csubscription\x18\x03 \x01(\t\x12\x10\n\x06offset\x18\x04 \x01(\x04H\x00\x12\x12\n\x08\x65\x61rliest\x18\x05 \x01(\x08H\x00\x12\x10\n\x06latest\x18\x06 \x01(\x08H\x00\x12\x13\n\x0bowner_epoch\x18\x07 \x01(\x04\x42\x07\n\x05start\"-\n\x1a\x43reateSubscriptionResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\"h\n\x19\x44\x65leteSubscriptionRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0csubscription\x18\x03 \x01(\t\x12\x13\n\x0bowner_epoch\x18\x04 \x01(\x04\"-\n\x1a\x44\x65leteSubscriptionResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\"\xbf\x01\n\x17SeekSubscriptionRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0csubscription\x18\x03 \x01(\t\x12\x10\n\x06offset\x18\x04 \x01(\x04H\x00\x12\x12\n\x08\x65\x61rliest\x18\x05 \x01(\x08H\x00\x12\x10\n\x06latest\x18\x06 \x01(\x08H\x00\x12\x16\n\x0ctimestamp_ms\x18\x07 \x01(\x04H\x00\x12\x13\n\x0bowner_epoch\x18\x08 \x01(\x04\x42\x07\n\x05start\",\n\x18SeekSubscriptionResponse\x12\x10\n\x08position\x18\x01 \x01(\x04\"\x13\n\x11GetTrafficRequest\">\n\x12GetTrafficResponse\x12(\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x17.stele.v1.BundleTraffic\"O\n\rBundleTraffic\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x10\n\x08messages\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04*^\n\x10SubscriptionType\x12!\n\x1dSUBSCRIPTION_TYPE_UNSPECIFIED\x10\x00\x12\r\n\tEXCLUSIVE\x10\x01\x12\x0c\n\x08\x46\x41ILOVER\x10\x02\x12\n\n\x06SHARED\x10\x03\x32\xda\x04\n\x06\x42roker\x12\x42\n\x07Produce\x12\x18.stele.v1.ProduceRequest\x1a\x19.stele.v1.ProduceResponse(\x01\x30\x01\x12H\n\tSubscribe\x12\x1a.stele.v1.SubscribeRequest\x1a\x1b.stele.v1.SubscribeResponse(\x01\x30\x01\x12\\\n\x11ListSubscriptions\x12\".stele.v1.ListSubscriptionsRequest\x1a#.stele.v1.ListSubscriptionsResponse\x12_\n\x12\x43reateSubscription\x12#.stele.v1.CreateSubscriptionRequest\x1a$.stele.v1.CreateSubscriptionResponse\x12_\n\x12\x44\x65leteSubscription\x12#.stele.v1.DeleteSubscriptionRequest\x1a$.stele.v1.DeleteSubscriptionResponse\x12Y\n\x10SeekSubscription\x12!.stele.v1.SeekSubscriptionRequest\x1a\".stele.v1.SeekSubscriptionResponse\x12G\n\nGetTraffic\x12\x1b.stele.v1.GetTrafficRequest\x1a\x1c.stele.v1.GetTrafficResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stele.services.pb.broker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUBSCRIPTIONTYPE']._serialized_start=2520
-  _globals['_SUBSCRIPTIONTYPE']._serialized_end=2614
+  _globals['_SUBSCRIPTIONTYPE']._serialized_start=2791
+  _globals['_SUBSCRIPTIONTYPE']._serialized_end=2885
   _globals['_PRODUCEREQUEST']._serialized_start=83
   _globals['_PRODUCEREQUEST']._serialized_end=186
   _globals['_PRODUCERESPONSE']._serialized_start=189
@@ -42,45 +42,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBSCRIBEREQUEST']._serialized_start=323
   _globals['_SUBSCRIBEREQUEST']._serialized_end=534
   _globals['_OPENSUBSCRIPTION']._serialized_start=537
-  _globals['_OPENSUBSCRIPTION']._serialized_end=814
-  _globals['_CREDIT']._serialized_start=816
-  _globals['_CREDIT']._serialized_end=842
-  _globals['_ACK']._serialized_start=844
-  _globals['_ACK']._serialized_end=948
-  _globals['_NACK']._serialized_start=950
-  _globals['_NACK']._serialized_end=1013
-  _globals['_RECEIVED']._serialized_start=1015
-  _globals['_RECEIVED']._serialized_end=1064
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=1067
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=1289
-  _globals['_OPENED']._serialized_start=1291
-  _globals['_OPENED']._serialized_end=1388
-  _globals['_DELIVERY']._serialized_start=1390
-  _globals['_DELIVERY']._serialized_end=1502
-  _globals['_ACKDONE']._serialized_start=1504
-  _globals['_ACKDONE']._serialized_end=1565
-  _globals['_CLOSED']._serialized_start=1567
-  _globals['_CLOSED']._serialized_end=1607
-  _globals['_ACTIVITY']._serialized_start=1609
-  _globals['_ACTIVITY']._serialized_end=1635
-  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=1637
-  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=1698
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=1700
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=1778
-  _globals['_SUBSCRIPTIONINFO']._serialized_start=1781
-  _globals['_SUBSCRIPTIONINFO']._serialized_end=1969
-  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_start=1972
-  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_end=2120
-  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_start=2122
-  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_end=2167
-  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_start=2169
-  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_end=2252
-  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_start=2254
-  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_end=2299
-  _globals['_SEEKSUBSCRIPTIONREQUEST']._serialized_start=2302
-  _globals['_SEEKSUBSCRIPTIONREQUEST']._serialized_end=2472
-  _globals['_SEEKSUBSCRIPTIONRESPONSE']._serialized_start=2474
-  _globals['_SEEKSUBSCRIPTIONRESPONSE']._serialized_end=2518
-  _globals['_BROKER']._serialized_start=2617
-  _globals['_BROKER']._serialized_end=3146
+  _globals['_OPENSUBSCRIPTION']._serialized_end=835
+  _globals['_CREDIT']._serialized_start=837
+  _globals['_CREDIT']._serialized_end=863
+  _globals['_ACK']._serialized_start=865
+  _globals['_ACK']._serialized_end=969
+  _globals['_NACK']._serialized_start=971
+  _globals['_NACK']._serialized_end=1034
+  _globals['_RECEIVED']._serialized_start=1036
+  _globals['_RECEIVED']._serialized_end=1085
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=1088
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=1310
+  _globals['_OPENED']._serialized_start=1312
+  _globals['_OPENED']._serialized_end=1409
+  _globals['_DELIVERY']._serialized_start=1411
+  _globals['_DELIVERY']._serialized_end=1523
+  _globals['_ACKDONE']._serialized_start=1525
+  _globals['_ACKDONE']._serialized_end=1586
+  _globals['_CLOSED']._serialized_start=1588
+  _globals['_CLOSED']._serialized_end=1628
+  _globals['_ACTIVITY']._serialized_start=1630
+  _globals['_ACTIVITY']._serialized_end=1656
+  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=1658
+  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=1740
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=1742
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=1820
+  _globals['_SUBSCRIPTIONINFO']._serialized_start=1823
+  _globals['_SUBSCRIPTIONINFO']._serialized_end=2011
+  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_start=2014
+  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_end=2183
+  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_start=2185
+  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_end=2230
+  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_start=2232
+  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_end=2336
+  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_start=2338
+  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_end=2383
+  _globals['_SEEKSUBSCRIPTIONREQUEST']._serialized_start=2386
+  _globals['_SEEKSUBSCRIPTIONREQUEST']._serialized_end=2577
+  _globals['_SEEKSUBSCRIPTIONRESPONSE']._serialized_start=2579
+  _globals['_SEEKSUBSCRIPTIONRESPONSE']._serialized_end=2623
+  _globals['_GETTRAFFICREQUEST']._serialized_start=2625
+  _globals['_GETTRAFFICREQUEST']._serialized_end=2644
+  _globals['_GETTRAFFICRESPONSE']._serialized_start=2646
+  _globals['_GETTRAFFICRESPONSE']._serialized_end=2708
+  _globals['_BUNDLETRAFFIC']._serialized_start=2710
+  _globals['_BUNDLETRAFFIC']._serialized_end=2789
+  _globals['_BROKER']._serialized_start=2888
+  _globals['_BROKER']._serialized_end=3490
 # @@protoc_insertion_point(module_scope)

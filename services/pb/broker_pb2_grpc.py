@@ -64,6 +64,11 @@ class BrokerStub(object):
                 request_serializer=stele_dot_v1_dot_broker__pb2.SeekSubscriptionRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_broker__pb2.SeekSubscriptionResponse.FromString,
                 _registered_method=True)
+        self.GetTraffic = channel.unary_unary(
+                '/stele.v1.Broker/GetTraffic',
+                request_serializer=stele_dot_v1_dot_broker__pb2.GetTrafficRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_broker__pb2.GetTrafficResponse.FromString,
+                _registered_method=True)
 
 
 class BrokerServicer(object):
@@ -109,6 +114,13 @@ class BrokerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTraffic(self, request, context):
+        """What went through the bundles that it owns; for the leading nameserver, which evens it out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BrokerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -141,6 +153,11 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.SeekSubscription,
                     request_deserializer=stele_dot_v1_dot_broker__pb2.SeekSubscriptionRequest.FromString,
                     response_serializer=stele_dot_v1_dot_broker__pb2.SeekSubscriptionResponse.SerializeToString,
+            ),
+            'GetTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTraffic,
+                    request_deserializer=stele_dot_v1_dot_broker__pb2.GetTrafficRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_broker__pb2.GetTrafficResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -305,6 +322,33 @@ class Broker(object):
             '/stele.v1.Broker/SeekSubscription',
             stele_dot_v1_dot_broker__pb2.SeekSubscriptionRequest.SerializeToString,
             stele_dot_v1_dot_broker__pb2.SeekSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Broker/GetTraffic',
+            stele_dot_v1_dot_broker__pb2.GetTrafficRequest.SerializeToString,
+            stele_dot_v1_dot_broker__pb2.GetTrafficResponse.FromString,
             options,
             channel_credentials,
             insecure,

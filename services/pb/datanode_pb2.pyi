@@ -908,6 +908,7 @@ class ChangeMemberRequest(_message.Message):
     TO_STORE_ID_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     TOLD_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     topic_id: _builtins.int
     store_id: _builtins.int
@@ -917,6 +918,8 @@ class ChangeMemberRequest(_message.Message):
     to_store_id: _builtins.int
     """the store of the replica that leads"""
     cluster_id: _builtins.str
+    lost: _builtins.bool
+    """for want of its replica: NOT_READY while that is heard"""
     @_builtins.property
     def told(self) -> Global___HighWater: ...
     def __init__(
@@ -930,10 +933,11 @@ class ChangeMemberRequest(_message.Message):
         to_store_id: _builtins.int = ...,
         cluster_id: _builtins.str = ...,
         told: Global___HighWater | None = ...,
+        lost: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "role", b"role", "store_id", b"store_id", "to_store_id", b"to_store_id", "told", b"told", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "lost", b"lost", "role", b"role", "store_id", b"store_id", "to_store_id", b"to_store_id", "told", b"told", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -969,6 +973,7 @@ class TransferLeadershipRequest(_message.Message):
     TO_STORE_ID_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     TOLD_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     group: _builtins.int
     topic_id: _builtins.int
     successor: _builtins.int
@@ -977,6 +982,8 @@ class TransferLeadershipRequest(_message.Message):
     to_store_id: _builtins.int
     """the store of the replica that leads"""
     cluster_id: _builtins.str
+    cause: _builtins.str
+    """operator, balance, move: stands in the events that tell of it"""
     @_builtins.property
     def told(self) -> Global___HighWater: ...
     def __init__(
@@ -989,10 +996,11 @@ class TransferLeadershipRequest(_message.Message):
         to_store_id: _builtins.int = ...,
         cluster_id: _builtins.str = ...,
         told: Global___HighWater | None = ...,
+        cause: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "successor", b"successor", "to_store_id", b"to_store_id", "told", b"told", "topic_id", b"topic_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "cluster_id", b"cluster_id", "group", b"group", "leader_epoch", b"leader_epoch", "successor", b"successor", "to_store_id", b"to_store_id", "told", b"told", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1148,12 +1156,20 @@ Global___TrashedReplica: _TypeAlias = TrashedReplica  # noqa: Y015
 class WatchStoreRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    EVENTS_OF_FIELD_NUMBER: _builtins.int
+    EVENTS_AFTER_FIELD_NUMBER: _builtins.int
+    events_of: _builtins.str
+    """life of the process whose events the caller has had, up to the number"""
+    events_after: _builtins.int
     def __init__(
         self,
+        *,
+        events_of: _builtins.str = ...,
+        events_after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events_after", b"events_after", "events_of", b"events_of"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1171,6 +1187,9 @@ class StoreStatus(_message.Message):
     DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     SEEN_FIELD_NUMBER: _builtins.int
+    DISK_FULL_FIELD_NUMBER: _builtins.int
+    LIFE_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
     store_id: _builtins.int
     state: _builtins.str
     """loading, ready, draining"""
@@ -1179,11 +1198,19 @@ class StoreStatus(_message.Message):
     disk_free_bytes: _builtins.int
     complete: _builtins.bool
     """every replica is listed; else only those that changed"""
+    disk_full: _builtins.bool
+    """it takes no writes, for want of room"""
+    life: _builtins.str
+    """of the process, which numbers its events"""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]: ...
     @_builtins.property
     def seen(self) -> Global___HighWater:
         """the highest that this store was told"""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreEvent]:
+        """what it saw since its last message on this stream; the first one names what it remembers"""
 
     def __init__(
         self,
@@ -1196,14 +1223,93 @@ class StoreStatus(_message.Message):
         disk_free_bytes: _builtins.int = ...,
         complete: _builtins.bool = ...,
         seen: Global___HighWater | None = ...,
+        disk_full: _builtins.bool = ...,
+        life: _builtins.str = ...,
+        events: _abc.Iterable[Global___StoreEvent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["seen", b"seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "disk_free_bytes", b"disk_free_bytes", "loaded", b"loaded", "replicas", b"replicas", "seen", b"seen", "state", b"state", "store_id", b"store_id", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "disk_free_bytes", b"disk_free_bytes", "disk_full", b"disk_full", "events", b"events", "life", b"life", "loaded", b"loaded", "replicas", b"replicas", "seen", b"seen", "state", b"state", "store_id", b"store_id", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoreStatus: _TypeAlias = StoreStatus  # noqa: Y015
+
+@_typing.final
+class StoreEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FactsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    CAUSED_BY_FIELD_NUMBER: _builtins.int
+    TOPIC_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    PEER_STORE_ID_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """grows within one life of its process"""
+    id: _builtins.str
+    kind: _builtins.str
+    """connection_lost, process_gone, process_silent, leadership_handed_over, partition_leader_elected, partition_written"""
+    cause: _builtins.str
+    caused_by: _builtins.str
+    """id of the event that it follows from; "": none is known"""
+    topic: _builtins.str
+    """what it is about: a partition"""
+    partition: _builtins.int
+    group: _builtins.int
+    peer_store_id: _builtins.int
+    """or another store's process"""
+    age_ms: _builtins.int
+    """when this message was made"""
+    @_builtins.property
+    def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        caused_by: _builtins.str = ...,
+        topic: _builtins.str = ...,
+        partition: _builtins.int = ...,
+        group: _builtins.int = ...,
+        peer_store_id: _builtins.int = ...,
+        facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        age_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "cause", b"cause", "caused_by", b"caused_by", "facts", b"facts", "group", b"group", "id", b"id", "kind", b"kind", "number", b"number", "partition", b"partition", "peer_store_id", b"peer_store_id", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreEvent: _TypeAlias = StoreEvent  # noqa: Y015
 
 @_typing.final
 class ReplicaStatus(_message.Message):

@@ -48,6 +48,8 @@ class GetClusterResponse(_message.Message):
     NAMESERVERS_FIELD_NUMBER: _builtins.int
     COORDINATION_CONNECTED_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    RECORD_FORMAT_FIELD_NUMBER: _builtins.int
+    KNOWN_FORMAT_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """name"""
     cluster_id: _builtins.str
@@ -58,6 +60,10 @@ class GetClusterResponse(_message.Message):
     leader_epoch: _builtins.int
     coordination_connected: _builtins.bool
     """this nameserver's ZooKeeper session is connected"""
+    record_format: _builtins.int
+    """that the cluster is at; 0: the nameserver does not say"""
+    known_format: _builtins.int
+    """the highest that a registered process knows"""
     @_builtins.property
     def leader_address(self) -> _common_pb2.Address: ...
     @_builtins.property
@@ -78,10 +84,12 @@ class GetClusterResponse(_message.Message):
         nameservers: _abc.Iterable[Global___Member] | None = ...,
         coordination_connected: _builtins.bool = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        record_format: _builtins.int = ...,
+        known_format: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leader_address", b"leader_address"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "cluster", b"cluster", "cluster_id", b"cluster_id", "coordination_connected", b"coordination_connected", "leader", b"leader", "leader_address", b"leader_address", "leader_epoch", b"leader_epoch", "nameservers", b"nameservers", "problems", b"problems"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "cluster", b"cluster", "cluster_id", b"cluster_id", "coordination_connected", b"coordination_connected", "known_format", b"known_format", "leader", b"leader", "leader_address", b"leader_address", "leader_epoch", b"leader_epoch", "nameservers", b"nameservers", "problems", b"problems", "record_format", b"record_format"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -104,7 +112,7 @@ class Member(_message.Message):
     raft_endpoint: _builtins.str
     """datanodes"""
     state: _builtins.str
-    """loading, ready, draining"""
+    """loading, ready, draining; in Routing also drained"""
     version: _builtins.str
     started_ms: _builtins.int
     """unix time"""
@@ -128,6 +136,87 @@ class Member(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Member: _TypeAlias = Member  # noqa: Y015
+
+@_typing.final
+class FinalizeUpgradeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinalizeUpgradeRequest: _TypeAlias = FinalizeUpgradeRequest  # noqa: Y015
+
+@_typing.final
+class FinalizeUpgradeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    before: _builtins.int
+    """the record format that the cluster was at"""
+    format: _builtins.int
+    """that it is at now; of a dry run: that it would rise to"""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberFormat]: ...
+    def __init__(
+        self,
+        *,
+        before: _builtins.int = ...,
+        format: _builtins.int = ...,
+        members: _abc.Iterable[Global___MemberFormat] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "format", b"format", "members", b"members"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinalizeUpgradeResponse: _TypeAlias = FinalizeUpgradeResponse  # noqa: Y015
+
+@_typing.final
+class MemberFormat(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    KNOWS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    HINDRANCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    kind: _builtins.str
+    """nameservers, datanodes, brokers; "" where it is not registered and no store's"""
+    knows: _builtins.int
+    """the highest record format; 0: it is not registered"""
+    version: _builtins.str
+    hindrance: _builtins.str
+    """why the cluster cannot rise for it; "": nothing"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        knows: _builtins.int = ...,
+        version: _builtins.str = ...,
+        hindrance: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hindrance", b"hindrance", "kind", b"kind", "knows", b"knows", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberFormat: _TypeAlias = MemberFormat  # noqa: Y015
 
 @_typing.final
 class CreateNamespaceRequest(_message.Message):
@@ -181,6 +270,86 @@ class CreateNamespaceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateNamespaceResponse: _TypeAlias = CreateNamespaceResponse  # noqa: Y015
+
+@_typing.final
+class AlterNamespaceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    REPLICATION_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    replication: _builtins.int
+    @_builtins.property
+    def retention(self) -> _common_pb2.Retention: ...
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        replication: _builtins.int = ...,
+        retention: _common_pb2.Retention | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "replication", b"replication", "retention", b"retention"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlterNamespaceRequest: _TypeAlias = AlterNamespaceRequest  # noqa: Y015
+
+@_typing.final
+class AlterNamespaceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def namespace(self) -> Global___NamespaceInfo: ...
+    def __init__(
+        self,
+        *,
+        namespace: Global___NamespaceInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlterNamespaceResponse: _TypeAlias = AlterNamespaceResponse  # noqa: Y015
+
+@_typing.final
+class DeleteNamespaceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteNamespaceRequest: _TypeAlias = DeleteNamespaceRequest  # noqa: Y015
+
+@_typing.final
+class DeleteNamespaceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteNamespaceResponse: _TypeAlias = DeleteNamespaceResponse  # noqa: Y015
 
 @_typing.final
 class ListNamespacesRequest(_message.Message):
@@ -258,6 +427,7 @@ class CreateTopicRequest(_message.Message):
     REPLICATION_FIELD_NUMBER: _builtins.int
     IF_ABSENT_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
+    RACKS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """namespace/topic; the namespace is created with defaults if it does not exist"""
     partitions: _builtins.int
@@ -265,6 +435,8 @@ class CreateTopicRequest(_message.Message):
     """0: the namespace's default"""
     if_absent: _builtins.bool
     """an existing topic with the same shape is success"""
+    racks: _builtins.str
+    """prefer ("" too), require: replicas are on racks apart"""
     @_builtins.property
     def retention(self) -> _common_pb2.Retention: ...
     def __init__(
@@ -275,10 +447,11 @@ class CreateTopicRequest(_message.Message):
         replication: _builtins.int = ...,
         if_absent: _builtins.bool = ...,
         retention: _common_pb2.Retention | None = ...,
+        racks: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["if_absent", b"if_absent", "partitions", b"partitions", "replication", b"replication", "retention", b"retention", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["if_absent", b"if_absent", "partitions", b"partitions", "racks", b"racks", "replication", b"replication", "retention", b"retention", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -313,7 +486,16 @@ class AlterTopicRequest(_message.Message):
 
     TOPIC_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    REPLICATION_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
+    partitions: _builtins.int
+    """as many as it has, or more; 0: nothing is said of them"""
+    topic_id: _builtins.int
+    """of the topic that is meant; 0: of whichever has the name"""
+    replication: _builtins.int
+    """0: nothing is said of it"""
     @_builtins.property
     def retention(self) -> _common_pb2.Retention: ...
     def __init__(
@@ -321,10 +503,13 @@ class AlterTopicRequest(_message.Message):
         *,
         topic: _builtins.str = ...,
         retention: _common_pb2.Retention | None = ...,
+        partitions: _builtins.int = ...,
+        topic_id: _builtins.int = ...,
+        replication: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions", "replication", b"replication", "retention", b"retention", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -389,15 +574,24 @@ class ListTopicsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
+    """"": all"""
+    limit: _builtins.int
+    """0: as many as there are, in one message"""
+    after: _builtins.str
+    """those whose names follow this one"""
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,16 +602,22 @@ class ListTopicsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOPICS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """others follow"""
     @_builtins.property
-    def topics(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicInfo]: ...
+    def topics(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicInfo]:
+        """by name"""
+
     def __init__(
         self,
         *,
         topics: _abc.Iterable[Global___TopicInfo] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -434,6 +634,8 @@ class TopicInfo(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     CREATED_MS_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
+    RACKS_FIELD_NUMBER: _builtins.int
+    GROWING_TO_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     id: _builtins.int
     partitions: _builtins.int
@@ -441,6 +643,10 @@ class TopicInfo(_message.Message):
     state: _builtins.str
     """creating, ready, deleting"""
     created_ms: _builtins.int
+    racks: _builtins.str
+    """prefer, require"""
+    growing_to: _builtins.int
+    """partitions that it is to have; they show all at once, when each has a leader; 0: as many as it has"""
     @_builtins.property
     def retention(self) -> _common_pb2.Retention: ...
     def __init__(
@@ -453,10 +659,12 @@ class TopicInfo(_message.Message):
         state: _builtins.str = ...,
         created_ms: _builtins.int = ...,
         retention: _common_pb2.Retention | None = ...,
+        racks: _builtins.str = ...,
+        growing_to: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ms", b"created_ms", "id", b"id", "partitions", b"partitions", "replication", b"replication", "retention", b"retention", "state", b"state", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ms", b"created_ms", "growing_to", b"growing_to", "id", b"id", "partitions", b"partitions", "racks", b"racks", "replication", b"replication", "retention", b"retention", "state", b"state", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -624,10 +832,12 @@ class RegisterStoreRequest(_message.Message):
     STORE_ID_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     SEEN_FIELD_NUMBER: _builtins.int
+    RACK_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
     store_id: _builtins.int
     cluster_id: _builtins.str
+    rack: _builtins.str
     @_builtins.property
     def seen(self) -> _datanode_pb2.HighWater: ...
     def __init__(
@@ -638,10 +848,11 @@ class RegisterStoreRequest(_message.Message):
         store_id: _builtins.int = ...,
         cluster_id: _builtins.str = ...,
         seen: _datanode_pb2.HighWater | None = ...,
+        rack: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["seen", b"seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "name", b"name", "seen", b"seen", "store_id", b"store_id", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "name", b"name", "rack", b"rack", "seen", b"seen", "store_id", b"store_id", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -819,6 +1030,53 @@ class RemoveOrphanResponse(_message.Message):
 Global___RemoveOrphanResponse: _TypeAlias = RemoveOrphanResponse  # noqa: Y015
 
 @_typing.final
+class AdoptOrphansRequest(_message.Message):
+    """topic_id 0: there is but one of that name; partitions: how many it had, where those that nobody reports begin empty, else 0"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    TOPIC_ID_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    topic_id: _builtins.int
+    partitions: _builtins.int
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        topic_id: _builtins.int = ...,
+        partitions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions", "topic", b"topic", "topic_id", b"topic_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptOrphansRequest: _TypeAlias = AdoptOrphansRequest  # noqa: Y015
+
+@_typing.final
+class AdoptOrphansResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def topic(self) -> Global___TopicInfo: ...
+    def __init__(
+        self,
+        *,
+        topic: Global___TopicInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["topic", b"topic"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptOrphansResponse: _TypeAlias = AdoptOrphansResponse  # noqa: Y015
+
+@_typing.final
 class RecoverMetadataRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -896,6 +1154,50 @@ class MovePartitionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MovePartitionResponse: _TypeAlias = MovePartitionResponse  # noqa: Y015
+
+@_typing.final
+class TransferPartitionLeaderRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    TO_STORE_ID_FIELD_NUMBER: _builtins.int
+    group: _builtins.int
+    to_store_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        group: _builtins.int = ...,
+        to_store_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "to_store_id", b"to_store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferPartitionLeaderRequest: _TypeAlias = TransferPartitionLeaderRequest  # noqa: Y015
+
+@_typing.final
+class TransferPartitionLeaderResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_STORE_ID_FIELD_NUMBER: _builtins.int
+    TO_STORE_ID_FIELD_NUMBER: _builtins.int
+    from_store_id: _builtins.int
+    to_store_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        from_store_id: _builtins.int = ...,
+        to_store_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_store_id", b"from_store_id", "to_store_id", b"to_store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferPartitionLeaderResponse: _TypeAlias = TransferPartitionLeaderResponse  # noqa: Y015
 
 @_typing.final
 class DecommissionStoreRequest(_message.Message):
@@ -1010,6 +1312,86 @@ class StayingReplica(_message.Message):
 Global___StayingReplica: _TypeAlias = StayingReplica  # noqa: Y015
 
 @_typing.final
+class RebalanceReplicasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebalanceReplicasRequest: _TypeAlias = RebalanceReplicasRequest  # noqa: Y015
+
+@_typing.final
+class RebalanceReplicasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    STAYS_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    waits_for: _builtins.str
+    """why nothing moves at all now"""
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedMove]:
+        """as of now; made anew as moves end"""
+
+    @_builtins.property
+    def stays(self) -> _containers.RepeatedCompositeFieldContainer[Global___StayingReplicas]: ...
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___PlannedMove] | None = ...,
+        stays: _abc.Iterable[Global___StayingReplicas] | None = ...,
+        waits_for: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moves", b"moves", "stays", b"stays", "waits_for", b"waits_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebalanceReplicasResponse: _TypeAlias = RebalanceReplicasResponse  # noqa: Y015
+
+@_typing.final
+class StayingReplicas(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    store_id: _builtins.int
+    why: _builtins.str
+    count: _builtins.int
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ten of them at most"""
+
+    def __init__(
+        self,
+        *,
+        store_id: _builtins.int = ...,
+        why: _builtins.str = ...,
+        count: _builtins.int = ...,
+        partitions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "partitions", b"partitions", "store_id", b"store_id", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StayingReplicas: _TypeAlias = StayingReplicas  # noqa: Y015
+
+@_typing.final
 class RecommissionStoreRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1042,6 +1424,43 @@ class RecommissionStoreResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecommissionStoreResponse: _TypeAlias = RecommissionStoreResponse  # noqa: Y015
+
+@_typing.final
+class CordonStoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    CORDONED_FIELD_NUMBER: _builtins.int
+    store_id: _builtins.int
+    cordoned: _builtins.bool
+    def __init__(
+        self,
+        *,
+        store_id: _builtins.int = ...,
+        cordoned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cordoned", b"cordoned", "store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CordonStoreRequest: _TypeAlias = CordonStoreRequest  # noqa: Y015
+
+@_typing.final
+class CordonStoreResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CordonStoreResponse: _TypeAlias = CordonStoreResponse  # noqa: Y015
 
 @_typing.final
 class RemoveTombstonesRequest(_message.Message):
@@ -1164,16 +1583,18 @@ class OperationInfo(_message.Message):
     REPLICAS_LEFT_FIELD_NUMBER: _builtins.int
     BYTES_LEFT_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    BYTES_MOVED_FIELD_NUMBER: _builtins.int
+    LASTS_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """decommission-<store id> or move-<group>"""
+    """decommission-<store id>, move-<group>, alter-<topic id> or rebalance"""
     kind: _builtins.str
-    """decommission, move"""
+    """decommission, move, alter, rebalance"""
     cause: _builtins.str
-    """of a move: operator, decommission, repair"""
+    """of a move: operator, decommission, repair, balance, replication"""
     store_id: _builtins.int
     """decommission: of the store that goes"""
     topic: _builtins.str
-    """move"""
+    """move, alter"""
     partition: _builtins.int
     group: _builtins.int
     step: _builtins.str
@@ -1182,6 +1603,10 @@ class OperationInfo(_message.Message):
     """that the store still holds, or the move still has to take away"""
     bytes_left: _builtins.int
     """of their logs, as far as they were reported"""
+    bytes_moved: _builtins.int
+    """of the logs of replicas that are being built, as far as they were reported"""
+    lasts_ms: _builtins.int
+    """since it began; 0: not known"""
     @_builtins.property
     def joining(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """move: stores that are to hold a replica"""
@@ -1210,14 +1635,147 @@ class OperationInfo(_message.Message):
         replicas_left: _builtins.int = ...,
         bytes_left: _builtins.int = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        bytes_moved: _builtins.int = ...,
+        lasts_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_left", b"bytes_left", "cause", b"cause", "group", b"group", "id", b"id", "joining", b"joining", "kind", b"kind", "leaving", b"leaving", "partition", b"partition", "problems", b"problems", "replicas_left", b"replicas_left", "step", b"step", "store_id", b"store_id", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_left", b"bytes_left", "bytes_moved", b"bytes_moved", "cause", b"cause", "group", b"group", "id", b"id", "joining", b"joining", "kind", b"kind", "lasts_ms", b"lasts_ms", "leaving", b"leaving", "partition", b"partition", "problems", b"problems", "replicas_left", b"replicas_left", "step", b"step", "store_id", b"store_id", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OperationInfo: _TypeAlias = OperationInfo  # noqa: Y015
+
+@_typing.final
+class ExplainPartitionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    group: _builtins.int
+    def __init__(
+        self,
+        *,
+        group: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPartitionRequest: _TypeAlias = ExplainPartitionRequest  # noqa: Y015
+
+@_typing.final
+class ExplainPartitionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    partition: _builtins.int
+    group: _builtins.int
+    leader: _builtins.str
+    """who leads it, and whether that is to change"""
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedReplica]: ...
+    @_builtins.property
+    def waits_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        partition: _builtins.int = ...,
+        group: _builtins.int = ...,
+        replicas: _abc.Iterable[Global___ExplainedReplica] | None = ...,
+        leader: _builtins.str = ...,
+        waits_for: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "leader", b"leader", "partition", b"partition", "replicas", b"replicas", "topic", b"topic", "waits_for", b"waits_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPartitionResponse: _TypeAlias = ExplainPartitionResponse  # noqa: Y015
+
+@_typing.final
+class ExplainedReplica(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_ID_FIELD_NUMBER: _builtins.int
+    HERE_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    store_id: _builtins.int
+    here: _builtins.str
+    """why it is where it is"""
+    next: _builtins.str
+    """whether it moves, and why not"""
+    def __init__(
+        self,
+        *,
+        store_id: _builtins.int = ...,
+        here: _builtins.str = ...,
+        next: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["here", b"here", "next", b"next", "store_id", b"store_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedReplica: _TypeAlias = ExplainedReplica  # noqa: Y015
+
+@_typing.final
+class SafeToStopRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SafeToStopRequest: _TypeAlias = SafeToStopRequest  # noqa: Y015
+
+@_typing.final
+class SafeToStopResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    SAFE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """nameserver, datanode, broker; "" while no process of that name is registered"""
+    safe: _builtins.bool
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """why not, one line each"""
+
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        safe: _builtins.bool = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reasons", b"reasons", "role", b"role", "safe", b"safe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SafeToStopResponse: _TypeAlias = SafeToStopResponse  # noqa: Y015
 
 @_typing.final
 class CancelOperationRequest(_message.Message):
@@ -1298,11 +1856,16 @@ class StoreInfo(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     MEMBER_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    CORDONED_FIELD_NUMBER: _builtins.int
+    RACK_FIELD_NUMBER: _builtins.int
     store_id: _builtins.int
     name: _builtins.str
     state: _builtins.str
     """up, offline, tombstone"""
     live: _builtins.bool
+    cordoned: _builtins.bool
+    rack: _builtins.str
+    """"": none is known"""
     @_builtins.property
     def member(self) -> Global___Member: ...
     @_builtins.property
@@ -1316,10 +1879,12 @@ class StoreInfo(_message.Message):
         live: _builtins.bool = ...,
         member: Global___Member | None = ...,
         status: _datanode_pb2.StoreStatus | None = ...,
+        cordoned: _builtins.bool = ...,
+        rack: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["live", b"live", "member", b"member", "name", b"name", "state", b"state", "status", b"status", "store_id", b"store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cordoned", b"cordoned", "live", b"live", "member", b"member", "name", b"name", "rack", b"rack", "state", b"state", "status", b"status", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1368,8 +1933,11 @@ class BrokerInfo(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     MEMBER_FIELD_NUMBER: _builtins.int
     BUNDLES_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     live: _builtins.bool
+    drained: _builtins.bool
+    """an operator's word: it gets no bundles"""
     @_builtins.property
     def member(self) -> Global___Member: ...
     @_builtins.property
@@ -1381,14 +1949,244 @@ class BrokerInfo(_message.Message):
         live: _builtins.bool = ...,
         member: Global___Member | None = ...,
         bundles: _abc.Iterable[_builtins.str] | None = ...,
+        drained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "live", b"live", "member", b"member", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "drained", b"drained", "live", b"live", "member", b"member", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BrokerInfo: _TypeAlias = BrokerInfo  # noqa: Y015
+
+@_typing.final
+class ListBundlesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBundlesRequest: _TypeAlias = ListBundlesRequest  # noqa: Y015
+
+@_typing.final
+class ListBundlesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleInfo]: ...
+    def __init__(
+        self,
+        *,
+        bundles: _abc.Iterable[Global___BundleInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBundlesResponse: _TypeAlias = ListBundlesResponse  # noqa: Y015
+
+@_typing.final
+class BundleInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    BROKER_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    bundle: _builtins.str
+    """namespace/range"""
+    broker: _builtins.str
+    """"" while no live broker is meant"""
+    epoch: _builtins.int
+    cause: _builtins.str
+    """why it was given to that broker: unassigned, gone, reregistered, draining, drained, even, overtaken, operator, unloaded, split"""
+    partitions: _builtins.int
+    def __init__(
+        self,
+        *,
+        bundle: _builtins.str = ...,
+        broker: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        cause: _builtins.str = ...,
+        partitions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker", b"broker", "bundle", b"bundle", "cause", b"cause", "epoch", b"epoch", "partitions", b"partitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BundleInfo: _TypeAlias = BundleInfo  # noqa: Y015
+
+@_typing.final
+class MoveBundleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    BROKER_FIELD_NUMBER: _builtins.int
+    bundle: _builtins.str
+    broker: _builtins.str
+    def __init__(
+        self,
+        *,
+        bundle: _builtins.str = ...,
+        broker: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker", b"broker", "bundle", b"bundle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveBundleRequest: _TypeAlias = MoveBundleRequest  # noqa: Y015
+
+@_typing.final
+class MoveBundleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveBundleResponse: _TypeAlias = MoveBundleResponse  # noqa: Y015
+
+@_typing.final
+class SplitBundleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    bundle: _builtins.str
+    def __init__(
+        self,
+        *,
+        bundle: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SplitBundleRequest: _TypeAlias = SplitBundleRequest  # noqa: Y015
+
+@_typing.final
+class SplitBundleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def bundles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        bundles: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SplitBundleResponse: _TypeAlias = SplitBundleResponse  # noqa: Y015
+
+@_typing.final
+class DrainBrokerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BROKER_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
+    broker: _builtins.str
+    drained: _builtins.bool
+    def __init__(
+        self,
+        *,
+        broker: _builtins.str = ...,
+        drained: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker", b"broker", "drained", b"drained"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainBrokerRequest: _TypeAlias = DrainBrokerRequest  # noqa: Y015
+
+@_typing.final
+class DrainBrokerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainBrokerResponse: _TypeAlias = DrainBrokerResponse  # noqa: Y015
+
+@_typing.final
+class UnloadBrokerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BROKER_FIELD_NUMBER: _builtins.int
+    BUNDLES_FIELD_NUMBER: _builtins.int
+    broker: _builtins.str
+    @_builtins.property
+    def bundles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        broker: _builtins.str = ...,
+        bundles: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker", b"broker", "bundles", b"bundles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadBrokerRequest: _TypeAlias = UnloadBrokerRequest  # noqa: Y015
+
+@_typing.final
+class UnloadBrokerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def moved(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleAssignment]: ...
+    def __init__(
+        self,
+        *,
+        moved: _abc.Iterable[Global___BundleAssignment] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moved", b"moved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadBrokerResponse: _TypeAlias = UnloadBrokerResponse  # noqa: Y015
 
 @_typing.final
 class ListNameserversRequest(_message.Message):
@@ -1459,15 +2257,27 @@ class ListPartitionsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOPIC_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    AFTER_TOPIC_FIELD_NUMBER: _builtins.int
+    AFTER_PARTITION_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
+    """"": all"""
+    limit: _builtins.int
+    """0: as many as there are, in one message"""
+    after_topic: _builtins.str
+    """those that follow this one, by topic and number"""
+    after_partition: _builtins.int
     def __init__(
         self,
         *,
         topic: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        after_topic: _builtins.str = ...,
+        after_partition: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_partition", b"after_partition", "after_topic", b"after_topic", "limit", b"limit", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1478,16 +2288,20 @@ class ListPartitionsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """others follow"""
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionInfo]: ...
     def __init__(
         self,
         *,
         partitions: _abc.Iterable[Global___PartitionInfo] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "partitions", b"partitions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1664,14 +2478,14 @@ class EventsRequest(_message.Message):
     FOLLOW_FIELD_NUMBER: _builtins.int
     SINCE_MS_FIELD_NUMBER: _builtins.int
     TELLER_FIELD_NUMBER: _builtins.int
-    AFTER_ID_FIELD_NUMBER: _builtins.int
+    AFTER_NUMBER_FIELD_NUMBER: _builtins.int
     WITHIN_MS_FIELD_NUMBER: _builtins.int
     follow: _builtins.bool
     since_ms: _builtins.int
     """unix time: older ones of those that are kept are left out; what happens from now on never is"""
     teller: _builtins.str
-    """of the last event that was read: that one goes on after after_id, any other one tells in place of"""
-    after_id: _builtins.int
+    """of the last event that was read: that one goes on after after_number, any other one tells in place of"""
+    after_number: _builtins.int
     """since_ms what it recorded in the last within_ms, and what it found when it began"""
     within_ms: _builtins.int
     def __init__(
@@ -1680,12 +2494,12 @@ class EventsRequest(_message.Message):
         follow: _builtins.bool = ...,
         since_ms: _builtins.int = ...,
         teller: _builtins.str = ...,
-        after_id: _builtins.int = ...,
+        after_number: _builtins.int = ...,
         within_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id", "follow", b"follow", "since_ms", b"since_ms", "teller", b"teller", "within_ms", b"within_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_number", b"after_number", "follow", b"follow", "since_ms", b"since_ms", "teller", b"teller", "within_ms", b"within_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1715,14 +2529,18 @@ class Event(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
     TIME_MS_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
     TELLER_FIELD_NUMBER: _builtins.int
     AGE_MS_FIELD_NUMBER: _builtins.int
-    id: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    CAUSED_BY_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
     """grows within one answering nameserver"""
     time_ms: _builtins.int
     """unix time"""
@@ -1733,23 +2551,35 @@ class Event(_message.Message):
     teller: _builtins.str
     """one life of one nameserver: numbers events by itself"""
     age_ms: _builtins.int
-    """for how long it has been recorded there"""
+    """for how long it has been recorded there, or ago it was seen by the store that told of it"""
+    id: _builtins.str
+    """of the occurrence: where several nameservers tell of it, the same at each"""
+    cause: _builtins.str
+    """one word; "": none is known"""
+    caused_by: _builtins.str
+    """id of the event that it follows from; "": from none that is known"""
+    found: _builtins.bool
+    """it was so when this nameserver began: age_ms says nothing of when it came to be"""
     @_builtins.property
     def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
         self,
         *,
-        id: _builtins.int = ...,
+        number: _builtins.int = ...,
         time_ms: _builtins.int = ...,
         kind: _builtins.str = ...,
         subject: _builtins.str = ...,
         facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         teller: _builtins.str = ...,
         age_ms: _builtins.int = ...,
+        id: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        caused_by: _builtins.str = ...,
+        found: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "facts", b"facts", "id", b"id", "kind", b"kind", "subject", b"subject", "teller", b"teller", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "cause", b"cause", "caused_by", b"caused_by", "facts", b"facts", "found", b"found", "id", b"id", "kind", b"kind", "number", b"number", "subject", b"subject", "teller", b"teller", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,16 @@ class NameserverStub(object):
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.ListNamespacesRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_nameserver__pb2.ListNamespacesResponse.FromString,
                 _registered_method=True)
+        self.AlterNamespace = channel.unary_unary(
+                '/stele.v1.Nameserver/AlterNamespace',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.AlterNamespaceRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.AlterNamespaceResponse.FromString,
+                _registered_method=True)
+        self.DeleteNamespace = channel.unary_unary(
+                '/stele.v1.Nameserver/DeleteNamespace',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.DeleteNamespaceRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.DeleteNamespaceResponse.FromString,
+                _registered_method=True)
         self.CreateTopic = channel.unary_unary(
                 '/stele.v1.Nameserver/CreateTopic',
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.CreateTopicRequest.SerializeToString,
@@ -89,15 +99,30 @@ class NameserverStub(object):
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.RemoveOrphanRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_nameserver__pb2.RemoveOrphanResponse.FromString,
                 _registered_method=True)
+        self.AdoptOrphans = channel.unary_unary(
+                '/stele.v1.Nameserver/AdoptOrphans',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.AdoptOrphansRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.AdoptOrphansResponse.FromString,
+                _registered_method=True)
         self.RecoverMetadata = channel.unary_unary(
                 '/stele.v1.Nameserver/RecoverMetadata',
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.RecoverMetadataRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_nameserver__pb2.RecoverMetadataResponse.FromString,
                 _registered_method=True)
+        self.FinalizeUpgrade = channel.unary_unary(
+                '/stele.v1.Nameserver/FinalizeUpgrade',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.FinalizeUpgradeRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.FinalizeUpgradeResponse.FromString,
+                _registered_method=True)
         self.MovePartition = channel.unary_unary(
                 '/stele.v1.Nameserver/MovePartition',
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.MovePartitionRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_nameserver__pb2.MovePartitionResponse.FromString,
+                _registered_method=True)
+        self.TransferPartitionLeader = channel.unary_unary(
+                '/stele.v1.Nameserver/TransferPartitionLeader',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.TransferPartitionLeaderRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.TransferPartitionLeaderResponse.FromString,
                 _registered_method=True)
         self.DecommissionStore = channel.unary_unary(
                 '/stele.v1.Nameserver/DecommissionStore',
@@ -109,10 +134,45 @@ class NameserverStub(object):
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.RecommissionStoreRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_nameserver__pb2.RecommissionStoreResponse.FromString,
                 _registered_method=True)
+        self.CordonStore = channel.unary_unary(
+                '/stele.v1.Nameserver/CordonStore',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.CordonStoreRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.CordonStoreResponse.FromString,
+                _registered_method=True)
+        self.RebalanceReplicas = channel.unary_unary(
+                '/stele.v1.Nameserver/RebalanceReplicas',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.RebalanceReplicasRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.RebalanceReplicasResponse.FromString,
+                _registered_method=True)
         self.RemoveTombstones = channel.unary_unary(
                 '/stele.v1.Nameserver/RemoveTombstones',
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.RemoveTombstonesRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_nameserver__pb2.RemoveTombstonesResponse.FromString,
+                _registered_method=True)
+        self.ListBundles = channel.unary_unary(
+                '/stele.v1.Nameserver/ListBundles',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.ListBundlesRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.ListBundlesResponse.FromString,
+                _registered_method=True)
+        self.MoveBundle = channel.unary_unary(
+                '/stele.v1.Nameserver/MoveBundle',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.MoveBundleRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.MoveBundleResponse.FromString,
+                _registered_method=True)
+        self.SplitBundle = channel.unary_unary(
+                '/stele.v1.Nameserver/SplitBundle',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.SplitBundleRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.SplitBundleResponse.FromString,
+                _registered_method=True)
+        self.DrainBroker = channel.unary_unary(
+                '/stele.v1.Nameserver/DrainBroker',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.DrainBrokerRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.DrainBrokerResponse.FromString,
+                _registered_method=True)
+        self.UnloadBroker = channel.unary_unary(
+                '/stele.v1.Nameserver/UnloadBroker',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.UnloadBrokerRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.UnloadBrokerResponse.FromString,
                 _registered_method=True)
         self.ListOperations = channel.unary_unary(
                 '/stele.v1.Nameserver/ListOperations',
@@ -123,6 +183,16 @@ class NameserverStub(object):
                 '/stele.v1.Nameserver/CancelOperation',
                 request_serializer=stele_dot_v1_dot_nameserver__pb2.CancelOperationRequest.SerializeToString,
                 response_deserializer=stele_dot_v1_dot_nameserver__pb2.CancelOperationResponse.FromString,
+                _registered_method=True)
+        self.ExplainPartition = channel.unary_unary(
+                '/stele.v1.Nameserver/ExplainPartition',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.ExplainPartitionRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.ExplainPartitionResponse.FromString,
+                _registered_method=True)
+        self.SafeToStop = channel.unary_unary(
+                '/stele.v1.Nameserver/SafeToStop',
+                request_serializer=stele_dot_v1_dot_nameserver__pb2.SafeToStopRequest.SerializeToString,
+                response_deserializer=stele_dot_v1_dot_nameserver__pb2.SafeToStopResponse.FromString,
                 _registered_method=True)
         self.ListStores = channel.unary_unary(
                 '/stele.v1.Nameserver/ListStores',
@@ -182,6 +252,20 @@ class NameserverServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AlterNamespace(self, request, context):
+        """what new topics are given; those that exist stay as they are
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteNamespace(self, request, context):
+        """NAMESPACE_NOT_EMPTY while it has topics
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateTopic(self, request, context):
         """answered when every partition has a leader
         """
@@ -190,7 +274,7 @@ class NameserverServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AlterTopic(self, request, context):
-        """answered when it is recorded; the replicas follow
+        """answered when it is recorded; ListOperations tells how far it is
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -236,6 +320,13 @@ class NameserverServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AdoptOrphans(self, request, context):
+        """An operator's word that a topic of which nothing is recorded is to be again what the stores hold of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RecoverMetadata(self, request, context):
         """An operator's word that ZooKeeper's older copy is the one to go on with: epoch and ids rise above what the stores have seen.
         """
@@ -243,8 +334,23 @@ class NameserverServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FinalizeUpgrade(self, request, context):
+        """An operator's word that no process of an older version comes any more: the cluster rises to the record format that all know.
+        FINALIZE_REFUSED names who does not, or is not heard
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MovePartition(self, request, context):
         """Each is answered once it is recorded, and goes on whoever leads; ListOperations tells how far it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransferPartitionLeader(self, request, context):
+        """Answered once another replica leads, or with NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -263,8 +369,56 @@ class NameserverServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CordonStore(self, request, context):
+        """no new replicas; those that it has stay
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RebalanceReplicas(self, request, context):
+        """goes on until replicas are even
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveTombstones(self, request, context):
         """their ids are buried (R2.2)
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBundles(self, request, context):
+        """Owners of bundles.  Each is answered once it is recorded, under a higher owner epoch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveBundle(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SplitBundle(self, request, context):
+        """at the middle of its range
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainBroker(self, request, context):
+        """gets no bundle, also where it restarts; what it has goes
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadBroker(self, request, context):
+        """gives bundles to others once, and may be given some again
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -278,6 +432,19 @@ class NameserverServicer(object):
 
     def CancelOperation(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainPartition(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SafeToStop(self, request, context):
+        """Whether a process can be stopped now; the members that this depends on are asked at this moment.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -345,6 +512,16 @@ def add_NameserverServicer_to_server(servicer, server):
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.ListNamespacesRequest.FromString,
                     response_serializer=stele_dot_v1_dot_nameserver__pb2.ListNamespacesResponse.SerializeToString,
             ),
+            'AlterNamespace': grpc.unary_unary_rpc_method_handler(
+                    servicer.AlterNamespace,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.AlterNamespaceRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.AlterNamespaceResponse.SerializeToString,
+            ),
+            'DeleteNamespace': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteNamespace,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.DeleteNamespaceRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.DeleteNamespaceResponse.SerializeToString,
+            ),
             'CreateTopic': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateTopic,
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.CreateTopicRequest.FromString,
@@ -385,15 +562,30 @@ def add_NameserverServicer_to_server(servicer, server):
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.RemoveOrphanRequest.FromString,
                     response_serializer=stele_dot_v1_dot_nameserver__pb2.RemoveOrphanResponse.SerializeToString,
             ),
+            'AdoptOrphans': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptOrphans,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.AdoptOrphansRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.AdoptOrphansResponse.SerializeToString,
+            ),
             'RecoverMetadata': grpc.unary_unary_rpc_method_handler(
                     servicer.RecoverMetadata,
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.RecoverMetadataRequest.FromString,
                     response_serializer=stele_dot_v1_dot_nameserver__pb2.RecoverMetadataResponse.SerializeToString,
             ),
+            'FinalizeUpgrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinalizeUpgrade,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.FinalizeUpgradeRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.FinalizeUpgradeResponse.SerializeToString,
+            ),
             'MovePartition': grpc.unary_unary_rpc_method_handler(
                     servicer.MovePartition,
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.MovePartitionRequest.FromString,
                     response_serializer=stele_dot_v1_dot_nameserver__pb2.MovePartitionResponse.SerializeToString,
+            ),
+            'TransferPartitionLeader': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferPartitionLeader,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.TransferPartitionLeaderRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.TransferPartitionLeaderResponse.SerializeToString,
             ),
             'DecommissionStore': grpc.unary_unary_rpc_method_handler(
                     servicer.DecommissionStore,
@@ -405,10 +597,45 @@ def add_NameserverServicer_to_server(servicer, server):
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.RecommissionStoreRequest.FromString,
                     response_serializer=stele_dot_v1_dot_nameserver__pb2.RecommissionStoreResponse.SerializeToString,
             ),
+            'CordonStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.CordonStore,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.CordonStoreRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.CordonStoreResponse.SerializeToString,
+            ),
+            'RebalanceReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebalanceReplicas,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.RebalanceReplicasRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.RebalanceReplicasResponse.SerializeToString,
+            ),
             'RemoveTombstones': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveTombstones,
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.RemoveTombstonesRequest.FromString,
                     response_serializer=stele_dot_v1_dot_nameserver__pb2.RemoveTombstonesResponse.SerializeToString,
+            ),
+            'ListBundles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBundles,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.ListBundlesRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.ListBundlesResponse.SerializeToString,
+            ),
+            'MoveBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveBundle,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.MoveBundleRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.MoveBundleResponse.SerializeToString,
+            ),
+            'SplitBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.SplitBundle,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.SplitBundleRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.SplitBundleResponse.SerializeToString,
+            ),
+            'DrainBroker': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainBroker,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.DrainBrokerRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.DrainBrokerResponse.SerializeToString,
+            ),
+            'UnloadBroker': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadBroker,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.UnloadBrokerRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.UnloadBrokerResponse.SerializeToString,
             ),
             'ListOperations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListOperations,
@@ -419,6 +646,16 @@ def add_NameserverServicer_to_server(servicer, server):
                     servicer.CancelOperation,
                     request_deserializer=stele_dot_v1_dot_nameserver__pb2.CancelOperationRequest.FromString,
                     response_serializer=stele_dot_v1_dot_nameserver__pb2.CancelOperationResponse.SerializeToString,
+            ),
+            'ExplainPartition': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPartition,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.ExplainPartitionRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.ExplainPartitionResponse.SerializeToString,
+            ),
+            'SafeToStop': grpc.unary_unary_rpc_method_handler(
+                    servicer.SafeToStop,
+                    request_deserializer=stele_dot_v1_dot_nameserver__pb2.SafeToStopRequest.FromString,
+                    response_serializer=stele_dot_v1_dot_nameserver__pb2.SafeToStopResponse.SerializeToString,
             ),
             'ListStores': grpc.unary_unary_rpc_method_handler(
                     servicer.ListStores,
@@ -537,6 +774,60 @@ class Nameserver(object):
             '/stele.v1.Nameserver/ListNamespaces',
             stele_dot_v1_dot_nameserver__pb2.ListNamespacesRequest.SerializeToString,
             stele_dot_v1_dot_nameserver__pb2.ListNamespacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AlterNamespace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/AlterNamespace',
+            stele_dot_v1_dot_nameserver__pb2.AlterNamespaceRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.AlterNamespaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteNamespace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/DeleteNamespace',
+            stele_dot_v1_dot_nameserver__pb2.DeleteNamespaceRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.DeleteNamespaceResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -764,6 +1055,33 @@ class Nameserver(object):
             _registered_method=True)
 
     @staticmethod
+    def AdoptOrphans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/AdoptOrphans',
+            stele_dot_v1_dot_nameserver__pb2.AdoptOrphansRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.AdoptOrphansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RecoverMetadata(request,
             target,
             options=(),
@@ -791,6 +1109,33 @@ class Nameserver(object):
             _registered_method=True)
 
     @staticmethod
+    def FinalizeUpgrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/FinalizeUpgrade',
+            stele_dot_v1_dot_nameserver__pb2.FinalizeUpgradeRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.FinalizeUpgradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def MovePartition(request,
             target,
             options=(),
@@ -807,6 +1152,33 @@ class Nameserver(object):
             '/stele.v1.Nameserver/MovePartition',
             stele_dot_v1_dot_nameserver__pb2.MovePartitionRequest.SerializeToString,
             stele_dot_v1_dot_nameserver__pb2.MovePartitionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferPartitionLeader(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/TransferPartitionLeader',
+            stele_dot_v1_dot_nameserver__pb2.TransferPartitionLeaderRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.TransferPartitionLeaderResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -872,6 +1244,60 @@ class Nameserver(object):
             _registered_method=True)
 
     @staticmethod
+    def CordonStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/CordonStore',
+            stele_dot_v1_dot_nameserver__pb2.CordonStoreRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.CordonStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebalanceReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/RebalanceReplicas',
+            stele_dot_v1_dot_nameserver__pb2.RebalanceReplicasRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.RebalanceReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RemoveTombstones(request,
             target,
             options=(),
@@ -888,6 +1314,141 @@ class Nameserver(object):
             '/stele.v1.Nameserver/RemoveTombstones',
             stele_dot_v1_dot_nameserver__pb2.RemoveTombstonesRequest.SerializeToString,
             stele_dot_v1_dot_nameserver__pb2.RemoveTombstonesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBundles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/ListBundles',
+            stele_dot_v1_dot_nameserver__pb2.ListBundlesRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.ListBundlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/MoveBundle',
+            stele_dot_v1_dot_nameserver__pb2.MoveBundleRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.MoveBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SplitBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/SplitBundle',
+            stele_dot_v1_dot_nameserver__pb2.SplitBundleRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.SplitBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainBroker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/DrainBroker',
+            stele_dot_v1_dot_nameserver__pb2.DrainBrokerRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.DrainBrokerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadBroker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/UnloadBroker',
+            stele_dot_v1_dot_nameserver__pb2.UnloadBrokerRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.UnloadBrokerResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -942,6 +1503,60 @@ class Nameserver(object):
             '/stele.v1.Nameserver/CancelOperation',
             stele_dot_v1_dot_nameserver__pb2.CancelOperationRequest.SerializeToString,
             stele_dot_v1_dot_nameserver__pb2.CancelOperationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPartition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/ExplainPartition',
+            stele_dot_v1_dot_nameserver__pb2.ExplainPartitionRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.ExplainPartitionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SafeToStop(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stele.v1.Nameserver/SafeToStop',
+            stele_dot_v1_dot_nameserver__pb2.SafeToStopRequest.SerializeToString,
+            stele_dot_v1_dot_nameserver__pb2.SafeToStopResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,12 +63,13 @@ class Applier:
 
     def pass_over(self) -> bool:
         """The next entry is damaged and nobody else has it: goes on behind it if the machine is certain of its state there.  Who waits for
-        its outcome is told nothing: it was committed."""
+        its outcome is told that nobody knows it."""
         entry = self._journal.read_damaged(self.applied_index + 1)
         if entry is None or not self.machine.apply_damaged(entry.index, entry.payload):
             return False
         log.error("damaged_entry_passed_over", group=self._group_id, index=entry.index)
         self.applied_index = entry.index
+        self._proposals.on_passed_over(entry.index)
         return True
 
     def restore(self, snapshot: Snapshot, state: bytes) -> None:

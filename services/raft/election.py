@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection
-from enum import Enum, auto
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
 from typing import Final
 
 from stele.services.pb import raft_pb2 as pb
@@ -35,10 +36,30 @@ class ElectionStep(Enum):
     LEAD = auto()
 
 
+class ElectionCause(StrEnum):
+    """Why a replica campaigned."""
+
+    FIRST = "first"  # nobody had led yet
+    REFUSED = "refused"  # the leader's port did: its process is gone
+    TIMEOUT = "timeout"  # no leader was heard for an election timeout
+    TRANSFER = "transfer"  # the leader asked for it
+
+
+@dataclass(frozen=True, slots=True)
+class Victory:
+    """How a leader came to lead in ``term``.  ``former``: the store that it followed when the cause arose, in ``former_term``; 0: none."""
+
+    term: int
+    cause: ElectionCause
+    former: int
+    former_term: int
+
+
 class RaftElection:
     """``may_lead`` is the node's gate (R4.2).  Times are monotonic seconds."""
 
     __slots__ = (
+        "_cause",
         "_core",
         "_journal",
         "_judges_from",
@@ -53,6 +74,7 @@ class RaftElection:
         "deadline",
         "leader",
         "leader_active_at",
+        "victory",
     )
 
     def __init__(
@@ -79,6 +101,10 @@ class RaftElection:
         self._pre_vote_at = NEVER
         self._turned_at = NEVER
         self._judges_from = NEVER
+        self._cause: tuple[ElectionCause, int, int] | None = (
+            None  # to campaign, while no leader is known: it, of whom, in which term
+        )
+        self.victory: Victory | None = None  # the newest
 
     def _timeout_s(self) -> float:
         """At random: followers that lose their leader at the same moment would otherwise split every vote."""
@@ -93,6 +119,9 @@ class RaftElection:
     def on_deadline(self, now: float, connected: Collection[int], recovering: bool) -> ElectionStep:
         """The leader was not heard for an election timeout, or a campaign got no majority."""
         self.deadline = now + self._timeout_s()
+        if self._cause is None:
+            cause = ElectionCause.TIMEOUT if self._core.term else ElectionCause.FIRST
+            self._cause = cause, self.leader, self._core.term
         self.leader = 0
         if not self.may_campaign(recovering) or not self._majority_reachable(connected):
             # It follows and votes as before; without a majority it would only raise its term (H15).
@@ -123,8 +152,11 @@ class RaftElection:
     def _is_alone(self) -> bool:
         return self._voters == (self._store_id,)
 
-    def campaign(self, now: float) -> ElectionStep:
-        """A new term, with a vote for itself; the others are to be asked for theirs.  LEAD if there are no others."""
+    def campaign(self, now: float, transfer: bool = False) -> ElectionStep:
+        """A new term, with a vote for itself; the others are to be asked for theirs.  LEAD if there are no others.  ``transfer``: the
+        leader has asked for it."""
+        if transfer:
+            self._cause = ElectionCause.TRANSFER, self.leader, self._core.term
         self._pre_votes = None
         self._votes = {self._store_id}
         # Sooner than an election timeout: nobody leads in this term, so nobody is disturbed by another attempt.
@@ -133,10 +165,12 @@ class RaftElection:
         self._core.campaign()
         return ElectionStep.LEAD if self._is_alone() else ElectionStep.WAIT
 
-    def on_vote(self, voter: int, m: pb.VoteAnswer) -> ElectionStep:
+    def on_vote(self, voter: int, m: pb.VoteAnswer, recovering: bool) -> ElectionStep:
         """An answer counts for the term that was asked in and for the store that gave it, once (H5): counted without a name,
-        one that arrives twice makes a second leader of the same term."""
-        if not m.granted or voter not in self._voters:
+        one that arrives twice makes a second leader of the same term.
+
+        What forbids to campaign forbids to win: the gate may have closed since the others were asked."""
+        if not m.granted or voter not in self._voters or not self.may_campaign(recovering):
             return ElectionStep.WAIT
         if m.pre_vote:
             if self._pre_votes is None or m.voted_term != self._core.term + 1:
@@ -154,6 +188,8 @@ class RaftElection:
         self._pre_votes = None
         self._core.lead()
         self.leader = self._store_id
+        cause, former, former_term = self._cause or (ElectionCause.TIMEOUT, 0, 0)
+        self.victory, self._cause = Victory(self._core.term, cause, former, former_term), None
 
     # --- voting -----------------------------------------------------------------------------------------------------------
 
@@ -198,6 +234,7 @@ class RaftElection:
     def on_leader(self, leader: int, now: float) -> None:
         """Word of the leader of the current term."""
         self.leader_active_at = now
+        self._cause = None
         self._pre_votes = None  # what others answer to it is out of date
         self.deadline = now + self._timeout_s()
         self.leader = leader
@@ -214,7 +251,8 @@ class RaftElection:
         self._core.step_down(term)
 
     def on_leader_gone(self, now: float) -> None:
-        """The leader's process is gone, or it leads no more: campaign soon.  A hint, safe if wrong: the others have a word in it."""
+        """The leader's process is gone: campaign soon.  A hint, safe if wrong: the others have a word in it."""
+        self._cause = ElectionCause.REFUSED, self.leader, self._core.term
         self.leader = 0
         self.leader_active_at = NEVER
         self.deadline = now + self._rng.uniform(self._timing.refused_min_s, self._timing.refused_max_s)

@@ -117,6 +117,7 @@ class Engine:
         self.on_members: Callable[[], None] = lambda: None
         self.on_offer: Callable[[], None] = lambda: None
         self.on_damage: Callable[[LogDamaged], None] = lambda _: None
+        self.on_transfer: Callable[[int, str], None] = lambda successor, cause: None
         self._damage: dict[
             str, LogDamaged
         ] = {}  # by entry: what this replica or a follower of it needs and cannot be read
@@ -320,12 +321,19 @@ class Engine:
             self.journal.members,
             members,
             self.commit_index,
+            applied_index=self.applied_index,
             current=self._has_committed_own(),
             held={store: progress.counted_index for store, progress in followers.items()},
             whole={self.store_id, *(store for store in active if not followers[store].recovering_until)},
         )
         self._append(MEMBERSHIP, membership.encode(members), done)
         self._members_may_have_changed()
+
+    def hears(self, store_id: int) -> bool:
+        """Whether the leader has heard that follower within one election timeout.  While the group sleeps its node counts: it is woken,
+        and the next question is about the replica."""
+        self._wake()
+        return store_id in self.replication.active(self._now())
 
     def read_index(self, done: ReadDone) -> None:
         """``done(applied_index, None)`` follows once the machine may be read, or ``done(0, error)``: NotLeader when leadership is lost.
@@ -338,8 +346,9 @@ class Engine:
         self.reads.add(done)
         self._wake()
 
-    def transfer_leadership(self, to: int | None = None) -> bool:
-        """Asks the most caught-up connected follower (or ``to``) to campaign at once.  True if one was asked."""
+    def transfer_leadership(self, to: int | None = None, cause: str = "") -> bool:
+        """Asks the most caught-up connected follower (or ``to``) to campaign at once.  True if one was asked; ``on_transfer`` is told
+        whom, and why."""
         if not self.is_leader:
             return False
         self._wake()
@@ -347,6 +356,7 @@ class Engine:
         if successor is None:
             return False
         self._send(successor, pb.RaftMessage(timeout_now=pb.TimeoutNow()))
+        self.on_transfer(successor, cause)
         return True
 
     def install(self, snapshot: Snapshot, state: bytes) -> bool:
@@ -417,7 +427,7 @@ class Engine:
         elif body == "request_vote":
             self._on_request_vote(sender, term, message.request_vote)
         elif body == "vote_answer":
-            self._take(self.election.on_vote(sender, message.vote_answer))
+            self._take(self.election.on_vote(sender, message.vote_answer, self.recovery.recovering))
         elif body == "awake":
             self._on_awake(sender)
         elif body == "timeout_now" and term == self.core.term and sender == self.leader and self._may_campaign():
@@ -441,7 +451,7 @@ class Engine:
 
     def _campaign(self, transfer: bool = False) -> None:
         old = self.core.state
-        step = self.election.campaign(self._now())
+        step = self.election.campaign(self._now(), transfer)
         self._on_state(old)
         self._ask_for_votes(transfer=transfer)
         self._take(step)
@@ -653,8 +663,12 @@ class Engine:
         elif (self.journal.disk_full or self._damage) and now >= self._hand_over_at:
             # One of the others may have room, or what is damaged here.  If it has not, it gives back what it was given, and not at once.
             self._hand_over_at = now + self._timing.election_max_s * (1 if self.journal.disk_full else DAMAGED_PATIENCE)
-            self.transfer_leadership()
-        elif self._lags_behind_followers(now) and now >= self._hand_over_at and self.transfer_leadership():
+            self.transfer_leadership(cause="disk_full" if self.journal.disk_full else "damaged")
+        elif (
+            self._lags_behind_followers(now)
+            and now >= self._hand_over_at
+            and self.transfer_leadership(cause="disk_stalled")
+        ):
             log.warning("disk_stands_still", group=self.group_id, store=self.store_id, since_s=now - self._synced_at)
             self._hand_over_at = now + self._timing.election_max_s
         if self.core.state is not RaftState.LEADER:

@@ -37,6 +37,7 @@ from stele.services.files import is_gone
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import membership
 from stele.services.raft.door import MessageRefused
+from stele.services.raft.election import Victory
 from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Flush, Journal, UnsyncedBytes
 from stele.services.raft.mending import FetchEntries, Mending
@@ -112,6 +113,8 @@ class Group:
         self._mending = Mending(self.engine, storage.log, fetch_entries, lambda: ticker.wake(self))
         self.on_damage: Callable[[LogDamaged], None] = lambda _: None
         self.engine.on_damage = self.report_damage
+        self.on_transfer: Callable[[int, str], None] = lambda successor, cause: None
+        self.engine.on_transfer = lambda successor, cause: self.on_transfer(successor, cause)
         self._retry: asyncio.TimerHandle | None = None
         self._flushed = asyncio.Event()
         self._flushed.set()
@@ -149,6 +152,11 @@ class Group:
     @property
     def term(self) -> int:
         return self.engine.term
+
+    @property
+    def victory(self) -> Victory | None:
+        """How it came to lead, the last time that it did."""
+        return self.engine.election.victory
 
     @property
     def state(self) -> str:
@@ -240,6 +248,12 @@ class Group:
         return future
 
     # --- members ------------------------------------------------------------------------------------------------------
+
+    def hears(self, store_id: int) -> bool:
+        """Whether this leader has heard that follower within one election timeout, or, while the group sleeps, its node."""
+        heard = self.engine.hears(store_id)
+        self._ticker.wake(self)
+        return heard
 
     def change_members(self, members: Members) -> asyncio.Future[object]:
         """One store more or less, or a learner promoted (H6).  The future is done once a majority of the new set has it.
@@ -341,9 +355,9 @@ class Group:
 
     # --- what is stored -------------------------------------------------------------------------------------------------
 
-    def transfer_leadership(self, to: int | None = None) -> bool:
+    def transfer_leadership(self, to: int | None = None, cause: str = "") -> bool:
         """Asks the most caught-up follower, or ``to``, to take over at once; True if one was asked."""
-        asked = self.engine.transfer_leadership(to)
+        asked = self.engine.transfer_leadership(to, cause)
         self._ticker.wake(self)
         return asked
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Protocol
 
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.storage import Entry, SnapshotSource
+
+
+class PeerSign(StrEnum):
+    """What a store sees of another one's process."""
+
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+    GONE = "gone"  # its port refuses
+    SILENT = "silent"  # the stream stands, and nothing comes
+    ACTIVE = "active"  # again
 
 
 class Listener(Protocol):

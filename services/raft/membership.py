@@ -95,6 +95,7 @@ def check_ready(
     wanted: Members,
     commit_index: int,
     *,
+    applied_index: int,
     current: bool,
     held: Mapping[int, int],
     whole: Collection[int],
@@ -108,8 +109,9 @@ def check_ready(
     def refuse(why: str) -> None:
         raise NotReady(why, retry_after_ms=RETRY_AFTER_MS)
 
-    # Two changes at once may leave two majorities that have nobody in common.
-    if history.index > commit_index:
+    # Two changes at once may leave two majorities that have nobody in common.  One that is committed is in flight until it is applied, and
+    # there is room for one (services/raft/proposals.py).
+    if history.index > applied_index:
         refuse(f"group {group_id} changes its members already")
     # One that a predecessor began and did not commit may still come into force behind this leader's back (the
     # correction of 2015).

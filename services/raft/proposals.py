@@ -18,6 +18,7 @@ log = structlog.get_logger()
 
 PENDING_MAX: Final = 20_000
 PENDING_BYTES_MAX: Final = 64 << 20
+CHANGE_BYTES_MAX: Final = 512  # of a change of members
 
 Done = Callable[[object, SteleError | None], None]
 
@@ -40,8 +41,11 @@ class Proposals:
         return len(self._pending)
 
     def check_room(self) -> None:
-        """Raises Overloaded."""
-        if len(self._pending) >= PENDING_MAX or self._bytes >= PENDING_BYTES_MAX:
+        """For what users of the group propose.  Raises Overloaded.
+
+        The last place, and bytes for it, are kept for a change of members, of which one is in flight at most: of a group that is always
+        full it would else have to wait for ever, or go beyond the bound."""
+        if len(self._pending) >= PENDING_MAX - 1 or self._bytes >= PENDING_BYTES_MAX - CHANGE_BYTES_MAX:
             raise Overloaded(f"group {self._group_id} has {len(self._pending)} proposals in flight", limit=PENDING_MAX)
 
     def add(self, index: int, term: int, size: int, done: Done) -> None:
@@ -60,6 +64,14 @@ class Proposals:
         another = NotLeader(f"another leader's entry took the place of this proposal in group {self._group_id}")
         isolated(self._group_id, proposal.done, None, another)
 
+    def on_passed_over(self, index: int) -> None:
+        """What is committed at ``index`` was damaged before it was applied."""
+        proposal = self._pending.pop(index, None)
+        if proposal is not None:
+            self._bytes -= proposal.size
+            lost = ProposalLost(f"entry {index} of group {self._group_id} was stored and damaged before it was applied")
+            isolated(self._group_id, proposal.done, None, lost)
+
     def end(self, error: SteleError) -> None:
         """All of them: whoever leads next decides what becomes of their entries, and nobody here will learn it (H12).
 
@@ -73,6 +85,7 @@ class Proposals:
 
     def validate(self) -> None:
         assert self._bytes == sum(p.size for p in self._pending.values())
+        assert len(self._pending) <= PENDING_MAX
 
 
 def isolated(group_id: int, done: Callable[..., None], *outcome: Any) -> None:

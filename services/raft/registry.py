@@ -26,8 +26,10 @@ from stele.services.errors import GroupNotFound, GroupStopped, LogDamaged, NotRe
 from stele.services.files import is_gone, move_folder
 from stele.services.keyed_lock import KeyedLock
 from stele.services.pb import raft_pb2 as pb
+from stele.services.raft.build_pace import BuildPace
 from stele.services.raft.group import Group
 from stele.services.raft.journal import UnsyncedBytes
+from stele.services.raft.listener import PeerSign
 from stele.services.raft.membership import first_members
 from stele.services.raft.mending import READ_BYTES_MAX
 from stele.services.raft.state_machine import StateMachine
@@ -95,6 +97,7 @@ class Registry:
         entry_bytes_max: int = 1 << 20,
         metrics: CollectorRegistry | None = None,
         has_room: Callable[[], bool] = lambda: True,
+        pace: BuildPace | None = None,
     ) -> None:
         self.store_id = store_id
         self.root = root
@@ -114,9 +117,11 @@ class Registry:
         self._locks = KeyedLock[int]()  # by group
         self._may_lead = False
         self._has_room = has_room
+        self._pace = pace or BuildPace()
         self._closed = False
         self._tasks = Tasks()
         self._watching: asyncio.Task[None] | None = None
+        self.on_peer: Callable[[PeerSign, int], None] = lambda sign, store_id: None  # before the groups are told
         metrics = metrics or CollectorRegistry()
         self._vanished = Counter(
             "stele_group_directories_vanished",
@@ -132,6 +137,10 @@ class Registry:
         links.listen(self)
 
     # --- groups -----------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Monotonic seconds, by which its groups run."""
+        return self._ticker.now()
 
     def get(self, group_id: int) -> Group | None:
         return self._groups.get(group_id)
@@ -204,6 +213,7 @@ class Registry:
             self._link,
             self._unsynced,
         )
+        group.engine.replication.pace = self._pace
         if isinstance(self._links, ActivityLinks):
             group.engine.quiescence.node_active_at = self._links.last_active
         if isinstance(self._links, SharedLinks):
@@ -300,7 +310,7 @@ class Registry:
             if not led or loop.time() >= deadline:
                 return len(led)
             for group in led:
-                group.transfer_leadership()
+                group.transfer_leadership(cause="stopping")
             await asyncio.sleep(0.05)
 
     async def close(self) -> None:
@@ -372,22 +382,27 @@ class Registry:
             self._ticker.wake(group)
 
     def peer_connected(self, store_id: int) -> None:
+        self.on_peer(PeerSign.CONNECTED, store_id)
         for group in list(self._by_peer.get(store_id, ())):
             group.connected(store_id)
 
     def peer_disconnected(self, store_id: int) -> None:
+        self.on_peer(PeerSign.DISCONNECTED, store_id)
         for group in list(self._by_peer.get(store_id, ())):
             group.disconnected(store_id)
 
     def peer_gone(self, store_id: int) -> None:
+        self.on_peer(PeerSign.GONE, store_id)
         for group in list(self._by_peer.get(store_id, ())):
             group.peer_gone(store_id)
 
     def peer_silent(self, store_id: int) -> None:
+        self.on_peer(PeerSign.SILENT, store_id)
         for group in list(self._by_peer.get(store_id, ())):
             group.peer_silent(store_id)
 
     def peer_active(self, store_id: int) -> None:
+        self.on_peer(PeerSign.ACTIVE, store_id)
         for group in list(self._by_peer.get(store_id, ())):
             group.peer_active(store_id)
 

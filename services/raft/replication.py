@@ -16,6 +16,7 @@ import structlog
 from stele.services.errors import LogDamaged
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft import quorum
+from stele.services.raft.build_pace import BuildPace
 from stele.services.raft.door import MessageRefused
 from stele.services.raft.entries import Batch
 from stele.services.raft.journal import Journal
@@ -47,6 +48,7 @@ class Replication:
         "followers",
         "may_send",
         "newest_request",
+        "pace",
     )
 
     def __init__(
@@ -61,6 +63,7 @@ class Replication:
         self.may_send: Callable[[int, int], bool] = lambda follower, ahead_bytes: (
             True
         )  # whether a link takes more entries
+        self.pace = BuildPace()  # of what learners are sent
         self.newest_request = 0  # sent in this term; numbers tell answers apart that promise different things (H4, H15)
         self._notice_at: float | None = None  # when followers are told of a commit at the latest
         self.damage: LogDamaged | None = None  # why this log cannot give what a follower needs
@@ -189,6 +192,7 @@ class Replication:
                 sent.append((follower, self._offer(progress, commit_index, now)))
             return
         ahead_bytes = 0
+        is_built = follower in journal.members.current.learners
         due = now - progress.sent_at >= self._timing.heartbeat_s or (notice and progress.commit_sent < commit_index)
         while due or progress.next_index <= journal.last_index:
             room = progress.room_bytes
@@ -196,6 +200,8 @@ class Replication:
                 room = 0  # others may have it, and lead: to them, as to any other, this leader is alive
             if room > 0 and progress.next_index <= journal.last_index and not self.may_send(follower, ahead_bytes):
                 room = 0  # other groups send over the same link, and this one is told when it is its turn
+            if is_built and not self.pace.may_send(now):
+                room = 0  # it is asked again with the next heartbeat
             if room <= 0 and not due:
                 return
             first, room = progress.next_index, min(BATCH_BYTES_MAX, room) if room > 0 else 0  # a heartbeat at least
@@ -221,6 +227,8 @@ class Replication:
             progress.on_sent(self.newest_request, len(batch.payloads), batch.size, commit_index, sleep, now)
             sent.append((follower, pb.RaftMessage(append_entries=append)))
             ahead_bytes += batch.size
+            if is_built:
+                self.pace.took(batch.size, now)
             due = False
 
     def mended(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import grpc
 
+from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import (
     ConnectionBroken,
     InvalidArgument,
@@ -28,6 +29,7 @@ from stele.services.errors import (
 )
 from stele.services.pb import raft_pb2 as pb
 from stele.services.pb import raft_pb2_grpc
+from stele.services.raft.build_pace import BuildPace
 from stele.services.raft.storage import SnapshotSource
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.resolver import Resolver
@@ -78,7 +80,8 @@ class _Opened:
 class Served:
     """The sender's end."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: BuildPace, clock: Clock = SYSTEM) -> None:
+        self._pace, self._now = pace, clock.monotonic
         self._count = 0
 
     async def serve(
@@ -112,12 +115,20 @@ class Served:
             chunk = await asyncio.to_thread(source.read, offset, min(CHUNK_BYTES_MAX, size - offset))
             if not chunk:
                 raise LogDamaged(f"snapshot {request.index} of group {request.group} ends early", offset=offset)
+            await self._wait(len(chunk))
             try:
                 async with asyncio.timeout(READER_TIMEOUT_S):
                     await context.write(pb.SnapshotChunk(offset=offset, data=chunk))
             except TimeoutError:
                 raise Timeout("the reader takes nothing", timeout_s=READER_TIMEOUT_S) from None
             offset += len(chunk)
+
+    async def _wait(self, size: int) -> None:
+        """Until so much may be sent.  Who comes first goes first: it is counted before it is waited for."""
+        wait_s = self._pace.wait_s(self._now())
+        self._pace.took(size, self._now())
+        if wait_s:
+            await asyncio.sleep(wait_s)
 
 
 class Fetches:

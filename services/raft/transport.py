@@ -41,6 +41,7 @@ from stele.services.errors import (
 )
 from stele.services.pb import raft_pb2 as pb
 from stele.services.pb import raft_pb2_grpc
+from stele.services.raft.build_pace import BuildPace
 from stele.services.raft.entries import Batch
 from stele.services.raft.links import Link, Stream, takes_over
 from stele.services.raft.listener import Listener
@@ -82,6 +83,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         *,
         timing: Timing | None = None,
         clock: Clock = SYSTEM,
+        pace: BuildPace | None = None,
     ) -> None:
         self.store_id = store_id
         self.cluster_id = cluster_id
@@ -92,7 +94,7 @@ class RaftTransport(raft_pb2_grpc.RaftServicer):
         timing = timing or Timing()
         self._liveness = Liveness(timing.heartbeat_s, timing.election_min_s)
         self._looking: asyncio.TimerHandle | None = None
-        self._served = Served()
+        self._served = Served(pace or BuildPace(), clock)
         self._fetches = Fetches(cluster_id, channels, resolver)
         self._links: dict[int, Link] = {}
         self._touched: dict[Link, None] = {}

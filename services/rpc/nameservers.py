@@ -56,11 +56,30 @@ READS = frozenset(
         "ListStores",
         "ListTrash",
         "ListBrokers",
+        "ListBundles",
         "ListNameservers",
         "ListPartitions",
+        "ListOperations",
     }
 )
-_IDEMPOTENT = READS | {"RegisterStore", "AlterTopic"}
+_IDEMPOTENT = READS | {
+    "RegisterStore",
+    "AlterTopic",
+    "AlterNamespace",
+    "MovePartition",
+    "TransferPartitionLeader",
+    "DecommissionStore",
+    "RecommissionStore",
+    "CordonStore",
+    "RebalanceReplicas",
+    "ExplainPartition",
+    "SafeToStop",
+    "MoveBundle",
+    "SplitBundle",
+    "DrainBroker",
+    "UnloadBroker",
+    "FinalizeUpgrade",
+}
 _ELSEWHERE = (NotLeader, NoLeader, LeadershipLost, Unreachable, NotReady, Draining, Overloaded)
 _UNKNOWN_OUTCOME = (ConnectionBroken, Timeout, CoordinationUnknown)
 
@@ -70,7 +89,8 @@ Endpoints = list[str] | Callable[[], Awaitable[list[str]]]
 class NameserverClient:
     """``await client.call("Lookup", LookupRequest(topic="a/b"), timeout_s=5)``; ``async for routing in client.watch_routing()``.
 
-    ``endpoints`` is a list, or is asked anew before each round over the nameservers.
+    ``endpoints`` is a list, or is asked anew before each round over the nameservers.  ``check_open`` raises once nobody is to be dialled
+    any more: a call under way ends with that, unless it may have had its effect.
     """
 
     def __init__(
@@ -81,11 +101,13 @@ class NameserverClient:
         rng: random.Random | None = None,
         silence_max_s: float = SILENCE_MAX_S,
         never_back: NeverBack | None = None,
+        check_open: Callable[[], None] = lambda: None,
     ) -> None:
         self._channels, self._endpoints = channels, endpoints
         self._rng = rng or random.Random()
         self._silence_max_s = silence_max_s
         self._never_back = never_back or NeverBack()
+        self._check_open = check_open
         self._preferred = ""
         self._log = LibraryLog("nameservers")
 
@@ -96,13 +118,14 @@ class NameserverClient:
         deadline = loop.time() + timeout_s
         trouble: SteleError | None = None
         rounds = 0
-        out_of_touch = False  # every nameserver of the last round that answered was
+        out_of_touch = False  # one of the last round was, and none of it had the answer
         while True:
             untried = await self._round(deadline)
             metadata = ((STALE_KEY, "1"),) if out_of_touch and method in READS else None
             out_of_touch = False
             while untried and loop.time() < deadline:
                 endpoint = untried.pop(0)
+                self._check_going_on(trouble if method not in READS else None)
                 try:
                     return await self._attempt(endpoint, method, request, deadline - loop.time(), metadata)
                 except _ELSEWHERE as e:
@@ -120,6 +143,12 @@ class NameserverClient:
             if loop.time() + backoff_s >= deadline:
                 raise trouble or Unreachable("no nameserver is known", timeout_s=timeout_s)
             await asyncio.sleep(backoff_s)
+
+    def _check_going_on(self, trouble: SteleError | None) -> None:
+        try:
+            self._check_open()
+        except SteleError as closed:
+            raise (trouble if trouble is not None and not trouble.definite else closed) from None
 
     async def lookup_store(self, store_id: int) -> StoreAddress:
         """For ``Resolver(lookup=client.lookup_store)``.  Raises StoreTombstone or StoreUnknown, typed (R2.1)."""

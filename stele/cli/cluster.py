@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import enum
 import os
 import shlex
 import signal
@@ -14,19 +16,42 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stele.cli.options import DEFAULT_DIRECTORY, DIRECTORY_VARIABLE, FAILED, Directory, Output, confirm, examples, group
+from stele import arguments
+from stele.cli.options import (
+    DEFAULT_DIRECTORY,
+    DIRECTORY_VARIABLE,
+    FAILED,
+    INTERRUPTED,
+    Directory,
+    Output,
+    ServerOption,
+    confirm,
+    examples,
+    group,
+    with_client,
+)
 from stele.cli.output import OutputFormat, progress, report, show, show_json, stderr
-from stele.client import SERVER_VARIABLE
+from stele.client import SERVER_VARIABLE, Client
+from stele.local.compose_recipe import COMPOSE
 from stele.local.state import ClusterSpec, StateDirectory
-from stele.services.errors import InvalidArgument
+from stele.model import ClusterInfo, FinalizedUpgrade
+from stele.services.errors import InvalidArgument, SteleError
 from stele.services.extras import require
+from stele.sync import connect
 
 if TYPE_CHECKING:
     from stele.local.cluster import LocalCluster
 
 FOLLOW_INTERVAL_S = 0.2
+FORMAT_TIMEOUT_S = 2.0
 
 app = group("Run a cluster of real processes on this machine.")
+
+
+class Recipe(enum.StrEnum):
+    COMPOSE = "compose"
+
+
 ProcessName = Annotated[str, typer.Argument(metavar="NAME", help="Process: zk1, ns1, dn1, br1, …")]
 
 
@@ -93,6 +118,8 @@ def status(directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputForm
     shown = _local(directory).status()
     rows = [(p.name, p.role, p.state, p.ready, p.endpoint, p.pid or "", p.detail) for p in shown]
     show(output, shown, ("NAME", "ROLE", "STATE", "READY", "ENDPOINT", "PID", "WAITS FOR"), rows)
+    if any(p.role == "nameserver" and p.ready for p in shown):
+        _report_format(directory)
     unwell = [p for p in shown if not p.healthy]
     if unwell:
         listed = ", ".join(f"{p.name} ({p.state if p.state != 'running' else 'not ready'})" for p in unwell)
@@ -100,6 +127,68 @@ def status(directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputForm
             f"{len(unwell)} of {len(shown)} processes are not well: {listed}; `stele cluster up` starts what is dead"
         )
         raise typer.Exit(FAILED)
+
+
+def _report_format(directory: Path) -> None:
+    """What the cluster's records are written in, where a nameserver says so in time."""
+
+    async def work(client: Client) -> ClusterInfo:
+        async with asyncio.timeout(FORMAT_TIMEOUT_S):
+            return await client.admin.cluster()
+
+    try:
+        found = with_client("", directory, work, timeout_s=FORMAT_TIMEOUT_S)
+    except (SteleError, TimeoutError):
+        return
+    if found.record_format:
+        newer = found.known_format > found.record_format
+        way_on = (
+            f"; its processes know {found.known_format}: `stele cluster finalize-upgrade` raises it" if newer else ""
+        )
+        report(f"record format {found.record_format}{way_on}")
+
+
+@app.command(
+    "finalize-upgrade",
+    epilog=examples(
+        "stele cluster finalize-upgrade --dry-run", "stele cluster finalize-upgrade --yes --server ns1:7000"
+    ),
+)
+def finalize_upgrade(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show who knows which format, and change nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    server: ServerOption = "",
+    directory: Directory = DEFAULT_DIRECTORY,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Raise the cluster to the record format that all of its processes know, once every one is of the new version.
+
+    Until then newer processes write nothing that older ones would lose, and what takes a newer format is refused.  From then on no older
+    process can join, and there is no way back.  It is refused while a process knows less, or is recorded and not registered.  With
+    --dry-run exit status 1 if it would be."""
+    if not dry_run:
+        confirm("Raise the cluster's record format, so that no older version can join any more?", yes)
+
+    async def work(client: Client) -> FinalizedUpgrade:
+        return await client.admin.finalize_upgrade(dry_run=dry_run)
+
+    found = with_client(server, directory, work, "asking" if dry_run else "finalizing")
+    rows = [(m.name, m.kind, m.knows or "", m.version, m.hindrance) for m in found.members]
+    if output is OutputFormat.JSON:
+        show_json(found)
+    elif dry_run:
+        show(output, found.members, ("NAME", "KIND", "KNOWS", "VERSION", "HINDERS"), rows)
+    if found.format == found.before:
+        report(f"the cluster is at record format {found.format}, and no process knows a higher one")
+    elif not dry_run:
+        report(f"the cluster is at record format {found.format} now, after {found.before}")
+    elif hindering := [m.name for m in found.members if m.hindrance]:
+        report(f"the cluster stays at record format {found.before} because of {', '.join(hindering)}")
+        raise typer.Exit(FAILED)
+    else:
+        report(f"the cluster would rise from record format {found.before} to {found.format}; nothing was changed")
 
 
 @app.command(epilog=examples("stele cluster kill dn2", "stele cluster kill br1 --signal TERM"))
@@ -120,6 +209,52 @@ def start(name: ProcessName, directory: Directory = DEFAULT_DIRECTORY) -> None:
     with _shown(f"starting {name}", 1, "ready") as step:
         _local(directory).start(name, progress=step)
     report(f"{name}: ready")
+
+
+@app.command(
+    epilog=examples(
+        "stele cluster restart --rolling",
+        "stele cluster restart --recipe compose > restart.sh; sh restart.sh",
+    )
+)
+def restart(
+    rolling: Annotated[
+        bool, typer.Option("--rolling", help="One process after the other, each once it is safe to stop.")
+    ] = False,
+    recipe: Annotated[
+        Recipe | None, typer.Option("--recipe", help="Only print a script that does the same to: compose.")
+    ] = None,
+    wait_s: Annotated[
+        float,
+        typer.Option(
+            "--wait", metavar="SECONDS", help="How long each may take to be safe to stop, and to be whole again.", min=0
+        ),
+    ] = 300.0,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Restart every process but ZooKeeper while clients go on: nameservers, the leading one last, datanodes, brokers.  Each hands over
+    what it has before it ends; what is not safe to stop in time ends the command, with the reasons.  Ctrl-C ends it once nothing is
+    stopped."""
+    arguments.timeout_s(wait_s, "--wait")
+    if recipe is not None:
+        sys.stdout.write(COMPOSE)
+        return
+    if not rolling:
+        raise InvalidArgument(
+            "say --rolling; `stele cluster down` and `stele cluster up` restart all processes at once"
+        )
+    cluster = _local(directory)
+    from stele.local.rolling import Interrupted, RollingRestart
+
+    with _asked_to_end() as interrupted, connect(cluster.bootstrap) as client:
+        restart = RollingRestart(cluster, client, report, wait_s, interrupted)
+        try:
+            restart.run()
+        except Interrupted:
+            done = ", ".join(restart.restarted) or "nothing"
+            report(f"ended before its time: {done} restarted, everything runs")
+            raise typer.Exit(INTERRUPTED) from None
+    report(f"restarted, one after the other: {', '.join(restart.restarted)}")
 
 
 @app.command(epilog=examples("stele cluster pause dn1", "stele cluster pause br1; sleep 5; stele cluster resume br1"))
@@ -207,6 +342,24 @@ def _shown(text: str, total: int, done: str) -> Iterator[Callable[[str, str], No
                     report(f"{name}: {done}")
 
         yield step
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[Callable[[], bool]]:
+    """Whether a signal has asked for it: nothing is cut short."""
+    asked: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if not asked:
+            os.write(2, b"ends once nothing is stopped\n")
+        asked.append(number)
+
+    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _signal(name: str) -> int:

@@ -1,16 +1,18 @@
-"""``stele store decommission|recommission|remove-tombstone``: how a store goes."""
+"""``stele store cordon|uncordon|decommission|recommission|remove-tombstone``: how a store goes."""
 
 from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stele import arguments
 from stele.cli.options import DEFAULT_DIRECTORY, Directory, Output, ServerOption, examples, with_client
-from stele.cli.output import OutputFormat, report, show_json, show_rows, size
+from stele.cli.output import OutputFormat, report, show_json, show_rows
+from stele.cli.progress import ChangedLines, DryRun, WaitTimeout, show_moves, step_of
 from stele.client import Client
 from stele.model import DecommissionPlan, SkippedStore, StoreInfo
 from stele.services.errors import InvalidArgument
@@ -34,12 +36,8 @@ def decommission(
     wait: Annotated[
         bool, typer.Option("--wait", help="Return once nothing of it is left, showing how far it is.")
     ] = False,
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", help="With --wait: give up waiting after this long.", min=0)
-    ] = 86_400.0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would move where, and why the rest would not; change nothing.")
-    ] = False,
+    timeout_s: WaitTimeout = 86_400.0,
+    dry_run: DryRun = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Take it back: the store is up again.")] = False,
     server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
@@ -69,15 +67,12 @@ def decommission(
         return
 
     async def follow(client: Client) -> None:
-        began_s, first, said = time.monotonic(), 0, ""
+        began_s, first, progress = time.monotonic(), 0, ChangedLines()
         async for o in client.admin.decommissioning(found.store_id, timeout_s):
             first = max(first, o.replicas_left)
             done, took_s = first - o.replicas_left, time.monotonic() - began_s
             left = f", about {took_s / done * o.replicas_left:.0f} s to go" if done and o.replicas_left else ""
-            line = f"{o.step}, {size(o.bytes_left)}" + (f"; {o.problems[0]}" if o.problems else "")
-            if line != said:
-                said = line
-                report(f"{found.name}: {line}{left}")
+            progress.tell(f"{found.name}: {step_of(o)}", left)
 
     with_client(server, directory, follow, f"waiting until nothing of {found.name} is left")
     report(f"{found.name}: decommissioned; `stele store remove-tombstone {found.store_id}` forgets it")
@@ -132,18 +127,36 @@ def add_to(app: typer.Typer) -> None:
     )
     app.command(epilog=examples(*lines))(decommission)
     app.command(epilog=examples("stele store recommission dn1"))(recommission)
+    app.command(epilog=examples("stele store cordon dn1"))(cordon)
+    app.command(epilog=examples("stele store uncordon dn1"))(uncordon)
     app.command("remove-tombstone", epilog=examples("stele store remove-tombstone", "stele store remove-tombstone 1"))(
         remove_tombstone
     )
 
 
+def cordon(store: StoreName, server: ServerOption = "", directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """Give a store no new replicas.  It keeps and serves those that it has."""
+    found = _cordon(store, True, server, directory)
+    report(f"{found.name} (id {found.store_id}): cordoned; `stele store uncordon {found.name}` takes it back")
+
+
+def uncordon(store: StoreName, server: ServerOption = "", directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """Let a store be given replicas again."""
+    found = _cordon(store, False, server, directory)
+    report(f"{found.name} (id {found.store_id}): takes replicas again")
+
+
+def _cordon(store: str, cordoned: bool, server: str, directory: Path) -> StoreInfo:
+    async def work(client: Client) -> StoreInfo:
+        found = await find(client, store)
+        await client.admin.cordon_store(found.store_id, cordoned=cordoned)
+        return found
+
+    return with_client(server, directory, work, f"{'cordoning' if cordoned else 'uncordoning'} {store}")
+
+
 def _show(plan: DecommissionPlan, names: dict[int, str]) -> None:
-    if plan.moves:
-        rows = [
-            (m.topic, m.partition, m.group, names.get(m.source, m.source), names.get(m.to, m.to), size(m.log_bytes))
-            for m in plan.moves
-        ]
-        show_rows(("TOPIC", "PARTITION", "GROUP", "FROM", "TO", "LOG"), rows)
+    show_moves(plan.moves, names)
     if plan.stays:
         stays = [(s.topic, s.partition, s.group, names.get(s.store_id, s.store_id), s.why) for s in plan.stays]
         show_rows(("TOPIC", "PARTITION", "GROUP", "STAYS ON", "WHY"), stays)

@@ -35,7 +35,8 @@ def events(
             if output is OutputFormat.JSON:
                 show_json_line(event)
             else:
-                facts = " ".join(f"{key}={value}" for key, value in sorted(event.facts.items()) if value)
+                said = {**event.facts, "cause": event.cause}
+                facts = " ".join(f"{key}={value}" for key, value in sorted(said.items()) if value)
                 print(f"{moment(event.time_ms)}  {event.kind:<26} {event.subject:<24} {facts}".rstrip())
             sys.stdout.flush()
 

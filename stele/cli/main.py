@@ -11,17 +11,24 @@ import typer
 
 from stele.cli import (
     broker,
+    bundle,
     cluster,
     consume,
     events,
+    explain,
     health,
     nameserver,
+    namespace,
     operation,
     partition,
     produce,
+    stop_safety,
     store,
     subscription,
     topic,
+)
+from stele.cli import (
+    metadata as metadata_commands,
 )
 from stele.cli.options import SteleGroup, examples, output_failed
 
@@ -60,6 +67,7 @@ def stele(
 
 
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(namespace.app, name="namespace")
 app.add_typer(topic.app, name="topic")
 app.command(epilog=produce.EPILOG, short_help="Send messages: lines of stdin, or made-up ones.")(produce.produce)
 app.command(epilog=consume.EPILOG, short_help="Print messages as they come, and acknowledge them.")(consume.consume)
@@ -68,8 +76,16 @@ app.add_typer(partition.app, name="partition")
 app.add_typer(store.app, name="store")
 app.add_typer(operation.app, name="operation")
 app.add_typer(broker.app, name="broker")
+app.add_typer(bundle.app, name="bundle")
 app.add_typer(nameserver.app, name="nameserver")
+app.add_typer(metadata_commands.app, name="metadata")
+app.command("safe-to-stop", epilog=stop_safety.EPILOG, short_help="Say whether a process can be stopped now.")(
+    stop_safety.safe_to_stop
+)
 app.command(epilog=events.EPILOG, short_help="Show what happened in the cluster.")(events.events)
+app.command(epilog=explain.EPILOG, short_help="Say why: from the first sign to the first write after it.")(
+    explain.explain
+)
 app.command(epilog=health.EPILOG)(health.health)
 
 

@@ -66,4 +66,4 @@ def recover_metadata(
         await client.admin.recover_metadata()
 
     with_client(server, directory, work, "raising epoch and ids")
-    report("recovered; `stele store orphans` lists what the copy lacks")
+    report("recovered; `stele store orphans ls` lists what the copy lacks")

@@ -1,4 +1,4 @@
-"""``stele operation``: decommissions and moves that are under way."""
+"""``stele operation``: decommissions, moves and changes of topics that are under way."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from stele.client import Client
 from stele.model import OperationInfo
 from stele.services.errors import InvalidArgument
 
-app = group("Operations: decommissions and moves that are under way.")
+app = group("Operations: decommissions, moves and changes of topics that are under way.")
 
 OperationId = Annotated[
-    str, typer.Argument(metavar="ID", help="Operation, as `ls` lists it: decommission-STORE or move-GROUP.")
+    str,
+    typer.Argument(
+        metavar="ID", help="Operation, as `ls` lists it: decommission-STORE, move-GROUP, alter-TOPIC or rebalance."
+    ),
 ]
 
 
@@ -24,11 +27,19 @@ async def _list(client: Client) -> tuple[list[OperationInfo], dict[int, str]]:
 
 
 def _about(o: OperationInfo, names: dict[int, str]) -> str:
-    return names.get(o.store_id, str(o.store_id)) if o.kind == "decommission" else f"{o.topic}-{o.partition}"
+    if o.kind in ("move", "alter"):
+        return f"{o.topic}-{o.partition}" if o.kind == "move" else o.topic
+    return names.get(o.store_id, str(o.store_id)) if o.store_id else "every store"
 
 
 def _named(stores: tuple[int, ...], names: dict[int, str]) -> tuple[str, ...]:
     return tuple(names.get(s, str(s)) for s in stores)
+
+
+def _moved(o: OperationInfo) -> str:
+    """With the rate since it began."""
+    rate = f", {size(o.bytes_moved / o.lasts_ms * 1000)}/s" if o.bytes_moved and o.lasts_ms else ""
+    return f"{size(o.bytes_moved)}{rate}"
 
 
 @app.command(epilog=examples("stele operation ls", "stele operation ls -o json"))
@@ -65,6 +76,8 @@ def info(
         ("leaving", _named(found.leaving, names)),
         ("replicas left", found.replicas_left),
         ("bytes left", size(found.bytes_left)),
+        ("bytes moved", _moved(found)),
+        ("lasts", f"{found.lasts_ms / 1000:.1f} s" if found.lasts_ms else ""),
         *(("problem", problem) for problem in found.problems),
     ]
     show_facts(output, found, facts)
@@ -72,8 +85,8 @@ def info(
 
 @app.command(epilog=examples("stele operation cancel decommission-1", "stele operation cancel move-17"))
 def cancel(operation: OperationId, server: ServerOption = "", directory: Directory = DEFAULT_DIRECTORY) -> None:
-    """Cancel one: a store that is decommissioned is up again, a move that was ordered is turned back.  Moves of a decommission that
-    have begun end."""
+    """Cancel one: a store that is decommissioned is up again, a move that was ordered is turned back.  Moves of a decommission
+    or a rebalance that have begun end."""
 
     async def work(client: Client) -> None:
         await client.admin.cancel_operation(operation)

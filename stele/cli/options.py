@@ -25,6 +25,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # what all errors a
 LINE_CHARS_MAX = 400
 ORDER = [
     "cluster",
+    "namespace",
     "topic",
     "produce",
     "consume",
@@ -33,8 +34,12 @@ ORDER = [
     "store",
     "operation",
     "broker",
+    "bundle",
     "nameserver",
+    "metadata",
+    "safe-to-stop",
     "events",
+    "explain",
     "health",
 ]  # of the commands in the help: as one needs them
 DIRECTORY_VARIABLE = "STELE_DIR"
@@ -61,8 +66,9 @@ DEFAULT_DIRECTORY = Path(".stele")
 _WAY_OUT: dict[type[SteleError], str] = {
     errors.TopicNotFound: "`stele topic ls` lists the topics, `stele topic create` makes one",
     errors.TopicExists: "choose another name, or give --if-absent",
-    errors.NamespaceNotFound: "`stele topic ls` lists what there is",
+    errors.NamespaceNotFound: "`stele namespace ls` lists what there is",
     errors.SubscriptionNotFound: "`stele subscription ls NS/TOPIC` lists the subscriptions",
+    errors.NameNotFound: "`stele metadata names ls` lists the names of processes",
     errors.NotEnoughStores: "start more datanodes, or ask for fewer replicas with --replication",
     errors.ConsumerBusy: "stop the other consumer, or use --type shared or failover",
     errors.MessageTooLarge: "send smaller messages",

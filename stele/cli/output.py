@@ -43,16 +43,23 @@ def report(text: str) -> None:
     stderr().print(Text(text))
 
 
-def show_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table without lines; in a pipe each row is one line."""
+def show_rows(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], widths: Sequence[int] | None = None
+) -> list[int]:
+    """A table without lines; in a pipe each row is one line.  ``widths``: it goes on one that is shown already, whose columns these are,
+    as returned."""
     interactive = sys.stdout.isatty()
     console = Console(file=sys.stdout, highlight=False, width=None if interactive else PIPE_COLUMNS)
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False, show_header=widths is None)
+    cells = [[_cell(value) for value in row] for row in rows]
+    if widths is None:
+        widths = [max(len(c), *(row[i].cell_len for row in cells), 0) for i, c in enumerate(columns)]
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, overflow="fold", min_width=None if interactive else width)
+    for row in cells:
+        table.add_row(*row)
     console.print(table)
+    return list(widths)
 
 
 def show_json(value: object) -> None:
@@ -72,6 +79,32 @@ def show(
         show_json(list(items))
     else:
         show_rows(columns, rows)
+
+
+class LongListing:
+    """A listing that is shown page by page, as it comes: what is shown is what ``show`` shows of all pages together, but that columns
+    are as wide as the first page needs."""
+
+    def __init__(self, output: OutputFormat, columns: Sequence[str]) -> None:
+        self._output, self._columns = output, columns
+        self._widths: list[int] | None = None
+        self._shown = 0
+
+    def add(self, items: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
+        if self._output is OutputFormat.JSON:
+            for item in items:
+                text = json.dumps(_plain(item), indent=2).replace("\n", "\n  ")
+                sys.stdout.write(("[\n  " if self._shown == 0 else ",\n  ") + text)
+                self._shown += 1
+        else:
+            self._widths = show_rows(self._columns, rows, self._widths)
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        if self._output is OutputFormat.JSON:
+            sys.stdout.write("\n]\n" if self._shown else "[]\n")
+        elif self._widths is None:
+            show_rows(self._columns, ())
 
 
 def show_facts(output: OutputFormat, item: object, facts: Iterable[tuple[str, object]]) -> None:

@@ -6,26 +6,26 @@ from typing import Annotated
 
 import typer
 
-from stele.cli import decommission
+from stele.cli import decommission, orphans
 from stele.cli.options import (
     DEFAULT_DIRECTORY,
     FAILED,
     Directory,
     Output,
     ServerOption,
-    confirm,
     examples,
     group,
     with_client,
 )
 from stele.cli.output import OutputFormat, moment, report, show, show_facts, show_json, show_rows, size
 from stele.client import Client
-from stele.model import OrphanInfo, PartitionInfo, StoreInfo, TrashInfo
+from stele.model import PartitionInfo, StoreInfo, TrashInfo
 from stele.services.errors import InvalidArgument
 from stele.services.units import shown_span
 
 app = group("Stores: the datanodes and what they hold.")
 decommission.add_to(app)
+app.add_typer(orphans.app, name="orphans")
 
 
 @app.command(epilog=examples("stele store ls", "stele store ls -o json"))
@@ -42,7 +42,8 @@ def ls(
         (
             s.store_id,
             s.name,
-            s.state,
+            f"{s.state}, cordoned" if s.cordoned else s.state,
+            s.rack,
             s.live,
             s.status or (s.member.state if s.member else ""),
             f"{s.loaded}/{s.total}",
@@ -53,7 +54,7 @@ def ls(
         )
         for s in stores
     ]
-    columns = ("ID", "NAME", "STATE", "LIVE", "STATUS", "LOADED", "REPLICAS", "LEADERS", "FREE", "ENDPOINT")
+    columns = ("ID", "NAME", "STATE", "RACK", "LIVE", "STATUS", "LOADED", "REPLICAS", "LEADERS", "FREE", "ENDPOINT")
     show(output, stores, columns, rows)
 
 
@@ -81,8 +82,9 @@ def info(
         return
     facts = [
         ("store", f"{found.name} (id {found.store_id})"),
-        ("state", f"{found.state}, {'live' if found.live else 'not live'}"),
+        ("state", f"{found.state}, {'live' if found.live else 'not live'}{', cordoned' if found.cordoned else ''}"),
         ("status", f"{found.status or '-'}, loaded {found.loaded}/{found.total}"),
+        ("rack", found.rack),
         ("endpoint", found.member.endpoint if found.member else ""),
         ("started", moment(found.member.started_ms) if found.member else ""),
         ("disk free", size(found.disk_free_bytes) if found.disk_free_bytes else ""),
@@ -91,20 +93,6 @@ def info(
     show_facts(output, found, facts)
     rows = [(p.topic, p.partition, p.group, r.state, r.term, r.high_watermark, size(r.log_bytes)) for p, r in held]
     show_rows(("TOPIC", "PARTITION", "GROUP", "STATE", "TERM", "NEXT OFFSET", "LOG"), rows)
-
-
-@app.command(epilog=examples("stele store orphans", "stele store orphans -o json"))
-def orphans(
-    server: ServerOption = "", directory: Directory = DEFAULT_DIRECTORY, output: Output = OutputFormat.TABLE
-) -> None:
-    """List replicas that no record speaks for, as after ZooKeeper lost data.  They are kept until `remove-orphan` says otherwise."""
-
-    async def work(client: Client) -> list[OrphanInfo]:
-        return await client.admin.list_orphans()
-
-    found = with_client(server, directory, work)
-    rows = [(o.store, o.store_id, o.group, o.topic, o.topic_id, o.partition, o.kind, size(o.log_bytes)) for o in found]
-    show(output, found, ("STORE", "ID", "GROUP", "TOPIC", "TOPIC ID", "PARTITION", "KIND", "LOG"), rows)
 
 
 @app.command(epilog=examples("stele store trash", "stele store trash -o json"))
@@ -138,32 +126,3 @@ def trash(
         report(f"{s.store} (id {s.store_id}) did not say what it keeps: {s.problem}")
     if silent:
         raise typer.Exit(FAILED)
-
-
-@app.command("remove-orphan", epilog=examples("stele store remove-orphan dn1 7", "stele store remove-orphan 2 7 --yes"))
-def remove_orphan(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Name or id of a store.")],
-    group_id: Annotated[
-        int, typer.Argument(metavar="GROUP", help="Group that it holds, as `orphans` lists it.", min=1)
-    ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    server: ServerOption = "",
-    directory: Directory = DEFAULT_DIRECTORY,
-) -> None:
-    """Remove one replica that no record speaks for.  Its files stay in the store's trash for a while."""
-
-    async def look(client: Client) -> OrphanInfo | None:
-        listed = await client.admin.list_orphans()
-        return next((o for o in listed if store in (o.store, str(o.store_id)) and o.group == group_id), None)
-
-    found = with_client(server, directory, look)
-    if found is None:
-        raise InvalidArgument(f"store {store} holds no orphan of group {group_id}; `stele store orphans` lists them")
-    what = f"{found.topic}-{found.partition} (group {found.group}, {size(found.log_bytes)}) on {found.store}"
-    confirm(f"Remove {what} with all of its messages?", yes)
-
-    async def remove(client: Client) -> None:
-        await client.admin.remove_orphan(found)
-
-    with_client(server, directory, remove, f"removing {what}")
-    report(f"{what}: removed")

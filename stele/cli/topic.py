@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from stele import arguments
 from stele.cli.options import (
     DEFAULT_DIRECTORY,
     Directory,
@@ -17,9 +18,12 @@ from stele.cli.options import (
     group,
     with_client,
 )
-from stele.cli.output import OutputFormat, moment, report, show, show_facts, show_json, show_rows, size
+from stele.cli.output import LongListing, OutputFormat, moment, report, show_facts, show_json, show_rows, size
+from stele.cli.paging import Limit, pages
+from stele.cli.progress import ChangedLines, WaitTimeout, step_of
 from stele.cli.units import bytes_of, ms_of
 from stele.client import Client
+from stele.listings import TOPICS_PER_PAGE
 from stele.model import PartitionInfo, TopicInfo
 from stele.services.errors import InvalidArgument
 from stele.services.topics import Retention, check_retention
@@ -59,54 +63,97 @@ def create(
     if_absent: Annotated[bool, typer.Option("--if-absent", help="Success if it exists with the same shape.")] = False,
     retention_bytes: RetentionBytes = "",
     retention: RetentionTime = "",
+    racks: Annotated[
+        str,
+        typer.Option(
+            "--racks", metavar="RULE", help="Replicas on racks apart: prefer (as far as there are racks) or require."
+        ),
+    ] = "prefer",
     server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Create a topic and wait until every partition has a leader."""
-    size_bytes, age_ms = _bounds(retention_bytes, retention)
+    size_bytes, age_ms = bounds(retention_bytes, retention)
 
     async def work(client: Client) -> TopicInfo:
         return await client.admin.create_topic(
-            topic, partitions, replication, if_absent, retention_bytes=size_bytes, retention_ms=age_ms
+            topic, partitions, replication, if_absent, retention_bytes=size_bytes, retention_ms=age_ms, racks=racks
         )
 
     made = with_client(server, directory, work, f"creating {topic}")
     if output is OutputFormat.JSON:
         show_json(made)
-    shape = f"{counted(made.partitions, 'partition')}, {counted(made.replication, 'replica')} each"
-    report(f"{made.topic}: {shape}, {_kept(made)}")
+    report(f"{made.topic}: {_shape(made)}, {_kept(made)}")
 
 
 @app.command(
     epilog=examples(
         "stele topic alter shop/clicks --retention 3d",
         "stele topic alter shop/clicks --retention forever --retention-bytes 10GiB",
+        "stele topic alter shop/orders --partitions 8 --wait",
+        "stele topic alter shop/orders --replication 5 --wait",
     )
 )
 def alter(
     topic: TopicName,
+    partitions: Annotated[
+        int,
+        typer.Option(
+            "--partitions", "-p", help="More partitions; a key's messages may go to another one from then on.", min=0
+        ),
+    ] = 0,
+    replication: Annotated[
+        int, typer.Option("--replication", "-r", help="Replicas of each partition, more or fewer.", min=0)
+    ] = 0,
     retention_bytes: RetentionBytes = "",
     retention: RetentionTime = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Return once it is done, showing how far it is.")] = False,
+    timeout_s: WaitTimeout = 86_400.0,
     server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Change how long a topic's messages are kept; what is not named stays.  What has been removed does not come back."""
-    size_bytes, age_ms = _bounds(retention_bytes, retention)
-    if size_bytes is None and age_ms is None:
-        raise InvalidArgument("nothing to change: give --retention, --retention-bytes or both")
+    """Change a topic: its partitions and their replicas, how long its messages are kept.  What is not named stays; it goes on if this
+    command ends."""
+    arguments.timeout_s(timeout_s, "--timeout")
+    size_bytes, age_ms = bounds(retention_bytes, retention)
+    if size_bytes is None and age_ms is None and not partitions and not replication:
+        raise InvalidArgument("nothing to change: give --partitions, --replication, --retention or --retention-bytes")
 
     async def work(client: Client) -> TopicInfo:
-        return await client.admin.alter_topic(topic, retention_bytes=size_bytes, retention_ms=age_ms)
+        return await client.admin.alter_topic(
+            topic,
+            partitions=partitions,
+            replication=replication,
+            retention_bytes=size_bytes,
+            retention_ms=age_ms,
+        )
 
     altered = with_client(server, directory, work, f"altering {topic}")
     if output is OutputFormat.JSON:
         show_json(altered)
-    report(f"{altered.topic}: {_kept(altered)}")
+    report(f"{altered.topic}: {_shape(altered)}, {_kept(altered)}")
+    if not wait:
+        if altered.growing_to or replication:
+            report("`stele operation ls` shows how far it is; new partitions show once each has a leader")
+        return
+
+    async def follow(client: Client) -> None:
+        progress = ChangedLines()
+        async for o in client.admin.altering(altered, timeout_s):
+            progress.tell(f"{topic}: {step_of(o, with_bytes=False)}")
+
+    with_client(server, directory, follow, f"waiting until {topic} is altered")
+    report(f"{topic}: altered")
 
 
-def _bounds(retention_bytes: str, retention: str) -> tuple[int | None, int | None]:
+def _shape(topic: TopicInfo) -> str:
+    grows = f", growing to {topic.growing_to}" if topic.growing_to else ""
+    return f"{counted(topic.partitions, 'partition')}{grows}, {counted(topic.replication, 'replica')} each"
+
+
+def bounds(retention_bytes: str, retention: str) -> tuple[int | None, int | None]:
     """Bytes and milliseconds; None: not given.  InvalidArgument, before anybody is asked."""
     size_bytes, age_ms = bytes_of("--retention-bytes", retention_bytes), ms_of("--retention", retention)
     check_retention(Retention(size_bytes or 0, age_ms or 0))
@@ -120,33 +167,44 @@ def _kept(topic: TopicInfo) -> str:
     return f"messages are kept {', '.join(bounds) or 'for ever'}"
 
 
-@app.command(epilog=examples("stele topic ls", "stele topic ls shop -o json"))
+@app.command(
+    epilog=examples("stele topic ls", "stele topic ls shop -o json", "stele topic ls --limit 1000 --after shop/orders")
+)
 def ls(
     namespace: Annotated[str, typer.Argument(metavar="[NS]", help="Only topics of this namespace.")] = "",
     server: ServerOption = "",
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
+    limit: Limit = None,
+    after: Annotated[
+        str, typer.Option("--after", metavar="NS/TOPIC", help="Only topics behind this one, in the order of the list.")
+    ] = "",
 ) -> None:
-    """List topics."""
-
-    async def work(client: Client) -> list[TopicInfo]:
-        return await client.admin.list_topics(namespace)
-
-    topics = with_client(server, directory, work)
-    rows = [
-        (
-            t.topic,
-            t.partitions,
-            t.replication,
-            shown_span(t.retention_ms) if t.retention_ms else "",
-            size(t.retention_bytes) if t.retention_bytes else "",
-            t.state,
-            moment(t.created_ms),
-        )
-        for t in topics
-    ]
+    """List topics, by name."""
     columns = ("TOPIC", "PARTITIONS", "REPLICATION", "KEPT FOR", "KEPT BYTES", "STATE", "CREATED")
-    show(output, topics, columns, rows)
+    listing = LongListing(output, columns)
+
+    async def work(client: Client) -> None:
+        async def page(count: int, behind: str) -> list[TopicInfo]:
+            return await client.admin.list_topics(namespace, limit=count, after=behind)
+
+        async for topics in pages(page, lambda t: t.topic, TOPICS_PER_PAGE, limit, after):
+            listing.add(topics, map(_row, topics))
+
+    with_client(server, directory, work)
+    listing.end()
+
+
+def _row(t: TopicInfo) -> tuple[object, ...]:
+    return (
+        t.topic,
+        f"{t.partitions} of {t.growing_to}" if t.growing_to else t.partitions,
+        t.replication,
+        shown_span(t.retention_ms) if t.retention_ms else "",
+        size(t.retention_bytes) if t.retention_bytes else "",
+        t.state,
+        moment(t.created_ms),
+    )
 
 
 @app.command(epilog=examples("stele topic info shop/orders", "stele topic info shop/orders -o json"))
@@ -170,6 +228,7 @@ def info(
         ("id", found.id),
         ("state", found.state),
         ("partitions", found.partitions),
+        *([("growing to", found.growing_to)] if found.growing_to else []),
         ("replication", found.replication),
         ("created", moment(found.created_ms)),
         ("retention", _kept(found).removeprefix("messages are ")),

@@ -38,7 +38,8 @@ STOP_TIMEOUT_S = 20.0  # a role drains for up to 10 s and stops within 5
 LOCK_TIMEOUT_S = 120.0
 START_ATTEMPTS_MAX = 3  # a port can be taken between choosing and binding it
 STOP_ORDER = ("br", "dn", "ns")
-_KEPT_VARIABLES = ("STELE_LOG_LEVEL", "STELE_LOG_FORMAT")
+_ACCESS = ("CREDENTIALS", "CREDENTIALS_FILE", "ACL", "TLS_CA", "TLS_CERT", "TLS_KEY")
+_KEPT_VARIABLES = ("STELE_LOG_LEVEL", "STELE_LOG_FORMAT", *(f"STELE_ZOOKEEPER_{name}" for name in _ACCESS))
 
 OnProgress = Callable[[str, str], None]  # name of a process, what it does now
 
@@ -252,6 +253,15 @@ class LocalCluster:
         self.kill(name, signal.SIGCONT)
 
     # --- stopping -------------------------------------------------------------------------------------------------
+
+    def stop(self, name: str, progress: OnProgress | None = None) -> None:
+        """Ends one process, which hands over first what it has; it is gone when this returns.  Raises NoSuchProcess."""
+        with lock_cluster(self.files.path):
+            record = self._known(self.files.load(), name)
+            if record is None:
+                self.zookeeper.stop()
+            else:
+                self._end([record], signal.SIGTERM, progress)
 
     def down(self, progress: OnProgress | None = None, now: bool = False) -> None:
         """Ends every process: brokers, datanodes, nameservers, ZooKeeper; those of one role together, kindly first unless ``now``."""

@@ -58,6 +58,50 @@ async def test_a_replica_is_moved_under_load(cluster: ClusterUnderTest) -> None:
         await eventually(lambda: is_healthy(client), within_s=20, describe=cluster.describe)
 
 
+async def test_leaders_are_transferred_under_load(cluster: ClusterUnderTest) -> None:
+    async def transfers(client: stele.Client, topic: str) -> None:
+        names = {s.store_id: s.name for s in await client.admin.list_stores()}
+        for before in await client.admin.list_partitions(topic):
+            place = f"{topic}/{before.partition}"
+            said = await command(cluster, "partition", "transfer-leader", place)  # whichever leads the fewest
+            now = await client.admin.transfer_leader(before.group, before.leader_store_id)
+            assert now[1] == before.leader_store_id, "and back"
+            assert "leads in place of" in said
+            said = await command(cluster, "partition", "transfer-leader", place, "--to", names[now[1]])
+            assert f"{names[now[1]]} leads" in said, "already, unless there was an election meanwhile"
+            spare = next(name for s, name in names.items() if s not in {r.store_id for r in before.replicas})
+            said = await command(cluster, "partition", "transfer-leader", place, "--to", spare, status=2)
+            assert "is to hold no replica" in said
+
+    await under_load(cluster, transfers)
+
+
+async def test_a_cordoned_store_gets_no_replicas(cluster: ClusterUnderTest) -> None:
+    async with cluster.connect(timeout_s=30) as client:
+        said = await command(cluster, "store", "cordon", "dn3")
+        assert "cordoned" in said
+        assert "up, cordoned" in await command(cluster, "store", "ls")
+        await client.admin.cordon_store((await store_of(client, "dn3")).store_id)  # as was asked before
+        await client.admin.create_topic("fault/cordoned", partitions=8, replication=3)
+        held = {r.store_id for p in await client.admin.list_partitions("fault/cordoned") for r in p.replicas}
+        cordoned = await store_of(client, "dn3")
+        assert cordoned.cordoned
+        assert cordoned.store_id not in held
+        with pytest.raises(stele.NotEnoughStores, match="not cordoned; there are 3"):
+            await client.admin.create_topic("fault/wide", partitions=1, replication=4)
+        with pytest.raises(stele.NotEnoughStores):
+            await client.admin.decommission_store((await store_of(client, "dn1")).store_id)
+        place = next(p for p in await client.admin.list_partitions("fault/cordoned"))
+        source = next(s.name for s in await client.admin.list_stores() if s.store_id == place.replicas[0].store_id)
+        said = await command(cluster, "partition", "move", str(place.group), source, "dn3", status=2)
+        assert "is cordoned" in said
+        await command(cluster, "store", "uncordon", "dn3")
+        assert not (await store_of(client, "dn3")).cordoned
+        assert await client.admin.create_topic("fault/wide", partitions=1, replication=4)
+        for topic in ("fault/cordoned", "fault/wide"):  # others that are left must not need four stores
+            await client.admin.delete_topic(topic)
+
+
 async def test_r2_7_a_store_is_decommissioned_under_load_and_its_id_is_never_used_again(
     cluster: ClusterUnderTest,
 ) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from tests.simulation.plan import KINDS
@@ -28,6 +28,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only-faults", default=None, help="numbers of the seed's faults, or none")
     parser.add_argument("--kinds", default="", help="kinds of fault: " + ", ".join(k.replace(" ", "-") for k in KINDS))
     parser.add_argument("--mutants", default="", help="names of lab/mutants, wrong on purpose")
+    parser.add_argument("--pressure", action="store_true", help="what bounds memory is small in every run")
+    parser.add_argument("--groups", type=int, default=0, help="that share each link; 0: one in most runs, many in some")
     parser.add_argument("--trace", action="store_true", help="print every event (with one run)")
     parser.add_argument("--no-shrink", action="store_true", help="report violations as they are found")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
@@ -41,7 +43,9 @@ def _options(given: argparse.Namespace) -> Options:
     by_name = {kind.replace(" ", "-"): kind for kind in KINDS}
     kinds = tuple(by_name[name] for name in given.kinds.split(",") if name)
     mutants = tuple(name for name in given.mutants.split(",") if name)
-    return Options(given.seed, given.nodes, given.seconds, only, kinds, given.trace, mutants)
+    return Options(
+        given.seed, given.nodes, given.seconds, only, kinds, given.trace, mutants, given.pressure, given.groups
+    )
 
 
 class _Progress:
@@ -87,11 +91,12 @@ def _as_json(totals: Totals, took_s: float, options: Options) -> dict[str, Any]:
         "cpu_s_per_run": round(totals.cpu_s / max(1, totals.runs), 4),
         "faults": dict(totals.faults.most_common()),
         "counts": dict(sorted(totals.counts.items())),
+        "nearest": dict(sorted(totals.nearest.items())),
     }
 
 
 def _one(options: Options, seed: int) -> Options:
-    return Options(seed, options.nodes, options.seconds, options.only_faults, options.kinds, False, options.mutants)
+    return replace(options, seed=seed, traced=False)
 
 
 def _print(totals: Totals, took_s: float, options: Options) -> None:
@@ -107,6 +112,9 @@ def _print(totals: Totals, took_s: float, options: Options) -> None:
     print(f"faults injected     {sum(totals.faults.values())}")
     for kind, count in totals.faults.most_common():
         print(f"  {kind:<30} {count}")
+    print("of what may be there, at most")
+    for what, share in sorted(totals.nearest.items(), key=lambda found: -found[1]):
+        print(f"  {what:<42} {share:.3f}")
 
 
 def main() -> int:

@@ -1,8 +1,10 @@
 """What must hold after every event.  What the run knows of the truth is kept here, outside every process.
 
+* Nobody begins to lead behind a closed gate (R4.2).
 * At most one leader in a term, and it holds every entry committed before its term.
-* An entry is committed first by a leader, once a majority of the members holds it durably; it never changes afterwards.
+* An entry is committed first by a leader, once the disks of a majority of the members hold it synced; it never changes afterwards.
 * Every replica that applies an entry comes to the same outcome.
+* What a client was told for certain to have failed is never committed.
 * The invariants of engine, log and partition.
 * No campaign while word of the current leader waits to be read.
 """
@@ -12,7 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stele.datanode.commands import Outcome
-from stele.services.errors import SteleError
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.state import RaftState
 from stele.services.raft.storage import Entry
@@ -44,14 +45,16 @@ class Checks:
         self.outcomes: dict[int, Outcome] = {}
         self.states: dict[int, bytes] = {}
         self.elections = 0
+        self.refused: set[tuple[int, int]] = (
+            set()
+        )  # index and term of entries of which a client was told that they came to nothing
 
     # --- after each handle of a process -----------------------------------------------------------------------------------
 
     def opened(self, process: Process) -> None:
-        """Its group runs: from here on its journal says what it holds durably."""
+        """Its group runs."""
         assert process.group is not None
         store, recovering = process.store, process.group.engine.recovering
-        store.held.clear()
         if store.must_notice and not recovering:
             raise Violation("loss not noticed", f"store {store.id} does not see that the end of its log is gone")
         store.must_notice = False
@@ -107,7 +110,7 @@ class Checks:
         store.promised.clear()
 
     def _failed(self, process: Process, engine: Any) -> None:
-        if not process.store.broken:
+        if not process.store.broken and not process.closed:
             raise Violation("replica failed", f"store {process.store.id} failed without a reason: {engine.failed}")
 
     def _validate(self, process: Process, what: str, validate: Any) -> None:
@@ -119,6 +122,8 @@ class Checks:
     def _became_leader(self, process: Process, engine: Any) -> None:
         store, term = process.store.id, engine.term
         process.led_term = term
+        if not process.registry.may_lead:
+            raise Violation("gate", f"store {store} begins to lead in term {term} behind a closed gate")
         other = self.leaders.setdefault(term, store)
         if other != store:
             raise Violation("two leaders", f"stores {other} and {store} lead in term {term}")
@@ -173,56 +178,35 @@ class Checks:
                 f"{entry.index}",
             )
         self.committed[entry.index] = entry
+        if (entry.index, entry.term) in self.refused:
+            self._dishonest(entry)
         self.committed_in[entry.index] = engine.term
+
+    def refused_for_certain(self, index: int, term: int) -> None:
+        """A client has a definite error for what was proposed as this entry: one index and one term are one entry."""
+        self.refused.add((index, term))
+        entry = self.committed.get(index)
+        if entry is not None and entry.term == term:
+            self._dishonest(entry)
+
+    def _dishonest(self, entry: Entry) -> None:
+        raise Violation(
+            "definite error",
+            f"a client was told that {_named(entry)} at {entry.index} has failed for certain; it is committed",
+        )
 
     def _durable(self, process: Process, engine: Any, index: int) -> None:
         """A majority holds ``index`` durably, or did before it lost it and stands aside until it holds it again (R4.5)."""
         term = engine.journal.term_at(index)
         voters = self._world.voters(engine)
         stores = [self._world.stores[s] for s in voters]
-        holding = [s.id for s in stores if self.holds(s, index, term) or s.promised.get(index) == term]
+        holding = [s.id for s in stores if s.durable.holds(index, term) or s.promised.get(index) == term]
         if len(holding) * 2 <= len(voters):
             raise Violation(
                 "committed without a majority",
                 f"store {process.store.id} commits entry {index} of term {term} in term {engine.term}; of {voters} only "
                 f"{holding} hold it durably",
             )
-
-    @staticmethod
-    def holds(store: Store, index: int, term: int) -> bool:
-        """Durably, by what its disk says."""
-        process = store.process
-        if process is None or process.group is None:
-            return store.held.get(index) == term
-        journal = process.group.engine.journal
-        try:
-            return bool(
-                journal.synced_index >= index and (index < journal.first_index or journal.term_at(index) == term)
-            )
-        except SteleError:  # its disk failed: what it holds cannot be read any more
-            return store.broken
-
-    def ended(self, process: Process) -> None:
-        """A process is about to die: what it held durably beyond what is committed stays known."""
-        store = process.store
-        if process.group is None:
-            return
-        journal = process.group.engine.journal
-        try:
-            held = range(max(self.top, journal.first_index, 1), journal.synced_index + 1)
-            with store.disk.watched():
-                store.held = {index: journal.term_at(index) for index in held}
-        except SteleError:  # its disk failed: what it holds cannot be read any more
-            store.held = {}
-
-    @staticmethod
-    def synced_terms(process: Process) -> dict[int, int]:
-        """Index → term of all that ``process`` holds durably."""
-        if process.group is None:
-            return {}
-        journal = process.group.engine.journal
-        with process.store.disk.watched():
-            return {i: journal.term_at(i) for i in range(max(1, journal.first_index), journal.synced_index + 1)}
 
     def restored(self, process: Process, index: int, state: bytes) -> None:
         """A machine became a snapshot's state."""

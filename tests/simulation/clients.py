@@ -21,12 +21,13 @@ Answered = Callable[[object, SteleError | None], None]
 class Call:
     """One request to the process that runs on a store now.  ``answered`` is called exactly once, after at most CALL_TIMEOUT_S."""
 
-    __slots__ = ("_answered", "_ask", "_rng", "_world")
+    __slots__ = ("_answered", "_ask", "_proposed", "_rng", "_world")
 
     def __init__(self, world: World, rng: random.Random, store_id: int, ask: Ask, answered: Answered) -> None:
         self._world = world
         self._rng = rng
         self._ask = ask
+        self._proposed: list[tuple[int, int]] = []  # index and term of the entries that came of it at once
         self._answered: Answered | None = answered
         world.workload.in_flight += 1
         process = world.stores[store_id].process
@@ -40,10 +41,16 @@ class Call:
         return self._rng.expovariate(1 / 0.001)
 
     def _run(self, process: Process) -> None:
+        journal = process.group.journal if process.group is not None else None
+        before = journal.last_index if journal is not None else 0
         try:
             asked = self._ask(process)
         except SteleError as e:
-            self._answer(process, None, e)
+            asked = e
+        if journal is not None:
+            self._proposed = [(index, journal.term_at(index)) for index in range(before + 1, journal.last_index + 1)]
+        if isinstance(asked, SteleError):
+            self._answer(process, None, asked)
             return
         if isinstance(asked, asyncio.Future):
             asked.add_done_callback(lambda done: self._done(process, done))
@@ -66,4 +73,7 @@ class Call:
         answered, self._answered = self._answered, None
         if answered is not None:
             self._world.workload.in_flight -= 1
+            if error is not None and error.definite:
+                for index, term in self._proposed:
+                    self._world.checks.refused_for_certain(index, term)
             answered(result, error)

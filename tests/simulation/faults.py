@@ -104,6 +104,10 @@ class Strike:
         world.kill(store, "lost tail", keep_share=share)
         return True
 
+    def closed_in_order(self, which: float, hand_over: float, down_s: float) -> bool:
+        """store, whether it hands its leadership over first, seconds: its process ends by itself, as at a SIGTERM"""
+        return self._ask(self._store(which), lambda process: process.close(bool(hand_over), down_s))
+
     # --- clocks ---------------------------------------------------------------------------------------------------------
 
     def clock_drift(self, which: float, rate: float) -> bool:

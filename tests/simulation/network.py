@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from stele.services.errors import Unreachable
@@ -95,11 +95,24 @@ class ProcessLinks:
         self._looking = False
         check = self._liveness.check(self._process.loop.time())
         for store_id in check.greet:
-            self._network.carry(self._streams[store_id], self._store, store_id, [])
+            self._greet(store_id)
         for store_id in check.silent:
             if self._listener is not None:
                 self._listener.peer_silent(store_id)
         self._look_next()
+
+    def _greet(self, peer: int) -> None:
+        self._network.carry(self._streams[peer], self._store, peer, [])
+
+    def _forget_queued(self, peer: int) -> None:
+        """What was queued for a stream that is gone."""
+        self._queued.pop(peer, None)
+
+    def _was_read(self, sender: int, stream: Stream, frame: list[bytes]) -> None:
+        """By this side, which is what flow control goes by, if there is one (shared_links.py)."""
+
+    def granted(self, peer: int, stream: Stream, size: int) -> None:
+        """The other side has read so much."""
 
     def _look_next(self) -> None:
         if not self._looking:
@@ -130,7 +143,7 @@ class ProcessLinks:
             self.closed(peer, self._streams[peer])
         if self._listener is not None:
             self._streams[peer] = stream
-            self._queued.pop(peer, None)
+            self._forget_queued(peer)
             self._liveness.connected(peer, self._process.loop.time())
             self._look_next()
             self._listener.peer_connected(peer)
@@ -138,7 +151,7 @@ class ProcessLinks:
     def closed(self, peer: int, stream: Stream) -> None:
         if self._streams.get(peer) is stream and self._listener is not None:
             del self._streams[peer]
-            self._queued.pop(peer, None)
+            self._forget_queued(peer)
             self._liveness.disconnected(peer)
             self._listener.peer_disconnected(peer)
 
@@ -153,6 +166,7 @@ class ProcessLinks:
         if self._streams.get(sender) is not stream or self._listener is None:
             return
         network = self._network
+        self._was_read(sender, stream, frame)
         if self._liveness.on_received(sender, self._process.loop.time()):
             self._listener.peer_active(sender)
         for data in frame:
@@ -178,9 +192,10 @@ class Network:
         self.hiccup_share = 0.02
         self.duplicate_share = 0.0
         self.break_transfers_share = 0.0
+        self.links: Callable[[Network, Process], ProcessLinks] = ProcessLinks
 
     def attach(self, process: Process) -> ProcessLinks:
-        return ProcessLinks(self, process)
+        return self.links(self, process)
 
     # --- streams --------------------------------------------------------------------------------------------------------
 
@@ -277,6 +292,12 @@ class Network:
         if stream.alive and not process.loop.dead:
             process.links.unread.append((sender, stream, frame))
             process.loop.arrive(process.links.read)
+
+    def grant(self, stream: Stream, reader: int, to: int, size: int) -> None:
+        """``reader`` has read so much of what ``to`` sent, which learns it."""
+        if stream.alive and not self.cut[reader, to]:
+            process = stream.ends[to]
+            self.world.scheduler.after(self.delay(), process.loop.arrive, process.links.granted, reader, stream, size)
 
     # --- the end of the faults ----------------------------------------------------------------------------------------------
 

@@ -77,23 +77,30 @@ _KINDS: dict[str, tuple[float, _Draw]] = {
     "leadership transfer": (2, lambda r, ids: ()),
     "closed gate": (1, lambda r, ids: (_any(r, ids), r.uniform(0.1, 3.0))),
 }
-KINDS: Final = tuple(_KINDS)
+CLOSED: Final = "closed in order"
+"""Drawn by a stream of its own: what else a seed's run has is what it had before there was this kind."""
+CLOSED_SHARE: Final = 0.2  # of the runs
+CLOSED_FIRST: Final = 1000  # number of the first one in a plan
+KINDS: Final = (*_KINDS, CLOSED)
 SNAPSHOTS: Final = ("snapshot", "trim", "compact", "broken transfers")
 MEMBERS: Final = ("add member", "add learner", "remove member", "changes in split")
 
 
 def choose_kinds(rng: random.Random) -> list[str]:
     """The kinds of fault of a run.  Those that make sense together come together."""
-    chosen = [kind for kind in KINDS if kind not in SNAPSHOTS + MEMBERS and rng.random() < 0.35]
+    chosen = [kind for kind in _KINDS if kind not in SNAPSHOTS + MEMBERS and rng.random() < 0.35]
     if rng.random() < 0.5:
         chosen += SNAPSHOTS
     if rng.random() < 0.4:
         chosen += MEMBERS
-    return chosen or [rng.choice(KINDS)]
+    return chosen or [rng.choice(tuple(_KINDS))]
 
 
 def plan(rng: random.Random, ids: list[int], seconds: float, kinds: Sequence[str]) -> list[Fault]:
-    """The faults of a run, of ``kinds``."""
+    """The faults of a run, of ``kinds``, but for CLOSED."""
+    kinds = [kind for kind in kinds if kind != CLOSED]
+    if not kinds:
+        return []
     weights = [_KINDS[kind][0] for kind in kinds]
     mean_gap_s = 10 ** rng.uniform(-1.2, 0.0)
     found: list[Fault] = []
@@ -102,4 +109,14 @@ def plan(rng: random.Random, ids: list[int], seconds: float, kinds: Sequence[str
         kind = rng.choices(kinds, weights)[0]
         found.append(Fault(len(found), at, kind, _KINDS[kind][1](rng, ids)))
         at += rng.expovariate(1 / mean_gap_s)
+    return found
+
+
+def plan_closed(rng: random.Random, ids: list[int], seconds: float) -> list[Fault]:
+    found: list[Fault] = []
+    at = rng.uniform(0.3, 2.5)
+    while at < seconds:
+        values = (_any(rng, ids), rng.random() < 0.3, rng.uniform(0.02, 1.5))
+        found.append(Fault(CLOSED_FIRST + len(found), at, CLOSED, values))
+        at += rng.expovariate(1 / 1.5)
     return found

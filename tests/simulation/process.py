@@ -13,6 +13,7 @@ import os
 import random
 import stat
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from stele.services.errors import SteleError
 from stele.services.raft import membership
 from stele.services.raft.group import Group
 from stele.services.raft.registry import Registry
+from tests.simulation.durable import DurableLog
 from tests.simulation.loop import Latency, SimulatedLoop
 from tests.support.disks import SimulatedDisk
 
@@ -41,6 +43,7 @@ ENTRY_BYTES_MAX = 1 << 16
 DISK_RESERVE_BYTES = 2048
 READY_POLL_S = 0.05
 CHANGE_TIMEOUT_S = 4.0
+HAND_OVER_S = 0.5
 VOTERS_MIN, VOTERS_MAX = 2, 5
 
 
@@ -154,6 +157,8 @@ class Process:
         self.applied_seen = 0
         self._rng = rng
         self._aside: set[asyncio.Task[object]] = set()
+        self._ending = False
+        self.closed = False  # in order: its group has ended, or is about to
         self.leaving: set[int] = set()  # members whose removal was asked for and may come any moment
 
     def start(self) -> None:
@@ -202,7 +207,12 @@ class Process:
         machine.run(self.group)
         self.machine = machine
         self.world.checks.opened(self)
-        while not self.group.settled:  # noqa: ASYNC110 - so does the store's gate
+        try:
+            groups = [self.group, *await self.world.companions.open(self)]
+        except (SteleError, OSError) as e:
+            self.world.start_failed(self, e)
+            return
+        while not all(group.settled for group in groups):  # noqa: ASYNC110 - so does the store's gate
             await asyncio.sleep(READY_POLL_S)
         self.registry.may_lead = True
         if self.world.retention_s:
@@ -285,6 +295,22 @@ class Process:
         else:
             self.add_member(store)
 
+    def close(self, hand_over: bool, down_s: float) -> None:
+        """It ends in order, and is started again after ``down_s``."""
+        if self.group is not None and not self._ending:
+            self._ending = True
+            self._run_aside(self._close(hand_over, down_s), "")
+
+    async def _close(self, hand_over: bool, down_s: float) -> None:
+        assert self.registry is not None
+        if hand_over:
+            await self.registry.transfer_all(HAND_OVER_S)
+        self.closed = True
+        with suppress(SteleError, OSError):  # of a disk that failed
+            await self.registry.close()
+        self.store.power_fails, self.store.down_s = False, down_s
+        self.world.kill(self.store, "closed in order")
+
     def _run_aside(self, work: Coroutine[Any, Any, object], counted: str) -> None:
         self._aside.add(task := self.loop.create_task(work))
         task.add_done_callback(lambda done: self._was_run(done, counted))
@@ -325,6 +351,7 @@ class Store:
         self.disk = SimulatedDisk()
         self.path: Path = type("Path", (SimulatedPath,), {"disk": self.disk})(ROOT)
         self.folder = self.path / str(GROUP)
+        self.durable = DurableLog(self.disk, self.folder)
         self.latency = Latency(rng)
         self.drift = 1.0
         self.process: Process | None = None
@@ -334,7 +361,6 @@ class Store:
             int, int
         ] = {}  # index → term of what it held durably, and may have acknowledged, when it was lost
         self.broken = False  # an error of the disk was injected: its replica may fail
-        self.held: dict[int, int] = {}  # while no process runs: index → term of durable entries beyond the commit index
         self.power_fails = False  # the next death of its process is a loss of power
         self.down_s = 0.5  # how long it stays down after that
 
@@ -345,8 +371,9 @@ class Store:
         told = group is not None and group.engine.recovering
         return self.lost_log or told or self.disk.has_file(self.folder / RECOVERING_NAME)
 
-    def lose_log(self) -> bool:
-        """The log is damaged, set aside and to be brought back from the peers.  False: that is not possible safely."""
+    def lose_log(self, held: dict[int, int]) -> bool:
+        """The log, which ``held`` entries of these terms, is damaged, set aside and to be brought back from the peers.  False: that is not
+        possible safely."""
         disk, folder = self.disk, self.folder
         if not disk.has_file(folder / "term"):
             return False
@@ -355,13 +382,12 @@ class Store:
                 disk.unlink(folder / name)
         disk.create(folder / RECOVERING_NAME).close()
         disk.fsync_dir(folder)
-        self._lost()
-        self.held.clear()
+        self._lost(held)
         return True
 
-    def lose_tail(self, keep: int, missed: int) -> int:
-        """The log ends behind entry ``keep`` from now on, or further on: never in front of a snapshot, and where it would not be noticed
-        behind the last entry that would be ``missed``.  Returns where it ends."""
+    def lose_tail(self, held: dict[int, int], keep: int, missed: int) -> int:
+        """The log, which ``held`` entries of these terms, ends behind entry ``keep`` from now on, or further on: never in front of a
+        snapshot, and where it would not be noticed behind the last entry that would be ``missed``.  Returns where it ends."""
         disk, folder = self.disk, self.folder
         names = disk.listdir(folder)
         bases = sorted(base for name in names if (base := base_of(name)) is not None)
@@ -369,7 +395,7 @@ class Store:
             return 0
         keep = max(keep, bases[0] - 1, *(index_of(name) or 0 for name in names))
         if keep < read_reached(folder / REACHED_NAME, disk):
-            self._lost()
+            self._lost(held)
             self.must_notice = True
         else:
             keep = max(keep, missed)
@@ -381,12 +407,11 @@ class Store:
                 break
             disk.unlink(path)
         disk.fsync_dir(folder)
-        self.held = {index: term for index, term in self.held.items() if index <= keep}
         return keep
 
-    def _lost(self) -> None:
+    def _lost(self, held: dict[int, int]) -> None:
         self.lost_log = True
-        self.promised = dict(self.held)
+        self.promised = held
 
 
 def _end_of(content: bytes, path: Path, keep: int) -> int:

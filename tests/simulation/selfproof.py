@@ -29,11 +29,23 @@ class Proof:
     runs: int
     kinds: tuple[str, ...] = ()
     nodes: int = 0
+    pressure: bool = False  # what bounds memory is small
+    groups: int = 0  # that share each link
+
+    def options(self, seed: int) -> Options:
+        return Options(
+            seed,
+            self.nodes,
+            kinds=self.kinds,
+            mutants=self.mutants,
+            pressure=self.pressure,
+            groups=self.groups,
+        )
 
     @property
     def correction(self) -> str:
-        """The rule that it is about: the first that the first mutant breaks."""
-        return MUTANTS[self.mutants[0]].rules[0]
+        """The rule that it is about, if it has a number: the first that the first mutant breaks."""
+        return next(iter(MUTANTS[self.mutants[0]].rules), "")
 
 
 PROOFS = (
@@ -46,12 +58,19 @@ PROOFS = (
     Proof(("replication.ForgetsTheLog",), 0),
     Proof(("replication.PromisesFirst",), 100),
     Proof(("replication.CountsItself",), 100),
+    Proof(("log.SyncsAgain",), 20, ("disk error",)),
+    Proof(("log.CountsCachedNames",), 60, ("kill", "power-loss", "kill in disk operation")),
+    Proof(("log.CountsTheCache",), 0, ("kill in disk operation", "isolate")),
     Proof(("snapshots.ResetsFirst",), 0, ("power-loss in disk operation", "isolate", "snapshot", "trim", "compact")),
     Proof(("replication.BelievesItsCommitIndex", "replication.KeepsItsCommitIndex"), 100),
     Proof(("elections.TurnsFirst", "elections.CampaignsByTheClock"), 100, ("pause",)),
+    Proof(("replication.CallsTheUnknownDefinite",), 50, ("closed in order",)),
+    Proof(("replication.TakesAllThatIsProposed",), 20, pressure=True),
+    Proof(("links.GivesEverybodyRoom",), 10, groups=10),
     Proof(("replication.ReadsWithoutARound",), 0),
     Proof(("replication.ReadsBeforeItsOwnEntry",), 0),
     Proof(("elections.VotesWithoutItsLog",), 100),
+    Proof(("elections.WinsBehindTheGate",), 100, ("closed gate", "contested election")),
     Proof(("elections.RecoversAtAWord",), 200, ("unguarded word",)),
     Proof(("log.NeverLooksBack",), 100, ("lost tail",)),
 )
@@ -96,7 +115,7 @@ def main() -> int:
         if given.corrections and not set(given.corrections) & _names(proof):
             continue
         started = time.monotonic()
-        options = Options(given.seed, proof.nodes, kinds=proof.kinds, mutants=proof.mutants)
+        options = proof.options(given.seed)
         runs, found = first_violation(options, given.runs, given.jobs)
         took_s = time.monotonic() - started
         saw = found.message if found is not None else "NOTHING"

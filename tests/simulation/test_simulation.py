@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from stele.services.raft import lanes, proposals
 from tests.simulation.runner import Totals, quiet, run_one, run_seeds
 from tests.simulation.selfproof import PROOFS, Proof, first_violation
 from tests.simulation.shrink import report, shrink
@@ -37,14 +38,33 @@ def test_replicas_keep_what_they_acknowledged(first: int) -> None:
         pytest.fail(report(shrink(Options(totals.violations[0].seed), within_s=20)))
 
 
+def test_bounds_are_met_under_pressure_and_kept() -> None:
+    totals = run_seeds(Options(pressure=True), range(20))
+    assert not totals.violations
+    for what in ("proposals of a group", "requests in flight to a follower", "reads of a group"):
+        assert totals.nearest[what] == 1.0
+    for what in ("bytes in flight to a follower", "bytes of a replica that wait for its disk"):
+        assert totals.nearest[what] > 0.6  # the last piece may be smaller than the largest, for which there is room
+    assert proposals.PENDING_MAX == 20_000
+
+
+def test_groups_that_share_links_take_turns() -> None:
+    totals = run_seeds(Options(groups=10), range(20))
+    assert not totals.violations
+    assert totals.counts["commits of other groups"] > 500
+    assert 0.25 < totals.nearest["entries that wait for a link"] <= 1.0  # BULK_BYTES_MAX were there
+    assert lanes.QUEUE_BYTES_MAX == 64 << 20
+
+
 @pytest.mark.parametrize("proof", [p for p in PROOFS if p.runs], ids=lambda p: "+".join(p.mutants))
 def test_it_finds_what_is_wrong(proof: Proof) -> None:
-    runs, found = first_violation(Options(nodes=proof.nodes, kinds=proof.kinds, mutants=proof.mutants), proof.runs)
+    runs, found = first_violation(proof.options(0), proof.runs)
     assert found is not None, f"{runs} runs did not show what is wrong with {' and '.join(proof.mutants)}"
 
 
 _DIGEST = """
 import sys
+from stele.services.raft import lanes, proposals
 from tests.simulation.runner import quiet
 from tests.simulation.world import Options, World
 quiet()

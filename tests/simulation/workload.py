@@ -76,7 +76,7 @@ class Producer(Client):
             return
         if len(self._unacked) < self.window and not self.workload.closing:
             count = self.rng.choice((1, 1, 2, 3))
-            size = self.rng.choice((10, 60, 60, 700)) if self.rng.random() < 0.97 else 20_000
+            size = self.rng.choice((10, 60, 60, 700)) if self.rng.random() < 0.97 else self.workload.large_bytes
             records = [
                 batch.BatchRecord(b"%d:%d" % (self.id, self._next_sequence + i) + b"x" * size, timestamp_ms=1)
                 for i in range(count)
@@ -279,6 +279,12 @@ class Workload:
         self.reader = Reader(self, _sub(rng))
         self.linearizable = LinearizableReader(self, _sub(rng))
         self.gap_s = 10 ** rng.uniform(-2.3, -0.9)
+        # Small beside bounds that are: pressure.py, shared_links.py.
+        self.large_bytes = 1_200 if world.pressed or world.shared else 20_000
+        if world.pressed:  # much is asked for at once
+            self.gap_s /= 4
+            for producer in self.producers:
+                producer.window *= 8
 
     @property
     def idle(self) -> bool:

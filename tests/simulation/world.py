@@ -10,6 +10,7 @@ same state.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 from collections import Counter
@@ -18,18 +19,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from stele.services.errors import GroupStopped
 from stele.services.raft.timing import Timing
+from tests.simulation import shared_links
+from tests.simulation.bounds import REPLICA, Bounds
 from tests.simulation.checks import Checks, Violation
+from tests.simulation.companions import Companions
 from tests.simulation.faults import Strike
 from tests.simulation.network import Network
-from tests.simulation.plan import MEMBERS, SNAPSHOTS, choose_kinds, plan
+from tests.simulation.plan import CLOSED, CLOSED_SHARE, MEMBERS, SNAPSHOTS, choose_kinds, plan, plan_closed
+from tests.simulation.pressure import PRESSURE_SHARE, kept_up
 from tests.simulation.process import Process, Store
 from tests.simulation.scheduler import Scheduler
+from tests.simulation.shared_links import SharedProcessLinks
 from tests.simulation.workload import Workload
 
 LIVENESS_S = 10.0
 CONVERGENCE_S = 10.0
 STORES_MAX = 6
+SHARED_SHARE = 0.05  # of the runs
+SHARED_GROUPS = (6, 12)
 TRACE_LINES_MAX = 200_000
 
 
@@ -44,6 +53,8 @@ class Options:
     kinds: tuple[str, ...] = ()  # of faults; none: drawn from the seed
     traced: bool = False
     mutants: tuple[str, ...] = ()  # of lab/mutants, wrong on purpose (mutants.py)
+    pressure: bool = False  # what bounds memory is small
+    groups: int = 0  # that share each link; 0: one in most runs, many in some
 
     def world(self) -> World:
         return World(self)
@@ -66,6 +77,8 @@ def replay(target: str, options: Any, variables: str = "") -> str:
         more += " --operations"
     if getattr(options, "pressure", False):
         more += " --pressure"
+    if getattr(options, "groups", 0):
+        more += f" --groups {options.groups}"
     if options.mutants:
         more += f" --mutants {','.join(options.mutants)}"
     arguments = f' ARGS="{more.strip()}"' if more else ""
@@ -83,6 +96,9 @@ class World:
         spare = drawing.choice((1, 2)) if set(MEMBERS) & set(self.kinds) else 0
         self.ids = list(range(1, self.nodes + 1 + min(spare, max(1, STORES_MAX - self.nodes))))
         self.faults = plan(drawing, self.ids, self.seconds, self.kinds)
+        closing = self._stream("closed in order")
+        if CLOSED in self.kinds or (not options.kinds and closing.random() < CLOSED_SHARE):
+            self.faults += plan_closed(closing, self.ids, self.seconds)
         if options.only_faults is not None:
             self.faults = [f for f in self.faults if f.number in options.only_faults]
         self.trace: list[str] | None = [] if options.traced else None
@@ -97,6 +113,16 @@ class World:
         self.network = Network(self, self._stream("network"))
         self.network.delay_s = 10 ** rng.uniform(-3.7, -2.0)
         self.checks = Checks(self)
+        under_pressure = not options.kinds and self._stream("under pressure").random() < PRESSURE_SHARE
+        self.pressed = options.pressure or under_pressure
+        sharing = self._stream("groups")
+        shared = not options.kinds and not self.pressed and sharing.random() < SHARED_SHARE
+        groups = options.groups or (sharing.randint(*SHARED_GROUPS) if shared else 1)
+        self.companions = Companions(self, groups - 1, sharing)
+        self.shared = groups > 1
+        if self.shared:
+            self.network.links = SharedProcessLinks
+        self.bounds = Bounds(REPLICA, self.violated, self._running)
         self.workload = Workload(self, self._stream("workload"))
         self._crashes = self._stream("crashes")
         self._strike = Strike(self)
@@ -121,8 +147,15 @@ class World:
     def run(self) -> None:
         """The whole run.  Raises Violation; an exception that nobody was to see is one too."""
         try:
-            self._run()
+            with (
+                self.bounds.watched(),
+                kept_up(self.shared, self._stream("shared"), shared_links.CONSTANTS),
+                kept_up(self.pressed, self._stream("pressure")),
+            ):
+                self._run()
         except Violation:
+            if self._error is not None:  # it was noticed before
+                raise self._error from None
             raise
         except Exception as e:
             raise Violation("unhandled error", repr(e)) from e
@@ -131,11 +164,16 @@ class World:
         for store in self.stores.values():
             self.start(store)
         self.workload.start()
+        self.companions.start()
         for fault in self.faults:
             self.scheduler.at(fault.at, self._strike, fault)
         self._run_until(self.seconds)
         self._heal()
         self._must(self._written_since(len(self.workload.acked)), LIVENESS_S, "no write commits after the faults")
+        self.companions.ask_all()
+        self._must(
+            lambda: not self.companions.starving(), LIVENESS_S, "a group beside others commits nothing after the faults"
+        )
         self.workload.closing = True
         self._must(self._converged, CONVERGENCE_S, "replicas do not come to the same state")
         self._check_end()
@@ -170,7 +208,7 @@ class World:
         if not groups or len(groups) < len(found) or any(g is None or g.engine.recovering for g in groups):
             return False
         ends = {(g.last_index, g.applied_index) for g in groups if g is not None}
-        return len(ends) == 1 and len(set(*ends)) == 1 and self.workload.idle
+        return len(ends) == 1 and len(set(*ends)) == 1 and self.workload.idle and self.companions.converged()
 
     def _members(self) -> list[Process | None]:
         """What runs on the members' stores, going by the leader; none while nobody leads."""
@@ -195,7 +233,7 @@ class World:
             self.trace.append(f"{self.scheduler.now:10.6f} {line}")
 
     def nearest(self) -> dict[str, float]:
-        return {}
+        return self.bounds.nearest
 
     def counted(self) -> dict[str, int]:
         """What was done in this run, for the totals."""
@@ -206,6 +244,9 @@ class World:
             "leaders elected": self.checks.elections,
             "linearizable reads": workload.linearizable.checked,
             "batches read back": workload.content_checked,
+            "runs under pressure": self.pressed,
+            "runs with many groups": self.shared,
+            "commits of other groups": self.companions.committed,
             **self.counts,
         }
 
@@ -233,6 +274,16 @@ class World:
         except Violation as e:
             self._error = self._error or e
 
+    def violated(self, kind: str, what: str) -> None:
+        """A check that is made in the midst of things has failed."""
+        self._error = self._error or Violation(kind, what)
+
+    def _running(self) -> str:
+        """Whose turn it is."""
+        running = asyncio.events._get_running_loop()
+        of = (s.id for s in self.stores.values() if s.process is not None and s.process.loop is running)
+        return f"store {next(of, 0)}"
+
     # --- processes ------------------------------------------------------------------------------------------------------
 
     def start(self, store: Store) -> None:
@@ -248,8 +299,7 @@ class World:
         if process is None:
             return
         self.say(f"{'power loss' if store.power_fails else 'kill'} {store.id} ({why})")
-        self.checks.ended(process)
-        promised = self.checks.synced_terms(process) if keep_share is not None else {}
+        held = store.durable.terms() if lose_log or keep_share is not None else {}
         process.loop.end()
         self._remains.append(process)
         store.process = None
@@ -257,12 +307,12 @@ class World:
             store.disk.crash(self._crashes)
         else:
             store.disk.kill()
-        if lose_log and not store.lose_log():
+        if lose_log and not store.lose_log(held):
             self.say(f"the log of {store.id} stays: it has no term file")
         if keep_share is not None:
-            kept = store.lose_tail(int(keep_share * max(promised, default=0)), self._missed(store, promised))
+            kept = store.lose_tail(held, int(keep_share * max(held, default=0)), self._missed(store, held))
             self.say(f"the log of {store.id} ends at {kept} now")
-            if kept < max(promised, default=0):
+            if kept < max(held, default=0):
                 self.counts["tails lost that were noted" if store.must_notice else "tails lost that were not"] += 1
         self.network.process_ended(store.id)
         self.scheduler.after(store.down_s, self.start, store)
@@ -270,6 +320,8 @@ class World:
     def start_failed(self, process: Process, error: BaseException) -> None:
         """A replica could not be opened."""
         store = process.store
+        if process.closed and isinstance(error, GroupStopped):  # it was told to end while it still opened
+            return
         if not store.broken:
             self.unhandled(process, Violation("cannot be opened", f"store {store.id}: {error!r}"))
 
@@ -295,15 +347,15 @@ class World:
         voters = [(set(p.group.members.voters), p.leaving) for p in processes if p.group is not None]
         return all(len(members - leaving) >= 3 for members, leaving in voters if members)
 
-    def _missed(self, store: Store, promised: dict[int, int]) -> int:
-        """The last entry of what ``store`` promised that no majority of the voters holds durably without it.  Where members change, it
+    def _missed(self, store: Store, held: dict[int, int]) -> int:
+        """The last entry of what ``store`` held that no majority of the voters holds durably without it.  Where members change, it
         is not known which majority counts."""
         if set(MEMBERS) & set(self.kinds):
-            return max(promised, default=0)
+            return max(held, default=0)
         others = [s for s in self.stores.values() if s is not store and s.id in self.first_members]
         wanted = len(self.first_members) // 2 + 1
-        for index in sorted(promised, reverse=True):
-            if sum(self.checks.holds(other, index, promised[index]) for other in others) < wanted:
+        for index in sorted(held, reverse=True):
+            if sum(other.durable.holds(index, held[index]) for other in others) < wanted:
                 return index
         return 0
 

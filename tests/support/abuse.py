@@ -15,11 +15,12 @@ import pytest
 
 import stele
 import stele.sync
-from stele.model import Message, OrphanInfo
+from stele.model import Message, OrphanInfo, TopicInfo
 
 WITHIN_S = 20.0
 MESSAGE = Message("ns/t", 0, 0, None, b"", {}, 0)
 ORPHAN = OrphanInfo(1, "dn1", 1, "ns/t", 1, 0, "orphan", 0)
+ALTERED = TopicInfo("ns/t", 1, 1, 1, "ready", 0)
 
 # --- wrong values, by what an argument is meant to be ------------------------------------------------------------------
 
@@ -121,15 +122,38 @@ ROWS: dict[str, Wrong] = {
     "Admin.remove_orphan": {
         "orphan": [*MESSAGES, dataclasses.replace(ORPHAN, group=-1), dataclasses.replace(ORPHAN, store_id=HUGE)]
     },
+    "Admin.adopt_orphans": {"topic": TOPIC, "topic_id": WHOLE, "partitions": WHOLE},
     "Admin.decommission_store": {"store_id": [None, *WHOLE], "dry_run": FLAG},
     "Admin.recommission_store": {"store_id": [None, *WHOLE]},
+    "Admin.cordon_store": {"store_id": [None, *WHOLE], "cordoned": FLAG},
     "Admin.decommissioning": {"store_id": [None, *WHOLE], "timeout_s": [None, *NUMBER]},
+    "Admin.explain_partition": {"group": [None, *WHOLE]},
+    "Admin.rebalance": {"dry_run": FLAG},
+    "Admin.rebalancing": {"timeout_s": [None, *NUMBER]},
     "Admin.remove_tombstones": {"store_ids": [1, "1", (), [0], ["1"], [HUGE], [None]]},
     "Admin.move_partition": {"group": [None, *WHOLE], "from_store": [None, *WHOLE], "to_store": [None, *WHOLE]},
+    "Admin.transfer_leader": {"group": [None, *WHOLE], "to_store": [None, *WHOLE]},
+    "Admin.list_bundles": {"namespace": NAMESPACE_FILTER},
+    "Admin.move_bundle": {"bundle": NAMESPACE_FILTER, "broker": NAME},
+    "Admin.split_bundle": {"bundle": NAMESPACE_FILTER},
+    "Admin.drain_broker": {"broker": NAME},
+    "Admin.undrain_broker": {"broker": NAME},
+    "Admin.draining": {"broker": NAME, "timeout_s": [None, *NUMBER]},
+    "Admin.unload_broker": {"broker": NAME, "bundles": [1, "ns/x", (), [], [1], [None], ["\ud800"]]},
+    "Admin.safe_to_stop": {"name": NAME},
+    "Admin.until_safe_to_stop": {"name": NAME, "timeout_s": [None, *NUMBER]},
     "Admin.list_operations": {},
     "Admin.cancel_operation": {"operation": NAMESPACE_FILTER},
     "Admin.recover_metadata": {},
+    "Admin.finalize_upgrade": {"dry_run": FLAG},
     "Admin.events": {"follow": FLAG, "since_ms": WHOLE},
+    "Admin.explain": {"what": [None, "", "a/b/c", "a/b/c/0", "a b", "\ud800", "x" * 10_000, *STRANGE], "at_ms": WHOLE},
+    "Admin.alter_namespace": {
+        "namespace": NAME,
+        "replication": [None, *WHOLE],
+        **RETENTION,
+    },
+    "Admin.delete_namespace": {"namespace": NAME},
     "Admin.create_namespace": {
         "namespace": NAME,
         "bundles": WHOLE,
@@ -142,14 +166,29 @@ ROWS: dict[str, Wrong] = {
         "partitions": [0, 1 << 40, *WHOLE],
         "replication": [1 << 40, *WHOLE],
         "if_absent": FLAG,
+        "racks": NAMESPACE_FILTER,
         **RETENTION,
     },
-    "Admin.alter_topic": {"topic": TOPIC, **RETENTION},
+    "Admin.alter_topic": {
+        "topic": TOPIC,
+        "partitions": [None, 1 << 40, *WHOLE],
+        "replication": [None, 1 << 40, *WHOLE],
+        "topic_id": [None, *WHOLE],
+        **RETENTION,
+    },
+    "Admin.altering": {
+        "altered": [None, "ns/t", 1],
+        "timeout_s": [None, *NUMBER],
+    },
     "Admin.delete_topic": {"topic": TOPIC},
-    "Admin.list_topics": {"namespace": NAMESPACE_FILTER},
+    "Admin.list_topics": {"namespace": NAMESPACE_FILTER, "limit": [0, *WHOLE], "after": NAMESPACE_FILTER},
     "Admin.describe_topic": {"topic": TOPIC},
     "Admin.lookup": {"topic": TOPIC},
-    "Admin.list_partitions": {"topic": [topic for topic in TOPIC if topic != ""]},
+    "Admin.list_partitions": {
+        "topic": [topic for topic in TOPIC if topic != ""],
+        "limit": [0, *WHOLE],
+        "after": ["a", "a/b", "a/b/c", "a/1", "a/b/-1", "a/b/" + "9" * 5_000, *NAMESPACE_FILTER],
+    },
     "Admin.list_subscriptions": {"topic": TOPIC},
     "Admin.create_subscription": {"topic": TOPIC, "subscription": NAME, "start": [None, *PLACE]},
     "Admin.delete_subscription": {"topic": TOPIC, "subscription": NAME},
@@ -163,11 +202,16 @@ GOOD: dict[str, Any] = {
     "value": b"x",
     "message": MESSAGE,
     "orphan": ORPHAN,
+    "altered": ALTERED,
     "store_id": 1,
     "group": 1,
     "from_store": 1,
     "to_store": 2,
     "operation": "move-1",
+    "bundle": "ns/00000000-0fffffff",
+    "broker": "br1",
+    "name": "br1",
+    "what": "ns/t",
     "timeout_s": 0.5,
     "to": "earliest",
 }

@@ -34,6 +34,9 @@ CHANGES: frozenset[Operation] = frozenset(
 )
 
 
+UNALTERED = 1 << 62
+
+
 class PowerLost(Exception):
     """The power goes at this operation; the disk does nothing more until ``crash``.  Not an OSError: no program sees it."""
 
@@ -62,6 +65,8 @@ class _Inode:
     cached: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
     pending: list[_Change] = field(default_factory=list)
+    altered_at: int = 0
+    """From where on ``durable`` may be another one than whoever reads it by and by has seen; that one sets it to UNALTERED."""
     st_dev = 0
 
     @property
@@ -71,6 +76,11 @@ class _Inode:
     def change(self, change: _Change) -> None:
         change.apply(self.cached)
         self.pending.append(change)
+
+    def settle(self, change: _Change) -> None:
+        """``change`` is durable."""
+        self.altered_at = min(self.altered_at, change.offset)
+        change.apply(self.durable)
 
 
 @dataclass(slots=True)
@@ -210,6 +220,7 @@ class SimulatedDisk:
         inode = self._inode(path)
         change(inode.cached)
         inode.durable[:] = inode.cached
+        inode.altered_at = 0
         inode.pending.clear()
 
     def has_file(self, path: Path) -> bool:
@@ -221,6 +232,11 @@ class SimulatedDisk:
 
     def content(self, path: Path) -> bytes:
         return bytes(self._inode(path).cached)
+
+    def durable(self, directory: Path) -> dict[str, _Inode]:
+        """The names in a folder, as they would be left now, were the power lost."""
+        folder = self._folders.get(str(directory))
+        return folder.durable if folder is not None else {}
 
     def used_bytes(self) -> int:
         inodes = {id(inode): inode for folder in self._folders.values() for inode in folder.cached.values()}
@@ -277,7 +293,9 @@ class SimulatedDisk:
         after()
 
     def free_bytes(self, directory: Path) -> int:
-        return self.capacity_bytes - self.used_bytes() if self.capacity_bytes < 1 << 40 else self.capacity_bytes
+        if self.capacity_bytes == 1 << 40:
+            return self.capacity_bytes
+        return max(0, self.capacity_bytes - self.used_bytes())  # the half of a write that failed may be over
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -370,7 +388,7 @@ class SimulatedFile:
         disk.busy_s += disk.sync_s
         disk._begin("fdatasync", self._path, inode.pending.clear)
         for change in inode.pending:
-            change.apply(inode.durable)
+            inode.settle(change)
         inode.pending.clear()
 
     def close(self) -> None:
@@ -386,9 +404,10 @@ class SimulatedFile:
 def _forget(inode: _Inode, rng: random.Random) -> None:
     survivors = rng.randint(0, len(inode.pending))
     for change in inode.pending[:survivors]:
-        change.apply(inode.durable)
+        inode.settle(change)
     torn = inode.pending[survivors : survivors + 1]
     if torn and torn[0].content and rng.random() < 0.75:
+        inode.altered_at = min(inode.altered_at, torn[0].offset)
         _tear(inode.durable, torn[0].offset, torn[0].content, rng)
     inode.pending.clear()
     inode.cached = bytearray(inode.durable)

@@ -21,9 +21,10 @@ Everything lies below `/stele/<cluster>`. A value is one line of JSON with its `
 {example}
 ```
 
-Fields that a reader does not know are ignored, those that a writer did not know take their defaults, a higher `format` is refused
-([RecordUnreadable](errors.md#coordination)). Whatever the leading nameserver writes is in a transaction that checks the version of
-`epoch`: one that was deposed writes nothing more.
+Fields that a reader does not know are ignored, and kept where it changes a record; those that a writer did not know take their defaults;
+a higher `format` is refused ([RecordUnreadable](errors.md#coordination)). A field that an older process would lose is written only once the
+cluster is at the record format that stands beside it ([how to upgrade](../how-to/upgrade.md)). Whatever the leading nameserver writes is in
+a transaction that checks the version of `epoch`: one that was deposed writes nothing more.
 """
 
 
@@ -62,11 +63,17 @@ def section(record: type[ZnodeRecord]) -> list[str]:
     said = " ".join((inspect.getdoc(record) or "").replace("``", "`").split())
     remarks = dict(re.findall(r"^    (\w+): .*?#\s*(.+)$", inspect.getsource(record).replace("``", "`"), re.MULTILINE))
     rows = [
-        (code(name), type_of(hint), default_of(record, name), remarks.get(name, ""))
+        (code(name), type_of(hint), default_of(record, name), remarks.get(name, "") + takes(record, name))
         for name, hint in typing.get_type_hints(record).items()
-        if typing.get_origin(hint) is not typing.ClassVar
+        if typing.get_origin(hint) is not typing.ClassVar and not name.endswith("_")
     ]
     return [f"## {record.__name__}", "", said, "", *table(("field", "type", "default", "what it is"), rows)]
+
+
+def takes(record: type[ZnodeRecord], name: str) -> str:
+    """Which record format of the cluster the field takes, where that is not the first."""
+    record_format = record.__dataclass_fields__[name].metadata.get("record_format")
+    return f" (takes record format {record_format})" if record_format else ""
 
 
 def type_of(hint: object) -> str:

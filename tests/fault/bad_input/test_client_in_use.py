@@ -40,11 +40,26 @@ GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
     "Admin.create_subscription": lambda: {"subscription": f"made-{next(_number)}"},
     # It holds one already, which is refused at once: a store that is not there is waited for, and 400 such waits are too many.
     "Admin.move_partition": lambda: {"to_store": 1},
+    "Admin.transfer_leader": lambda: {"to_store": 1},
+    "Admin.cordon_store": lambda: {"cordoned": False},
+    "Admin.split_bundle": lambda: {"bundle": "ns/f0000000-ffffffff"},  # not the one that is moved
     "Consumer.receive": lambda: {"timeout_s": 1.0},
     "Consumer.open": lambda: {"timeout_s": 20.0},
 }
-# There is one store and no spare one, no operation, and no orphan.
-REFUSED = {f"Admin.{name}" for name in ("remove_orphan", "decommission_store", "move_partition", "cancel_operation")}
+# There is one store and no spare one, one broker and no spare one, no operation, no orphan, and a topic in the namespace.
+REFUSED = {
+    f"Admin.{name}"
+    for name in (
+        "remove_orphan",
+        "adopt_orphans",
+        "decommission_store",
+        "move_partition",
+        "cancel_operation",
+        "delete_namespace",
+        "drain_broker",
+        "unload_broker",
+    )
+}
 
 
 class Neighbour:

@@ -150,7 +150,7 @@ COMMANDS: list[tuple[str, int, str, str]] = [
     ("topic create bad/x --replication 4", FAILED, "needs 4 stores", "--replication"),
     ("topic info bad/absent", FAILED, "no topic bad/absent", "stele topic ls"),
     ("topic rm bad/absent --yes", FAILED, "no topic bad/absent", "stele topic ls"),
-    ("topic ls absent", FAILED, "no namespace absent", "stele topic ls"),
+    ("topic ls absent", FAILED, "no namespace absent", "stele namespace ls"),
     ("produce bad/absent --count 3", FAILED, "no topic bad/absent", "stele topic create"),
     ("produce {topic} --count 1 --size 2000000", FAILED, "2000000 bytes", "smaller"),
     ("produce {topic} --count 1 --partition 7", FAILED, "0 to 1, not 7", ""),

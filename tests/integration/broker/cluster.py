@@ -267,11 +267,13 @@ class Consumer:
         partition: int = 0,
         topic_id: int = 0,
         must_exist: bool = False,
+        owner_epoch: int = 0,
     ) -> None:
         request = pb.OpenSubscription(
             topic=TOPIC,
             topic_id=topic_id,
             must_exist=must_exist,
+            owner_epoch=owner_epoch,
             partition=partition,
             subscription=subscription,
             type=pb.SubscriptionType.ValueType(kind),

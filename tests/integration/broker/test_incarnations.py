@@ -8,6 +8,7 @@ import pytest
 
 from stele.broker.owned_partitions import OwnedPartitions
 from stele.services.errors import (
+    NotOwner,
     NotReady,
     StaleAck,
     SteleError,
@@ -17,8 +18,9 @@ from stele.services.errors import (
     TopicReplaced,
 )
 from stele.services.pb import broker_pb2 as pb
+from stele.services.rpc.channels import call
 from stele.services.rpc.status import from_pb
-from tests.integration.broker.cluster import TOPIC, BrokerUnderTest, Cluster, Consumer
+from tests.integration.broker.cluster import TOPIC, WITHIN_S, BrokerUnderTest, Cluster, Consumer
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
 
@@ -139,6 +141,48 @@ async def test_p8_acknowledgements_of_a_deleted_subscription_are_written_no_more
         await other.acked(n)
     assert cluster.leader.acks - before == 5
     assert "s" not in owned.dispatch._live
+
+
+async def what_others_confirmed_while_the_owner_stood_still(serve: type[OwnedPartitions]) -> None:
+    async with Cluster(serve=serve) as cluster:
+        first, second = await cluster.broker("br1"), await cluster.broker("br2")
+        consumer = await consuming(cluster, first)
+        await consumer.leave()
+        owned = first.partitions.get(TOPIC, 0)
+        assert owned is not None
+        # BEFORE another owner is there: else it hears of that one by the refusal of what it still has to write.
+        await eventually(lambda: not owned.dispatch._live["s"].core.has_acks_to_write and not owned.dispatch._writes)
+        first.paused = True  # it stands still, and its session lives on
+        cluster.assign("br2", 2)
+        elsewhere = await cluster.consumer(second, owner_epoch=2)
+        await elsewhere.received(10)
+        await elsewhere.acked(*range(5))
+        cluster.assign("br1", 3)
+        await eventually(lambda: elsewhere.ended)
+        with promise("an owner that has not heard of its epoch yet does not go on under its old one"):
+            with pytest.raises(NotOwner):
+                await cluster.consumer(first, owner_epoch=3)
+            at, stub = {"topic": TOPIC, "partition": 0, "owner_epoch": 3}, cluster.stub(first)
+            for method, request in (
+                (stub.ListSubscriptions, pb.ListSubscriptionsRequest(topic=TOPIC, partitions=[0], owner_epoch=3)),
+                (stub.CreateSubscription, pb.CreateSubscriptionRequest(**at, subscription="s", earliest=True)),
+                (stub.SeekSubscription, pb.SeekSubscriptionRequest(**at, subscription="s", earliest=True)),
+                (stub.DeleteSubscription, pb.DeleteSubscriptionRequest(**at, subscription="none")),
+            ):
+                with pytest.raises(NotOwner):
+                    await call(method, request, WITHIN_S)
+        first.paused = False
+        cluster.tell()
+        again = await cluster.consumer(first, owner_epoch=3)
+        assert await again.received(5) == [f"m{n}" for n in range(5, 10)]
+        await again.acked(*range(5, 10))
+        assert floor(cluster) == 10
+
+
+async def test_p7d_who_owns_anew_does_not_go_on_under_the_epoch_of_before() -> None:
+    await holds_and_mutant_fails(
+        what_others_confirmed_while_the_owner_stood_still, OwnedPartitions, "incarnations.GoesOnUnderItsOldEpoch"
+    )
 
 
 # --- topics -----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from stele.services.errors import (
     SteleError,
     TopicNotFound,
 )
-from stele.services.pb import datanode_pb2
+from stele.services.pb import broker_pb2, datanode_pb2
 from tests.integration.broker.cluster import Cluster, Producer, batch
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
@@ -306,3 +306,25 @@ async def test_p5_a_topic_that_this_broker_has_not_heard_of_is_not_declared_miss
     await holds_and_mutant_fails(
         a_topic_that_this_broker_has_not_heard_of, OwnedPartitions, "ownership.DeniesWhatItHasNotHeardOf"
     )
+
+
+async def test_what_goes_through_a_bundle_is_counted_while_it_is_owned(cluster: Cluster) -> None:
+    """Stored and delivered alike; under the next epoch it begins anew."""
+    broker = await cluster.broker()
+    stub = cluster.stub(broker)
+
+    async def counted() -> dict[str, tuple[int, int, bool]]:
+        answer = await stub.GetTraffic(broker_pb2.GetTrafficRequest())
+        return {b.bundle: (b.epoch, b.messages, b.bytes > 0) for b in answer.bundles}
+
+    assert await counted() == {cluster.bundle(0): (1, 0, False), cluster.bundle(1): (1, 0, False)}
+    producer = await cluster.producer(broker)
+    await producer.offset(await producer.send("a", "b", "c"))
+    assert (await counted())[cluster.bundle(0)] == (1, 3, True)
+    consumer = await cluster.consumer(broker)
+    await consumer.received(3)
+    assert await counted() == {cluster.bundle(0): (1, 6, True), cluster.bundle(1): (1, 0, False)}
+    cluster.assign("br2", 2)
+    assert await counted() == {cluster.bundle(1): (1, 0, False)}
+    cluster.assign("br1", 3)
+    assert (await counted())[cluster.bundle(0)] == (3, 0, False)

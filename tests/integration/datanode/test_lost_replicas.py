@@ -10,7 +10,8 @@ from pathlib import Path
 
 from stele.datanode.watch import status_of
 from stele.nameserver.catalog import Catalog, Member, MemberKind, PartitionEntry, TopicEntry, TopicState
-from stele.nameserver.reconcile import ReconcileEffect, RecordMaterialised, plan
+from stele.nameserver.effects import ReconcileEffect, RecordMaterialised
+from stele.nameserver.reconcile import plan
 from stele.nameserver.replicas import ReplicaOrders
 from stele.nameserver.reports import leaders, merge
 from stele.services.errors import SteleError
@@ -67,11 +68,13 @@ def folder(node: Node) -> Path:
 
 
 def counts(made: Cluster, *stores: int) -> bool:
-    """Whether the leader's members are exactly these voters, committed."""
+    """Whether the leader's members are exactly these voters, committed, and each has a replica."""
     for node in made.nodes.values():
         group = node.store.registry.get(GROUP) if node.role is not None else None
         if group is not None and group.members_settled:
-            return bool(group.members == Members(tuple(sorted(stores))))
+            held = {n.store_id for n in made.nodes.values() if n.role is not None and GROUP in n.store.replicas}
+            away = {n.store_id for n in made.nodes.values() if n.role is None}
+            return bool(group.members == Members(tuple(sorted(stores)))) and {*stores} <= held | away
     return False
 
 

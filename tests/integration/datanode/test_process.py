@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from stele.services.coordination.members import live
+from stele.services.coordination.records import BuriedRecord, StoreRecord, ZnodeRecord, encode
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc
 from stele.services.rpc.channels import Channels
@@ -164,6 +165,31 @@ async def test_a_fast_restart_takes_its_own_place(made: Cluster, tmp_path: Path)
         assert second["pid"] != first["pid"]
         record = (await live(made.session, "datanodes"))["dn1"]
         assert (record.endpoint, record.store_id) == (second["endpoint"], 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "record"),
+    [
+        ("stores/buried", BuriedRecord(intervals=((1, 4),))),
+        ("stores/1", StoreRecord(name="dn1", state="tombstone", uuid="", registered_ms=0)),
+    ],
+    ids=["buried", "tombstone"],
+)
+async def test_r2_6_a_removed_store_is_refused_also_where_no_nameserver_answers(
+    path: str, record: ZnodeRecord, made: Cluster, tmp_path: Path
+) -> None:
+    process = Process(made, "dn1", tmp_path / "d")
+    async with running(process):
+        pass
+    await made.stores.stop()
+    await made.session.create(path, encode(record))
+    try:
+        assert "store 1 was removed" in await process.fails()
+        await made.session.delete(path)
+        async with running(process) as ready:
+            assert (await live(made.session, "datanodes"))["dn1"].endpoint == ready["endpoint"]
+    finally:
+        await made.stores.start()  # for its end
 
 
 async def test_sigterm_drains_and_ends_with_0(made: Cluster, tmp_path: Path) -> None:

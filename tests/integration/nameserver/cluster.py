@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -11,6 +12,7 @@ from stele.nameserver.controller import Controller
 from stele.nameserver.role import ControllerType, Nameserver
 from stele.services.config import NameserverConfig
 from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.records import RECORD_FORMAT
 from stele.services.coordination.session import Session
 from stele.services.errors import SteleError
 from stele.services.pb import nameserver_pb2 as pb
@@ -39,8 +41,10 @@ class Cluster:
 
     # --- members ----------------------------------------------------------------------------------------------------
 
-    async def nameserver(self, name: str, controller: ControllerType = Controller) -> Nameserver:
-        """Started, with a ZooKeeper connection of its own that a test can spoil."""
+    async def nameserver(
+        self, name: str, controller: ControllerType = Controller, record_format: int = RECORD_FORMAT
+    ) -> Nameserver:
+        """Started, with a ZooKeeper connection of its own that a test can spoil.  ``record_format``: the highest that it knows."""
         proxy = self.zookeeper_of[name] = await Proxy(self.hosts).start()
         config = NameserverConfig(
             name=name,
@@ -49,7 +53,7 @@ class Cluster:
             session_timeout_s=SESSION_TIMEOUT_S,
             admin_port=-1,
         )
-        runtime = Runtime(config=config, log=structlog.get_logger())
+        runtime = Runtime(config=config, log=structlog.get_logger(), record_format=record_format)
         role = Nameserver(config, runtime, controller)
         try:
             await role.start()
@@ -96,12 +100,13 @@ class Cluster:
 
         await eventually(ready, describe=self.describe)
 
-    async def datanode(self, name: str, state: str = "ready") -> InMemoryDatanode:
+    async def datanode(self, name: str, state: str = "ready", rack: str = "") -> InMemoryDatanode:
         datanode = self.datanodes[name] = InMemoryDatanode(self.hosts, self.name, name, self.groups)
-        return await datanode.start(self.client(), state)
+        return await datanode.start(self.client(), state, rack)
 
-    async def broker(self, name: str, state: str = "ready") -> StandingBroker:
+    async def broker(self, name: str, state: str = "ready", rates: Mapping[str, float] | None = None) -> StandingBroker:
         broker = self.brokers[name] = StandingBroker(self.hosts, self.name, name)
+        broker.rates = rates
         return await broker.start(state)
 
     async def leader(self, other_than: str = "") -> Nameserver:

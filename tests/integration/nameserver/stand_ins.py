@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from stele.services.coordination.members import Membership
-from stele.services.coordination.records import MemberRecord
+from stele.services.coordination.metadata import MetadataStore
+from stele.services.coordination.records import BundleRecord, MemberRecord
 from stele.services.coordination.session import Session
 from stele.services.errors import ClusterMismatch, DiskFull, Fenced, NotLeader, StoreMismatch, TopicMismatch
 from stele.services.high_water import HighWater
+from stele.services.pb import broker_pb2, broker_pb2_grpc, datanode_pb2_grpc, nameserver_pb2
 from stele.services.pb import datanode_pb2 as pb
-from stele.services.pb import datanode_pb2_grpc, nameserver_pb2
 from stele.services.rpc.nameservers import NameserverClient
 from stele.services.rpc.servers import Server
 from tests.support.zookeeper import SESSION_TIMEOUT_S, Proxy
@@ -95,13 +96,32 @@ class _Member:
 
 
 class StandingBroker(_Member):
-    """A broker that does nothing but live."""
+    """A broker that does nothing but live; one that has ``rates`` says what goes through the bundles of its cluster that it owns."""
 
     kind = "brokers"
+    rates: Mapping[str, float] | None = None  # messages per second by bundle
 
     async def start(self, state: str = "ready") -> StandingBroker:
+        if self.rates is not None:
+            self.server.add(broker_pb2_grpc.add_BrokerServicer_to_server, _Traffic(self), "stele.v1.Broker")
         await self._enter(state=state)
         return self
+
+
+class _Traffic(broker_pb2_grpc.BrokerServicer):
+    def __init__(self, broker: StandingBroker) -> None:
+        self._broker = broker
+
+    async def GetTraffic(self, request: broker_pb2.GetTrafficRequest, context: Any) -> broker_pb2.GetTrafficResponse:
+        """Whoever owns it counts the same, from the beginning of time on."""
+        metadata = MetadataStore(self._broker.session)
+        now_s = asyncio.get_running_loop().time()
+        answer = broker_pb2.GetTrafficResponse()
+        for bundle, rate in (self._broker.rates or {}).items():
+            known = await metadata.get(f"bundles/{bundle}", BundleRecord)
+            if known is not None and known.record.broker == self._broker.name:
+                answer.bundles.add(bundle=bundle, epoch=known.record.epoch, messages=round(rate * now_s))
+        return answer
 
 
 class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
@@ -129,8 +149,8 @@ class InMemoryDatanode(_Member, datanode_pb2_grpc.DatanodeServicer):
     def _add(self) -> None:
         self.server.add(datanode_pb2_grpc.add_DatanodeServicer_to_server, self, "stele.v1.Datanode")
 
-    async def start(self, nameservers: NameserverClient, state: str = "ready") -> InMemoryDatanode:
-        request = nameserver_pb2.RegisterStoreRequest(uuid=self.uuid, name=self.name)
+    async def start(self, nameservers: NameserverClient, state: str = "ready", rack: str = "") -> InMemoryDatanode:
+        request = nameserver_pb2.RegisterStoreRequest(uuid=self.uuid, name=self.name, rack=rack)
         self.store_id = (await nameservers.call("RegisterStore", request, 20)).store_id
         self.groups.datanodes[self.store_id] = self
         self.state = state

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from stele.nameserver.controller import Controller, Decisions
+from stele.nameserver.effects import DeleteReplica, ReconcileEffect
 from stele.nameserver.ids import GROUPS
-from stele.nameserver.reconcile import DeleteReplica, ReconcileEffect, plan
+from stele.nameserver.reconcile import plan
 from stele.nameserver.topic_writer import TopicWriter
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore
@@ -128,7 +129,7 @@ async def test_the_datanodes_refuse_orders_of_a_deposed_leader(cluster: Cluster)
     await cluster.start(nameservers=2, datanodes=3)
     first = await cluster.leader()
     assert first.controller is not None
-    orders = first.controller._orders
+    orders = first.controller.orders
     await cluster.create("demo/t", partitions=1)
     await end_session(first.session)
     await cluster.leader(other_than=first._config.name)

@@ -18,7 +18,7 @@ from stele.nameserver.stores import StoreRegister
 from stele.services.coordination.election import Leadership
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.session import Session
-from stele.services.errors import MetadataBehind, StoreUnknown
+from stele.services.errors import MetadataBehind, NotReady, StoreUnknown, TopicNotFound
 from stele.services.high_water import HighWater
 from stele.services.pb import nameserver_pb2 as pb
 from tests.integration.nameserver.cluster import Cluster
@@ -123,6 +123,81 @@ async def test_p3_an_older_copy_gives_no_id_out_until_an_operator_says_so(tmp_pa
                 await cluster.stop()
 
         await holds_and_mutant_fails(scenario, MetadataGuard, "catalog.BelievesTheOlderCopy")
+
+
+async def test_p3_a_topic_that_the_older_copy_lacks_is_adopted_as_it_was(tmp_path: Path) -> None:
+    with server() as zookeeper:
+        former = await before_and_after(zookeeper, tmp_path / "copy")
+        cluster = await restarted(zookeeper.hosts, former)
+        try:
+            asked = pb.AdoptOrphansRequest(topic="demo/new")
+            with pytest.raises(MetadataBehind):
+                await cluster.ask("AdoptOrphans", asked)
+            await cluster.ask("RecoverMetadata", pb.RecoverMetadataRequest())
+            leader = await cluster.leader()
+            await cluster.nameserver("ns2")  # follows, and forwards
+            topic = (await cluster.ask("AdoptOrphans", asked, of="ns2")).topic
+            assert (topic.id, topic.partitions, topic.replication, topic.state) == (2, 1, 3, "ready")
+            (partition,) = (await cluster.lookup("demo/new", of=leader._config.name)).partitions
+            assert (partition.group, [r.store_id for r in partition.replicas]) == (2, [1, 2, 3])
+            assert partition.leader_store_id
+            with pytest.raises(TopicNotFound):
+                await cluster.ask("AdoptOrphans", asked)
+            await cluster.create("demo/x", partitions=1, timeout_s=30)
+            for datanode in cluster.datanodes.values():
+                assert {g: r.topic for g, r in datanode.replicas.items()} == {1: "demo/old", 2: "demo/new", 3: "demo/x"}
+            await cluster.delete("demo/new", timeout_s=30)
+            assert [sorted(d.replicas) for d in cluster.datanodes.values()] == [[1, 3]] * 3
+            with pytest.raises(TopicNotFound):
+                await cluster.ask("AdoptOrphans", asked)
+        finally:
+            await cluster.stop()
+
+
+async def test_p3_partitions_of_a_topic_that_are_lost_for_good_begin_empty_beside_those_that_are_adopted(
+    cluster: Cluster,
+) -> None:
+    await cluster.start(nameservers=1, datanodes=3)
+    await cluster.create("demo/t", partitions=3)
+    leader = await cluster.leader()
+    groups = {p.index: g for g, p in leader.view.current.catalog.partitions.items()}
+    session = (await cluster.metadata()).session
+    await session.delete("topics/demo/t")
+    await asyncio.gather(*(session.delete(f"partitions/{g}") for g in groups.values()))
+    for datanode in cluster.datanodes.values():
+        del datanode.replicas[groups[1]]
+    cluster.groups.changed()
+    await eventually(lambda: len(leader.view.current.reports[1].strays) == 2)
+    with pytest.raises(NotReady):
+        await cluster.ask("AdoptOrphans", pb.AdoptOrphansRequest(topic="demo/t"), timeout_s=3)
+    await cluster.ask("AdoptOrphans", pb.AdoptOrphansRequest(topic="demo/t", partitions=3))
+
+    async def ready() -> bool:
+        found = await cluster.lookup("demo/t")
+        return found.topic.state == "ready" and len(found.partitions) == 3
+
+    await eventually(ready, within_s=15, describe=cluster.describe)
+    now = {p.partition: p.group for p in (await cluster.lookup("demo/t")).partitions}
+    assert (now[0], now[2]) == (groups[0], groups[2])
+    assert now[1] > max(groups.values())
+
+
+async def test_p3_a_store_that_is_being_removed_adopts_nothing(cluster: Cluster) -> None:
+    """Once it is recorded as offline, no record begins to name it."""
+    await cluster.start(nameservers=1, datanodes=4)
+    await cluster.create("demo/t", partitions=1)
+    leader = await cluster.leader()
+    ((group, partition),) = leader.view.current.catalog.partitions.items()
+    session = (await cluster.metadata()).session
+    await session.delete("topics/demo/t")
+    await session.delete(f"partitions/{group}")
+    await eventually(lambda: all(leader.view.current.reports[s].strays for s in partition.replicas))
+    request = pb.DecommissionStoreRequest(store_id=partition.replicas[0])
+    await cluster.ask("DecommissionStore", request)
+    with pytest.raises(NotReady, match="offline: its decommission"):
+        await cluster.ask("AdoptOrphans", pb.AdoptOrphansRequest(topic="demo/t"), timeout_s=3)
+    await cluster.ask("RecommissionStore", pb.RecommissionStoreRequest(store_id=partition.replicas[0]))
+    await cluster.ask("AdoptOrphans", pb.AdoptOrphansRequest(topic="demo/t"))
 
 
 async def test_p3_what_a_store_that_loads_was_told_counts_before_ids_are_given_out(cluster: Cluster) -> None:

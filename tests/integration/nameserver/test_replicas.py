@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from stele.nameserver.controller import Controller
+from stele.nameserver.orphans import Orphans
 from stele.nameserver.reports import StrayKind
 from stele.nameserver.strays import set_apart
 from stele.nameserver.view import View
@@ -118,20 +118,26 @@ async def test_an_orphan_is_removed_only_on_zookeepers_word(cluster: Cluster) ->
     topic_id = whole.catalog.topics["demo/t"].topic_id
     behind = replace(whole.catalog, partitions={}, topics={})
 
-    async def scenario(kind: type[Controller]) -> None:
-        assert leader.controller is not None
-        controller = kind(leader.controller.leadership, leader.session, leader.view, cluster.channels)
-        leader.view.current = View(behind, set_apart(behind, whole.reports), {})
-        try:
-            with promise("nothing is removed as an orphan that ZooKeeper has a record of"):
-                with pytest.raises(InvalidArgument):
-                    await controller.remove_orphan(1, group, topic_id)
-                assert group in cluster.datanodes["dn1"].replicas
-        finally:
-            leader.view.current = whole
-            await controller.close()
+    lagging = View(behind, set_apart(behind, whole.reports), {})
 
-    await holds_and_mutant_fails(scenario, Controller, "catalog.TrustsTheMirror")
+    async def scenario(kind: type[Orphans]) -> None:
+        led = leader.controller
+        assert led is not None
+        orphans = kind(
+            led.leadership,
+            await cluster.metadata(),
+            led.topics,
+            led.orders,
+            lambda: lagging,
+            led.guard.check,
+            led._mirrored,
+        )
+        with promise("nothing is removed as an orphan that ZooKeeper has a record of"):
+            with pytest.raises(InvalidArgument):
+                await orphans.remove(1, group, topic_id)
+            assert group in cluster.datanodes["dn1"].replicas
+
+    await holds_and_mutant_fails(scenario, Orphans, "catalog.TrustsTheMirror")
 
 
 async def test_a_hanging_store_delays_no_other(cluster: Cluster) -> None:

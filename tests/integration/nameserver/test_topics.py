@@ -6,11 +6,13 @@ from collections import Counter
 
 import pytest
 
+from stele.nameserver.catalog import TopicState
 from stele.nameserver.topic_writer import TopicWriter
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.errors import (
     InvalidArgument,
     NamespaceExists,
+    NamespaceNotEmpty,
     NamespaceNotFound,
     NotEnoughStores,
     SteleError,
@@ -210,7 +212,7 @@ async def test_r3_6_group_and_topic_ids_are_used_once(cluster: Cluster) -> None:
             used |= groups
             ids.add(topic.id)
             await writer.begin_delete("demo/again")
-            await writer.remove_records("demo/again", leader.view.current.catalog)
+            await writer.remove_records("demo/again", topic.id, leader.view.current.catalog)
 
     await leader.controller.close()
     leadership = leader.controller.leadership
@@ -286,3 +288,60 @@ async def test_namespaces_keep_their_settings(cluster: Cluster) -> None:
     assert created.topic.replication == 2
     with pytest.raises(InvalidArgument):
         await cluster.ask("CreateNamespace", pb.CreateNamespaceRequest(namespace="big", bundles=5000))
+
+
+async def test_a_namespace_is_altered_and_goes_only_without_topics(cluster: Cluster) -> None:
+    await cluster.start(nameservers=2, datanodes=2)
+    await cluster.ask("CreateNamespace", pb.CreateNamespaceRequest(namespace="shop", bundles=4, replication=2))
+    alter = pb.AlterNamespaceRequest(namespace="shop", replication=1, retention=Retention(age_ms=5_000))
+    for of in cluster.nameservers:
+        altered = (await cluster.ask("AlterNamespace", alter, of=of)).namespace
+        assert (altered.bundles, altered.replication, altered.retention.age_ms) == (4, 1, 5_000)
+    created = (await cluster.create("shop/t", partitions=1, replication=0)).topic
+    assert (created.replication, created.retention.age_ms) == (1, 5_000)
+    alter = pb.AlterNamespaceRequest(namespace="shop", retention=Retention(size_bytes=1 << 30))
+    altered = (await cluster.ask("AlterNamespace", alter)).namespace
+    assert (altered.replication, altered.retention.age_ms, altered.retention.size_bytes) == (1, 5_000, 1 << 30)
+    assert (await cluster.lookup("shop/t")).topic.retention.size_bytes == 0, "what there is stays as it is"
+    with pytest.raises(InvalidArgument):
+        await cluster.ask("AlterNamespace", pb.AlterNamespaceRequest(namespace="shop", replication=10))
+    with pytest.raises(NamespaceNotEmpty) as refused:
+        await cluster.ask("DeleteNamespace", pb.DeleteNamespaceRequest(namespace="shop"))
+    assert refused.value.facts["topics"] == "1"
+    await cluster.delete("shop/t")
+    await cluster.ask("DeleteNamespace", pb.DeleteNamespaceRequest(namespace="shop"))
+    assert not (await cluster.ask("ListNamespaces", pb.ListNamespacesRequest())).namespaces
+    for method, request in (
+        ("AlterNamespace", alter),
+        ("DeleteNamespace", pb.DeleteNamespaceRequest(namespace="shop")),
+    ):
+        with pytest.raises(NamespaceNotFound):
+            await cluster.ask(method, request)
+    again = (await cluster.create("shop/t", partitions=1, replication=2)).topic
+    assert again.id > created.id
+    (namespace,) = (await cluster.ask("ListNamespaces", pb.ListNamespacesRequest())).namespaces
+    assert (namespace.bundles, namespace.replication) == (16, 3), "it is a new one"
+
+
+async def test_what_was_decided_of_a_topic_does_nothing_to_the_next_of_its_name(cluster: Cluster) -> None:
+    await cluster.start(nameservers=1, datanodes=1)
+    leader = await cluster.leader()
+    assert leader.controller is not None
+    metadata, catalog = MetadataStore(leader.session), leader.view.current.catalog
+    await leader.controller.close()
+    writer = TopicWriter(leader.controller.leadership, metadata)
+    former = await writer.begin_create("demo/again", 1, 1, catalog)
+    await writer.begin_delete("demo/again")
+    await writer.remove_records("demo/again", former.id, catalog)
+    topic = await writer.begin_create("demo/again", 2, 1, catalog)
+    partitions = sorted(await metadata.children("partitions"))
+    await writer.mark_ready("demo/again", former.id)
+    assert await writer.record_partitions("demo/again", former.id, catalog) == 0
+    assert not await writer.record_materialised("demo/again", former.id, {int(g): (1,) for g in partitions})
+    known = await writer.read("demo/again")
+    assert known is not None
+    assert (known.record.id, known.record.state) == (topic.id, TopicState.CREATING)
+    await writer.begin_delete("demo/again")
+    await writer.remove_records("demo/again", former.id, catalog)
+    assert await writer.read("demo/again") is not None
+    assert sorted(await metadata.children("partitions")) == partitions

@@ -126,7 +126,8 @@ async def test_every_nameserver_tells_the_same_story(cluster: Cluster) -> None:
     await eventually(moved)
     for name in cluster.nameservers:
         events = await read_events(cluster, name)
-        assert [e.id for e in events] == sorted({e.id for e in events})
+        assert [e.number for e in events] == sorted({e.number for e in events})
+        assert len({e.id for e in events}) == len(events)
         assert all(e.time_ms > 0 for e in events)
 
 

@@ -23,6 +23,7 @@ from stele.services.errors import (
     Timeout,
 )
 from stele.services.raft import snapshot_transfer
+from stele.services.raft.build_pace import BURST_S, BuildPace
 from stele.services.raft.snapshot_transfer import CHUNK_BYTES_MAX
 from tests.integration.raft.transport_peer import Child, Peer, Source, content, peers
 from tests.support.eventually import eventually
@@ -41,6 +42,16 @@ async def test_a_snapshot_arrives_whole(size: int) -> None:
         assert await received(two, 1) == source.state
         await eventually(lambda: source.closed == 1)
         assert all(length <= CHUNK_BYTES_MAX for _, length in source.reads)
+
+
+async def test_a_snapshot_is_sent_no_faster_than_the_bound() -> None:
+    async with peers(1, 2) as (one, two):
+        one.transport._served._pace = BuildPace(4 * MIB)
+        source = one.listener.snapshots[1, 10] = Source(content(6 * MIB))
+        began = time.monotonic()
+        assert await received(two, 1) == source.state
+        took_s = time.monotonic() - began
+        assert took_s >= 6 / 4 - BURST_S - CHUNK_BYTES_MAX / (4 * MIB), "all but what may come at once, and the last"
 
 
 async def test_a_transfer_goes_on_where_it_stopped() -> None:

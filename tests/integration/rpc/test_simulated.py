@@ -128,6 +128,21 @@ async def a_task_that_waits_for_one_answer_is_cancelled(stage: Stage) -> None:
     await stage.script.saw("cancelled")
 
 
+async def a_task_is_cancelled_in_the_turn_in_which_its_call_ends(stage: Stage) -> None:
+    await stage.serve()
+    asking: asyncio.Task[None]
+
+    async def ask(request: bytes) -> None:
+        call = stage.once(request, timeout=30)
+        call.add_done_callback(lambda _call: asking.cancel())
+        await call
+
+    for request in (b"hello", b"leader"):
+        asking = asyncio.create_task(ask(request))
+        await asyncio.wait({asking}, timeout=30)
+        stage.seen.append(asking.cancelled())
+
+
 async def deadlines_pass(stage: Stage) -> None:
     await stage.serve()
     await stage.see("once", stage.once(b"hello", timeout=30))
@@ -376,6 +391,7 @@ SCENARIOS: list[Scenario] = [
     the_client_cancels_one_request,
     a_task_that_reads_is_cancelled,
     a_task_that_waits_for_one_answer_is_cancelled,
+    a_task_is_cancelled_in_the_turn_in_which_its_call_ends,
     deadlines_pass,
     a_deadline_that_has_passed,
     too_large_messages,

@@ -115,6 +115,9 @@ def test_listings_as_tables_and_json(stele: Command, topic: str) -> None:
     assert [b["name"] for b in stele.json("broker", "ls")] == ["br1"]
     assert [(n["name"], n["leader"]) for n in stele.json("nameserver", "ls")] == [("ns1", True)]
     assert len(stele.json("partition", "ls", topic)) == 2
+    assert [p["partition"] for p in stele.json("partition", "ls", topic, "--limit", "1")] == [0]
+    assert [p["partition"] for p in stele.json("partition", "ls", topic, "--after", f"{topic}/0")] == [1]
+    assert stele.json("topic", "ls", "cli", "--limit", "1") == stele.json("topic", "ls", "cli")[:1]
     assert stele.json("partition", "info", topic, "1")["partition"] == 1
     assert sum(s["backlog"] for s in stele.json("subscription", "ls", topic)) == 6
     assert {s["subscription"] for s in stele.json("subscription", "info", topic, "audit")} == {"audit"}
@@ -139,7 +142,7 @@ def test_listings_as_tables_and_json(stele: Command, topic: str) -> None:
     ):
         shown = stele(*arguments)
         assert shown.stdout.strip(), arguments
-        assert shown.stderr == b"", arguments
+        assert shown.stderr == (b"record format 2\n" if arguments == ["cluster", "status"] else b""), arguments
 
 
 def test_removing(stele: Command, topic: str) -> None:
@@ -306,3 +309,21 @@ def test_what_was_read_before_the_input_broke_is_stored_and_nothing_of_a_line_cu
     assert lines[0].startswith("2 messages"), lines
     assert lines[1].startswith("error: stdin cannot be read: Input/output error"), lines
     assert stele("consume", topic, "-S", "s", "--timeout", "2").stdout.split() == [b"one", b"two"]
+
+
+def test_whether_a_process_can_be_stopped(stele: Command, topic: str, cluster: ClusterUnderTest) -> None:
+    whole = stele("safe-to-stop", "dn1", "--wait", "30")
+    assert (whole.stdout, whole.stderr) == (b"", b"dn1: safe to stop\n")
+    assert stele.json("safe-to-stop", "dn1") == {"name": "dn1", "role": "datanode", "safe": True, "reasons": []}
+    alone = stele("safe-to-stop", "ns1", status=1)
+    assert (alone.stdout, alone.stderr) == (b"no other nameserver could lead: there is none\n", b"")
+    assert b"there is none" in stele("safe-to-stop", "br1", status=1).stdout
+    cluster.local.pause("dn3")
+    refused = stele("safe-to-stop", "dn1", "-o", "json", "--wait", "6", status=1)
+    assert b"waiting: " in refused.stderr
+    said = json.loads(refused.stdout)
+    assert (said["role"], said["safe"]) == ("datanode", False)
+    assert any("which is no majority: dn3 " in r for r in said["reasons"]), said
+    cluster.local.resume("dn3")
+    stele("safe-to-stop", "dn1", "--wait", "30")
+    assert b"no process is called dn9" in stele("safe-to-stop", "dn9", status=1).stderr

@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 from stele.datanode import commands
 from stele.datanode.commands import AppendOutcome, CommandKind, CursorOutcome, Refused
 from stele.model import Message
+from stele.services.errors import StaleAck, SteleError, SubscriptionNotFound, TopicNotFound
 from tests.simulation.cluster.ambient import resident
 
 if TYPE_CHECKING:
     from stele.datanode.replica import Replica
     from tests.simulation.cluster.world import World
+
+GONE = (StaleAck, SubscriptionNotFound, TopicNotFound)
 
 _HEAD = struct.Struct(">BQ")
 _ACKS = (CommandKind.ACK, CommandKind.COUNTED_ACK)
@@ -114,6 +117,15 @@ class Applied:
             self._world.violated(
                 "acknowledged in another generation",
                 f"{message.offset} of {message.topic}-{message.partition} for {subscription} is confirmed, and not written under {under}",
+            )
+
+    def refused(self, subscription: str, message: Message, error: SteleError) -> None:
+        """A client is told what its acknowledgement failed with.  Where what it is about is gone it counts for nothing, written or not."""
+        under = (message.topic_id, message.partition, subscription, message.generation)
+        if error.definite and not isinstance(error, GONE) and message.offset in self._acked[under]:
+            self._world.violated(
+                "definite error",
+                f"{message.offset} of {message.topic}-{message.partition} is acknowledged for {subscription}, and was refused: {error!r}",
             )
 
     def _check_owner(self, history: _History, group: int, index: int, payload: bytes, outcome: Any) -> None:

@@ -1,5 +1,7 @@
 """What a disk may forget: only what a majority holds without it.
 
+A store that has lost its groups counts for nothing until it holds them anew, which a leader gives it: of two voters none may be lost.
+
 A store whose whole folder is put back from an older copy does not know what it promised since, and with another leader nobody else does
 (docs/reference/raft.md#lost): two of three that forget, or one of them while the third lags or is down, is beyond what any quorum can bear.
 """
@@ -34,6 +36,14 @@ def may_come_back(world: World, host: str, backup: Any) -> bool:
         if exists and not _may_forget(_replicas(world, int(name)), host, term):
             return False
     return True
+
+
+def may_go(world: World, host: str) -> bool:
+    """Whether ``host`` may lose its groups: in each of them the other voters are a majority, by all that a replica that runs knows."""
+    volume = world.volumes[host]
+    groups = volume.path / "groups"
+    names = volume.names(groups) if volume.has_folder(groups) else []
+    return all(len(replica.members.voters) > 2 for name in names for replica in _replicas(world, int(name)).values())
 
 
 def _replicas(world: World, group_id: int) -> dict[str, Group]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
 
 ROOT = "/stele/stele/"
-LED = ("topics/", "stores/", "partitions/", "bundles/", "groups/", "namespaces/")
+LED = ("topics/", "stores/", "partitions/", "bundles/", "groups/", "namespaces/", "brokers/")
 ID = re.compile(r"(?:partitions|stores)/\d+")
 
 
@@ -125,7 +125,7 @@ class Checks:
         topic = self._topics.get(record.topic) if record is not None else None
         if record is None or topic is None or topic.state == "deleting":
             return
-        if "term" not in self._world.volumes[host].listdir(path):
+        if "term" not in self._world.volumes[host].names(path):
             return  # no replica has run in it: one writes its term before it promises anything, and a create that failed is taken back
         if host in [self._world.durable.host_of(store) for store in record.replicas]:
             self._world.violated("live data deleted", f"{host} deletes its replica of group {group}: {topic}, {record}")

@@ -1,7 +1,8 @@
 """What the disks hold for certain: asked at the moment at which a client is told that its message is stored.
 
 Guarantee checked: then a majority of the partition's replicas have it in their logs, synced: were the power lost everywhere at once,
-it would survive.  Who lost what it had held to a fault that takes what was synced counts as holding it.
+it would survive.  Who lost what it had held to a fault that takes what was synced counts as holding it, and so does what the process
+that ran then took on until it ended: it went on writing to files that have no name.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from stele.services.coordination.records import PartitionRecord, decode
 from tests.simulation.cluster.ledger import Sent, TopicLedger
 
 if TYPE_CHECKING:
+    from tests.simulation.cluster.process import Process
     from tests.simulation.cluster.world import World
 
 PARTITIONS = "/stele/stele/partitions"
@@ -22,9 +24,8 @@ class Durable:
         self._world = world
         self._groups: dict[tuple[str, int, int], int] = {}  # topic, its generation, partition → group
         self._stores: dict[int, str] = {}  # id → host
-        self._lost: dict[
-            str, tuple[float, int]
-        ] = {}  # host → when its disk lost what was synced, and under which process
+        # host → when its disk lost what was synced, and under which process
+        self._lost: dict[str, tuple[float, Process | None]] = {}
         self.checked = 0
 
     def saw_store(self, store_id: int, host: str) -> None:
@@ -32,8 +33,7 @@ class Durable:
 
     def lost(self, host: str) -> None:
         """A fault has taken what was synced there."""
-        process = self._world.servers[host].process
-        self._lost[host] = (self._world.now, process.pid if process is not None else 0)
+        self._lost[host] = (self._world.now, self._world.servers[host].process)
 
     def has_lost(self, host: str) -> bool:
         return host in self._lost
@@ -80,11 +80,8 @@ class Durable:
         return found
 
     def _holds(self, host: str, group: int, sent: Sent) -> bool:
-        lost_at, under = self._lost.get(host, (-1.0, 0))
-        process = self._world.servers[host].process
-        if lost_at >= sent.at or (
-            process is not None and process.pid == under
-        ):  # it writes on to files that have no name
+        lost_at, under = self._lost.get(host, (-1.0, None))
+        if sent.at <= (lost_at if under is None else under.ended_at):
             return True
         volume = self._world.volumes[host]
         return any(sent.value in content for content in volume.durable_files(volume.path / "groups" / str(group)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stele.client import Client
 from stele.errors import SteleError
-from stele.services.coordination.records import BundleRecord, StoreRecord, TopicRecord, decode
+from stele.services.coordination.records import BundleRecord, PartitionRecord, StoreRecord, TopicRecord, decode
 from stele.services.errors import SubscriptionNotFound, TopicNotFound
 from tests.simulation.cluster.exact_replicas import MOMENT_S, ReplicaStrike
 from tests.simulation.cluster.faults import MEMBERS
@@ -28,6 +28,7 @@ DELETES_S = 0.5
 MORE_S = 0.5  # than a read waits for its answer
 CHURNED = "churned"  # of the name of the topic that comes and goes
 STALE_S = 6.0  # after which a client hears nameservers again: it believes what it knew once a look-up was not answered for 5 s
+GOES_S = 4.0  # within which stores that are reached have deleted a topic, and its records are gone
 LIVES_S = 0.5  # a topic, before its creation has never happened
 GIVEN_ANEW_S = 0.7  # within which a bundle is given to who comes back, and written under the new epoch
 
@@ -41,6 +42,18 @@ def _begins_to_go(change: object) -> bool:
 
 def _is_made(change: object) -> bool:
     return isinstance(change, Created) and change.path.startswith(f"{ROOT}topics/") and CHURNED in change.path
+
+
+def _is_gone(change: object) -> bool:
+    return isinstance(change, Deleted) and change.path.startswith(f"{ROOT}topics/") and CHURNED in change.path
+
+
+def _is_held(change: object) -> bool:
+    """It is recorded that stores hold it."""
+    if not isinstance(change, Written) or not change.path.startswith(f"{ROOT}partitions/"):
+        return False
+    record = decode(change.value, PartitionRecord, change.path)
+    return CHURNED in record.topic and bool(record.materialised)
 
 
 def _goes(change: object) -> bool:
@@ -66,6 +79,9 @@ class ExactStrike(ReplicaStrike):
             tuple[int, float]
         ] = []  # topics that are to be made meanwhile, and for how long all is stopped then
         self._forgets_from = 0
+        self._before_held = 0  # transactions before the topic that comes and goes was recorded as held
+        self._half: list[tuple[str, float]] = []  # who keeps that topic when it goes, how long all is stopped then
+        self._half_gone = 0.0
         self._following = 0  # stores that are to go with another one
         self._unanswered: dict[
             str, tuple[str, float]
@@ -90,6 +106,19 @@ class ExactStrike(ReplicaStrike):
 
         if self._forgetting and any(map(_is_made, txn.changes)):
             self._forget_soon()
+
+        if any(map(_is_made, txn.changes)):
+            self._before_held = 0
+
+        if not self._before_held and any(map(_is_held, txn.changes)):
+            self._before_held = len(self._world.zookeeper.log)
+
+        if self._half and self._before_held and any(map(_begins_to_go, txn.changes)):
+            self._half_delete(*self._half.pop())
+
+        if self._half_gone and any(map(_is_gone, txn.changes)):
+            seconds, self._half_gone = self._half_gone, 0.0
+            self._before_it_was_held(seconds)
 
         if self._hiding and any(map(_is_made, txn.changes)):
             self._hide(self._hiding.pop())
@@ -340,6 +369,28 @@ class ExactStrike(ReplicaStrike):
         def strike() -> None:
             self._stop_all(seconds)
             world.zookeeper.roll_back(self._forgets_from)
+            world.checks.forget()
+
+        world.after_unless_healed(LIVES_S, strike)
+
+    def _older_half_deleted(self, keeps: str, seconds: float) -> None:
+        """A topic goes from all stores but one, and then ZooKeeper is what it was before it was recorded that they hold it."""
+        self._half.append((keeps, seconds))
+
+    def _half_delete(self, keeps: str, seconds: float) -> None:
+        world = self._world
+        if world.workload.recorded_at is None or self._put_away is not None:
+            return
+        self._isolate(keeps, GOES_S)
+        world.zookeeper.expire(world.zookeeper.session_of(keeps))
+        self._half_gone = seconds
+
+    def _before_it_was_held(self, seconds: float) -> None:
+        world, before = self._world, self._before_held
+
+        def strike() -> None:
+            self._stop_all(seconds)
+            world.zookeeper.roll_back(before)
             world.checks.forget()
 
         world.after_unless_healed(LIVES_S, strike)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tests.simulation.cluster.bearable import may_go
 from tests.simulation.cluster.faults import Strike
 
 MOMENT_S = 0.01
@@ -98,7 +99,8 @@ class ReplicaStrike(Strike):
 
     def _holds_groups(self, host: str) -> bool:
         volume = self._world.volumes[host]
-        return self._world.servers[host].process is not None and volume.has_folder(volume.path / "groups")
+        runs = self._world.servers[host].process is not None and volume.has_folder(volume.path / "groups")
+        return runs and may_go(self._world, host)
 
     def _lose_groups(self, host: str) -> None:
         """It starts anew and has none of them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.cluster.bearable import may_come_back
+from tests.simulation.cluster.bearable import may_come_back, may_go
 from tests.simulation.cluster.plan import Fault
 from tests.simulation.zookeeper.tree import Created, Deleted
 
@@ -208,7 +208,7 @@ class Strike:
 
     def _folder_lost(self, host: str, which: float, whole: bool) -> None:
         """That of one replica, or all of them."""
-        if not self._world.may_lose(host):
+        if not may_go(self._world, host) or not self._world.may_lose(host):
             return
         volume = self._world.volumes[host]
         groups = volume.path / "groups"

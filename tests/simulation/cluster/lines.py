@@ -47,7 +47,12 @@ OTHERS = {  # with the reason why these may come more often
         30,
         "some runs have somebody who deletes its node again and again; registrations.py limits how fast it comes back",
     ),
+    "subscription_moved": (25, "one for each time that somebody seeks"),
     "replica_orders_done": (20, "one for each time that a topic is made or deleted, by whoever leads"),
+}
+ALTERED = {  # in runs in which a topic is given other replicas and a store is decommissioned right after
+    "raft_members": (20, "one for each step: a replica more, one fewer, and a move at once"),
+    "replica_orders_done": (40, "likewise"),
 }
 
 
@@ -59,7 +64,9 @@ class Lines:
 
     def wrote(self, host: str, pid: int, event: str, facts: dict[str, Any]) -> None:
         line = (host, pid, event, *(facts.get(subject) for subject in SUBJECTS))
-        limit = OTHERS.get(event, (LINES_MAX, ""))[0]
+        operator = self._world.operator
+        others = OTHERS | ALTERED if operator is not None and operator.alters else OTHERS
+        limit = others.get(event, (LINES_MAX, ""))[0]
         now = self._world.now
         newest = self._newest.setdefault(line, deque())
         while newest and newest[0] <= now - WINDOW_S:

@@ -139,6 +139,7 @@ _EXACT: dict[str, _Draw] = {
     "wiped under way": lambda r, h: (r.uniform(2.0, 6.0),),
     "older epochs": lambda r, h: (r.randint(3, 5), r.uniform(0.1, 1.0)),
     "older topics": lambda r, h: (r.randint(1, 2), r.uniform(0.1, 1.0)),
+    "older half deleted": lambda r, h: (r.choice(h.datanodes), r.uniform(0.1, 1.0)),
     "another goes": lambda r, h: (),
     "still disks": lambda r, h: (r.uniform(8.2, 10.0),),
     "round fails": lambda r, h: (),
@@ -155,8 +156,9 @@ OLDER: Final = (
     "older zookeeper",
     "older epochs",
     "older topics",
+    "older half deleted",
 )  # after which an operator says that the older copy is to go on
-FORGETS: Final = (*RARE, "wiped under way", "older epochs", "older topics")  # what was recorded
+FORGETS: Final = (*RARE, "wiped under way", "older epochs", "older topics", "older half deleted")  # what was recorded
 
 
 def choose_kinds(rng: random.Random) -> list[str]:

@@ -6,12 +6,9 @@ afterwards all are as before.  Values are drawn from the run's seed, by a stream
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
-from types import FunctionType
-from typing import Any, Final
+from contextlib import AbstractContextManager
+from typing import Final
 
 from stele import delivery_buffer
 from stele.broker import consumer as broker_consumer
@@ -20,39 +17,20 @@ from stele.broker.cache import BatchCache
 from stele.broker.pipeline import Pipeline
 from stele.datanode.append import AppendStream
 from stele.datanode.fetch import FetchStream
-from stele.services.raft import engine, journal, lanes, progress, proposals, read_index, replication
 from stele.services.rpc.streams import RequestStream
+from tests.simulation import bounds as replica_bounds
 from tests.simulation.cluster import bounds
+from tests.simulation.pressure import ASKED, KIB, WAITS, Constant, kept_up
 
-KIB: Final = 1 << 10
-PRESSURE_SHARE: Final = 0.15  # of the runs
 BATCH_BYTES_MAX: Final = 4 * KIB  # of a producer
 VALUE_BYTES_MAX: Final = 4 * KIB
 CREDIT_MAX: Final = 50  # what consumers ask for: as outside, none may ask for more than a broker gives
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """``name`` of a module, or of a parameter whose default it is."""
-
-    name: str
-    owners: tuple[Any, ...]  # all who look it up by name
-    values: tuple[int, ...]
-
-
 CONSTANTS: Final = (
-    Constant("UNSYNCED_BYTES_MAX", (journal, engine), (4 * KIB, 32 * KIB)),
-    Constant("DISK_UNSYNCED_BYTES_MAX", (journal,), (8 * KIB, 64 * KIB)),
-    Constant("tail_bytes_max", (journal.Journal.__init__,), (4 * KIB, 64 * KIB)),
-    Constant("BATCH_BYTES_MAX", (replication, lanes), (2 * KIB, 16 * KIB)),
-    Constant("INFLIGHT_BYTES_MAX", (progress,), (8 * KIB, 64 * KIB)),
-    Constant("INFLIGHT_REQUESTS_MAX", (progress,), (2, 8)),
-    Constant("BULK_BYTES_MAX", (lanes,), (4 * KIB, 32 * KIB)),
-    Constant("QUEUE_BYTES_MAX", (lanes,), (128 * KIB,)),
+    *WAITS,
     Constant("append_bytes_max", (Pipeline.__init__,), (4 * KIB, 12 * KIB)),  # an append is one entry
-    Constant("PENDING_MAX", (proposals,), (3, 20)),
-    Constant("PENDING_BYTES_MAX", (proposals,), (4 * KIB, 32 * KIB)),
-    Constant("READS_MAX", (engine, read_index), (1, 4)),
+    *ASKED,
     Constant("requests_max", (AppendStream.__init__,), (2, 8)),
     Constant("bytes_max", (AppendStream.__init__,), (8 * KIB, 64 * KIB)),
     Constant("requests_max", (FetchStream.__init__,), (1, 4)),
@@ -62,9 +40,10 @@ CONSTANTS: Final = (
     Constant("CREDIT_MESSAGES_MAX", (broker_subscription,), (CREDIT_MAX,)),
     Constant("TURN_MESSAGES_MAX", (broker_subscription,), (1, 5)),
     Constant("RANGES_MAX", (broker_subscription,), (20, 60)),
-    Constant("ACKS_MAX", (delivery_buffer,), (1, 10)),
+    # Not one at a time: with one request unconfirmed as well that is 28 a second, and what a run leaves takes longer than it may settle.
+    Constant("ACKS_MAX", (delivery_buffer,), (4, 10)),
     # What one piece of the largest size may add to a bound: no larger ones are made.
-    Constant("ENTRY_BYTES_MAX", (bounds,), (16 * KIB,)),
+    Constant("ENTRY_BYTES_MAX", (replica_bounds,), (16 * KIB,)),
     Constant("MESSAGE_BYTES_MAX", (bounds,), (16 * KIB,)),
 )
 
@@ -75,18 +54,8 @@ class Pressure:
     def __init__(self, wanted: bool, rng: random.Random) -> None:
         self.wanted, self._rng = wanted, rng
 
-    @contextlib.contextmanager
-    def kept_up(self) -> Iterator[None]:
-        before = [(owner, c.name, _get(owner, c.name)) for c in CONSTANTS for owner in c.owners]
-        try:
-            for constant in CONSTANTS if self.wanted else ():
-                value = self._rng.choice(constant.values)
-                for owner in constant.owners:
-                    _set(owner, constant.name, value)
-            yield
-        finally:
-            for owner, name, value in before:
-                _set(owner, name, value)
+    def kept_up(self) -> AbstractContextManager[None]:
+        return kept_up(self.wanted, self._rng, CONSTANTS)
 
     def broker_settings(self) -> dict[str, float]:
         """Smaller than an operator may set; and acknowledgements are written soon, where few may be under way."""
@@ -108,27 +77,3 @@ class Pressure:
         if not self.wanted or self._rng.random() < 0.7:
             return b""
         return b"." * self._rng.randrange(VALUE_BYTES_MAX)
-
-
-def _get(owner: Any, name: str) -> Any:
-    if not isinstance(owner, FunctionType):
-        return getattr(owner, name)
-    named = owner.__kwdefaults__ or {}
-    return named[name] if name in named else (owner.__defaults__ or ())[_place(owner, name)]
-
-
-def _set(owner: Any, name: str, value: Any) -> None:
-    if not isinstance(owner, FunctionType):
-        setattr(owner, name, value)
-    elif owner.__kwdefaults__ and name in owner.__kwdefaults__:
-        owner.__kwdefaults__[name] = value
-    else:
-        defaults = list(owner.__defaults__ or ())
-        defaults[_place(owner, name)] = value
-        owner.__defaults__ = tuple(defaults)
-
-
-def _place(function: FunctionType, name: str) -> int:
-    """Of a parameter, from the end of those that may be given by position."""
-    code = function.__code__
-    return code.co_varnames[: code.co_argcount].index(name) - code.co_argcount

@@ -91,6 +91,7 @@ class Guest:
     def __init__(self, world: World, host: str) -> None:
         self.world, self.host = world, host
         self.pid = world.next_pid()
+        self.ended_at = float("inf")
         self._stopped_at: float | None = None
         self._stopped_s = 0.0
         self.rng = random.Random(f"{world.options.seed} {host} {self.pid}")
@@ -145,6 +146,7 @@ class Guest:
 
     def end(self, silently: bool = False) -> None:
         """Nothing of it runs any more.  ``silently``: nor does its machine."""
+        self.ended_at = self.world.now
         self.loop.end()
         self.node.end(silently)
 

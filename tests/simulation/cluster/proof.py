@@ -92,7 +92,7 @@ PROOFS = (
     Proof(("gate.CampaignsWhileLoading",), 0, "gate", ("slow cold start",), seconds=8.0),
     Proof(("gate.WaitsForALeader",), 0, "liveness", ("cold start",), seconds=6.0),
     Proof(("members.CreatesWithoutItsName",), 0, "order", ("usurped",), seconds=10.0, about="P24"),
-    Proof(("ownership.WritesUnchecked",), 2, "owner", ("owner expires", "kill", "terminate"), seconds=10.0),
+    Proof(("ownership.WritesUnchecked",), 0, "owner", ("owner expires", "kill", "terminate"), seconds=10.0),
     Proof(("ownership.TakesWhatIsOlder",), 0, "view went back", ("laggard alone",), seconds=10.0, about="P4"),
     Proof(("ownership.ServesWhatIsBeingCreated",), 0, "written too early", ("kill",), about="P2"),
     Proof(("gate.ClosesPortFirst",), 0, "gate", ("terminate",)),
@@ -106,16 +106,24 @@ PROOFS = (
     Proof(("groups.RemovesFirst",), 0, "runs on", ("kill",), operations=True),
     Proof(("incarnations.ServesWhoeverHasTheName",), 0, "wrong partition", ("stale route",), seconds=16.0, about="P7b"),
     Proof(("appends.BelievesThatItLeadsStill",), 1, "stored twice", ("old leader",), seconds=10.0, about="P14"),
-    Proof(("mirror.OverlooksReturns",), 1, "liveness", ("returns unseen",), seconds=6.0),
+    Proof(("mirror.OverlooksReturns",), 4, "liveness", ("returns unseen",), seconds=6.0),
     Proof(("catalog.ReusesGroups", "catalog.BelievesTheOlderCopy"), 0, "id used again", ("reset",), seconds=12.0),
-    Proof(("catalog.BelievesTheOlderCopy",), 2, "id used again", ("older topics",), seconds=8.0, about="P3"),
+    Proof(("catalog.BelievesTheOlderCopy",), 8, "id used again", ("older topics",), seconds=10.0, about="P3"),
     Proof(
         ("catalog.joins_before_it_has_left", "elections.VotesWithoutItsLog"),
-        1,
+        5,
         "applied entry changed",
         ("lost beside a still disk",),
         seconds=8.0,
         about="P2",
+    ),
+    Proof(
+        ("store.ForgetsWhatItDeleted",),
+        0,
+        "applied entry changed",
+        ("older half deleted",),
+        seconds=24.0,
+        about="P3",
     ),
     Proof(("moves.AsksTheMirror",), 0, "too few stores", ("another goes",), seconds=5.0, operations=True),
     Proof(("ownership.DeniesWhatItHasNotHeardOf",), 2, "living topic denied", ("unheard of",), seconds=6.0, about="P5"),
@@ -123,11 +131,6 @@ PROOFS = (
     Proof(("batches.GoesOnAsAnother",), 0, "order", ("still disks",), seconds=12.0, pressure=True, about="P7c"),
     Proof(("ownership.takes_what_nobody_can_have",), 1, "owner", ("refused",), seconds=6.0, about="P23"),
 )
-
-SOUGHT = (
-    Proof(("replication.CallsTheUnknownDefinite",), 0, "definite error", ("isolate", "pause", "kill"), about="P18"),
-)
-"""Not found in the runs that were made so far; played by name alone."""
 
 
 def options(proof: Proof, seed: int) -> Options:
@@ -162,7 +165,7 @@ def without(proof: Proof, seeds: range) -> Found | None:
 
 
 def chosen(names: list[str]) -> Iterator[Proof]:
-    for proof in (*PROOFS, *SOUGHT) if names else PROOFS:
+    for proof in PROOFS:
         known = {*proof.mutants, proof.about, *(rule for name in proof.mutants for rule in MUTANTS[name].rules)}
         if not names or set(names) & known:
             yield proof

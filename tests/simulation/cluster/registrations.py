@@ -58,7 +58,7 @@ class Registrations:
                 continue
             folder, *rest = change.path.removeprefix(self._root).split("/")
             if folder == "names" and len(rest) == 1 and not isinstance(change, Deleted):
-                self._named(rest[0], process)
+                self._named(rest[0], process, lets_go=_lets_go(txn, f"{change.path}/live"))
             elif folder == "members" and len(rest) == 2:
                 self._member(change, process, session)
             elif folder == "election" and len(rest) == 1 and isinstance(change, Created):
@@ -70,8 +70,8 @@ class Registrations:
                 if owner and self._node(f"members/brokers/{owner}") is None:
                     self._broken("owner", f"{'/'.join(rest)} is given to {owner}, which is no member")
 
-    def _named(self, name: str, process: Process) -> None:
-        if process.server.kind != "datanode":
+    def _named(self, name: str, process: Process, lets_go: bool) -> None:
+        if process.server.kind != "datanode" and not lets_go:
             self._is_open(process, f"takes the name {name}")
         node = self._node(f"names/{name}")
         if node is None or not node.value:
@@ -128,7 +128,8 @@ class Registrations:
 
     def _is_open(self, process: Process, what: str) -> None:
         datanode = process.server.kind == "datanode"  # its own port opens long after its peers'
-        if not process.node.listens(self._world.port + datanode):
+        # What it asked for may outlive it: whoever has died since has no port, and may have had one when it asked.
+        if process.alive and not process.node.listens(self._world.port + datanode):
             self._broken("order", f"{process.host} {what} behind a closed port")
 
     # --- processes tell -----------------------------------------------------------------------------------------------
@@ -233,3 +234,8 @@ class Registrations:
 
     def _broken(self, kind: str, what: str) -> None:
         self._world.violated(kind, what)
+
+
+def _lets_go(txn: Txn, guard: str) -> bool:
+    """Whether a name is released, which is written to its record, too: its guard goes, and none comes."""
+    return Deleted(guard) in txn.changes and not any(isinstance(c, Created) and c.path == guard for c in txn.changes)

@@ -17,6 +17,17 @@ def node_settings(rng: Drawn) -> dict[str, Any]:
     return {"session_timeout_s": rng.uniform(2.0, 8.0), "drain_timeout_s": rng.choice((0.0, 1.0, 10.0))}
 
 
+def nameserver_settings(rng: Drawn, operations: bool) -> dict[str, Any]:
+    """Replicas are evened out by themselves where ``operations`` are asked for: an older copy of ZooKeeper knows nothing of moves."""
+    if rng is None:
+        return {}
+    return {
+        "leader_balance_after_s": rng.choice((0.0, 0.5, 2.0, 10.0)),
+        "leader_transfers_max": rng.choice((1, 8)),
+        "replicas_differ_max": rng.choice((0, 1, 2)) if operations else 0,
+    }
+
+
 def datanode_settings(rng: Drawn) -> dict[str, Any]:
     if rng is None:
         return {}

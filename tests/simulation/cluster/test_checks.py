@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import random
-from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,49 +13,22 @@ from stele.batching import partition_of_key
 from stele.datanode import commands
 from stele.datanode.commands import Ack, CreateCursor, FenceOwner, Position, ResetCursor, Start
 from stele.datanode.partition import PartitionState
+from stele.errors import ClientClosed
 from stele.model import Message
 from stele.services.coordination.records import EpochRecord, TopicRecord, encode
-from tests.simulation.cluster.bounds import BOUNDS, Bound
+from stele.services.errors import StaleAck, Timeout
+from tests.simulation.bounds import Bound
+from tests.simulation.cluster.ambient import working
+from tests.simulation.cluster.bounds import BOUNDS
 from tests.simulation.cluster.checks import ROOT
 from tests.simulation.cluster.ledger import Sent
-from tests.simulation.cluster.lines import LINES_MAX
+from tests.simulation.cluster.noticed import noticed
 from tests.simulation.cluster.plan import KINDS, choose_kinds, plan
-from tests.simulation.cluster.pressure import CONSTANTS, Pressure, _get
-from tests.simulation.cluster.quiet import Quiet
+from tests.simulation.cluster.pressure import CONSTANTS, Pressure
 from tests.simulation.cluster.world import FIRST_FAULT_S, Options, World
-from tests.simulation.zookeeper.tree import Created, Txn, Written
-
-
-@pytest.fixture(scope="module")
-def ended() -> Iterator[World]:
-    """A run without faults, and over."""
-    world = World(Options(seed=3, seconds=4.0, only_faults=()))
-    world.run()
-    yield world
-    running = [*world.buried, *(server.process for server in world.servers.values()), *world.workload.clients.values()]
-    for guest in running:  # what was under way ends here, and not in whichever test collects it
-        if guest is not None:
-            guest.end()
-            for task in guest.loop.tasks:
-                with contextlib.suppress(BaseException):
-                    task.get_coro().close()
-
-
-@pytest.fixture
-def world(ended: World) -> World:
-    ended._error = None
-    return ended
-
-
-@pytest.fixture
-def running(world: World) -> Iterator[World]:
-    """It goes on."""
-    with world.ambience():
-        yield world
-
-
-def _noticed(world: World) -> str:
-    return world._error.kind if world._error is not None else ""
+from tests.simulation.pressure import get_constant
+from tests.simulation.zookeeper.server import Server
+from tests.simulation.zookeeper.tree import Created, Deleted, Txn, Written
 
 
 def test_all_that_is_watched_was_seen(world: World) -> None:
@@ -72,10 +42,10 @@ def test_an_acknowledged_message_that_no_majority_holds_is_noticed(world: World)
     held = next(s for s in world.workload.main.sent.values() if s.outcome == "acknowledged" and s.place is not None)
     assert held.place is not None
     world.durable.acknowledged(world.workload.main, held, held.place[0])
-    assert not _noticed(world)
+    assert not noticed(world)
     unsynced = Sent(b"in no log", "nobody", 1, world.now)
     world.durable.acknowledged(world.workload.main, unsynced, 0)
-    assert _noticed(world) == "acknowledged without a majority"
+    assert noticed(world) == "acknowledged without a majority"
 
 
 def test_the_disk_of_one_is_no_majority(world: World) -> None:
@@ -90,7 +60,44 @@ def test_the_disk_of_one_is_no_majority(world: World) -> None:
             if at >= 0:
                 content[at : at + 1] = b"?"
     world.durable.acknowledged(world.workload.main, held, held.place[0])
-    assert _noticed(world) == "acknowledged without a majority"
+    assert noticed(world) == "acknowledged without a majority"
+
+
+def test_what_was_written_to_a_lost_folder_counts_until_who_wrote_it_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert world.workload.main is not None
+    monkeypatch.setattr(world.durable, "_lost", {})
+    unsynced = Sent(b"in no log", "nobody", 1, world.now + 1.0)
+    for host in world.hosts.datanodes[:2]:
+        world.durable.lost(host)
+    world.durable.acknowledged(world.workload.main, unsynced, 0)
+    assert not noticed(world)
+    for host in world.hosts.datanodes[:2]:
+        monkeypatch.setattr(world.servers[host].process, "ended_at", world.now + 1.5)
+    world.durable.acknowledged(world.workload.main, unsynced, 0)
+    assert not noticed(world), "it is told of this after the death of who took it on"
+    unsynced.at = world.now + 2.0
+    world.durable.acknowledged(world.workload.main, unsynced, 0)
+    assert noticed(world) == "acknowledged without a majority"
+
+
+def test_a_name_that_is_taken_behind_a_closed_port_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = world.servers["ns1"].process
+    assert process is not None
+    path = f"{ROOT}names/ns1"
+    node, session = world.zookeeper.tree.nodes[path], world.zookeeper.session_of("ns1")
+    guard = f"{path}/live"
+    written, gone, made = Written(path, node.value, 1), Deleted(guard), Created(guard, b"", session)
+    monkeypatch.setattr(process.node, "ports", {})
+    world.checks.registrations.committing(session, Txn(0, 0, (written, gone)))
+    assert not noticed(world), "it is let go"
+    monkeypatch.setattr(process.loop, "dead", True)
+    world.checks.registrations.committing(session, Txn(0, 0, (written, gone, made)))
+    assert not noticed(world), "it died after it had asked"
+    monkeypatch.setattr(process.loop, "dead", False)
+    world.checks.registrations.committing(session, Txn(0, 0, (written, gone, made)))
+    assert noticed(world) == "order"
 
 
 class _Replica:
@@ -117,10 +124,10 @@ def test_an_entry_that_is_another_one_elsewhere_is_noticed(world: World) -> None
     here, there = _Replica(PartitionState()), _Replica(PartitionState())
     _apply(world, here, 1, FenceOwner(4))
     _apply(world, there, 1, FenceOwner(4))
-    assert not _noticed(world)
+    assert not noticed(world)
     _apply(world, there, 2, FenceOwner(5))
     _apply(world, here, 2, FenceOwner(6))
-    assert _noticed(world) == "applied entry changed"
+    assert noticed(world) == "applied entry changed"
 
 
 def test_a_write_by_a_fenced_owner_is_noticed(world: World) -> None:
@@ -128,9 +135,9 @@ def test_a_write_by_a_fenced_owner_is_noticed(world: World) -> None:
     replica = _Replica(PartitionState())
     _apply(world, replica, 1, FenceOwner(4))
     _apply(world, replica, 2, FenceOwner(3))
-    assert not _noticed(world), "it was refused"
+    assert not noticed(world), "it was refused"
     _apply(world, replica, 3, FenceOwner(3), lambda _: commands.FenceOutcome(3, 0, 0))
-    assert _noticed(world) == "fenced owner"
+    assert noticed(world) == "fenced owner"
 
 
 def test_an_acknowledgement_that_counts_in_another_generation_is_noticed(world: World) -> None:
@@ -145,13 +152,13 @@ def test_an_acknowledgement_that_counts_in_another_generation_is_noticed(world: 
     _apply(world, replica, 2, ResetCursor(1, "s", start))
     stale = Ack(1, "s", 1, ((0, 3),))
     _apply(world, replica, 3, stale)
-    assert not _noticed(world)
+    assert not noticed(world)
 
     def counted(partition: PartitionState) -> Any:
         return partition.apply(4, 1, commands.encode(Ack(1, "s", 2, ((0, 3),))))
 
     _apply(world, replica, 4, stale, counted)
-    assert _noticed(world) == "acknowledged in another generation"
+    assert noticed(world) == "acknowledged in another generation"
 
 
 def test_an_acknowledgement_that_is_confirmed_and_not_written_is_noticed(world: World) -> None:
@@ -165,9 +172,48 @@ def test_an_acknowledgement_that_is_confirmed_and_not_written_is_noticed(world: 
         world.applied.delivered("s", dataclasses.replace(message, offset=offset))
     _apply(world, replica, 2, Ack(1, "s", 1, ((0, 3),)))
     world.applied.confirmed("s", message)
-    assert not _noticed(world)
+    assert not noticed(world)
     world.applied.confirmed("s", dataclasses.replace(message, generation=2))
-    assert _noticed(world) == "acknowledged in another generation"
+    assert noticed(world) == "acknowledged in another generation"
+
+
+def test_an_acknowledgement_that_is_written_and_definitely_refused_is_noticed(world: World) -> None:
+    world.applied._groups.clear()
+    state = PartitionState()
+    state.high_watermark = 10
+    replica = _Replica(state)
+    _apply(world, replica, 1, CreateCursor(1, "s", Position(Start.EARLIEST)))
+    message = Message("shop/x", 0, 3, None, b"", {}, 0, topic_id=9, generation=1)
+    for offset in range(4):
+        world.applied.delivered("s", dataclasses.replace(message, offset=offset))
+    _apply(world, replica, 2, Ack(1, "s", 1, ((0, 3),)))
+    world.applied.refused("s", message, Timeout("not known"))
+    world.applied.refused("s", message, StaleAck("sought since"))
+    world.applied.refused("s", dataclasses.replace(message, generation=2), ClientClosed("closed"))
+    assert not noticed(world)
+    world.applied.refused("s", message, ClientClosed("closed"))
+    assert noticed(world) == "definite error"
+
+
+def _take(world: World, kind: str, *offsets: int) -> str:
+    for offset in offsets:
+        world.ordered.taken(kind, "s", Message("shop/x", 0, offset, None, b"", {}, 0, topic_id=9, generation=1))
+    return noticed(world)
+
+
+def test_a_message_that_is_left_out_is_noticed_but_where_no_order_is_promised(world: World) -> None:
+    assert world.ordered.looked_at > 5
+    world.ordered._given.clear()
+    assert not _take(world, "exclusive", 5, 6, 5, 6, 7)
+    assert not _take(world, "failover", 8)
+    assert not _take(world, "shared", 12, 10), "in any order"
+    assert not _take(world, "exclusive", 3, 4, 9), "it comes after a shared one, which had begun anywhere"
+    assert not _take(world, "exclusive", 11, 13)
+    assert _take(world, "exclusive", 15) == "left out"
+    world._error = None
+    world.ordered._given.clear()
+    assert not _take(world, "failover", 5)
+    assert _take(world, "failover", 4) == "left out"
 
 
 def test_an_acknowledgement_of_what_nobody_was_given_is_noticed(world: World) -> None:
@@ -178,7 +224,7 @@ def test_an_acknowledgement_of_what_nobody_was_given_is_noticed(world: World) ->
     replica = _Replica(state)
     _apply(world, replica, 1, CreateCursor(1, "s", Position(Start.EARLIEST)))
     _apply(world, replica, 2, Ack(1, "s", 1, ((0, 3),)))
-    assert _noticed(world) == "acknowledged in another generation"
+    assert noticed(world) == "acknowledged in another generation"
 
 
 def test_what_is_stored_in_two_topics_or_in_the_wrong_partition_is_noticed(world: World) -> None:
@@ -188,39 +234,39 @@ def test_what_is_stored_in_two_topics_or_in_the_wrong_partition_is_noticed(world
     )
     value = next(b"outlives x %d %d." % (n, n) for n in range(10) if partition_of_key(b"%d" % n, 2) == 0)
     world.workload.outliving.applied(replica, value, topic)  # type: ignore[arg-type]
-    assert not _noticed(world)
+    assert not noticed(world)
     replica.spec.group = 100
     world.workload.outliving.applied(replica, value, topic)  # type: ignore[arg-type]
-    assert _noticed(world) == "stored twice"
+    assert noticed(world) == "stored twice"
     world._error, replica.spec.group, replica.spec.partition = None, 99, 1
     world.workload.outliving.applied(replica, value, topic)  # type: ignore[arg-type]
-    assert _noticed(world) == "wrong partition"
+    assert noticed(world) == "wrong partition"
     world._error, topic = None, dataclasses.replace(topic, state="creating")
     world.workload.outliving.applied(replica, value, topic)  # type: ignore[arg-type]
-    assert _noticed(world) == "written too early"
+    assert noticed(world) == "written too early"
 
 
 def test_an_id_that_is_given_out_again_is_noticed(world: World) -> None:
     group = next(iter(world.workload.groups()))
     node, leader = world.zookeeper.tree.nodes[f"{ROOT}partitions/{group}"], world.zookeeper.tree.nodes[f"{ROOT}leader"]
     world.checks.committing(leader.owner, Txn(0, 0, (Created(f"{ROOT}partitions/{group}", node.value, 0),)))
-    assert _noticed(world) == "id used again"
+    assert noticed(world) == "id used again"
 
 
 def test_a_write_under_an_epoch_of_another_owner_is_noticed(world: World) -> None:
     (bundle, epoch), owner = next(iter(world.checks._owners.items()))
     world.checks.writes(owner, bundle, epoch)
-    assert not _noticed(world)
+    assert not noticed(world)
     world.checks.writes("another", bundle, epoch)
-    assert _noticed(world) == "owner"
+    assert noticed(world) == "owner"
 
 
 def test_a_replica_that_is_there_and_is_to_count_no_more_is_noticed(world: World) -> None:
     group, store = next(iter(world.workload.groups())), next(iter(world.durable._stores))
     world.checks.removes(group + 1000, store)
-    assert not _noticed(world)
+    assert not noticed(world)
     world.checks.removes(group, store)
-    assert _noticed(world) == "live replica removed"
+    assert noticed(world) == "live replica removed"
 
 
 def test_a_generation_that_comes_twice_is_noticed(world: World) -> None:
@@ -229,7 +275,7 @@ def test_a_generation_that_comes_twice_is_noticed(world: World) -> None:
     _apply(world, replica, 1, CreateCursor(1, "s", start))
     replica.partition._last_generation = 0
     _apply(world, replica, 2, CreateCursor(1, "t", start))
-    assert _noticed(world) == "generation used again"
+    assert noticed(world) == "generation used again"
 
 
 def test_a_view_that_goes_back_is_noticed(world: World) -> None:
@@ -238,10 +284,26 @@ def test_a_view_that_goes_back_is_noticed(world: World) -> None:
     world.views.taken(object(), (1, 4))
     world.views.refused(client, (1, 4))
     world.views.taken(client, (1, 6))
-    assert not _noticed(world)
+    assert not noticed(world)
     world.views.refused(client, (1, 4))
     world.views.taken(client, (1, 4))
-    assert _noticed(world) == "view went back"
+    assert noticed(world) == "view went back"
+
+
+def test_an_answer_from_what_was_overtaken_long_ago_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    zookeeper, guest = world.zookeeper, world.guest("ns1")
+    assert guest is not None
+    first, last = zookeeper.log[0].zxid, zookeeper.log[-1].zxid
+    with working(guest):
+        world.views.answered(first)
+        monkeypatch.setattr(world.scheduler, "now", world.now + 10.0)
+        world.views.answered(last)
+        with monkeypatch.context() as lagging:
+            lagging.setitem(zookeeper.asked, "ns1", Server(zookeeper, "zk4"))
+            world.views.answered(first)
+        assert not noticed(world)
+        world.views.answered(first)
+    assert noticed(world) == "stale answer"
 
 
 def test_a_live_topic_s_data_that_goes_is_noticed(world: World) -> None:
@@ -249,10 +311,10 @@ def test_a_live_topic_s_data_that_goes_is_noticed(world: World) -> None:
     volume = next(v for v in world.volumes.values() if v.has_folder(v.path / "groups" / str(group)))
     folder = volume.path / "groups" / str(group)
     volume.rename(folder, volume.path / "quarantine" / "set-aside")
-    assert not _noticed(world), "it is kept"
+    assert not noticed(world), "it is kept"
     volume.rename(volume.path / "quarantine" / "set-aside", folder)
     volume.rename(folder, volume.path / "trash" / "gone")
-    assert _noticed(world) == "live data deleted"
+    assert noticed(world) == "live data deleted"
     volume.rename(volume.path / "trash" / "gone", folder)
 
 
@@ -261,15 +323,15 @@ def test_records_written_by_who_does_not_lead_are_noticed(world: World) -> None:
     leader = world.zookeeper.tree.nodes[f"{ROOT}leader"].owner
     write = Txn(0, 0, (Written(f"{ROOT}groups/alloc", node.value, 1),))
     world.checks.committing(leader, write)
-    assert not _noticed(world)
+    assert not noticed(world)
     world.checks.committing(leader + 1, write)
-    assert _noticed(world) == "deposed leader"
+    assert noticed(world) == "deposed leader"
 
 
 def test_an_epoch_that_goes_back_is_noticed(world: World) -> None:
     write = Txn(0, 0, (Written(f"{ROOT}epoch", encode(EpochRecord(epoch=0)), 1),))
     world.checks.committing(0, write)
-    assert _noticed(world) == "epoch"
+    assert noticed(world) == "epoch"
 
 
 def test_every_bound_was_looked_at(world: World) -> None:
@@ -284,19 +346,19 @@ def test_what_grows_beyond_its_bound_is_noticed(world: World, bound: Bound) -> N
     at_most = dataclasses.replace(bound, size=lambda _: world.bounds.highest.get(bound.what, 0), limit=too_much.limit)
     within = dataclasses.replace(at_most, limit=at_most.size)
     world.bounds.look(within, None)
-    assert not _noticed(world)
+    assert not noticed(world)
     world.bounds.look(at_most, None)
-    assert _noticed(world) == "bound"
+    assert noticed(world) == "bound"
 
 
 def test_constants_are_small_for_as_long_as_a_run_is_under_pressure() -> None:
     def now() -> list[int]:
-        return [_get(owner, constant.name) for constant in CONSTANTS for owner in constant.owners]
+        return [get_constant(owner, constant.name) for constant in CONSTANTS for owner in constant.owners]
 
     before = now()
     with Pressure(True, random.Random(1)).kept_up():
         for constant in CONSTANTS:
-            assert {_get(owner, constant.name) for owner in constant.owners} < {*constant.values, None}
+            assert {get_constant(owner, constant.name) for owner in constant.owners} < {*constant.values, None}
         assert all(small < usual for small, usual in zip(now(), before, strict=True))
     assert now() == before
     with Pressure(False, random.Random(1)).kept_up():
@@ -326,137 +388,7 @@ def _after_kinds(world: World) -> random.Random:
 def test_a_core_whose_invariant_is_broken_is_noticed(world: World) -> None:
     state = PartitionState()
     world.bounds.ask(PartitionState, PartitionState.validate, state)
-    assert not _noticed(world)
+    assert not noticed(world)
     state.log_start = 1
     world.bounds.ask(PartitionState, PartitionState.validate, state)
-    assert _noticed(world) == "invariant"
-
-
-def test_a_call_that_hangs_is_noticed_when_it_is_late(running: World) -> None:
-    guest = running.workload.clients["cl1"]
-    hangs = guest.loop.create_future()
-
-    async def call() -> None:
-        await running.calls.within(guest, "nothing", hangs, 2.0)
-
-    running.workload.begin(guest, call())
-    running.scheduler.run_until(running.now + 2.9)
-    running.calls.look()
-    assert not _noticed(running)
-    running.scheduler.run_until(running.now + 0.2)
-    running.calls.look()
-    assert _noticed(running) == "deadline"
-    assert not hangs.done()
-    hangs.cancel()
-    running.scheduler.run_until(running.now + 0.1)
-
-
-def test_time_in_which_a_client_stood_still_does_not_count(running: World) -> None:
-    guest = running.workload.clients["cl1"]
-
-    async def call(lasts_s: float) -> None:
-        await running.calls.within(guest, "nothing", asyncio.sleep(lasts_s), 2.0)
-
-    running.workload.begin(guest, call(2.5))
-    running.scheduler.run_until(running.now + 1.0)
-    guest.pause()
-    running.scheduler.run_until(running.now + 9.0)
-    running.calls.look()
-    guest.resume()
-    running.scheduler.run_until(running.now + 3.0)
-    assert not _noticed(running)
-    running.workload.begin(guest, call(3.5))
-    running.scheduler.run_until(running.now + 4.0)
-    assert _noticed(running) == "deadline"
-    running.scheduler.run_until(running.now + 1.0)
-
-
-async def _fails() -> None:
-    raise ValueError("nobody looks")
-
-
-def test_a_failure_that_nobody_looks_at_is_noticed_when_its_process_goes(running: World) -> None:
-    server = running.servers["br1"]
-    before = server.process
-    assert before is not None
-    failing = before.begin(_fails())
-    before.terminate()
-    running.scheduler.run_until(running.now + 30.0, lambda: server.process is not before)
-    assert _noticed(running) == "lost exception"
-    failing.exception()
-
-
-def test_a_failure_that_nobody_looks_at_is_noticed_in_what_runs(running: World) -> None:
-    client = running.workload.clients["cl2"]
-    failing = client.begin(_fails())
-    running.scheduler.run_until(running.now + 0.1)
-    running.checks.tasks(client)
-    assert _noticed(running) == "lost exception"
-    failing.exception()
-
-
-def test_a_message_that_comes_after_its_acknowledgement_is_confirmed_is_noticed(world: World) -> None:
-    assert world.redelivered.looked_at > 5
-    buffer, message = SimpleNamespace(generation=7), SimpleNamespace(generation=7, offset=3, topic="a/b", partition=0)
-    delivered: Any = world.redelivered.delivered
-    delivered(buffer, [message])
-    world.redelivered.confirmed(buffer, SimpleNamespace(cumulative=False, ranges=[(2, 3)]))  # type: ignore[arg-type]
-    delivered(buffer, [SimpleNamespace(generation=8, offset=3, topic="a/b", partition=0)])
-    assert not _noticed(world)
-    delivered(buffer, [message])
-    assert _noticed(world) == "delivered after a confirmed acknowledgement"
-
-
-def test_a_line_that_is_logged_again_and_again_is_noticed(running: World) -> None:
-    for _ in range(LINES_MAX):
-        running.lines.wrote("dn1", 1, "anything", {"group": 1, "term": 7})
-        running.lines.wrote("dn1", 1, "anything", {"group": 2})
-        running.lines.wrote("dn2", 1, "anything", {"group": 1})
-    assert not _noticed(running)
-    running.lines.wrote("dn1", 1, "anything", {"group": 1, "term": 8})
-    assert _noticed(running) == "log"
-
-
-def _quiet(running: World, noise: Callable[[], object] = lambda: None, every_s: float = 1.0) -> str:
-    """What stands against a quiet cluster; "": it comes to be quiet."""
-    running.quiet = Quiet(running)
-    end = running.now + 6.0
-    while running.now < end and not running.quiet.come():
-        noise()
-        running.scheduler.run_until(running.now + every_s)
-    return "" if running.quiet.found else running.quiet.noise
-
-
-def test_a_cluster_that_has_nothing_to_do_is_quiet(running: World) -> None:
-    assert _quiet(running) == ""
-
-
-def test_warnings_are_noise(running: World) -> None:
-    assert _quiet(running, lambda: running.quiet.logged("ns1", "info", "goes on")) == ""
-    assert "ns1 warning: goes on" in _quiet(running, lambda: running.quiet.logged("ns1", "warning", "goes on"))
-
-
-def test_an_election_is_noise(running: World) -> None:
-    def elect() -> None:
-        for host in running.hosts.datanodes:
-            process = running.servers[host].process
-            assert process is not None
-            for group in process.role.store.registry.groups():
-                if group.is_leader:
-                    process.loop.arrive(group.transfer_leadership)
-
-    assert "terms" in _quiet(running, elect)
-
-
-def test_a_storm_of_calls_is_noise(running: World) -> None:
-    def storm() -> None:
-        running.network.frames += 1000
-
-    assert "frames a second" in _quiet(running, storm)
-
-
-def test_a_storm_of_writes_is_noise(running: World) -> None:
-    def storm() -> None:
-        running.zookeeper.log += [Txn(0, 0)] * 5
-
-    assert "transactions" in _quiet(running, storm)
+    assert noticed(world) == "invariant"

@@ -1,7 +1,8 @@
 """What a client, or any other process, takes of the nameservers' word: never anything older than what it took before.
 
 The one exception is the product's own, and bounded: what is newer has been refused by everybody for as long as it says.  And no
-nameserver answers from records that have been out of date for longer than its session lasts.
+nameserver answers from records that have been out of date for longer than its session lasts, as far as it could know: not where the
+server of ZooKeeper that it asks lags so far behind the others, nor whoever asks for old answers where there are no others.
 """
 
 from __future__ import annotations
@@ -46,19 +47,21 @@ class Views:
         self._taken[id(client)] = (client, revision, None)
 
     def answered(self, zxid: int) -> None:
-        """A nameserver answers a look-up from what it had of ZooKeeper at ``zxid``."""
+        """A nameserver answers a look-up, of who would not have an old answer, from what it had of ZooKeeper at ``zxid``."""
         world, running = self._world, resident()
         if running is None or set(FORGETS) & {fault.kind for fault in world.faults}:
             return
-        since_ms = 0
+        asked = world.zookeeper.asked.get(running.host)
+        since = world.now
         for txn in reversed(world.zookeeper.log):
             if txn.zxid <= zxid:
                 break
+            # From when on its server had it: one that lags answers as if nothing had happened, and that it lags nobody can tell.
             if any(isinstance(c, Created | Written | Deleted) and c.path.startswith(FOLLOWED) for c in txn.changes):
-                since_ms = txn.time_ms
+                since = asked.applied_at.get(txn.zxid, since) if asked is not None else since
         server = next((s for s in (*world.servers.values(), *world.doubles) if s.name == running.host), None)
-        behind_s = (world.zookeeper.time_ms() - since_ms) / 1000
-        if since_ms and server is not None and behind_s > server.config.session_timeout_s + MARGIN_S:
+        behind_s = world.now - since
+        if server is not None and behind_s > server.config.session_timeout_s + MARGIN_S:
             world.violated("stale answer", f"{running.host} answers from what was overtaken {behind_s:.1f} s ago")
 
     def _now(self) -> float:

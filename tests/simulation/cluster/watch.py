@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from stele.broker.partition_client import PartitionClient
 from stele.consumer import Consumer
 from stele.datanode.replica import Replica
-from stele.datanode.store import Store
 from stele.delivery_buffer import DeliveryBuffer
 from stele.model import Message
 from stele.nameserver.controller import Controller
 from stele.nameserver.server import NameserverServicer
-from stele.services.raft.membership import without
-from stele.services.rpc.nameservers import NameserverClient
+from stele.services.raft.group import Group
+from stele.services.raft.membership import Members
+from stele.services.rpc.nameservers import STALE_KEY, NameserverClient
 from tests.simulation.cluster.ambient import resident
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def watched(world: World) -> Iterator[None]:
 
     async def looking_up(self: Any, request: Any, context: Any) -> Any:
         answer = await look_up(self, request, context)
-        world.views.answered(answer.as_of.zxid)
+        if all(key != STALE_KEY for key, _ in context.invocation_metadata() or ()):
+            world.views.answered(answer.as_of.zxid)
         return answer
 
     append: Any = PartitionClient.append
@@ -78,12 +79,12 @@ def watched(world: World) -> Iterator[None]:
             world.checks.writes(server.config.name, self.route.bundle, self.epoch)
         return append(self, batches)
 
-    change_member: Any = Store.change_member
+    change_members: Any = Group.change_members
 
-    async def changing(self: Store, group: int, topic_id: int, store_id: int, role: Any, mandate: Any) -> Any:
-        if role is without:
-            world.checks.removes(group, store_id)
-        return await change_member(self, group, topic_id, store_id, role, mandate)
+    def changing(self: Group, members: Members) -> Any:
+        for store_id in {*self.members.voters, *self.members.learners} - {*members.voters, *members.learners}:
+            world.checks.removes(self.engine.group_id, store_id)
+        return change_members(self, members)
 
     take: Any = Consumer._take
 
@@ -91,6 +92,7 @@ def watched(world: World) -> Iterator[None]:
         message: Message | None = take(self)
         if message is not None:
             world.applied.delivered(self.subscription, message)
+            world.ordered.taken(self.type, self.subscription, message)
         return message
 
     replaced: Any = (
@@ -102,7 +104,7 @@ def watched(world: World) -> Iterator[None]:
         (NameserverServicer, "Lookup", looking_up),
         (PartitionClient, "append", appending),
         (Controller, "_reconcile", reconciling),
-        (Store, "change_member", changing),
+        (Group, "change_members", changing),
     )
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
     for owner, name, ours in replaced:

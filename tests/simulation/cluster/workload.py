@@ -20,7 +20,7 @@ from stele.model import Message
 from stele.operations import READ_TIMEOUT_S, WRITE_TIMEOUT_S
 from stele.producer import Producer
 from stele.services.coordination.records import PartitionRecord, decode
-from stele.services.errors import StaleAck, TopicNotFound
+from stele.services.errors import StaleAck, TopicExists, TopicNotFound
 from tests.simulation.checks import Violation
 from tests.simulation.cluster.checks import ROOT
 from tests.simulation.cluster.ledger import Ledger, Place, TopicLedger
@@ -28,6 +28,8 @@ from tests.simulation.cluster.outliving import Outliving
 from tests.simulation.cluster.plan import FORGETS
 from tests.simulation.cluster.pressure import CREDIT_MAX
 from tests.simulation.cluster.process import Guest
+from tests.simulation.cluster.sharing import TYPES, Sharing
+from tests.simulation.cluster.visitors import Visitors
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
@@ -56,6 +58,7 @@ class Workload:
         self.world, self.ledger = world, Ledger(world)
         self._choices = world.stream("calls")
         self.closing = False
+        self._recovering = False  # ZooKeeper has come back with an older copy
         self.done = Counter(dict.fromkeys((SEEKS, DELETIONS, MADE_ANEW), 0))
         self.main: TopicLedger | None = None
         self.recorded_at: int | None = None  # how many transactions ZooKeeper had once the main topic was there
@@ -63,7 +66,7 @@ class Workload:
         self.pause_s = 10 ** rng.uniform(-1.2, -0.4)
         self.partitions = rng.randint(1, PARTITIONS_MAX)
         self.clients: dict[str, Guest] = {}
-        self.outliving = Outliving(world)
+        self.outliving, self.sharing, self.visitors = Outliving(world), Sharing(world), Visitors(world)
         self._tasks: list[asyncio.Task[Any]] = []
         self._ending: list[asyncio.Task[Any]] = []  # those that end once it is closing
 
@@ -111,10 +114,14 @@ class Workload:
             self.begin(guest, self._churn(guest, client), ends=True)
             self.begin(guest, self.outliving.produce(guest, client, self, CHURNED))
             self.begin(guest, self.outliving.consume(guest, client, self, CHURNED))
-        if number == 0 and guest.rng.random() < 0.5:
+        if number == 0 and (guest.rng.random() < 0.5 or self.sharing.wanted):
             self.begin(guest, self._tend(guest, client, self.main), ends=True)
         if number == 1:
             self.begin(guest, self._look_around(guest, client), ends=True)
+            if self.sharing.wanted:
+                self.begin(guest, self.sharing.consume(guest, client, self, self.main), ends=True)
+        if number == 2 and self.visitors.wanted:
+            self.begin(guest, self.visitors.come_and_go(guest, self, self.main, bootstrap), ends=True)
 
     async def _create_main(self, guest: Guest, client: Client) -> None:
         await self._until_created(guest, client, MAIN, self.partitions)
@@ -131,6 +138,10 @@ class Workload:
             except SteleError as error:
                 self.world.say("refused", guest.host, f"create {topic}: {error}")
                 await asyncio.sleep(RETRY_S)
+                if topic != MAIN and (self._recovering or isinstance(error, TopicExists)):
+                    # Of an older copy: some of its stores may have deleted it since, and too few are left for it to come to be.
+                    # Or it was deleted while ZooKeeper had nothing, and is back with what ZooKeeper was put back to.
+                    await self._until(guest, "delete_topic", lambda: client.admin.delete_topic(topic), WRITE_TIMEOUT_S)
 
     async def _produce(self, guest: Guest, client: Client, topic: TopicLedger, over: Callable[[], bool]) -> None:
         settings: dict[str, Any] = self.world.pressure.producer_settings()
@@ -138,7 +149,7 @@ class Workload:
         under_way: set[asyncio.Task[None]] = set()
         while not over():
             for _ in range(guest.rng.randint(1, 3)):
-                task = asyncio.ensure_future(self._send(guest, producer, topic))
+                task = asyncio.ensure_future(self.send(guest, producer, topic))
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
             await asyncio.sleep(guest.rng.uniform(0.2, 1.8) * self.pause_s)
@@ -150,8 +161,9 @@ class Workload:
         if under_way:
             await asyncio.wait(under_way)
 
-    async def _send(self, guest: Guest, producer: Producer, topic: TopicLedger) -> None:
-        sent = self.ledger.sending(topic, f"{guest.host}.{guest.pid}", self.world.pressure.padding())
+    async def send(self, guest: Guest, producer: Producer, topic: TopicLedger, name: str = "") -> None:
+        """``name``: of a producer that is not the guest's only one of the topic."""
+        sent = self.ledger.sending(topic, name or f"{guest.host}.{guest.pid}", self.world.pressure.padding())
         key = None if guest.rng.random() < 0.5 else b"%d" % guest.rng.randrange(5)
         try:
             stored = await self.call(guest, "send", producer.send(sent.value, key=key), SEND_TIMEOUT_S)
@@ -169,11 +181,11 @@ class Workload:
             try:
                 consumer = client.consumer(topic.name, subscription, type=kind, credit=CREDIT_MAX, name=guest.host)
                 before = self.ledger.confirmed(topic, subscription)
-                async with self._opened(guest, consumer):
+                async with self.opened(guest, consumer):
                     while guest.rng.random() > 0.01:  # now and then it closes, and opens again
                         message = None
                         while message is None:
-                            message = await self._receive(guest, consumer, RECEIVE_S)
+                            message = await self.receive(guest, consumer, RECEIVE_S)
                         self.ledger.received(topic, subscription, message, before)
                         if guest.rng.random() < 0.05:
                             consumer.nack(message, 0.1)
@@ -192,7 +204,7 @@ class Workload:
             self.world.violated("living topic denied", repr(error))
 
     @contextlib.asynccontextmanager
-    async def _opened(self, guest: Guest, consumer: Consumer) -> AsyncIterator[None]:
+    async def opened(self, guest: Guest, consumer: Consumer) -> AsyncIterator[None]:
         """As ``async with consumer``, each of its two calls watched."""
         try:
             await self.call(guest, "consumer.open", consumer.open(), OPEN_TIMEOUT_S)
@@ -200,20 +212,24 @@ class Workload:
         finally:
             await self.call(guest, "consumer.close", consumer.close(), CLOSE_TIMEOUT_S)
 
-    async def _receive(self, guest: Guest, consumer: Consumer, timeout_s: float) -> Message | None:
+    async def receive(self, guest: Guest, consumer: Consumer, timeout_s: float) -> Message | None:
         return await self.call(guest, "receive", consumer.receive(timeout_s), timeout_s)
 
     def _ack(self, guest: Guest, consumer: Consumer, topic: TopicLedger, subscription: str, message: Message) -> None:
         def answered(promise: asyncio.Future[None]) -> None:
-            if not promise.cancelled() and promise.exception() is None:
+            if promise.cancelled():
+                return
+            if (error := promise.exception()) is None:
                 self.ledger.confirm(topic, subscription, message)
+            elif isinstance(error, SteleError):
+                self.world.applied.refused(subscription, message, error)
 
         if self._choices.random() < AWAITED_SHARE:
-            self.begin(guest, self._await_ack(guest, consumer, topic, subscription, message))
+            self.begin(guest, self.acked(guest, consumer, topic, subscription, message))
         else:
             consumer.ack_nowait(message).add_done_callback(answered)
 
-    async def _await_ack(
+    async def acked(
         self, guest: Guest, consumer: Consumer, topic: TopicLedger, subscription: str, message: Message
     ) -> None:
         try:
@@ -221,8 +237,9 @@ class Workload:
             self.ledger.confirm(topic, subscription, message)
         except SteleError as error:
             self.world.say("not acknowledged", guest.host, f"{subscription}: {error!r}")
+            self.world.applied.refused(subscription, message, error)
 
-    def _ack_late(
+    def ack_late(
         self, guest: Guest, consumer: Consumer, topic: TopicLedger, subscription: str, message: Message
     ) -> None:
         """It may be of another generation by now."""
@@ -240,14 +257,12 @@ class Workload:
             try:
                 made = admin.create_subscription(topic.name, name, start)
                 await self.call(guest, "create_subscription", made, TEND_TIMEOUT_S)
-                before = self.ledger.confirmed(topic, name)
-                consumer = client.consumer(
-                    topic.name, name, type="exclusive", credit=rng.choice((1, 5, 50)), name="side"
-                )
+                before, kind = self.ledger.confirmed(topic, name), self.sharing.tends(name)
+                consumer = client.consumer(topic.name, name, type=kind, credit=rng.choice((1, 5, 50)), name="side")
                 held: list[Message] = []  # acknowledged late, if at all
-                async with self._opened(guest, consumer):
+                async with self.opened(guest, consumer):
                     for _ in range(rng.randrange(30)):
-                        message = await self._receive(guest, consumer, rng.uniform(0.1, 0.5))
+                        message = await self.receive(guest, consumer, rng.uniform(0.1, 0.5))
                         if message is not None:
                             self.ledger.received(topic, name, message, before)
                             if rng.random() < 0.7:
@@ -256,24 +271,25 @@ class Workload:
                                 held.append(message)
                         if held and holding.random() < 0.1:
                             late = held.pop(holding.randrange(len(held)))
-                            self._ack_late(guest, consumer, topic, name, late)
+                            self.ack_late(guest, consumer, topic, name, late)
                         if rng.random() < 0.05:
                             to = rng.choice(("earliest", "latest", rng.randrange(50)))
                             seeking = asyncio.ensure_future(self._seek(guest, client, consumer, to))
                             while held and not seeking.done():  # meanwhile it goes on acknowledging
-                                self._ack_late(guest, consumer, topic, name, held.pop())
+                                self.ack_late(guest, consumer, topic, name, held.pop())
                                 await asyncio.sleep(holding.uniform(0.0, 0.002))
                             await seeking
                         if rng.random() < 0.02:
                             self.done[DELETIONS] += 1  # as asked for: while it has consumers it is refused
-                            await self._forget(guest, client, topic, name)
+                            if self.sharing.wanted:  # it goes on consuming, or the second would be alone from here on
+                                self.begin(guest, self._forget_if_it_goes(guest, client, topic, name))
+                            else:
+                                await self._forget(guest, client, topic, name)
             except SteleError as error:
                 self.world.say("side", guest.host, f"{name}: {error!r}")
-            try:
-                if rng.random() < 0.7:
-                    await self._forget(guest, client, topic, name)
-            except SteleError as error:
-                self.world.say("side", guest.host, f"{name} is not deleted: {error!r}")
+            if rng.random() < 0.7:
+                self.sharing.rests()
+                await self._forget_if_it_goes(guest, client, topic, name)
             await asyncio.sleep(rng.uniform(0.0, 0.3))
 
     async def _seek(self, guest: Guest, client: Client, consumer: Consumer, to: int | str) -> None:
@@ -310,6 +326,12 @@ class Workload:
             except SteleError as error:
                 self.world.say("not answered", guest.host, f"{what}: {error!r}")
             await asyncio.sleep(self._choices.uniform(0.1, 0.6))
+
+    async def _forget_if_it_goes(self, guest: Guest, client: Client, topic: TopicLedger, name: str) -> None:
+        try:
+            await self._forget(guest, client, topic, name)
+        except SteleError as error:
+            self.world.say("side", guest.host, f"{name} is not deleted: {error!r}")
 
     async def _forget(self, guest: Guest, client: Client, topic: TopicLedger, name: str) -> None:
         self.ledger.forgotten(topic, name)
@@ -358,6 +380,17 @@ class Workload:
         }
         return {group for group, record in recorded.items() if record.topic == MAIN}
 
+    def counted(self) -> dict[str, int]:
+        """What was done beside producing and consuming, for the totals."""
+        second, visitors = self.sharing.given, self.visitors
+        return {
+            **self.done,
+            **{f"to a second consumer, {kind}": second[kind] for kind in TYPES},
+            "clients closed in use": visitors.closed,
+            "sends under way then": visitors.sends,
+            "other calls under way then": visitors.others,
+        }
+
     def idle(self) -> bool:
         """What produced, churned, tended and looked around has ended; consumers wait."""
         return all(task.done() for task in self._ending)
@@ -369,6 +402,7 @@ class Workload:
 
     def begin_recovery(self) -> None:
         """What an operator does after ZooKeeper came back with an older copy of the records."""
+        self._recovering = True
         guest = self.clients[self.world.hosts.clients[0]]
         self.begin(guest, self._recover(guest))
 
@@ -390,8 +424,8 @@ class Workload:
         client: Client = guest.client  # type: ignore[attr-defined]
         log: dict[Place, bytes] = {}
         consumer = client.consumer(MAIN, "reader", type="exclusive", credit=CREDIT_MAX, name="reader")
-        async with self._opened(guest, consumer):
-            while message := await self._receive(
+        async with self.opened(guest, consumer):
+            while message := await self.receive(
                 guest, consumer, READ_S if self.wanted <= log.keys() else READ_MISSING_S
             ):
                 log[message.partition, message.offset] = message.value

@@ -38,17 +38,19 @@ from tests.simulation.cluster.disk import Volume, datanode_parts
 from tests.simulation.cluster.durable import Durable
 from tests.simulation.cluster.exact import ExactStrike
 from tests.simulation.cluster.lines import Lines
+from tests.simulation.cluster.ordered import Ordered
 from tests.simulation.cluster.plan import EXACT, KINDS, OLDER, Hosts, choose_exact, choose_kinds, exact, plan
-from tests.simulation.cluster.pressure import PRESSURE_SHARE, Pressure
+from tests.simulation.cluster.pressure import Pressure
 from tests.simulation.cluster.process import Guest, Process, Server
 from tests.simulation.cluster.quiet import Quiet
 from tests.simulation.cluster.redelivered import Redelivered
 from tests.simulation.cluster.rpc.network import End, Network
-from tests.simulation.cluster.settings import broker_settings, datanode_settings, node_settings
+from tests.simulation.cluster.settings import broker_settings, datanode_settings, nameserver_settings, node_settings
 from tests.simulation.cluster.views import Views
 from tests.simulation.cluster.watch import watched
 from tests.simulation.cluster.workload import Workload
 from tests.simulation.loop import generators_closed
+from tests.simulation.pressure import PRESSURE_SHARE
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.world import replay
 from tests.simulation.zookeeper.ensemble import Ensemble
@@ -142,9 +144,8 @@ class World:
         self.doubles: list[Server] = []  # more processes of one name, for a while
         drawing_settings = self.stream("settings")
         self.settings = drawing_settings if drawing_settings.random() < 0.5 else None  # else everything as it comes
-        under_pressure = options.pressure or (
-            not (options.kinds or options.operations) and self.stream("under pressure").random() < PRESSURE_SHARE
-        )  # what is asked for by name is not mixed with it
+        self.mixed = not (options.kinds or options.operations)  # else what is asked for by name, and nothing else
+        under_pressure = options.pressure or (self.mixed and self.stream("under pressure").random() < PRESSURE_SHARE)
         pressure = Pressure(under_pressure, self.stream("pressure"))
         self.volumes: dict[str, Volume] = {}  # of the datanodes
         self.still_disks: dict[str, list[Callable[[], object]]] = {}  # by host: what waits for one to go on
@@ -159,7 +160,8 @@ class World:
         self.checks = Checks(self)
         self.applied, self.durable, self.views = Applied(self), Durable(self), Views(self)
         self.bounds, self.pressure = Bounds(self), pressure
-        self.lines, self.quiet, self.redelivered = Lines(self), Quiet(self), Redelivered(self)
+        self.lines, self.quiet = Lines(self), Quiet(self)
+        self.redelivered, self.ordered = Redelivered(self), Ordered(self)
         self.operator = operations.Operator(self, self.stream("operator")) if options.operations else None
         if options.traced:
             self.network.carried = self._carried
@@ -223,8 +225,11 @@ class World:
                 structlog.configure(**before)
 
     def _build(self) -> None:
+        drawing_limits = self.stream("settings of nameservers") if self.settings is not None else None
         for name in self.hosts.nameservers:
-            nameserver = NameserverConfig(**self._settings(name))
+            nameserver = NameserverConfig(
+                **self._settings(name), **nameserver_settings(drawing_limits, self.options.operations)
+            )
             self.servers[name] = Server(self, name, "nameserver", nameserver, Nameserver)
         for name in self.hosts.datanodes:
             self.volumes[name] = volume = Volume(name)
@@ -455,7 +460,7 @@ class World:
             "views that went back": self.views.went_back,
             "topics": len(ledger.topics),
             "runs under pressure": self.pressure.wanted,
-            **self.workload.done,
+            **self.workload.counted(),
             "starts of processes": sum(server.starts for server in self.servers.values()),
             "zookeeper transactions": len(self.zookeeper.log),
         }

@@ -94,6 +94,7 @@ class Ensemble:
             str, tuple[str, int]
         ] = {}  # host of a client → "before" or "after" the effect, writes before that one
         self.clients: dict[int, ClientEnd] = {}  # by session, of all that there were
+        self.asked: dict[str, Server] = {}  # by host of a client, the one that it was connected to last
         self._next_session = FIRST_SESSION
 
     # --- time -------------------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ class Ensemble:
 
     def _attach(self, session_id: int, session: _Session, connection: Connection) -> None:
         former, session.connection, connection.session = session.connection, connection, session_id
-        self.clients[session_id] = connection.client
+        self.clients[session_id], self.asked[connection.client.host] = connection.client, connection.server
         if former is not None and former is not connection:
             self.part(former)
         self.touch(session_id, connection)

@@ -130,6 +130,7 @@ class Server:
         self.tree = Tree()
         self.up = True
         self.applied = 0  # transactions of the log
+        self.applied_at: dict[int, float] = {}  # by zxid, when it did so first
         self.connections: dict[Connection, None] = {}
         self._ensemble = ensemble
         self._data_watches: dict[str, dict[Connection, None]] = {}
@@ -155,6 +156,7 @@ class Server:
 
     def _apply(self, txn: Txn) -> None:
         index, self.applied = self.applied, self.applied + 1
+        self.applied_at.setdefault(txn.zxid, self._ensemble.scheduler.now)
         for event in self.tree.apply(txn):
             self._tell(event)
         for then in self._waiting.pop(index, ()):

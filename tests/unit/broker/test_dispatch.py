@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,6 +81,23 @@ async def test_that_acknowledgements_wait_for_room_is_said_once_a_minute(
             await dispatch._persist(live, PersistAcks(((0, 0),), 0, ()))
             clock.now_s += 1.0
     assert [line["event"] for line in logged] == ["acks_wait_for_room"] * 3
+
+
+async def test_acknowledgements_that_meet_a_full_group_are_written_soon_again(
+    dispatch: Dispatch, partition: Partition
+) -> None:
+    """It is full of what is about to be applied; a cursor that is full of holes for long is asked ever more rarely."""
+    live, waits = _live(dispatch, end=10), []
+    for answer in [*[Overloaded("no room")] * 20, datanode_pb2.CursorResponse(), Overloaded("no room")]:
+        partition.answers.append(answer)
+        await dispatch._persist(live, PersistAcks(((0, 0),), 0, ()))
+        if live.flush is not None:
+            waits.append(live.flush.when() - asyncio.get_running_loop().time())
+            live.flush.cancel()
+            live.flush = None
+    assert waits[0] < 0.1
+    assert 0.4 < waits[19] <= 1.0
+    assert waits[20] < 0.1
 
 
 async def test_that_acknowledgements_wait_for_space_is_said_once_a_minute(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import pytest
 
 from stele.services.coordination import records
+from stele.services.coordination.founding import joined
 from stele.services.coordination.kazoo_client import first_failure, translate
 from stele.services.coordination.records import (
     BuriedRecord,
@@ -19,15 +21,18 @@ from stele.services.coordination.records import (
     PartitionRecord,
     decode,
     encode,
+    needs,
 )
 from stele.services.errors import (
     CoordinationUnknown,
+    FormatUnknown,
     NameTaken,
     RecordExists,
     RecordMissing,
     RecordUnreadable,
     VersionConflict,
 )
+from tests.support.both_ways import holds_and_mutant_fails, promise
 
 EXAMPLES = [
     records.ClusterRecord(id="c", created_ms=1),
@@ -58,6 +63,70 @@ def test_a_record_is_one_line_that_a_person_can_read() -> None:
         '"owner": {"instance": "i", "machine": "", "pid": 2, "pid_started": 0, "identity": ""}}'
     )
     assert encode(BuriedRecord(intervals=((1, 4), (9, 9)))) == b'{"format": 1, "intervals": [[1, 4], [9, 9]]}'
+
+
+async def test_what_a_process_does_not_know_outlives_its_writes() -> None:
+    async def scenario(reading: Callable[..., Any]) -> None:
+        for record in EXAMPLES:
+            if isinstance(record, records.Rewritten):
+                written = json.loads(encode(record)) | {"colour": {"of": ["red", 1]}, "since": 7}
+                read = reading(json.dumps(written).encode(), type(record))
+                assert read == record, "what is not known changes no comparison"
+                with promise("what a process does not know outlives its writes"):
+                    assert json.loads(encode(read)) == written
+                    name = next(n for n in ("state", "bundles", "version", "epoch", "created_ms") if hasattr(record, n))
+                    changed = replace(read, **{name: "x" if name == "state" else 99})
+                    assert json.loads(encode(changed)) == written | json.loads(encode(changed))
+                    assert json.loads(encode(changed))["colour"] == {"of": ["red", 1]}
+
+    await holds_and_mutant_fails(scenario, decode, "formats.forgets_the_unknown")
+
+
+@pytest.mark.parametrize(
+    ("record", "needed"),
+    [
+        (records.TopicRecord(id=1, partitions=4, replication=3, state="ready", created_ms=1), (1, "")),
+        (
+            records.TopicRecord(id=1, partitions=4, replication=3, state="ready", created_ms=1, growing_to=8),
+            (2, "growing_to"),
+        ),
+        (
+            records.TopicRecord(id=1, partitions=4, replication=3, state="ready", created_ms=1, racks="require"),
+            (2, "racks"),
+        ),
+        (records.NamespaceRecord(bundles=4, replication=3, splits=(1,)), (2, "splits")),
+        (PartitionRecord(topic="demo/orders", index=0, replicas=(1, 2, 3), target=(1, 2, 4)), (1, "")),
+    ],
+)
+def test_a_record_says_which_format_it_takes(record: records.ZnodeRecord, needed: tuple[int, str]) -> None:
+    assert needs(record) == needed
+
+
+def test_nobody_joins_a_cluster_of_a_higher_format_than_it_knows() -> None:
+    cluster = records.ClusterRecord(id="c", created_ms=1)
+    assert joined(b'{"format": 1, "id": "c", "created_ms": 1}', 1) == cluster, "as versions before wrote it"
+    assert joined(encode(replace(cluster, format=2)), 2).format == 2
+    with pytest.raises(FormatUnknown, match="the cluster is at record format 2, and this version knows 1"):
+        joined(encode(replace(cluster, format=2)), 1)
+    with pytest.raises(FormatUnknown, match="format 2"):
+        joined(encode(replace(cluster, finalizing=2)), 1)
+    with pytest.raises(FormatUnknown, match="format 9"):
+        joined(b'{"format": 9, "id": 17}', 2)
+    with pytest.raises(RecordUnreadable):
+        joined(b"{}", 2)
+
+
+def test_versions_before_record_formats_refuse_a_cluster_that_has_risen() -> None:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class AsBefore:
+        id: str
+        created_ms: int
+
+    with pytest.raises(RecordUnreadable, match="format 2 is not known to this version"):
+        decode(encode(records.ClusterRecord(id="c", created_ms=1, format=2)), AsBefore)
+    assert decode(encode(records.ClusterRecord(id="c", created_ms=1, finalizing=2)), AsBefore) == AsBefore(
+        id="c", created_ms=1
+    )
 
 
 def test_fields_of_other_versions_are_ignored_or_take_their_defaults() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from stele.datanode import reopening
+from stele.datanode import directory, reopening
 from stele.datanode.directory import DataDirectory, GroupSpec
 from stele.datanode.disk import Disk
 from stele.datanode.folder_watch import FolderWatch
@@ -25,13 +25,14 @@ from stele.datanode.storage import opener
 from stele.datanode.store import Mandate, Store
 from stele.datanode.watch import status_of
 from stele.nameserver.catalog import Catalog, TopicEntry, TopicState
-from stele.nameserver.ids import IntervalSet
-from stele.nameserver.reconcile import DeleteReplica, plan
+from stele.nameserver.effects import DeleteReplica
+from stele.nameserver.reconcile import plan
 from stele.nameserver.reports import merge
 from stele.nameserver.strays import set_apart
 from stele.services.backoff import Backoff
 from stele.services.errors import GroupNotFound, InvalidArgument, LogDamaged, SteleError, StorageFailed, TopicMismatch
 from stele.services.files import File, OsFileSystem
+from stele.services.intervals import IntervalSet
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.registry import Registry
 from tests.support.both_ways import holds_and_mutant_fails, promise
@@ -71,16 +72,16 @@ async def running(
     directory_kind: type[DataDirectory] = DataDirectory,
 ) -> AsyncIterator[Store]:
     """A store that has loaded what ``path`` holds."""
-    directory = directory_kind(path)
-    if not directory.identity.store_id:
-        directory.record_registration(1, "c")
-    disk = Disk(directory, 0)
+    opened = directory_kind(path)
+    if not opened.identity.store_id:
+        opened.record_registration(1, "c")
+    disk = Disk(opened, 0)
     await disk.look()
     opens = opener(segment_bytes, 0, files)
     registry = Registry(
-        1, directory.groups_path, NoLinks(), opens, observed_ms=lambda: 0, rng=random.Random(1), timing=FAST
+        1, opened.groups_path, NoLinks(), opens, observed_ms=lambda: 0, rng=random.Random(1), timing=FAST
     )
-    store = kind(directory, registry, disk, 1 << 16)
+    store = kind(opened, registry, disk, 1 << 16)
     try:
         await store.load(4)
         registry.may_lead = True
@@ -88,7 +89,7 @@ async def running(
         yield store
     finally:
         await store.close()
-        directory.close()
+        opened.close()
 
 
 async def leads(store: Store, group: int = 7) -> None:
@@ -207,6 +208,39 @@ async def test_p1_a_create_that_fails_removes_what_it_made_and_nothing_else(tmp_
         assert list((tmp_path / "trash").iterdir()) == []
         assert await store.create(SPEC, MANDATE)
         assert not await store.create(SPEC, MANDATE)
+
+
+async def test_p2_a_create_that_cannot_be_taken_back_is_no_replica(tmp_path: Path) -> None:
+    """What is reported once counts as lost when it is gone, and of this nothing may be left after a restart."""
+    files = Descriptors()
+    async with running(tmp_path, files=files) as store:
+        make_unreadable(tmp_path / "trash")
+        (tmp_path / "trash").rmdir()
+        (tmp_path / "trash").touch()  # no folder: nothing can be moved into it
+        files.missing = 1
+        with pytest.raises(StorageFailed):
+            await store.create(SPEC, MANDATE)
+        assert (tmp_path / "groups" / "7").exists()
+        assert not status_of(store).replicas
+        (tmp_path / "trash").unlink()
+        (tmp_path / "aside").rename(tmp_path / "trash")
+        with suppress(StorageFailed):  # it may say that it has cleared away first
+            await store.create(SPEC, MANDATE)
+        await store.create(SPEC, MANDATE)
+        await leads(store)
+
+
+async def test_p2_a_replica_that_is_being_created_is_none_yet(tmp_path: Path) -> None:
+    listed: list[int] = []
+
+    class Watched(Descriptors):
+        def create(self, path: Path) -> File:
+            listed.extend(store.replicas)
+            return super().create(path)
+
+    async with running(tmp_path, files=Watched()) as store:
+        await store.create(SPEC, MANDATE)
+        assert (listed, list(store.replicas)) == ([], [7])
 
 
 async def test_p1_a_folder_that_appears_is_opened_not_created_over(tmp_path: Path) -> None:
@@ -458,6 +492,45 @@ async def test_a_replica_that_was_to_be_deleted_is_an_orphan_once_its_store_has_
         assert plan(told, set_apart(told, reports), {}) == [DeleteReplica(1, 7, 3)]
         assert await store.delete(7, 3, MANDATE)
         assert not status_of(store).replicas
+
+
+async def test_p3_what_was_deleted_here_is_not_begun_anew_by_an_older_record(tmp_path: Path) -> None:
+    async def scenario(kind: type[Store]) -> None:
+        path = tmp_path / kind.__name__
+        await written(path)
+        async with running(path, kind) as store:
+            assert await store.delete(7, 3, MANDATE)
+        async with running(path, kind) as store:
+            with promise("a group that was deleted here does not begin anew"), pytest.raises(StorageFailed) as refused:
+                await store.create(SPEC, MANDATE)
+            assert "delete its topic and create that anew" in refused.value.message
+            assert [(r.group, r.state) for r in status_of(store).replicas] == [(7, "failed")], "it was here once"
+            await store.reopen(7)
+            assert not status_of(store).replicas
+            assert await store.create(OTHER, MANDATE)
+            assert await store.create(JOINING, MANDATE), "it promises nothing before it knows what the others do"
+            assert await store.delete(7, 3, MANDATE)
+
+    await holds_and_mutant_fails(scenario, Store, "store.ForgetsWhatItDeleted")
+
+
+async def test_a_full_disk_stops_no_deletion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await written(tmp_path, SPEC, OTHER)
+
+    def full(path: Path, body: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    async with running(tmp_path) as store:
+        with monkeypatch.context() as patched:
+            patched.setattr(directory, "write_json", full)
+            assert await store.delete(7, 3, MANDATE)
+        with pytest.raises(StorageFailed, match="deleted here"):
+            await store.create(SPEC, MANDATE)
+        assert await store.delete(8, 3, MANDATE)
+    async with running(tmp_path) as store:
+        for spec in (SPEC, OTHER):
+            with pytest.raises(StorageFailed, match="deleted here"):
+                await store.create(spec, MANDATE)
 
 
 # --- what was lost ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.nameserver.bundle_assignment import Assign, BrokerCandidate, Pulse, assign
+from stele.nameserver.bundle_assignment import Assign, BrokerCandidate, BundleCause, Pulse, assign, split, unload
 from stele.nameserver.catalog import BundleEntry, Member, MemberKind, MemberState
 from tests.support.both_ways import holds_and_mutant_fails, promise
 
@@ -17,8 +17,14 @@ BUNDLES = [f"demo/{i:02d}" for i in range(16)]
 Assigner = Callable[..., list[Assign]]
 
 
-def broker(name: str, zxid: int = 10, state: str = MemberState.READY, pulse: Pulse = Pulse.ALIVE) -> BrokerCandidate:
-    return BrokerCandidate(Member(MemberKind.BROKERS, name, f"{name}:1", state=state, joined_zxid=zxid), pulse)
+def broker(
+    name: str,
+    zxid: int = 10,
+    state: str = MemberState.READY,
+    pulse: Pulse = Pulse.ALIVE,
+    drained: bool = False,
+) -> BrokerCandidate:
+    return BrokerCandidate(Member(MemberKind.BROKERS, name, f"{name}:1", state=state, joined_zxid=zxid), pulse, drained)
 
 
 def by_name(brokers: Iterable[BrokerCandidate]) -> dict[str, BrokerCandidate]:
@@ -26,7 +32,7 @@ def by_name(brokers: Iterable[BrokerCandidate]) -> dict[str, BrokerCandidate]:
 
 
 def carry_out(records: dict[str, BundleEntry], changes: Iterable[Assign], zxid: int) -> dict[str, BundleEntry]:
-    return {**records, **{c.bundle: BundleEntry(c.bundle, c.broker, c.epoch, zxid) for c in changes}}
+    return {**records, **{c.bundle: BundleEntry(c.bundle, c.broker, c.epoch, zxid, cause=c.cause) for c in changes}}
 
 
 def settle(
@@ -90,6 +96,80 @@ def test_a_draining_broker_is_emptied_but_not_if_it_is_the_last() -> None:
     assert assign(BUNDLES, alone, by_name([draining])) == []
 
 
+async def test_a_drained_broker_is_emptied_and_gets_nothing_however_often_it_restarts() -> None:
+    async def scenario(assigner: Assigner) -> None:
+        records, _ = settle({}, by_name([broker("br1"), broker("br2")]), 20)
+        moments = [
+            broker("br1", drained=True),
+            broker("br1", zxid=25, drained=True),
+            broker("br1", zxid=35, drained=True),
+        ]
+        for at, drained in enumerate(moments):
+            records, made = settle(records, by_name([drained, broker("br2")]), 30 + 10 * at, assigner)
+            with promise("a drained broker has no bundle"):
+                assert counts(records) == {"br2": 16}
+            assert {m.cause for m in made} <= {BundleCause.DRAINED}
+        back, made = settle(records, by_name([broker("br1", zxid=35), broker("br2")]), 60, assigner)
+        assert counts(back) == {"br1": 8, "br2": 8}
+        assert {m.cause for m in made} == {BundleCause.EVEN}
+
+    await holds_and_mutant_fails(scenario, assign, "ownership.drains_the_process")
+
+
+def test_where_every_broker_is_drained_each_keeps_what_it_has_and_what_is_nobodys_waits() -> None:
+    records, _ = settle({}, by_name([broker("br1"), broker("br2")]), 20)
+    both = by_name([broker("br1", drained=True), broker("br2", drained=True)])
+    assert assign(BUNDLES, records, both) == []
+    after, _ = settle(records, by_name([broker("br2", drained=True)]), 30)
+    assert counts(after) == {"br2": 8, "": 8}
+
+
+def test_what_an_operator_gave_to_a_broker_is_not_evened_away_and_goes_with_it() -> None:
+    brokers = by_name([broker("br1"), broker("br2")])
+    records, _ = settle({}, brokers, 20)
+    given = [b.name for b in records.values() if b.broker == "br1"]
+    records = carry_out(
+        records, [Assign(n, "br2", records[n].epoch + 1, "br1", BundleCause.OPERATOR) for n in given[:2]], 30
+    )
+    after, made = settle(records, brokers, 40)
+    assert counts(after) == {"br1": 8, "br2": 8}
+    assert not {m.bundle for m in made} & set(given[:2])
+    everything = carry_out(
+        after, [Assign(n, "br2", after[n].epoch + 1, "", BundleCause.OPERATOR) for n in sorted(after)], 50
+    )
+    assert assign(BUNDLES, everything, brokers) == [], "as the operator would have it"
+    gone, made = settle(everything, by_name([broker("br1")]), 60)
+    assert counts(gone) == {"br1": 16}
+    assert counts(settle(gone, brokers, 70)[0]) == {"br1": 8, "br2": 8}
+
+
+def test_what_is_unloaded_goes_to_others_and_what_comes_back_is_something_else() -> None:
+    brokers = by_name([broker("br1"), broker("br2"), broker("br3")])
+    records, _ = settle({}, brokers, 20)
+    chosen = [b.name for b in records.values() if b.broker == "br1"][:3]
+    changes = unload(chosen, records, brokers, {chosen[0]: 9})
+    assert [c.bundle for c in changes] == sorted(chosen)
+    assert {c.broker for c in changes} == {"br2", "br3"}, "evenly"
+    assert all(c.former == "br1" and c.cause is BundleCause.UNLOADED for c in changes)
+    assert {c.bundle: c.epoch for c in changes} == {n: 10 if n == chosen[0] else 2 for n in chosen}
+    after, made = settle(carry_out(records, changes, 30), brokers, 40)
+    assert max(counts(after).values()) - min(counts(after).values()) <= 1
+    assert not {m.bundle for m in made} & set(chosen)
+    alone = by_name([broker("br1"), broker("br2", drained=True), broker("br3", pulse=Pulse.REFUSED)])
+    assert unload(chosen, records, alone) == []
+
+
+def test_a_broker_that_was_unloaded_again_and_again_is_given_its_share_all_the_same() -> None:
+    brokers = by_name([broker("br1"), broker("br2")])
+    records, _ = settle({}, brokers, 20)
+    for at in range(4):
+        owned = [b.name for b in records.values() if b.broker == "br1"]
+        records = carry_out(records, unload(owned, records, brokers), 30 + 20 * at)
+        assert counts(records) == {"br2": 16}
+        records, _ = settle(records, brokers, 40 + 20 * at)
+        assert counts(records) == {"br1": 8, "br2": 8}
+
+
 def test_a_broker_that_registered_again_gets_its_bundles_under_a_higher_epoch() -> None:
     brokers = by_name([broker("br1"), broker("br2")])
     records, _ = settle({}, brokers, 20)
@@ -145,6 +225,7 @@ async def test_p23_registered_brokers_keep_their_bundles_where_nobody_could_take
 
 
 pulses = st.sampled_from(list(Pulse))
+drained = st.sampled_from([False, False, True])
 states = st.sampled_from([MemberState.READY, MemberState.DRAINING, MemberState.LOADING])
 
 
@@ -155,7 +236,10 @@ def histories(draw: st.DrawFn) -> list[dict[str, BrokerCandidate]]:
     for at in range(draw(st.integers(1, 6))):
         present = draw(st.sets(st.integers(1, 5)))
         moments.append(
-            by_name(broker(f"br{n}", draw(st.integers(0, at)) * 10, draw(states), draw(pulses)) for n in present)
+            by_name(
+                broker(f"br{n}", draw(st.integers(0, at)) * 10, draw(states), draw(pulses), draw(drained))
+                for n in present
+            )
         )
     return moments
 
@@ -173,11 +257,16 @@ def test_whatever_happens_assignments_settle_evenly_and_epochs_only_rise(
                 assert m.broker in brokers
                 assert brokers[m.broker].pulse in (Pulse.ALIVE, Pulse.SILENT)
                 assert brokers[m.broker].member.state == MemberState.READY
+                assert not brokers[m.broker].drained
         for name, bundle in records.items():
             known = before.get(name)
             assert known is None or bundle.epoch >= known.epoch
             assert known is None or bundle.broker == known.broker or bundle.epoch > known.epoch
-        alive = [n for n, b in brokers.items() if b.pulse is Pulse.ALIVE and b.member.state == MemberState.READY]
+        alive = [
+            n
+            for n, b in brokers.items()
+            if b.pulse is Pulse.ALIVE and b.member.state == MemberState.READY and not b.drained
+        ]
         if alive:
             held = counts(records)
             assert sum(held.values()) == len(BUNDLES)
@@ -232,3 +321,20 @@ async def test_p3_a_bundle_whose_record_is_behind_its_partitions_is_given_above_
         assert assigner(BUNDLES, carry_out(records, changes.values(), 30), brokers, 0, seen) == []
 
     await holds_and_mutant_fails(scenario, assign, "ownership.forgets_what_was_seen")
+
+
+async def test_r5_10_the_halves_of_a_bundle_are_given_above_everything_that_was_before() -> None:
+    bundle, two = "demo/00000000-ffffffff", ("demo/00000000-7fffffff", "demo/80000000-ffffffff")
+    records = {bundle: BundleEntry(bundle, "br1", 4, 20)}
+    former = {**records, two[1]: BundleEntry(two[1], "", 9, 20)}  # of a namespace that had this name before
+
+    async def scenario(splitter: Callable[..., list[Assign]]) -> None:
+        for known, seen, epoch in ((records, 0, 5), (records, 6, 7), (former, 6, 10), ({}, 3, 4)):
+            changes = {a.bundle: a for a in splitter(bundle, two, known, "br1" if known else "", seen)}
+            assert changes.keys() == {bundle, *two}
+            with promise("halves of a bundle have an epoch above it"):
+                assert {a.epoch for a in changes.values()} == {epoch}
+            assert changes[bundle].broker == ""
+            assert {changes[half].broker for half in two} == {"br1" if known else ""}
+
+    await holds_and_mutant_fails(scenario, split, "ownership.splits_under_the_old_epoch")

@@ -9,6 +9,7 @@ from stele.event_feed import MARGIN_S, EventFeed
 from stele.nameserver.catalog import (
     BundleEntry,
     Catalog,
+    DrainedBroker,
     Leader,
     Member,
     MemberKind,
@@ -17,7 +18,8 @@ from stele.nameserver.catalog import (
     TopicEntry,
     TopicState,
 )
-from stele.nameserver.events import ClusterEvent, EventBuffer, LeaderEvents, derive
+from stele.nameserver.event_buffer import EventBuffer
+from stele.nameserver.events import ClusterEvent, LeaderEvents, derive
 from stele.nameserver.reports import LeaderReport
 from stele.services.pb import nameserver_pb2 as pb
 from stele.services.topics import Retention
@@ -62,7 +64,16 @@ def test_a_topic_that_keeps_its_messages_for_another_time_was_altered() -> None:
     before = Catalog(topics={"demo/t": topic})
     after = Catalog(topics={"demo/t": replace(topic, retention=Retention(age_ms=86_400_000))})
     assert kinds(derive(before, after)) == [("topic_altered", "demo/t")]
-    assert derive(before, after)[0].facts == {"retention_bytes": "0", "retention_ms": "86400000", "version": "0"}
+    assert derive(before, after)[0].facts == {
+        "partitions": "4",
+        "replication": "3",
+        "retention_bytes": "0",
+        "retention_ms": "86400000",
+        "version": "0",
+    }
+    grown = Catalog(topics={"demo/t": replace(topic, partitions=6)})
+    assert [(e.kind, e.facts["partitions"]) for e in derive(before, grown)] == [("topic_altered", "6")]
+    assert not derive(before, Catalog(topics={"demo/t": replace(topic, growing_to=6)})), "nobody can see them yet"
     assert derive(Catalog(), after)[0].kind == "topic_created"
 
 
@@ -81,10 +92,23 @@ def test_topics_are_created_when_ready_and_deleted_when_gone_by_id() -> None:
 
 def test_a_bundle_moves_with_its_epoch() -> None:
     before = Catalog(bundles={"demo/a": BundleEntry("demo/a", "br1", 1)})
-    after = Catalog(bundles={"demo/a": BundleEntry("demo/a", "br2", 2)})
+    after = Catalog(bundles={"demo/a": BundleEntry("demo/a", "br2", 2, cause="drained")})
     (moved,) = derive(before, after)
     assert (moved.kind, moved.subject) == ("bundle_moved", "demo/a")
     assert moved.facts == {"from": "br1", "to": "br2", "epoch": "2"}
+    assert (moved.id, moved.cause) == ("bundle_moved/demo/a@2", "drained")
+
+
+def test_each_word_of_an_operator_about_a_broker_is_told_once() -> None:
+    once, again = Catalog(drained={"br1": DrainedBroker("br1", 7)}), Catalog(drained={"br1": DrainedBroker("br1", 9)})
+    assert [(e.kind, e.subject, dict(e.facts)) for e in derive(Catalog(), once)] == [
+        ("broker_drained", "br1", {"record": "7"})
+    ]
+    assert derive(once, once) == []
+    assert [(e.kind, e.facts["record"]) for e in derive(once, again)] == [
+        ("broker_undrained", "7"),
+        ("broker_drained", "9"),
+    ], "what was undone and done again between two looks is both told"
 
 
 def test_a_partitions_election_is_told_once_per_term() -> None:
@@ -113,24 +137,24 @@ def numbered(first: int, last: int) -> list[ClusterEvent]:
 async def test_the_buffer_keeps_the_newest_and_filters_by_time() -> None:
     buffer = EventBuffer(events_max=5)
     buffer.record(numbered(1, 8))
-    assert [e.id async for e in buffer.read(pb.EventsRequest())] == [4, 5, 6, 7, 8]
-    assert [e.id async for e in buffer.read(pb.EventsRequest(since_ms=70))] == [7, 8]
+    assert [e.number async for e in buffer.read(pb.EventsRequest())] == [4, 5, 6, 7, 8]
+    assert [e.number async for e in buffer.read(pb.EventsRequest(since_ms=70))] == [7, 8]
 
 
 async def test_a_follower_sees_everything_in_order_and_is_told_what_it_missed() -> None:
     buffer = EventBuffer(events_max=5)
     buffer.record(numbered(1, 2))
     reader = buffer.read(pb.EventsRequest(follow=True))
-    assert (await anext(reader)).id == 1
-    assert (await anext(reader)).id == 2
+    assert (await anext(reader)).number == 1
+    assert (await anext(reader)).number == 2
     waiting = asyncio.ensure_future(anext(reader))
     await asyncio.sleep(0)
     buffer.record(numbered(3, 3))
-    assert (await asyncio.wait_for(waiting, 5)).id == 3
+    assert (await asyncio.wait_for(waiting, 5)).number == 3
     buffer.record(numbered(4, 11))
     missed = await asyncio.wait_for(anext(reader), 5)
     assert (missed.kind, missed.facts) == ("events_missed", {"count": "3"})
-    assert [(await asyncio.wait_for(anext(reader), 5)).id for _ in range(5)] == [7, 8, 9, 10, 11]
+    assert [(await asyncio.wait_for(anext(reader), 5)).number for _ in range(5)] == [7, 8, 9, 10, 11]
     last = asyncio.ensure_future(anext(reader, None))
     await asyncio.sleep(0)
     buffer.close()
@@ -156,10 +180,10 @@ class Nameserver:
     def __init__(self, wall: int, *found: str) -> None:
         self.clock = SetClock(wall)
         self.buffer = EventBuffer(clock=self.clock)
-        self.buffer.record_found([ClusterEvent("found", name) for name in found])
+        self.buffer.record_found([ClusterEvent("found", name, id=f"found/{name}@1") for name in found])
 
     def happens(self, *names: str) -> None:
-        self.buffer.record([ClusterEvent("k", name) for name in names])
+        self.buffer.record([ClusterEvent("k", name, id=f"k/{name}@1") for name in names])
 
     async def told(self, feed: EventFeed, now_s: float, count: int = 100) -> list[str]:
         """What a client takes that asks and breaks off once it has ``count`` answers, or nothing is there at the moment."""
@@ -168,6 +192,7 @@ class Nameserver:
         taken: list[str] = []
         async for event in self.buffer.read(request):
             message = pb.Event(
+                number=event.number,
                 id=event.id,
                 time_ms=event.time_ms,
                 kind=event.kind,
@@ -235,8 +260,8 @@ async def test_what_happens_after_the_question_is_told_also_if_its_time_is_befor
 def test_the_same_again_is_told_where_it_happened_after_the_question() -> None:
     feed = EventFeed(follow=True, since_ms=0)
     feed.request(10.0)
-    again = pb.Event(id=1, kind="k", subject="a", teller="t", age_ms=0)
+    again = pb.Event(number=1, id="k/a@1", kind="k", subject="a", teller="t", age_ms=0)
     assert feed.takes(again, 11.0)
     assert feed.takes(again, 12.0)
     feed.request(20.0)
-    assert not feed.takes(pb.Event(id=1, kind="k", subject="a", teller="u", age_ms=8_000), 20.5)
+    assert not feed.takes(pb.Event(number=1, id="k/a@1", kind="k", subject="a", teller="u", age_ms=8_000), 20.5)

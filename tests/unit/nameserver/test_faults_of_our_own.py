@@ -10,8 +10,8 @@ import pytest
 
 from stele.nameserver.bundle_assignment import Pulse
 from stele.nameserver.catalog import Member, MemberKind
+from stele.nameserver.effects import DeleteReplica
 from stele.nameserver.probes import BrokerProbes
-from stele.nameserver.reconcile import DeleteReplica
 from stele.nameserver.replicas import Order, ReplicaOrders
 from stele.nameserver.storewatch import StoreWatch
 from stele.services.errors import InternalError

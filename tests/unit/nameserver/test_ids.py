@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.nameserver.ids import GROUPS, TOPICS, IdCounter, IntervalSet
+from stele.nameserver.ids import GROUPS, TOPICS, IdCounter
 from stele.services.coordination.records import CounterRecord, Versioned
 from stele.services.coordination.znode import Stat
 from stele.services.errors import InvalidArgument
+from stele.services.intervals import IntervalSet
 
 
 @given(st.lists(st.integers(0, 60)))

@@ -10,20 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stele.nameserver.absence import Absence
-from stele.nameserver.catalog import Catalog, NamespaceEntry, StoreEntry, StoreState, TopicEntry, TopicState
-from stele.nameserver.moves import (
-    BeginMove,
-    Cause,
-    EnterTombstone,
-    MoveLimits,
-    check_may_go,
-    due,
-    highest_replication,
-    left_on,
-    others_up,
-    plan_moves,
-)
-from stele.nameserver.reconcile import (
+from stele.nameserver.catalog import Catalog, NamespaceEntry, RackRule, StoreEntry, StoreState, TopicEntry, TopicState
+from stele.nameserver.effects import (
     ChangeMember,
     CreateReplica,
     DeleteLeft,
@@ -34,9 +22,22 @@ from stele.nameserver.reconcile import (
     RecordLeft,
     TellRemoved,
     TransferLeadership,
-    plan,
-    tells,
 )
+from stele.nameserver.moves import (
+    BeginMove,
+    Cause,
+    EnterTombstone,
+    MoveLimits,
+    check_may_go,
+    due,
+    highest_replication,
+    hindrance,
+    left_on,
+    others_up,
+    plan_moves,
+)
+from stele.nameserver.placement import place
+from stele.nameserver.reconcile import plan, tells
 from stele.nameserver.reports import disconnected, leaders
 from stele.nameserver.strays import set_apart
 from stele.services.errors import NotEnoughStores
@@ -60,16 +61,7 @@ def planned(
 
 def settle(world: World, down: frozenset[int] = frozenset(), rounds: int = 400) -> list[Effect]:
     """Carries everything out until nothing is due; what was done."""
-    done: list[Effect] = []
-    for _ in range(rounds):
-        effects = planned(world, down)
-        if not effects:
-            return done
-        for effect in effects:
-            world.carry_out(effect)
-            world.catalog().validate()
-        done += effects
-    raise AssertionError(f"it does not come to an end: {planned(world, down)}")
+    return world.settle(lambda: planned(world, down), rounds)
 
 
 def ready_world(partitions: int, stores: int = 4) -> World:
@@ -217,6 +209,20 @@ def test_what_does_not_move_is_named_with_the_reason() -> None:
     assert stays[0].why == "its partition has no leader"
 
 
+def test_a_cordoned_store_gets_nothing_and_keeps_what_it_has() -> None:
+    world = ready_world(2, stores=5)
+    catalog, reports = world.catalog(), world.reports()
+    assert sorted(catalog.placeable_stores) == [1, 2, 3, 4, 5]
+    cordoned = replace(catalog, stores={**catalog.stores, 4: replace(catalog.stores[4], cordoned=True)})
+    assert (cordoned.serving_stores, cordoned.placeable_stores) == ((1, 2, 3, 4, 5), (1, 2, 3, 5))
+    assert {m.to for m in plan_moves(cordoned, reports, leaders(reports), {1: Cause.DECOMMISSION}).moves} <= {2, 3, 5}
+    assert plan(cordoned, reports, leaders(reports)) == plan(catalog, reports, leaders(reports)), "nothing leaves it"
+    partition = next(p for p in cordoned.partitions.values() if 4 not in p.replicas)
+    assert hindrance(cordoned, reports, partition, 4, 0) == "is cordoned"
+    assert [s.store_id for s in others_up(cordoned, 1)] == [2, 3, 5]
+    assert 4 not in {s for replicas in place(6, 3, cordoned.placeable_stores, {}) for s in replicas}
+
+
 async def test_a_group_has_as_many_voters_as_before_until_the_new_replica_counts() -> None:
     async def scenario(planner: Planner) -> None:
         world = ready_world(1)
@@ -337,6 +343,25 @@ def test_a_store_that_comes_back_while_it_is_replaced_does_not_move_back() -> No
     assert all(not p.target and not p.leaving for p in world.partitions.values())
 
 
+def test_a_replica_moves_to_where_its_partition_is_on_no_fewer_racks() -> None:
+    world = ready_world(1, stores=5)
+    assert world.partitions[1].replicas == (1, 2, 3)
+    world.racks = {1: "a", 2: "b", 3: "c", 4: "b", 5: "a"}
+    world.states[1] = "offline"
+    (begun,) = [e for e in planned(world) if isinstance(e, BeginMove)]
+    assert begun.to == 5
+    world.racks[5] = "c"
+    (begun,) = [e for e in planned(world) if isinstance(e, BeginMove)]
+    assert begun.to in (4, 5), "placed anyway"
+    world.topics["demo/t"] = replace(world.topics["demo/t"], racks=RackRule.REQUIRE)
+    assert not [e for e in planned(world) if isinstance(e, BeginMove)]
+    catalog, reports = world.catalog(), world.reports()
+    found = plan_moves(catalog, reports, leaders(reports), {1: Cause.DECOMMISSION})
+    assert [s.why for s in found.stays] == [
+        "its topic requires racks apart, and it would share a rack with another replica of its partition wherever it could go"
+    ]
+
+
 actions = st.one_of(
     st.tuples(st.just("offline"), st.integers(1, 5), st.just(0)),
     st.tuples(st.just("cancel"), st.integers(1, 5), st.just(0)),
@@ -391,3 +416,22 @@ def test_any_interrupted_history_of_moves_comes_to_its_end(history: list[tuple[s
         if world.states.get(store_id) != StoreState.TOMBSTONE:
             assert world.held[store_id] == {g for g, p in world.partitions.items() if store_id in p.replicas}
         assert world.states.get(store_id) != StoreState.OFFLINE, "nothing is left of it"
+
+
+@pytest.mark.parametrize("moved", [1, 2, 3])
+def test_what_moved_after_a_copy_of_the_records_was_taken_moves_back_once_that_is_put_back(moved: int) -> None:
+    """The world asserts at each step that nothing goes that counts."""
+    world = ready_world(2, stores=6)
+    copy = dict(world.partitions)
+    for store_id in (1, 2, 3)[:moved]:
+        world.states[store_id] = StoreState.OFFLINE
+        settle(world)
+    gone = {g for g, p in world.partitions.items() if p.replicas != copy[g].replicas}
+    assert gone
+    world.states.clear()
+    world.up = set(world.stores)
+    world.partitions = {g: replace(p, leaving=()) for g, p in copy.items()}
+    settle(world)
+    for group, partition in world.partitions.items():
+        assert set(partition.replicas) == set(copy[group].replicas) == world.voters[group]
+        assert {s for s in world.stores if group in world.held[s]} == world.voters[group]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.nameserver.placement import place
+from stele.nameserver.placement import place, spread
 from stele.services.errors import NotEnoughStores
 
 
@@ -74,3 +74,20 @@ def test_too_few_stores_are_told_with_numbers() -> None:
     with pytest.raises(NotEnoughStores) as refused:
         place(1, 3, [1, 2], {})
     assert refused.value.facts == {"up": "2", "wanted": "3"}
+
+
+@given(clusters(), st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=12, max_size=12))
+def test_replicas_are_on_as_many_racks_as_there_are(
+    cluster: tuple[int, int, list[int], dict[int, int]], names: list[str]
+) -> None:
+    partitions, replication, stores, assigned = cluster
+    racks = {s: name for s, name in zip(stores, names, strict=False) if name}
+    there = spread(stores, racks)
+    for replicas in place(partitions, replication, stores, assigned, racks):
+        assert len(set(replicas)) == replication
+        assert spread(replicas, racks) == min(replication, there)
+    if there < replication:
+        with pytest.raises(NotEnoughStores, match="racks"):
+            place(partitions, replication, stores, assigned, racks, apart=True)
+    else:
+        place(partitions, replication, stores, assigned, racks, apart=True)

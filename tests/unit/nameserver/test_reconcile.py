@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, StoreEntry, TopicEntry, TopicState
-from stele.nameserver.ids import IntervalSet
-from stele.nameserver.reconcile import (
+from stele.nameserver.effects import (
     ChangeMember,
     ConfigureReplica,
     CreateReplica,
@@ -21,10 +20,11 @@ from stele.nameserver.reconcile import (
     RecordMaterialised,
     RecordPartitions,
     RemoveRecords,
-    plan,
 )
+from stele.nameserver.reconcile import plan
 from stele.nameserver.reports import ReplicaState, Reports, StoreReport, disconnected, leaders
 from stele.nameserver.strays import set_apart
+from stele.services.intervals import IntervalSet
 from stele.services.pb.datanode_pb2 import ReplicaStatus
 from stele.services.topics import Retention
 from tests.support.both_ways import holds_and_mutant_fails, promise
@@ -146,14 +146,16 @@ async def test_p2_a_store_that_lost_its_replica_leaves_joins_and_counts_again() 
             return planner(catalog, reports, leaders(reports))
 
         with promise("a replica that was lost comes back as a learner"):
-            assert step(leading(1, 2, 3), report(3)) == [ChangeMember(1, 7, 1, 3, MemberRole.NONE)]
+            assert step(leading(1, 2, 3), report(3)) == [ChangeMember(1, 7, 1, 3, MemberRole.NONE, lost=True)]
             assert step(leading(1, 2, settled=False), report(3)) == [], "its leaving may still be undone"
             assert step(leading(1, 2), report(3)) == [CreateReplica(3, 7, 1, "demo/t", 0, ())]
             assert step(leading(1, 2), report(3, following())) == [ChangeMember(1, 7, 1, 3, MemberRole.LEARNER)]
             learning = leading(1, 2, learners=(3,))
             assert step(learning, report(3, following(ReplicaState.RECOVERING))) == []
             assert step(learning, report(3, following())) == [ChangeMember(1, 7, 1, 3, MemberRole.VOTER)]
-            assert step(learning, report(3)) == [ChangeMember(1, 7, 1, 3, MemberRole.NONE)], "it was lost once more"
+            assert step(learning, report(3)) == [ChangeMember(1, 7, 1, 3, MemberRole.NONE, lost=True)], (
+                "it was lost once more"
+            )
             assert step(leading(1, 2, 3), report(3, following())) == []
 
     for mutant in ("catalog.begins_the_lost_anew", "catalog.joins_before_it_has_left"):
@@ -196,15 +198,15 @@ def test_p2_without_a_leader_nothing_is_done_about_what_was_lost() -> None:
 
 def test_p2_what_is_reported_is_recorded_before_the_topic_is_ready() -> None:
     reports = {1: report(1, leading(1, 2, 3)), 2: report(2, following())}
-    recorded = RecordMaterialised("demo/t", ((7, (1, 2)),))
+    recorded = RecordMaterialised("demo/t", 1, ((7, (1, 2)),))
     assert planned(catalog_of(CREATING, PARTITION, stores=(1, 2)), reports) == [recorded]
     known = replace(PARTITION, materialised=(1, 2))
-    assert planned(catalog_of(CREATING, known, stores=(1, 2)), reports) == [MarkReady("demo/t")]
+    assert planned(catalog_of(CREATING, known, stores=(1, 2)), reports) == [MarkReady("demo/t", 1)]
 
 
 def test_p2_the_replicas_of_a_topic_of_before_are_recorded_as_they_are_seen() -> None:
     reports = {s: report(s, following()) for s in (1, 2, 3)}
-    assert planned(catalog_of(READY, PARTITION), reports) == [RecordMaterialised("demo/t", ((7, (1, 2, 3)),))]
+    assert planned(catalog_of(READY, PARTITION), reports) == [RecordMaterialised("demo/t", 1, ((7, (1, 2, 3)),))]
 
 
 def test_p2_a_topic_that_is_being_deleted_takes_nobody_back() -> None:
@@ -218,25 +220,25 @@ def test_a_topic_is_ready_once_each_partition_has_a_leader_that_says_so_itself()
     follower = replica(7, state=ReplicaState.FOLLOWER, leader_store_id=1, term=2)
     leader = replica(7, state=ReplicaState.LEADER, leader_store_id=1, term=2)
     assert planned(catalog, {2: report(2, follower), 3: report(3, follower)}) == []
-    assert planned(catalog, {1: report(1, leader), 2: report(2, follower)}) == [MarkReady("demo/t")]
+    assert planned(catalog, {1: report(1, leader), 2: report(2, follower)}) == [MarkReady("demo/t", 1)]
 
 
 def test_partitions_that_an_interrupted_create_left_out_are_recorded() -> None:
     catalog = catalog_of(replace(CREATING, partitions=3), RECORDED)
     reports = {1: report(1, replica(7, state=ReplicaState.LEADER, term=1))}
-    assert planned(catalog, reports) == [RecordPartitions("demo/t", (1, 2))]
+    assert planned(catalog, reports) == [RecordPartitions("demo/t", 1, (1, 2))]
 
 
 def test_a_deleted_topics_replicas_go_before_its_records() -> None:
     catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), RECORDED)
     held = {1: report(1, replica(7)), 2: report(2)}
     assert planned(catalog, held) == [DeleteReplica(1, 7, 1)]
-    assert planned(catalog, {1: report(1), 2: report(2)}) == [RemoveRecords("demo/t")]
+    assert planned(catalog, {1: report(1), 2: report(2)}) == [RemoveRecords("demo/t", 1)]
 
 
 def test_a_delete_does_not_wait_for_a_store_that_cannot_be_asked() -> None:
     catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), RECORDED)
-    assert planned(catalog, {1: disconnected(report(1, replica(7)))}) == [RemoveRecords("demo/t")]
+    assert planned(catalog, {1: disconnected(report(1, replica(7)))}) == [RemoveRecords("demo/t", 1)]
 
 
 def test_a_replica_that_was_told_another_retention_is_told_the_topics_own() -> None:
@@ -262,7 +264,7 @@ def test_a_new_replica_is_created_with_its_topics_retention() -> None:
 def test_p3_a_delete_does_not_wait_for_a_replica_whose_files_are_not_readable() -> None:
     catalog = catalog_of(replace(CREATING, state=TopicState.DELETING), PARTITION)
     unreadable = replica(7, topic="", topic_id=0, state=ReplicaState.FAILED)
-    assert planned(catalog, {1: report(1, unreadable)}) == [RemoveRecords("demo/t")]
+    assert planned(catalog, {1: report(1, unreadable)}) == [RemoveRecords("demo/t", 1)]
 
 
 async def test_p3_what_no_record_speaks_for_is_kept() -> None:
@@ -297,6 +299,7 @@ actions = st.one_of(
     st.tuples(st.just("create"), st.integers(1, 3), st.integers(1, 5)),
     st.tuples(st.just("delete"), st.integers(1, 3), st.just(0)),
     st.tuples(st.just("alter"), st.integers(1, 3), st.integers(0, 2)),
+    st.tuples(st.just("grow"), st.integers(1, 3), st.integers(2, 8)),
     st.tuples(st.just("kill"), st.integers(1, 4), st.just(0)),
     st.tuples(st.just("start"), st.integers(1, 4), st.just(0)),
     st.tuples(st.just("load"), st.integers(1, 4), st.just(0)),
@@ -319,6 +322,9 @@ def test_any_interrupted_history_ends_as_the_records_say(history: list[tuple[str
                 world.delete(name)
             case "alter" if name in world.topics:
                 world.alter(name, Retention(size_bytes=amount << 20))
+            case "grow" if name in world.topics and amount > world.topics[name].partitions:
+                if world.topics[name].state == TopicState.READY and amount > world.topics[name].growing_to:
+                    world.grow(name, amount)
             case "kill":
                 world.up.discard(number)
                 world.loading.discard(number)
@@ -348,6 +354,7 @@ def test_any_interrupted_history_ends_as_the_records_say(history: list[tuple[str
         assert topic.state == TopicState.READY
         groups = {g: p for g, p in world.partitions.items() if p.topic == topic.name}
         assert len(groups) == topic.partitions
+        assert not topic.growing_to
         assert {world.configured[s, g] for g, p in groups.items() for s in p.replicas} <= {topic.retention}
     assert all(world.voters[g] == set(p.replicas) and not world.learners[g] for g, p in world.partitions.items())
     for store_id in world.stores:

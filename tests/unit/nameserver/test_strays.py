@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from stele.nameserver.catalog import Catalog, NamespaceEntry, PartitionEntry, TopicEntry, TopicState
-from stele.nameserver.reconcile import MarkReady, RemoveRecords, plan
+from stele.nameserver.effects import MarkReady, RemoveRecords
+from stele.nameserver.reconcile import plan
 from stele.nameserver.reports import ReplicaState, Reports, StrayKind, disconnected, leaders
 from stele.nameserver.strays import set_apart
 from stele.nameserver.view import View
@@ -38,7 +39,7 @@ async def test_p3_a_group_of_another_topic_counts_for_nothing_and_is_left_alone(
         with promise("a replica of another topic is not counted, created over or deleted"):
             assert leaders(creating) == {}
             assert plan(CREATING, creating, leaders(creating)) == []
-            assert plan(DELETING, deleting, leaders(deleting)) == [RemoveRecords("demo/t")]
+            assert plan(DELETING, deleting, leaders(deleting)) == [RemoveRecords("demo/t", 1)]
 
     await holds_and_mutant_fails(scenario, set_apart, "catalog.counts_strangers")
 
@@ -46,7 +47,7 @@ async def test_p3_a_group_of_another_topic_counts_for_nothing_and_is_left_alone(
 def test_p3_a_stranger_is_shown_and_is_no_route() -> None:
     reports = set_apart(CATALOG, STRANGERS)
     view = View(CATALOG, reports, leaders(reports))
-    (partition,) = view.partitions("demo/t")
+    (partition,) = view.partitions("demo/t").partitions
     assert partition.route.leader_store_id == 0
     assert {r.state for r in partition.route.replicas} == {StrayKind.STRANGER}
     assert {r.status.problem for r in partition.reports} == {"holds group 7 of the topic demo/former with id 5"}
@@ -59,7 +60,7 @@ def test_p3_what_the_records_say_counts() -> None:
     reports = {1: report(1, replica(7, state=ReplicaState.LEADER, leader_store_id=1, term=3))}
     known = set_apart(CREATING, reports)
     assert known == reports
-    assert plan(CREATING, known, leaders(known)) == [MarkReady("demo/t")]
+    assert plan(CREATING, known, leaders(known)) == [MarkReady("demo/t", 1)]
 
 
 def test_p3_a_name_that_was_used_again_and_another_partition_are_strangers() -> None:

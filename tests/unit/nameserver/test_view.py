@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stele.nameserver.catalog import (
     BundleEntry,
@@ -20,11 +23,11 @@ from stele.nameserver.catalog import (
     TopicEntry,
     TopicState,
 )
-from stele.nameserver.ids import IntervalSet
 from stele.nameserver.reports import LeaderReport, ReplicaState, Reports, leaders
 from stele.nameserver.view import View
 from stele.services.bundles import bundle_of
 from stele.services.errors import InvalidArgument, NamespaceNotFound, StoreTombstone, StoreUnknown, TopicNotFound
+from stele.services.intervals import IntervalSet
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.unit.nameserver.world import datanode, replica, report
 
@@ -50,6 +53,60 @@ REPORTS: Reports = {1: report(1, replica(7, state=ReplicaState.LEADER, leader_st
 
 def view(catalog: Catalog = CATALOG, reports: Reports = REPORTS) -> View:
     return View(catalog, reports, leaders(reports))
+
+
+async def test_a_topic_is_not_given_the_partitions_of_another_one_of_its_name() -> None:
+    """Records are seen one by one: the new topic's partitions perhaps before it, its predecessor perhaps after it is gone."""
+
+    async def scenario(catalog: type[Catalog]) -> None:
+        later = PartitionEntry(9, "demo/t", 0, (1, 2, 3), topic_id=2)
+        seen = catalog(topics=CATALOG.topics, partitions={9: later})
+        seen.validate()
+        with promise("what is sent to a topic is not stored in another one of its name"):
+            assert not view(seen).lookup("demo/t").partitions
+        assert view(seen).lost(later, 1) == ""
+        beside = catalog(topics=CATALOG.topics, partitions={7: replace(CATALOG.partitions[7], topic_id=1), 9: later})
+        beside.validate()
+        assert [p.group for p in view(beside).lookup("demo/t").partitions] == [7]
+
+    await holds_and_mutant_fails(scenario, Catalog, "catalog.GoesByName")
+
+
+NAMES = st.sampled_from(["a/t", "a/t-1", "a/u", "b/t", "ab/t"])
+
+
+@given(st.dictionaries(NAMES, st.integers(1, 4)), st.integers(1, 5))
+def test_pages_of_a_listing_are_the_whole_of_it_each_once_and_in_order(topics: dict[str, int], limit: int) -> None:
+    groups = count(1)
+    seen = view(
+        Catalog(
+            namespaces={n: NamespaceEntry(n, 1, 3) for n in ("a", "ab", "b")},
+            topics={name: TopicEntry(name, i, n, 3, TopicState.READY) for i, (name, n) in enumerate(topics.items(), 1)},
+            partitions={
+                (group := next(groups)): PartitionEntry(group, name, index, (1,))
+                for name, n in topics.items()
+                for index in range(n)
+            },
+        )
+    )
+    listed, after, more = list[str](), "", True
+    while more:
+        page = seen.topics(limit=limit, after=after)
+        assert len(page.topics) == limit or not page.more
+        listed += (t.topic for t in page.topics)
+        after, more = listed[-1] if listed else "", page.more
+    assert listed == sorted(topics)
+    assert [t.topic for t in seen.topics("a", after="a/t").topics] == sorted(set(topics) & {"a/t-1", "a/u"})
+    found, behind, more = list[tuple[str, int]](), ("", 0), True
+    while more:
+        some = seen.partitions(limit=limit, after=behind)
+        assert len(some.partitions) == limit or not some.more
+        found += ((p.topic, p.route.partition) for p in some.partitions)
+        behind, more = found[-1] if found else ("", 0), some.more
+    assert found == [(name, index) for name in sorted(topics) for index in range(topics[name])]
+    assert len(seen.partitions().partitions) == len(found), (
+        "without a limit everything is in one message, as it always was"
+    )
 
 
 def test_a_route_names_owner_leader_and_replicas() -> None:
@@ -112,7 +169,7 @@ def test_names_are_checked_before_they_are_looked_for() -> None:
         view().lookup("demo/none")
     with pytest.raises(NamespaceNotFound):
         view().topics("none")
-    assert [t.topic for t in view().topics()] == ["demo/t"]
+    assert [t.topic for t in view().topics().topics] == ["demo/t"]
 
 
 async def test_r2_1_unknown_and_removed_are_told_apart() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from stele.nameserver.catalog import (
     Catalog,
@@ -12,14 +13,12 @@ from stele.nameserver.catalog import (
     MemberState,
     NamespaceEntry,
     PartitionEntry,
+    Rebalance,
     StoreEntry,
     TopicEntry,
     TopicState,
 )
-from stele.nameserver.ids import IntervalSet
-from stele.nameserver.moves import BeginMove, EnterTombstone
-from stele.nameserver.placement import place
-from stele.nameserver.reconcile import (
+from stele.nameserver.effects import (
     ChangeMember,
     ConfigureReplica,
     CreateReplica,
@@ -28,19 +27,27 @@ from stele.nameserver.reconcile import (
     MarkReady,
     MemberRole,
     ReconcileEffect,
+    RecordArrived,
     RecordExtra,
     RecordGone,
     RecordLeft,
     RecordMaterialised,
     RecordPartitions,
     RemoveRecords,
+    ShowPartitions,
     TransferLeadership,
 )
+from stele.nameserver.moves import BeginMove, EnterTombstone
+from stele.nameserver.placement import place
+from stele.nameserver.replica_balance import EndRebalance
 from stele.nameserver.reports import ReplicaState, Reports, StoreReport, merge
+from stele.services.intervals import IntervalSet
 from stele.services.pb.datanode_pb2 import ReplicaStatus, StoreStatus
 from stele.services.topics import FOR_EVER, Retention
 
 DISK_FREE_BYTES = 1 << 30
+
+E = TypeVar("E", bound=ReconcileEffect | BeginMove | EnterTombstone | EndRebalance)
 
 
 def datanode(store_id: int, state: str = MemberState.READY, zxid: int = 1) -> Member:
@@ -114,7 +121,9 @@ class World:
     promised: set[tuple[int, int]] = field(default_factory=set)  # (store, group): what it held counts
     states: dict[int, str] = field(default_factory=dict)  # of stores that are not up
     handed_to: dict[int, int] = field(default_factory=dict)  # group → the store that was asked to lead
+    racks: dict[int, str] = field(default_factory=dict)
     log_bytes: dict[int, int] = field(default_factory=dict)  # of a group's replicas
+    rebalance: Rebalance | None = None
     groups_next: int = 1
     topic_ids: int = 1
 
@@ -126,15 +135,23 @@ class World:
 
     def record(self, name: str, indexes: range | tuple[int, ...]) -> None:
         up = [s for s in self.stores if s not in self.states]
-        replicas = place(len(indexes), 3, up, self.catalog().replica_counts)
+        replicas = place(len(indexes), self.topics[name].replication, up, self.catalog().replica_counts)
         for index, chosen in zip(indexes, replicas, strict=True):
-            self.partitions[self.groups_next] = PartitionEntry(self.groups_next, name, index, chosen)
+            self.partitions[self.groups_next] = PartitionEntry(
+                self.groups_next, name, index, chosen, topic_id=self.topics[name].topic_id
+            )
             self.identities[self.groups_next] = (name, self.topics[name].topic_id, index)
             self.voters[self.groups_next], self.learners[self.groups_next] = set(chosen), set()
             self.groups_next += 1
 
     def delete(self, name: str) -> None:
         self.topics[name] = replace(self.topics[name], state=TopicState.DELETING)
+
+    def grow(self, name: str, partitions: int) -> None:
+        self.topics[name] = replace(self.topics[name], growing_to=partitions)
+
+    def replicate(self, name: str, replication: int) -> None:
+        self.topics[name] = replace(self.topics[name], replication=replication)
 
     def alter(self, name: str, retention: Retention) -> None:
         self.topics[name] = replace(self.topics[name], retention=retention)
@@ -154,7 +171,10 @@ class World:
     def _change(self, group: int, member: int, role: MemberRole) -> None:
         assert role is not MemberRole.NONE or member != self.leader(group), "the leader goes before it has handed over"
         if role is MemberRole.NONE and member in self.voters[group] and group in self.held[member]:
-            assert len(self.voters[group]) > 3, "a group has fewer voters than before, by its own doing"
+            wanted = self.partitions[group].wanted
+            assert len(self.voters[group]) > len(wanted), (
+                "a group has fewer voters than it is to have, by its own doing"
+            )
         voters = self.voters[group] - {member} | ({member} if role is MemberRole.VOTER else set())
         able = {s for s in voters if s in self.up - self.loading and group in self.held[s]}
         if 2 * len(able) <= len(voters):
@@ -163,7 +183,25 @@ class World:
         self.voters[group] = voters
         self.learners[group] = self.learners[group] - {member} | ({member} if role is MemberRole.LEARNER else set())
 
-    def carry_out(self, effect: ReconcileEffect | BeginMove | EnterTombstone) -> None:
+    def _promise(self, topic: str) -> None:
+        """Its partitions are written to from now on."""
+        groups = [g for g, p in self.partitions.items() if p.topic == topic]
+        self.promised.update((s, g) for s in self.stores for g in groups if g in self.held[s])
+
+    def settle(self, due: Callable[[], list[E]], rounds: int) -> list[E]:
+        """Carries everything out until nothing is due; what was done."""
+        done: list[E] = []
+        for _ in range(rounds):
+            effects = due()
+            if not effects:
+                return done
+            for effect in effects:
+                self.carry_out(effect)
+                self.catalog().validate()
+            done += effects
+        raise AssertionError(f"it does not come to an end: {due()}")
+
+    def carry_out(self, effect: ReconcileEffect | BeginMove | EnterTombstone | EndRebalance) -> None:
         match effect:
             case CreateReplica(store_id, group, topic_id, topic, partition, replicas, retention) if store_id in self.up:
                 assert group in self.partitions, "a replica of a group without record"
@@ -178,7 +216,7 @@ class World:
             case ChangeMember(store_id, group, topic_id, member, role) if store_id == self.leader(group):
                 assert self.identities[group][1] == topic_id
                 self._change(group, member, role)
-            case RecordMaterialised(_, held):
+            case RecordMaterialised(_, _, held):
                 for group, stores in held:
                     known = self.partitions[group]
                     materialised = tuple(sorted({*known.materialised, *stores}))
@@ -201,14 +239,20 @@ class World:
             case TransferLeadership(store_id, group, _, successor) if store_id == self.leader(group):
                 assert successor in self.voters[group]
                 self.handed_to[group] = successor
-            case BeginMove(group, before, target):
+            case BeginMove(group, before, target, cause):
                 known = self.partitions[group]
                 assert self.topics[known.topic].state == TopicState.READY
+                assert self.topics[known.topic].is_shown(known), (
+                    "a replica of a partition that is still being made moves"
+                )
                 assert known.wanted == before
-                assert len(set(target)) == len(before)
+                assert len(set(target)) == len(target)
+                size = self.topics[known.topic].replication
+                assert len(target) == len(before) or abs(len(target) - size) < abs(len(before) - size)
                 joining = tuple(s for s in target if s not in known.replicas)
                 assert not {*joining} & {*known.leaving}
-                self.partitions[group] = replace(known, replicas=(*known.replicas, *joining), target=target)
+                replicas = (*known.replicas, *joining)
+                self.partitions[group] = replace(known, replicas=replicas, target=target, cause=cause)
             case RecordLeft(group, store_id):
                 known = self.partitions[group]
                 replicas = tuple(s for s in known.replicas if s != store_id)
@@ -221,23 +265,37 @@ class World:
                     materialised=tuple(s for s in known.materialised if s != store_id),
                     leaving=(*known.leaving, store_id),
                 )
+            case RecordArrived(group):
+                known = self.partitions[group]
+                assert self.voters[group] == set(known.target) == set(known.replicas)
+                self.partitions[group] = replace(known, replicas=known.target, target=())
             case RecordExtra(group, store_id):
                 known = self.partitions[group]
                 self.partitions[group] = replace(known, leaving=(*known.leaving, store_id))
             case RecordGone(group, store_id):
                 known = self.partitions[group]
                 self.partitions[group] = replace(known, leaving=tuple(s for s in known.leaving if s != store_id))
+            case EndRebalance():
+                self.rebalance = None
             case EnterTombstone(store_id):
                 assert not any(store_id in p.replicas for p in self.partitions.values())
                 self.states[store_id] = "tombstone"
                 self.up.discard(store_id)  # told so, it ends
-            case RecordPartitions(topic, missing):
+            case RecordPartitions(topic, _, missing):
                 self.record(topic, missing)
-            case MarkReady(topic):
+            case MarkReady(topic, _):
                 self.topics[topic] = replace(self.topics[topic], state=TopicState.READY)
-                groups = [g for g, p in self.partitions.items() if p.topic == topic]
-                self.promised.update((s, g) for s in self.stores for g in groups if g in self.held[s])
-            case RemoveRecords(topic):
+                self._promise(topic)
+            case ShowPartitions(topic, topic_id, partitions):
+                known = self.topics[topic]
+                if (known.topic_id, known.growing_to) == (topic_id, partitions):
+                    groups = {p.index: g for g, p in self.partitions.items() if p.topic == topic}
+                    assert all(self.leader(groups[i]) for i in range(known.partitions, partitions)), (
+                        "a partition is shown that nobody leads"
+                    )
+                    self.topics[topic] = replace(known, partitions=partitions, growing_to=0)
+                    self._promise(topic)
+            case RemoveRecords(topic, _):
                 self.deleted = self.deleted.add(self.topics[topic].topic_id)
                 del self.topics[topic]
                 self.partitions = {g: p for g, p in self.partitions.items() if p.topic != topic}
@@ -249,8 +307,12 @@ class World:
             namespaces={"demo": NamespaceEntry("demo", 16, 3)},
             topics=dict(self.topics),
             partitions=dict(self.partitions),
-            stores={s: StoreEntry(s, f"dn{s}", self.states.get(s, "up"), f"u{s}") for s in self.stores},
+            stores={
+                s: StoreEntry(s, f"dn{s}", self.states.get(s, "up"), f"u{s}", rack=self.racks.get(s, ""))
+                for s in self.stores
+            },
             deleted_topics=self.deleted,
+            rebalance=self.rebalance,
             datanodes={
                 f"dn{s}": datanode(s, MemberState.LOADING if s in self.loading else MemberState.READY) for s in self.up
             },

@@ -447,6 +447,29 @@ def test_r4_2_a_closed_gate_votes_and_follows_but_does_not_campaign() -> None:
     assert leader.is_leader
 
 
+@pytest.mark.parametrize("pre_vote", [True, False])
+async def test_r4_2_votes_that_come_when_the_gate_has_closed_make_no_leader(pre_vote: bool) -> None:
+    @with_part
+    async def scenario() -> None:
+        bench = Bench()
+        engine = bench.engines[1]
+        if pre_vote:
+            bench.now = engine.next_deadline()
+        else:
+            engine._campaign()
+        bench.turn(1)
+        state, term = engine.state, engine.term
+        bench.may_lead[1] = False
+        for other in (2, 3):
+            bench.deliver(1, other)
+            bench.deliver(other, 1)
+        with promise("nobody begins to lead behind a closed gate"):
+            assert (engine.state, engine.term) == (state, term)
+        bench.elect(2)
+
+    await holds_and_mutant_fails(scenario, RaftElection, "elections.WinsBehindTheGate")
+
+
 def test_a_full_disk_hands_leadership_over_and_takes_no_writes() -> None:
     from stele.services.errors import DiskFull
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stele.services.errors import InvalidArgument, NotReady, SteleError
+from stele.services.raft.build_pace import BuildPace
 from stele.services.raft.engine import Engine
 from stele.services.raft.journal import Journal
 from stele.services.raft.membership import MemberHistory, check_change, check_ready, decode, encode
@@ -111,6 +112,28 @@ def test_a_learner_gets_the_log_and_is_not_counted() -> None:
     bench.now += 10
     bench.turn(4)
     assert bench.engines[4].state == "follower", "a learner does not campaign"
+
+
+def test_a_learner_is_built_no_faster_than_the_bound_and_voters_are_not_held_up() -> None:
+    bench = Bench(3, spare=1)
+    leader = bench.elect(1, without=(4,))
+    bench.settle(without=(4,))
+    leader.replication.pace = pace = BuildPace(1000)
+    pace.took(
+        3500, bench.now
+    )  # as if other partitions had sent so much: three seconds and a half, less what may be late
+    bench.change(1, Members((1, 2, 3), (4,)))
+    bench.propose(1, b"a")
+    bench.settle()
+    assert all(bench.machines[i].applied == [b"a"] for i in (1, 2, 3))
+    assert bench.machines[4].applied == [], "it is not its turn yet"
+    assert b"a" in bench.outcomes
+    bench.now += 3.0
+    paid_at_s = pace.wait_s(0.0)
+    bench.settle()
+    assert bench.machines[4].applied == [b"a"]
+    assert bench.engines[1].is_leader, "heartbeats went on meanwhile"
+    assert pace.wait_s(0.0) > paid_at_s, "what it was sent is counted"
 
 
 def test_a_learner_is_promoted_once_it_has_caught_up() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.services.bundles import bundle_of, bundles_of, ranges
+from stele.services.bundles import bundle_of, bundles_of, halves, ranges
 from stele.services.errors import InvalidArgument
 from stele.services.topics import check_name, parse_topic
 
@@ -56,3 +56,27 @@ def test_the_mapping_is_fixed() -> None:
 def test_bundle_counts_are_bounded(bundles: int) -> None:
     with pytest.raises(InvalidArgument, match="1 to 4096"):
         ranges(bundles)
+
+
+@given(st.integers(1, 40), st.lists(st.integers(0, 10_000), max_size=30), st.integers(0, 1023))
+def test_a_split_moves_the_partitions_of_that_bundle_and_no_others(
+    bundles: int, choices: list[int], partition: int
+) -> None:
+    splits: tuple[int, ...] = ()
+    for choice in choices:
+        before = bundles_of("ns", bundles, splits)
+        chosen, at = before[choice % len(before)], bundle_of("ns/topic", partition, bundles, splits)
+        middle, two = halves(chosen)
+        splits = tuple(sorted((*splits, middle)))
+        after = bundles_of("ns", bundles, splits)
+        place = before.index(chosen)
+        assert after == [*before[:place], *two, *before[place + 1 :]]
+        now = bundle_of("ns/topic", partition, bundles, splits)
+        assert now in two if at == chosen else now == at
+        assert now in after
+
+
+@pytest.mark.parametrize("bundle", ["", "ns", "ns/", "ns/x", "ns/00000000-0000000g", "ns/00000005-00000005", "ns/2-1"])
+def test_what_is_no_range_cannot_be_halved(bundle: str) -> None:
+    with pytest.raises(InvalidArgument, match="cannot be split"):
+        halves(bundle)

@@ -43,7 +43,7 @@ def test_every_command_has_help_and_every_leaf_examples(path: list[str], flag: s
     result = runner.invoke(app, [*path, flag])
     assert result.exit_code == 0, result.output
     assert "Usage: " in result.stdout
-    if len(path) == 2 or path in (["produce"], ["consume"], ["events"], ["health"], []):
+    if len(path) == 2 or path in (["produce"], ["consume"], ["events"], ["explain"], ["health"], []):
         assert "Examples:\n" in result.stdout
         assert f"stele {' '.join(path)}".rstrip() in result.stdout.split("Examples:")[1]
 
@@ -60,7 +60,7 @@ def test_every_command_of_the_reference_exists() -> None:
     }
     have = {tuple(p) for p in commands()}
     assert {(g, c) for g, cs in wanted.items() for c in cs.split()} <= have
-    assert {("produce",), ("consume",), ("events",), ("health",)} <= have
+    assert {("produce",), ("consume",), ("events",), ("explain",), ("health",)} <= have
 
 
 @pytest.mark.parametrize("path", [p for p in commands() if p[-1:] == ["ls"] or p[-1:] == ["info"]], ids=" ".join)

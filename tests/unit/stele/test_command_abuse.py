@@ -55,6 +55,7 @@ PLACES = [
     "nul\0",
 ]
 GOOD = {
+    "namespace": "ns",
     "topic": "ns/t",
     "subscription": "s",
     "partition": "0",
@@ -63,7 +64,12 @@ GOOD = {
     "count": "1",
     "store": "dn1",
     "group_id": "1",
+    "file": "stele.json",
     "operation": "move-1",
+    "bundle": "ns/00000000-0fffffff",
+    "bundles": "ns/00000000-0fffffff",
+    "broker": "br1",
+    "what": "ns/t",
     "source": "dn1",
     "to": "earliest",
     "yes": None,

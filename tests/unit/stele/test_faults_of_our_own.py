@@ -212,7 +212,10 @@ async def test_p16_a_consumer_whose_stream_breaks_by_a_fault_of_ours_says_so(
     async def seek(*_: object) -> int:
         return 0
 
-    consumer = Consumer("ns/t", "s", router, NoChannels(), find, seek)  # type: ignore[arg-type]
+    async def has_begun(*_: object) -> bool:
+        return False
+
+    consumer = Consumer("ns/t", "s", router, NoChannels(), find, has_begun, seek)  # type: ignore[arg-type]
     async with asyncio.timeout(10):
         with pytest.raises(InternalError, match="a fault of ours"):
             await consumer.receive()

@@ -135,8 +135,7 @@ class ClientCall:
         self._begin(metadata)
         self._write_now(request)
         self._close_sending()
-        await self.status()
-        return self._in.take() if self.is_ok() else None
+        return await self._answer()
 
     async def initiate_unary_stream(self, request: bytes, metadata: tuple[Any, ...], _context: Any) -> None:
         self._begin(metadata)
@@ -154,7 +153,16 @@ class ClientCall:
 
     async def stream_unary(self, metadata: tuple[Any, ...], sent: Callable[[], None], _context: Any) -> bytes | None:
         await self.initiate_stream_stream(metadata, sent, _context)
-        await self.status()
+        return await self._answer()
+
+    async def _answer(self) -> bytes | None:
+        try:
+            await self.status()
+        except asyncio.CancelledError:
+            # gRPC takes on the status in one step with who waits for the answer: until that goes on, the call is not over.
+            if self._status is not None:
+                self._locally_cancelled, self._status = True, Status(CANCELLED, "")
+            raise
         return self._in.take() if self.is_ok() else None
 
     async def send_serialized_message(self, message: bytes) -> None:

@@ -1,0 +1,102 @@
+"""What events are called, and the ring in which a process keeps its own.  Pure: time is passed in.
+
+Guarantee: an id names one occurrence.  What a record or a log tells apart by itself (an owner epoch, a term, a registration) has one id
+wherever it is told, ``kind/subject@mark``, so that a process can name an event that another one made; what only one process saw has that
+process, its life and a number for a mark.  ``caused_by`` is the id of an event that came before, never a guess by time.
+
+Not promised: that the event behind an id is still kept anywhere.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
+
+RING_MAX = 1_000
+
+
+class EventKind(StrEnum):
+    """Those that causes are about."""
+
+    CONNECTION_LOST = "connection_lost"
+    PROCESS_GONE = "process_gone"
+    PROCESS_SILENT = "process_silent"
+    MEMBER_GONE = "member_gone"
+    LEADERSHIP_HANDED_OVER = "leadership_handed_over"
+    LEADER_ELECTED = "partition_leader_elected"
+    BUNDLE_MOVED = "bundle_moved"
+    PARTITION_WRITTEN = "partition_written"
+    MOVE_BEGAN = "replica_move_began"
+    REPLICA_MOVED = "replica_moved"
+
+
+def event_id(kind: str, subject: object, mark: object) -> str:
+    return f"{kind}/{subject}@{mark}"
+
+
+def bundle_moved_id(bundle: str, epoch: int) -> str:
+    """Of the event that gave ``bundle``, as namespace/range, an owner under ``epoch``."""
+    return event_id(EventKind.BUNDLE_MOVED, bundle, epoch)
+
+
+def leader_elected_id(group: int, term: int) -> str:
+    return event_id(EventKind.LEADER_ELECTED, group, term)
+
+
+def handed_over_id(group: int, term: int) -> str:
+    """Of the event with which the leader of ``term`` asked another replica to lead."""
+    return event_id(EventKind.LEADERSHIP_HANDED_OVER, group, term)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnEvent:
+    """What a process saw or did."""
+
+    number: int  # grows within one life
+    id: str
+    kind: str
+    at_s: float  # on the process's monotonic clock
+    cause: str = ""
+    caused_by: str = ""
+    about: object = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+class EventRing:
+    """The newest ``events_max`` events of the process called ``process`` in its life ``life``."""
+
+    def __init__(self, process: str, life: str, events_max: int = RING_MAX) -> None:
+        self.process, self.life = process, life
+        self._events: deque[OwnEvent] = deque(maxlen=events_max)
+        self._next = 1
+
+    def record(
+        self,
+        kind: str,
+        subject: str,
+        at_s: float,
+        *,
+        cause: str = "",
+        caused_by: str = "",
+        id: str = "",
+        about: object = None,
+        facts: Mapping[str, str] | None = None,
+    ) -> str:
+        """Its id; made of this process, its life and a number where none is given.  ``about``: the recorder's own, kept with it."""
+        known = id or event_id(kind, subject, f"{self.process}.{self.life}.{self._next}")
+        self._events.append(OwnEvent(self._next, known, kind, at_s, cause, caused_by, about, dict(facts or {})))
+        self._next += 1
+        return known
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest event that there ever was; 0: there was none."""
+        return self._next - 1
+
+    def after(self, number: int) -> list[OwnEvent]:
+        """Those that came after it and are kept, oldest first."""
+        oldest = self._next - len(self._events)
+        return list(islice(self._events, max(0, number + 1 - oldest), None))
