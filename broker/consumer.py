@@ -14,8 +14,10 @@ from typing import Protocol
 
 from stele.broker.cache import StoredBatch
 from stele.broker.cursor_writes import Range
+from stele.broker.delivery_times import DeliveryTimes
 from stele.broker.metrics import BrokerMetrics
 from stele.broker.subscription_effects import Deliver
+from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import SteleError
 from stele.services.pb import broker_pb2, datanode_pb2
 from stele.services.rpc.status import to_wire
@@ -43,8 +45,10 @@ class ConsumerStream:
         held: Callable[[int, int, int], list[Range]],
         return_credit: Callable[[int], None],
         metrics: BrokerMetrics,
+        clock: Clock = SYSTEM,
     ) -> None:
         self.id = id
+        self._clock, self._times = clock, DeliveryTimes()
         self._source, self._held, self._metrics = source, held, metrics
         self._return_credit = return_credit  # credit for messages that were handed out and are not sent
         self._notices: deque[broker_pb2.SubscribeResponse] = deque()
@@ -69,6 +73,14 @@ class ConsumerStream:
         self._unconfirmed -= 1
         self._unconfirmed_falls.set()
         self._notify(broker_pb2.SubscribeResponse(ack_done=done))
+
+    def acknowledged(self, ranges: list[Range], cumulative: bool) -> None:
+        """Counted, whatever comes of it."""
+        for took_s in self._times.acknowledged(ranges, cumulative, self._clock.monotonic()):
+            self._metrics.delivery_seconds.observe(took_s)
+
+    def returned(self, ranges: list[Range]) -> None:
+        self._times.returned(ranges)
 
     def set_active(self, active: bool) -> None:
         self._notify(broker_pb2.SubscribeResponse(activity=broker_pb2.Activity(active=active)))
@@ -171,6 +183,8 @@ class ConsumerStream:
             for a, b in held:
                 delivery.offsets.append(datanode_pb2.OffsetRange(first=a, last=b))
                 messages += b - a + 1
+        if delivery.offsets:
+            self._times.sent(delivery.offsets[-1].last, self._clock.monotonic())
         self._metrics.delivered.inc(messages)
         if count:
             self._metrics.redelivered.inc(messages)

@@ -172,7 +172,12 @@ class Dispatch:
             id, name, type, request.credit, request.ack_timeout_ms / 1000, self._clock.monotonic()
         )
         stream = ConsumerStream(
-            id, self._reader, core.held, functools.partial(self.credit, request.subscription, id), self._metrics
+            id,
+            self._reader,
+            core.held,
+            functools.partial(self.credit, request.subscription, id),
+            self._metrics,
+            self._clock,
         )
         live.connected[id] = _Connected(stream, name, max(1, request.credit))
         self._metrics.consumers.inc()
@@ -223,9 +228,11 @@ class Dispatch:
         self._carry_out(live, live.core.credit(id, messages, self._clock.monotonic()))
 
     def ack(self, subscription: str, id: int, ack: broker_pb2.Ack) -> None:
-        live, _ = self._consumer(subscription, id)
+        live, connected = self._consumer(subscription, id)
         if live is not None:
             ranges = [(r.first, r.last) for r in ack.ranges]
+            if connected is not None and ack.generation == live.core.generation:
+                connected.stream.acknowledged(ranges, ack.cumulative)
             now_s = self._clock.monotonic()
             self._carry_out(live, live.core.ack(id, ack.request_id, ranges, ack.cumulative, ack.generation, now_s))
 
@@ -235,8 +242,10 @@ class Dispatch:
             self._carry_out(live, live.core.received(id, ranges, self._clock.monotonic()))
 
     def nack(self, subscription: str, id: int, ranges: list[Range], delay_s: float) -> None:
-        live, _ = self._consumer(subscription, id)
+        live, connected = self._consumer(subscription, id)
         if live is not None:
+            if connected is not None:
+                connected.stream.returned(ranges)
             self._carry_out(live, live.core.nack(id, ranges, delay_s, self._clock.monotonic()))
 
     def _consumer(self, subscription: str, id: int) -> tuple[_LiveSubscription | None, _Connected | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from stele.broker.pipeline import Result, StoredAt
+from stele.services.metrics import latency
 
 
 class BrokerMetrics:
@@ -19,6 +20,16 @@ class BrokerMetrics:
             "Batches joined into one append",
             buckets=(1, 2, 4, 8, 16, 64, 256, 512),
             registry=registry,
+        )
+        self.append_seconds = latency(
+            "stele_broker_append_seconds",
+            "From reading a batch from its producer's stream to the answer that it is stored",
+            registry,
+        )
+        self.delivery_seconds = latency(
+            "stele_broker_delivery_to_ack_seconds",
+            "From sending messages to a consumer to its acknowledgement of the last of them",
+            registry,
         )
         self.delivered = Counter("stele_broker_delivered_messages", "Messages sent to consumers", registry=registry)
         self.redelivered = Counter("stele_broker_redelivered_messages", "Of these, sent before", registry=registry)
@@ -44,8 +55,9 @@ class BrokerMetrics:
         self.partitions = Gauge("stele_broker_partitions", "Partitions served", registry=registry)
         self.consumers = Gauge("stele_broker_consumers", "Consumers connected", registry=registry)
 
-    def produced(self, result: Result, size: int) -> None:
+    def produced(self, result: Result, size: int, took_s: float) -> None:
         if isinstance(result, StoredAt):
+            self.append_seconds.observe(took_s)
             self.batches.labels("duplicate" if result.duplicate else "stored").inc()
             self.bytes.inc(0 if result.duplicate else size)
         else:

@@ -199,17 +199,19 @@ class Produced:
     request_id: int
     batch: bytes
     header: BatchHeader
+    read_s: float  # when it was read from the stream, on the session's clock
 
     def answer(self, result: Result) -> None:
-        self.session.answer(self.request_id, len(self.batch), result)
+        self.session.answer(self.request_id, len(self.batch), result, self.read_s)
 
 
 class ProduceSession:
     """One client's stream: its answers, and its credit."""
 
-    def __init__(self, credit_bytes: int, budget: ProduceBudget, metrics: BrokerMetrics) -> None:
+    def __init__(self, credit_bytes: int, budget: ProduceBudget, metrics: BrokerMetrics, clock: Clock = SYSTEM) -> None:
         self._credit_bytes, self._budget = credit_bytes, budget
         self._metrics = metrics
+        self.now = clock.monotonic
         self._unanswered_bytes = 0
         self._pump: AnswerPump[broker_pb2.ProduceRequest, broker_pb2.ProduceResponse] = AnswerPump()
 
@@ -230,7 +232,7 @@ class ProduceSession:
             return Overloaded(f"more than {self._credit_bytes} bytes are unanswered", limit=self._credit_bytes)
         return None
 
-    def answer(self, request_id: int, size: int, result: Result) -> None:
+    def answer(self, request_id: int, size: int, result: Result, read_s: float) -> None:
         self._unanswered_bytes -= size
         self._budget.give_back(size)
         response = broker_pb2.ProduceResponse(request_id=request_id)
@@ -238,5 +240,5 @@ class ProduceSession:
             response.base_offset, response.duplicate = result.base_offset, result.duplicate
         else:
             response.error.CopyFrom(to_wire(result))
-        self._metrics.produced(result, size)
+        self._metrics.produced(result, size, self.now() - read_s)
         self._pump.answer(response)

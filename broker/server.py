@@ -56,7 +56,7 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
                 yield answer
 
     async def _produce(self, request: pb.ProduceRequest, session: ProduceSession) -> None:
-        batch = request.batch
+        batch, read_s = request.batch, session.now()
         refusal: SteleError | None = session.charge(len(batch))
         try:
             header = check(batch)  # BEFORE it is stored: one that cannot be read would stop whoever consumes it
@@ -64,13 +64,13 @@ class BrokerServicer(broker_pb2_grpc.BrokerServicer):
             if owned is None:
                 owned = await self._partitions.find(request.topic, request.partition, request.topic_id)
         except SteleError as e:
-            session.answer(request.request_id, len(batch), e)
+            session.answer(request.request_id, len(batch), e, read_s)
             return
         if len(batch) > BATCH_BYTES_MAX:
             refusal = MessageTooLarge(
                 f"a batch of {len(batch)} bytes; accepted: up to {BATCH_BYTES_MAX}", bytes_max=BATCH_BYTES_MAX
             )
-        produced = Produced(session, request.request_id, batch, header)
+        produced = Produced(session, request.request_id, batch, header, read_s)
         if refusal is not None:
             owned.producer.refuse(produced, refusal)
         else:

@@ -48,8 +48,10 @@ class AppendStream:
         requests_max: int = INFLIGHT_REQUESTS_MAX,
         bytes_max: int = INFLIGHT_BYTES_MAX,
         timeout_s: float = APPEND_TIMEOUT_S,
+        applied: Callable[[float], None] = lambda took_s: None,
     ) -> None:
-        self._find = find
+        """``applied`` is told of each append that was applied how many seconds it took."""
+        self._find, self._applied = find, applied
         self._requests_max, self._bytes_max, self._timeout_s = requests_max, bytes_max, timeout_s
         self._lanes: dict[int, deque[_Slot]] = {}  # per group, oldest first
         self._pump: AnswerPump[pb.AppendRequest, pb.AppendResponse] = AnswerPump()
@@ -85,7 +87,13 @@ class AppendStream:
         if refused is not None:
             self._answer(group, slot, pb.AppendResponse(request_id=slot.request_id, error=to_wire(refused)))
             return
-        proposal.add_done_callback(lambda done: self._answer(group, slot, _response(slot.request_id, done)))
+        proposal.add_done_callback(lambda done: self._settled(group, slot, done))
+
+    def _settled(self, group: int, slot: _Slot, done: asyncio.Future[object]) -> None:
+        answer = _response(slot.request_id, done)
+        if slot.answer is None and answer.results:
+            self._applied(asyncio.get_running_loop().time() - slot.started_s)
+        self._answer(group, slot, answer)
 
     def _answer(self, group: int, slot: _Slot, answer: pb.AppendResponse) -> None:
         if slot.answer is None:

@@ -8,6 +8,7 @@ Not promised: that what was written before the folder went is found where it wen
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,22 +16,24 @@ from stele.services.files import File, FileSystem
 
 InPlaceCheck = Callable[[], None]
 """OSError where the folder is not the one that was opened."""
+Synced = Callable[[float], None]
+"""Told of each sync of a file how many seconds it took, on the thread that asked for it."""
 
 
 class FilesInPlace:
     """A FileSystem for one folder."""
 
-    def __init__(self, files: FileSystem, check: InPlaceCheck) -> None:
-        self._files, self._check = files, check
+    def __init__(self, files: FileSystem, check: InPlaceCheck, synced: Synced = lambda took_s: None) -> None:
+        self._files, self._check, self._synced = files, check, synced
         self.makedirs, self.listdir, self.free_bytes = files.makedirs, files.listdir, files.free_bytes
 
     def create(self, path: Path) -> File:
         self._check()
-        return FileInPlace(self._files.create(path), self._check)
+        return FileInPlace(self._files.create(path), self._check, self._synced)
 
     def open(self, path: Path) -> File:
         self._check()
-        return FileInPlace(self._files.open(path), self._check)
+        return FileInPlace(self._files.open(path), self._check, self._synced)
 
     def rename(self, source: Path, target: Path) -> None:
         self._check()
@@ -48,13 +51,15 @@ class FilesInPlace:
 class FileInPlace:
     """A File of such a folder."""
 
-    __slots__ = ("_check", "_file", "close", "pread", "pwrite", "size", "truncate")
+    __slots__ = ("_check", "_file", "_synced", "close", "pread", "pwrite", "size", "truncate")
 
-    def __init__(self, file: File, check: InPlaceCheck) -> None:
-        self._file, self._check = file, check
+    def __init__(self, file: File, check: InPlaceCheck, synced: Synced) -> None:
+        self._file, self._check, self._synced = file, check, synced
         self.size, self.pread, self.pwrite = file.size, file.pread, file.pwrite
         self.truncate, self.close = file.truncate, file.close
 
     def fdatasync(self) -> None:
+        began_s = time.monotonic()
         self._file.fdatasync()
+        self._synced(time.monotonic() - began_s)
         self._check()  # AFTER, as above

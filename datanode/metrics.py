@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from stele.datanode.store import Store
+from stele.services.metrics import latency
 from stele.services.pb import datanode_pb2 as pb
+from stele.services.raft.election import ElectionCause
 
 
 class _StoreGauges(Collector):
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         store = self._store
         yield GaugeMetricFamily("stele_groups_loaded", "Groups loaded since the start", store.loaded)
         yield GaugeMetricFamily("stele_groups_to_load", "Groups found at the start", store.total)
@@ -32,11 +34,31 @@ class _StoreGauges(Collector):
         )
         states = GaugeMetricFamily("stele_replicas", "Replicas by state", labels=["state"])
         counts: dict[str, int] = {"quarantined": len(store.quarantined)}
+        terms, highest = 0, 0
         for replica in store.replicas.values():
             counts[replica.state] = counts.get(replica.state, 0) + 1
+            if (group := replica.group) is not None:
+                terms, highest = terms + group.term, max(highest, group.term)
         for state, count in sorted(counts.items()):
             states.add_metric([state], count)
         yield states
+        yield GaugeMetricFamily("stele_raft_terms", "Sum of the terms of all replicas; grows by each election", terms)
+        yield GaugeMetricFamily("stele_raft_term_highest", "The highest term of a replica", highest)
+        elections = CounterMetricFamily(
+            "stele_raft_leader_changes", "Elections that replicas of this store won, by cause", labels=["cause"]
+        )
+        for cause in ElectionCause:
+            elections.add_metric([cause], store.events.elections[cause])
+        yield elections
+
+
+class SyncMetrics:
+    """Of the disk: ``synced`` may be called on any thread."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.synced = latency(
+            "stele_disk_sync_seconds", "How long each sync (fdatasync) of a replica's file takes", registry
+        ).observe
 
 
 class DatanodeMetrics:
@@ -45,6 +67,11 @@ class DatanodeMetrics:
     def __init__(self, registry: CollectorRegistry, store: Store) -> None:
         registry.register(_StoreGauges(store))
         self._batches = Counter("stele_append_batches", "Batches by outcome", ["outcome"], registry=registry)
+        self.applied = latency(
+            "stele_append_seconds",
+            "From proposing an append to its outcome, committed and applied; refused ones are not in it",
+            registry,
+        ).observe
         self._fetched_bytes = Counter("stele_fetched_bytes", "Bytes of batches sent to readers", registry=registry)
         self._fetches = Counter("stele_fetches", "Fetch answers by outcome", ["outcome"], registry=registry)
 

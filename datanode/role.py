@@ -28,7 +28,7 @@ from stele.datanode.folder_watch import FolderWatch
 from stele.datanode.gate import Gate
 from stele.datanode.log_cleaner import LogCleaner
 from stele.datanode.mender import DamageMetrics
-from stele.datanode.metrics import DatanodeMetrics
+from stele.datanode.metrics import DatanodeMetrics, SyncMetrics
 from stele.datanode.observed_time import ObservedTime
 from stele.datanode.registration import Registration, wait_until_alone
 from stele.datanode.reopening import Reopening
@@ -162,7 +162,12 @@ class Datanode:
             store_id,
             directory.groups_path,
             transport,
-            opener(config.segment_bytes, config.disk_reserve_bytes // 2, parts.file_system),
+            opener(
+                config.segment_bytes,
+                config.disk_reserve_bytes // 2,
+                parts.file_system,
+                synced=SyncMetrics(metrics).synced,
+            ),
             observed_ms=self._observed.now_ms,
             clock=parts.clock,
             rng=parts.rng,

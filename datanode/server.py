@@ -77,7 +77,9 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
     async def Append(
         self, request_iterator: AsyncIterator[pb.AppendRequest], context: Any
     ) -> AsyncIterator[pb.AppendResponse]:
-        async with aclosing(AppendStream(self._store.replica).run(request_iterator)) as answers:
+        async with aclosing(
+            AppendStream(self._store.replica, applied=self._metrics.applied).run(request_iterator)
+        ) as answers:
             async for answer in answers:
                 self._metrics.appended(answer)
                 yield answer

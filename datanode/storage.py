@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from stele.datanode.in_place import FilesInPlace
+from stele.datanode.in_place import FilesInPlace, Synced
 from stele.datanode.log import SegmentLog, SnapshotFiles, TermFile, check_term
 from stele.datanode.log.reached import ReachedFile
 from stele.datanode.log.segments import base_of
@@ -92,6 +92,7 @@ def opener(
     disk_reserve_bytes: int,
     fs: FileSystem | None = None,
     lock: Callable[[Path], Lock] = lock_group,
+    synced: Synced = lambda took_s: None,
 ) -> Callable[[Path], GroupStorage]:
     """For the Raft registry: opens a folder, recovering its log.  GroupDirectoryBusy, LogDamaged, StorageFailed,
     DiskFull.  ``lock`` is replaced only where ``fs`` is no file system that two processes could share."""
@@ -106,7 +107,7 @@ def opener(
             raise
 
     def _open(folder: Path, held: Lock) -> GroupStorage:
-        files = FilesInPlace(files_of_the_system, held.check_in_place)
+        files = FilesInPlace(files_of_the_system, held.check_in_place, synced)
         terms = TermFile(folder, files)
         term, _ = terms.load()
         names = files.listdir(folder)

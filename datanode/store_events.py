@@ -8,6 +8,7 @@ forgotten is not known any more.
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class StoreEvents:
         self._ring = EventRing(f"store-{store_id}", uuid.uuid4().hex[:8])
         self._store_id, self._now, self._changed = store_id, now, changed
         self._peers: dict[int, _Peer] = {}
+        self.elections: Counter[str] = Counter()  # that replicas of this store won, by cause
 
     @property
     def life(self) -> str:
@@ -82,6 +84,7 @@ class StoreEvents:
 
     def elected(self, spec: GroupSpec, victory: Victory) -> None:
         """This store's replica leads."""
+        self.elections[victory.cause] += 1
         facts = {"term": str(victory.term)}
         if victory.former:
             facts["former_store_id"] = str(victory.former)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Gauge
 
 from stele.nameserver.clusterview import ClusterView
+from stele.services.metrics import latency
 
 
 class NameserverMetrics:
@@ -13,6 +14,11 @@ class NameserverMetrics:
     def __init__(self, registry: CollectorRegistry, view: ClusterView) -> None:
         self._view = view
         self._epoch = Gauge("stele_nameserver_leading_epoch", "Epoch of its leadership; 0: follows", registry=registry)
+        self.lookups = latency(
+            "stele_nameserver_lookup_seconds",
+            "How long a look-up of a topic takes here, with the answer that there is none",
+            registry,
+        ).observe
         self._gauge(registry, "synced", "Whether its view is complete", lambda: float(view.synced))
         self._gauge(registry, "topics", "Topics", lambda: len(view.current.catalog.topics))
         self._gauge(registry, "partitions", "Partitions", lambda: len(view.current.catalog.partitions))

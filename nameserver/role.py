@@ -99,7 +99,13 @@ class Nameserver:
     def _open_server(self) -> None:
         config = self._config
         servicer = NameserverServicer(
-            config.name, config.cluster, self.session, self.view, self._channels, lambda: self.controller
+            config.name,
+            config.cluster,
+            self.session,
+            self.view,
+            self._channels,
+            lambda: self.controller,
+            self._metrics.lookups,
         )
         self._server = Server(config.host, config.port, transport=self._runtime.transport)
         self._server.add(nameserver_pb2_grpc.add_NameserverServicer_to_server, servicer, "stele.v1.Nameserver")

@@ -72,7 +72,10 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         view: ClusterView,
         channels: Channels,
         controller: Callable[[], Controller | None],
+        looked_up: Callable[[float], None] = lambda took_s: None,
     ) -> None:
+        """``looked_up`` is told of each look-up how many seconds it took."""
+        self._looked_up = looked_up
         self._name, self._cluster = name, cluster
         self._session, self._view, self._channels, self._controller = session, view, channels, controller
 
@@ -317,12 +320,16 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
         return self._view.current.topics(request.namespace, request.limit, request.after)
 
     async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
-        self._check_fresh(context)
-        await self._catch_up(request.topic)
-        found = self._view.current.lookup(request.topic)
-        found.as_of.CopyFrom(self._view.as_of)
-        found.age_ms = round(self._view.age_s * 1000)
-        return found
+        asked_s = asyncio.get_running_loop().time()
+        try:
+            self._check_fresh(context)
+            await self._catch_up(request.topic)
+            found = self._view.current.lookup(request.topic)
+            found.as_of.CopyFrom(self._view.as_of)
+            found.age_ms = round(self._view.age_s * 1000)
+            return found
+        finally:
+            self._looked_up(asyncio.get_running_loop().time() - asked_s)
 
     async def ResolveStore(self, request: pb.ResolveStoreRequest, context: Any) -> pb.ResolveStoreResponse:
         self._check_fresh(context)

@@ -31,6 +31,7 @@ from stele.services.coordination.members import Membership
 from stele.services.coordination.names import NameHold, register_name
 from stele.services.coordination.records import MemberRecord
 from stele.services.coordination.session import Session, SessionEvent
+from stele.services.metrics import latency
 from stele.services.process import Runtime
 from stele.services.rpc.servers import Server
 
@@ -79,6 +80,19 @@ class EventLoopMetrics:
         ).set_function(lambda: session.longest_stall_s)
 
 
+class ZooKeeperMetrics:
+    """How long ZooKeeper takes to answer this process."""
+
+    def __init__(self, session: Session, registry: CollectorRegistry) -> None:
+        answers = latency(
+            "stele_zookeeper_operation_seconds",
+            "From sending a request to ZooKeeper to its answer, by operation; requests without one are not in it",
+            registry,
+            ("operation",),
+        )
+        session.on_answer = lambda operation, took_s: answers.labels(operation).observe(took_s)
+
+
 async def open_session(config: NodeConfig, runtime: Runtime, opened: AsyncExitStack, identity: str = "") -> Session:
     """A session that stands; it is closed with ``opened``.  ``identity`` is what only one process can hold (the uuid of a locked data
     directory).  The process ends with ClusterMismatch where ZooKeeper turns out to hold another cluster later.  CoordinationUnreachable,
@@ -94,6 +108,7 @@ async def open_session(config: NodeConfig, runtime: Runtime, opened: AsyncExitSt
         record_format=runtime.record_format,
     )
     runtime.ready.add("coordination")
+    ZooKeeperMetrics(session, registry=runtime.registry)
     await session.start(SESSION_START_S)
     opened.push_async_callback(session.close)
     EventLoopMetrics(session, registry=runtime.registry)

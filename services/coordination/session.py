@@ -127,6 +127,7 @@ class Session:
         self._suspended_at = float("-inf")
         self._fence_timer: asyncio.TimerHandle | None = None
         self._beating: asyncio.TimerHandle | None = None
+        self.on_answer: Callable[[str, float], None] = lambda operation, took_s: None
         self.longest_stall_s = 0.0  # by which a beat of the event loop was late
         self._client = connect(hosts, session_timeout_s, clock)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -493,12 +494,19 @@ class Session:
                     await self._connected.wait()
                     if self.state is SessionState.CLOSED:
                         raise CoordinationUnknown(f"{what} {path}: the session is closed", path=path)
+                    asked_s = self._clock.monotonic()
                     try:
-                        return await self._once(submit)
+                        answer = await self._once(submit)
                     except Exception as error:
                         translated = translate(error, what, path)
-                        if not repeat or not isinstance(translated, CoordinationUnknown):
+                        if not isinstance(translated, CoordinationUnknown):
+                            self.on_answer(what, self._clock.monotonic() - asked_s)
                             raise translated from None
+                        if not repeat:
+                            raise translated from None
+                    else:
+                        self.on_answer(what, self._clock.monotonic() - asked_s)
+                        return answer
                     await asyncio.sleep(REPEAT_DELAY_S)
         except TimeoutError:
             raise CoordinationUnknown(

@@ -31,6 +31,12 @@ process has `process_*` (memory, CPU, open files; where the system tells) and `p
 `stele_event_loop_longest_stall_seconds`: past its timeout the session with ZooKeeper ends while the loop stands still.
 
 A histogram is scraped as `_bucket`, `_sum` and `_count`; of each counter and histogram `_created` says since when it counts.
+Histograms of seconds all have the same buckets, from half a millisecond to half a minute, so that they can be joined over processes.
+
+The number of series does not grow with the number of partitions: terms and leader changes are summed over the replicas of a datanode.
+`stele partition info` shows the term of each replica of one (`stele partition ls -o json` of all), `stele explain` says why its leader
+leads. Over a cluster
+`sum(rate(stele_raft_leader_changes_total[5m])) by (cause)` are the leader changes of partitions by what they followed from.
 """
 
 

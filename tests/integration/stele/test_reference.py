@@ -34,6 +34,36 @@ async def test_a_process_counts_what_the_page_of_metrics_says(cluster: ClusterUn
         assert await asyncio.to_thread(scraped, process.admin) == told[process.role]
 
 
+async def test_what_goes_through_is_timed_at_each_step(cluster: ClusterUnderTest) -> None:
+    """From ZooKeeper's answer over the disk to the acknowledgement of a consumer."""
+    async with cluster.connect() as client:
+        await client.admin.create_topic("reference/timed", partitions=1, replication=1)
+        async with client.producer("reference/timed") as producer:
+            await producer.send(b"x")
+        async with client.consumer("reference/timed", "timed", start="earliest") as consumer:
+            await consumer.ack(await consumer.receive())
+            await consumer.flush()
+    processes = {p.role: p for p in cluster.local.status()}
+    for role, names in {
+        "nameserver": ("stele_zookeeper_operation_seconds", "stele_nameserver_lookup_seconds"),
+        "datanode": ("stele_append_seconds", "stele_disk_sync_seconds"),
+        "broker": ("stele_broker_append_seconds", "stele_broker_delivery_to_ack_seconds"),
+    }.items():
+        counts = await asyncio.to_thread(counted, processes[role].admin)
+        assert all(counts[f"{name}_count"] >= 1 for name in names), counts
+
+
+def counted(endpoint: str) -> dict[str, float]:
+    """Samples summed over their labels."""
+    with urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=10) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if line.startswith("stele_")]
+    sums: dict[str, float] = {}
+    for line in lines:
+        name, value = re.split(r"[{ ]", line)[0], float(line.rpartition(" ")[2])
+        sums[name] = sums.get(name, 0.0) + value
+    return sums
+
+
 def kind_of(path: str) -> ZnodeKind | None:
     """The kind of node that stands at ``path``; a path without a name in it goes first (topics/alloc is no namespace)."""
     fits = [kind for kind in TREE if re.fullmatch(re.sub("<[^>]+>", "[^/]+", kind.path), path)]

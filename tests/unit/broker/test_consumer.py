@@ -71,6 +71,19 @@ async def test_credit_for_what_is_not_sent_is_given_back(log: Log, stream: Consu
     assert sum(log.given_back) == 3
 
 
+async def test_from_sending_to_the_acknowledgement_is_timed(log: Log) -> None:
+    metrics = BrokerMetrics()
+    stream = ConsumerStream(1, log, log.held, log.given_back.append, metrics)
+    stream.deliver(Deliver(1, 0, 9, 0))
+    responses = stream.responses()
+    await take(responses)
+    stream.acknowledged([(0, 8)], False)
+    assert metrics.delivery_seconds._sum.get() == 0
+    stream.acknowledged([(9, 9)], False)
+    assert metrics.delivery_seconds._sum.get() > 0
+    await responses.aclose()
+
+
 async def test_one_delivery_per_batch_however_it_was_handed_out(log: Log, stream: ConsumerStream) -> None:
     stream.deliver(Deliver(1, 3, 5, 0))
     stream.deliver(Deliver(1, 6, 13, 0))

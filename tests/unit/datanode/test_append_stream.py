@@ -62,6 +62,23 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
+async def test_what_was_applied_is_timed_and_nothing_else() -> None:
+    one, requests, took_s = Group(), Requests(), list[float]()
+    stream = AppendStream(find_in({1: one}), applied=took_s.append).run(requests.__aiter__())
+    async with aclosing(stream):
+        for request_id, group in ((1, 1), (2, 1), (3, 9)):
+            requests.put(request_id, group)
+        first = asyncio.ensure_future(anext(stream))
+        await turns()
+        one.store(0)
+        one.proposals[1].set_exception(ProposalLost("deposed"))
+        answers = [await first, await anext(stream), await anext(stream)]
+        assert sorted(a.request_id for a in answers) == [1, 2, 3]
+        assert len(took_s) == 1
+        assert 0 <= took_s[0] < 10
+        requests.end()
+
+
 async def test_answers_keep_the_order_of_their_group_and_no_other() -> None:
     one, two, requests = Group(), Group(), Requests()
     stream = AppendStream(find_in({1: one, 2: two})).run(requests.__aiter__())

@@ -22,6 +22,7 @@ PURE = (
     "stele.causes",
     "stele.broker.cache",
     "stele.broker.cursor_writes",
+    "stele.broker.delivery_times",
     "stele.broker.ownership",
     "stele.broker.pipeline",
     "stele.broker.ranges",
