@@ -33,7 +33,7 @@ from stele.datanode.replica import Replica
 from stele.datanode.store import Mandate, Store
 from stele.datanode.trash import Trash
 from stele.datanode.watch import watch
-from stele.services.errors import InvalidArgument, StorageFailed, StoreMismatch, Timeout
+from stele.services.errors import InvalidArgument, NotLeader, StorageFailed, StoreMismatch, Timeout
 from stele.services.high_water import HighWater
 from stele.services.pb import datanode_pb2 as pb
 from stele.services.pb import datanode_pb2_grpc
@@ -146,6 +146,8 @@ class DatanodeServicer(datanode_pb2_grpc.DatanodeServicer):
     async def Probe(self, request: pb.ProbeRequest, context: Any) -> pb.ProbeResponse:
         replica = self._store.replica(request.group)
         group = replica.current()
+        if group.successor:  # whoever took this for the leader would be refused
+            raise NotLeader(f"group {request.group} is on its way to store {group.successor}", leader=group.successor)
         return pb.ProbeResponse(
             term=group.term,
             high_watermark=replica.partition.high_watermark,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from stele.services.pb import raft_pb2 as pb
 from stele.services.raft.election import ElectionStep, RaftElection
+from stele.services.raft.handover import Handover
 from stele.services.raft.progress import Progress
 from stele.services.raft.quiescence import Quiescence
 from stele.services.raft.recovery import Recovery
@@ -47,6 +48,21 @@ class CampaignsByTheClock(RaftElection):
         step = super().on_deadline(now, connected, recovering)
         reachable = self.may_campaign(recovering) and self._majority_reachable(connected)
         return ElectionStep.CAMPAIGN if reachable else step
+
+
+class TakesOnWhileItHandsOver(Handover):
+    """What is proposed while leadership is handed over is taken, and sent to others than the successor too."""
+
+    def check_takes(self) -> None:
+        return
+
+
+class AsksBeforeItHoldsAll(Handover):
+    """The successor is asked at once, whatever is still on its way to it."""
+
+    def is_due(self, now: float, match_index: int, commit_index: int) -> bool:
+        last = self._journal.last_index
+        return super().is_due(now, last, last)
 
 
 class WinsBehindTheGate(RaftElection):

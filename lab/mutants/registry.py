@@ -267,6 +267,8 @@ MUTANTS = _table(
     Mutant("elections.TurnsFirst", ("H14",), "a stall alone elects nobody"),
     Mutant("elections.CampaignsByTheClock", ("H14", "H15"), "a stall alone elects nobody"),
     Mutant("elections.WinsBehindTheGate", ("R4.2", "R4.8"), "nobody begins to lead behind a closed gate"),
+    Mutant("elections.TakesOnWhileItHandsOver", ("R4.8",), "leadership passes without an election that fails"),
+    Mutant("elections.AsksBeforeItHoldsAll", ("R4.8",), "what was proposed before a handover is answered"),
     Mutant("elections.OvertakesItsVotes", ("H15",), "a slow disk does not keep a group from electing"),
     Mutant("elections.VotesWithoutItsLog", ("R4.5",), "a replica that lost its log counts for nothing it promised"),
     Mutant("elections.RecoversAtAWord", ("R4.5",), "who lost entries is no voter until it holds them again"),

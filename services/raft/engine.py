@@ -7,7 +7,7 @@ synced (services/raft/journal.py).  The caller holds the one thread that touches
 The engine owns parts that know nothing of it or of one another's owners: each is given events and answers with decisions, which
 the engine carries out.  ``RaftElection`` (over ``RaftCore``, the library's terms, states and voting rule), ``Replication`` with a
 ``Progress`` for each follower, ``Follower``, ``SnapshotOffer``, ``ReadIndex``, ``Quiescence``, ``Proposals``, ``Applier``, ``Recovery``,
-``CatchUp``, ``Outbox``.  Here: in what order they are asked.  The corrections, by their numbers in docs/reference/raft.md:
+``CatchUp``, ``Handover``, ``Outbox``.  Here: in what order they are asked.  The corrections, by their numbers in docs/reference/raft.md:
 
 =======  ======================================  ==================================================================================
 H1       follower.py match                       matching entries are skipped, only a conflict truncates
@@ -67,6 +67,7 @@ from stele.services.raft.door import MessageRefused, check
 from stele.services.raft.election import ElectionStep, RaftElection
 from stele.services.raft.entries import entries_of
 from stele.services.raft.follower import STALE, Conflict, Follower
+from stele.services.raft.handover import Handover
 from stele.services.raft.journal import UNSYNCED_BYTES_MAX, Journal
 from stele.services.raft.membership import check_ready
 from stele.services.raft.outbox import Outbox, Outgoing
@@ -82,9 +83,6 @@ from stele.services.raft.state import RaftState
 from stele.services.raft.state_machine import StateMachine
 from stele.services.raft.storage import MEMBERSHIP, REGULAR, Entry, Members, Snapshot
 from stele.services.raft.timing import Timing
-
-DAMAGED_PATIENCE = 5
-"""Election timeouts between two handovers for damage: by then it is mended, or the others have it too."""
 
 log = structlog.get_logger()
 
@@ -139,8 +137,7 @@ class Engine:
         self._connected: set[int] = set()
         self._members_seen = self.members
         self.catch_up = CatchUp(now(), timing)
-        self._hand_over_at = 0.0
-        self._synced_seen, self._synced_at = 0, now()  # what the disk had done when it was last seen to do something
+        self.handover = Handover(group_id, store_id, journal, timing, now())
         self._cannot_apply = False  # for damage
 
     # --- what it is -----------------------------------------------------------------------------------------------------
@@ -287,7 +284,8 @@ class Engine:
 
     def propose(self, payload: bytes, done: Done) -> None:
         """Appends ``payload`` on the leader; ``done(result, None)`` follows once it is committed and applied here, or
-        ``done(None, error)``.  Raises NotLeader, MessageTooLarge, Overloaded (definite), or what made the replica fail."""
+        ``done(None, error)``.  Raises NotLeader (also while leadership is handed over), MessageTooLarge, Overloaded (definite), or what
+        made the replica fail."""
         self._check_leads()
         if len(payload) > self.entry_bytes_max:
             raise MessageTooLarge(
@@ -347,16 +345,19 @@ class Engine:
         self._wake()
 
     def transfer_leadership(self, to: int | None = None, cause: str = "") -> bool:
-        """Asks the most caught-up connected follower (or ``to``) to campaign at once.  True if one was asked; ``on_transfer`` is told
-        whom, and why."""
+        """Hands leadership to the most caught-up connected follower, or to ``to`` (services/raft/handover.py).  True if that is under way;
+        ``on_transfer`` is told whom, and why, when the successor is asked to campaign.  Call ``tick`` afterwards."""
         if not self.is_leader:
             return False
         self._wake()
-        successor = self.replication.successor(self._connected, to)
+        if self.handover.successor:
+            return to in (None, self.handover.successor)
+        now = self._now()
+        able = self._connected.difference(self.handover.passed_over(now))
+        successor = self.replication.successor(able, to, self.commit_index)
         if successor is None:
             return False
-        self._send(successor, pb.RaftMessage(timeout_now=pb.TimeoutNow()))
-        self.on_transfer(successor, cause)
+        self.handover.begin(successor, cause, now)
         return True
 
     def install(self, snapshot: Snapshot, state: bytes) -> bool:
@@ -395,6 +396,7 @@ class Engine:
         if self._cannot_apply:
             damage = next(iter(self._damage.values()), None)
             raise NotReady(f"store {self.store_id} cannot apply all of group {self.group_id}: {damage}")
+        self.handover.check_takes()
 
     def _append(self, kind: int, payload: bytes, done: Done) -> None:
         self._wake()
@@ -487,7 +489,7 @@ class Engine:
         old, first = self.core.state, self.journal.last_index + 1
         self.election.lead()
         self.quiescence.mark_active()
-        self._synced_at = self._now()
+        self.handover.begin_leading(self._now())
         self.replication.begin(first, self._now())
         self._damage = {index: e for index, e in self._damage.items() if index}  # of snapshots it is found anew
         self._on_state(old)
@@ -506,6 +508,7 @@ class Engine:
         if old is RaftState.LEADER:
             self._owe_awake()
             self.replication.end()
+            self.handover.end_leading()
             lost = f"store {self.store_id} lost the leadership of group {self.group_id}"
             self.proposals.end(ProposalLost(f"{lost} before a majority answered"))
             self._end_reads(NotLeader(lost))
@@ -627,6 +630,8 @@ class Engine:
     def _is_idle(self, now: float) -> bool:
         """On the leader: nothing is left to do, and nobody has anything left to hear."""
         journal, last = self.journal, self.journal.last_index
+        if self.handover.successor:
+            return False
         if self.proposals or self.reads or not last == self.commit_index == self.applied_index == journal.synced_index:
             return False
         if journal.last_term != self.core.term or journal.disk_full:
@@ -660,17 +665,8 @@ class Engine:
                 self._take(self.election.on_deadline(now, self._connected, self.recovery.recovering))
         elif not self.election.keeps_leading(now, self.replication.active(now)):
             self._step_down(self.core.term)
-        elif (self.journal.disk_full or self._damage) and now >= self._hand_over_at:
-            # One of the others may have room, or what is damaged here.  If it has not, it gives back what it was given, and not at once.
-            self._hand_over_at = now + self._timing.election_max_s * (1 if self.journal.disk_full else DAMAGED_PATIENCE)
-            self.transfer_leadership(cause="disk_full" if self.journal.disk_full else "damaged")
-        elif (
-            self._lags_behind_followers(now)
-            and now >= self._hand_over_at
-            and self.transfer_leadership(cause="disk_stalled")
-        ):
-            log.warning("disk_stands_still", group=self.group_id, store=self.store_id, since_s=now - self._synced_at)
-            self._hand_over_at = now + self._timing.election_max_s
+        elif (cause := self._reason_to_hand_over(now)) and self.transfer_leadership(cause=cause):
+            log.warning("gives_up_leading", group=self.group_id, store=self.store_id, cause=cause)
         if self.core.state is not RaftState.LEADER:
             self._apply()
             return
@@ -678,6 +674,7 @@ class Engine:
         self._confirm_reads()
         self._apply()
         if self.core.state is RaftState.LEADER:
+            self._hand_over(now)
             self._finish_reads()
             if self.reads.start_round(self.replication.newest_request):
                 self.replication.ask_everybody()
@@ -688,12 +685,19 @@ class Engine:
             if not self.quiescence.asleep:
                 self._replicate()
 
-    def _lags_behind_followers(self, now: float) -> bool:
-        """For ``election_max_s`` this disk has ended nothing, while a majority without it has stored more: one of those leads better."""
-        journal = self.journal
-        if journal.synced_position != self._synced_seen or journal.synced_index >= self.commit_index:
-            self._synced_seen, self._synced_at = journal.synced_position, now
-        return now - self._synced_at >= self._timing.election_max_s
+    def _reason_to_hand_over(self, now: float) -> str:
+        return self.handover.reason(now, self.commit_index, bool(self._damage))
+
+    def _hand_over(self, now: float) -> None:
+        handover, successor = self.handover, self.handover.successor
+        if not successor:
+            return
+        if successor not in self._connected or successor not in self.members.voters or handover.is_overdue(now):
+            handover.give_up(now)
+            log.info("handover_given_up", group=self.group_id, store=self.store_id, successor=successor)
+        elif handover.is_due(now, self.replication.match_index(successor), self.commit_index):
+            self._send(successor, pb.RaftMessage(timeout_now=pb.TimeoutNow()))
+            self.on_transfer(successor, handover.cause)
 
     def _confirm_reads(self) -> None:
         self.reads.confirm(
@@ -765,7 +769,7 @@ class Engine:
         leads = self.core.state is RaftState.LEADER
         others = {*self.members.voters, *self.members.learners} - {self.store_id}
         assert self.replication.followers.keys() == (others if leads else set())
-        assert leads or not (self.proposals or self.reads)
+        assert leads or not (self.proposals or self.reads or self.handover.successor)
         if self.quiescence.asleep:
             assert self.commit_index == journal.last_index == journal.synced_index
             assert not self.failed

@@ -249,6 +249,11 @@ class Group:
 
     # --- members ------------------------------------------------------------------------------------------------------
 
+    @property
+    def successor(self) -> int:
+        """The store that leadership is being handed to, while nothing can be proposed here; 0: none."""
+        return self.engine.handover.successor
+
     def hears(self, store_id: int) -> bool:
         """Whether this leader has heard that follower within one election timeout, or, while the group sleeps, its node."""
         heard = self.engine.hears(store_id)
@@ -356,10 +361,10 @@ class Group:
     # --- what is stored -------------------------------------------------------------------------------------------------
 
     def transfer_leadership(self, to: int | None = None, cause: str = "") -> bool:
-        """Asks the most caught-up follower, or ``to``, to take over at once; True if one was asked."""
-        asked = self.engine.transfer_leadership(to, cause)
+        """Hands leadership to the most caught-up follower, or to ``to``; True if that is under way (services/raft/handover.py)."""
+        begun = self.engine.transfer_leadership(to, cause)
         self._ticker.wake(self)
-        return asked
+        return begun
 
     # --- events from the transport and the ticker --------------------------------------------------------------------
 

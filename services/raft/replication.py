@@ -134,19 +134,19 @@ class Replication:
             default=None,
         )
 
-    def successor(self, connected: Collection[int], wanted: int | None) -> int | None:
-        """The voter that leads next if this leader gives it up: one that holds everything, or it would lose the election that it is asked
-        to begin, and the group its leader for nothing."""
+    def successor(self, able: Collection[int], wanted: int | None, commit_index: int) -> int | None:
+        """Of ``able``, the voter that leads next if this leader gives it up: the most caught up, one that holds everything committed, so
+        that what it lacks is under way to it."""
         voters = self._journal.members.current.voters
-        able = [
+        held = [
             (progress.match_index, store)
             for store, progress in self.followers.items()
-            if store in voters and store in connected and not progress.recovering_until
+            if store in voters and store in able and not progress.recovering_until
             if wanted is None or store == wanted
         ]
-        if not able or max(able)[0] < self._journal.last_index:
+        if not held or max(held)[0] < commit_index:
             return None
-        return max(able)[1]
+        return max(held)[1]
 
     # --- sending ----------------------------------------------------------------------------------------------------------
 

@@ -19,3 +19,4 @@ class Timing:
     retry_min_s: float = 0.2  # a candidate that got no majority (a split vote) tries again after this much, at random
     retry_max_s: float = 0.4
     idle_s: float = 1.0  # a group to which nothing has happened for this long falls asleep
+    handover_s: float = 0.4  # a successor that has not caught up, or then not taken over, for this long is given up

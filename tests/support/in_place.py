@@ -24,6 +24,7 @@ PLACES: dict[str, ModuleType] = {
     "Engine": group_module,
     "Follower": engine_module,
     "Group": registry_module,
+    "Handover": engine_module,
     "Journal": group_module,
     "Lanes": links_module,
     "Outbox": engine_module,

@@ -230,13 +230,13 @@ async def test_a_node_that_was_away_while_the_log_moved_on_is_given_the_snapshot
 
 
 async def lead(cluster: Cluster, node: Node) -> None:
-    """Leadership is handed around until ``node`` has it."""
+    """Leadership is handed to ``node``."""
 
     async def leads() -> bool:
         leader = await cluster.leader(1)
         if leader is node:
             return True
-        group_of(leader).transfer_leadership()
+        group_of(leader).transfer_leadership(node.store.store_id)
         return False
 
     await eventually(leads, 20, 0.2, describe=lambda: state_of(cluster))

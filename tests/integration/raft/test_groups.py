@@ -109,7 +109,8 @@ async def test_r4_2_a_closed_gate_neither_campaigns_nor_takes_over(tmp_path: Pat
         leader = await stores.leader(1)
         assert leader.store_id == 3
         await leader.propose(b"one")
-        leader.transfer_leadership()
+        assert leader.transfer_leadership()
+        await eventually(lambda: not leader.successor)  # given up
         await leader.propose(b"two")
         assert leader.is_leader
         assert [g.store_id for g in stores.replicas(1) if g.is_leader] == [3]

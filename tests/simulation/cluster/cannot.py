@@ -18,6 +18,8 @@ _REASONS = (
         "One replicated group shows it, each order of events by hand: tests/unit/raft.",
         (
             "elections.OvertakesItsVotes",
+            "elections.TakesOnWhileItHandsOver",
+            "elections.AsksBeforeItHoldsAll",
             "elections.DoesNotListen",
             "elections.DeafToSilence",
             "elections.EndsWithoutAwake",

@@ -295,8 +295,8 @@ def carry_out(bench: Recorder, line: str) -> None:
             bench.change_to(int(words[0]), Members(ids(options["voters"]), ids(options.get("learners", ""))))
             bench.turn(int(words[0]))
         case "transfer":
-            asked = bench.engines[int(words[0])].transfer_leadership(int(words[1]) if words[1:] else None)
-            bench.lines.append(f"{words[0]}: {'asked' if asked else 'asked nobody'}")
+            begun = bench.engines[int(words[0])].transfer_leadership(int(words[1]) if words[1:] else None)
+            bench.lines.append(f"{words[0]}: {'hands over' if begun else 'hands over to nobody'}")
             bench.turn(int(words[0]))
         case "link":
             bench.link(*pair(words[0], "-"), words[1] == "up")
