@@ -191,7 +191,12 @@ async def test_r3_9_a_storm_of_creates_and_deletes_leaves_only_the_survivors(tmp
                         await groups.delete(number)
 
         try:
-            await asyncio.gather(*(caller() for _ in range(32)))
+            with structlog.testing.capture_logs() as meanwhile:
+                await asyncio.gather(*(caller() for _ in range(32)))
+            with promise("nothing of a group is left once it is deleted"):
+                assert [e for e in meanwhile if e["event"] == "group_directory_vanished"] == [], (
+                    "something ran on above it"
+                )
             with structlog.testing.capture_logs() as logged:
                 await asyncio.sleep(3 * FAST.election_max_s)
             assert {g.group_id for g in groups.groups()} == survivors
