@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import failover, idle, log_floor, profiling, raft
+from benchmarks import control, failover, growth, idle, log_floor, profiling, raft
 from benchmarks.children import Children
 from benchmarks.report import LATEST, Report
 
@@ -27,6 +27,7 @@ examples:
   make bench ARGS="--only raft,idle --quick"      two of the parts
   make bench ARGS="--only raft --rounds 5"        more rounds where the machine is not quiet
   make bench ARGS="--only profile --load small"   where the processor time goes (needs: .venv/bin/pip install py-spy)
+  make bench ARGS="--only control --document"     what a cluster's size costs; docs/explanation/scale.md is written anew
   make bench ARGS="--directory /mnt/disk"         measure that disk
   make bench ARGS="--document"                    everything; the table goes into docs/explanation/performance.md
 
@@ -35,6 +36,7 @@ parts:
   raft       a group of three processes against stock PySyncObj, a bare gRPC stream, the disk, bare replication
   idle       a thousand groups with nothing to do on three stores: processor, memory, opening them again
   failover   the leader killed with -9: until a write is acknowledged again
+  control    only when asked for: what 1,000, 10,000 and 100,000 partitions cost a nameserver; ten minutes of its own
   profile    only when asked for: the leader and a follower under load, sampled by py-spy
 """
 
@@ -50,9 +52,10 @@ class Size:
     idle_s: float = 20.0
     kills: int = 50
     stock_kills: int = 10
+    partitions: tuple[int, ...] = (1_000, 10_000, 100_000)
 
 
-QUICK = Size(log_s=0.3, load_s=1.0, rounds=1, groups=100, idle_s=5.0, kills=3, stock_kills=1)
+QUICK = Size(log_s=0.3, load_s=1.0, rounds=1, groups=100, idle_s=5.0, kills=3, stock_kills=1, partitions=(100, 1_000))
 
 Part = Callable[[Children, Path, Size, Report, raft.Say], Awaitable[None]]
 
@@ -81,7 +84,14 @@ async def _failover(children: Children, directory: Path, size: Size, report: Rep
     report.add(failover.rows(found), "failover", found)
 
 
-PARTS: dict[str, Part] = {"log": _log, "raft": _raft, "idle": _idle, "failover": _failover}
+async def _control(_children: Children, directory: Path, size: Size, report: Report, say: raft.Say) -> None:
+    found, problems = await control.measure(directory, size.partitions, size.idle_s / 2, say)
+    report.add(control.rows(found), "control", found)
+    report.problems += problems
+
+
+USUAL: dict[str, Part] = {"log": _log, "raft": _raft, "idle": _idle, "failover": _failover}
+PARTS = USUAL | {"control": _control}
 
 
 async def run(parts: Sequence[str], size: Size, directory: Path, report: Report, console: Console) -> None:
@@ -120,12 +130,17 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add(
-        "--only", type=_parts, default=list(PARTS), metavar="PART,…", help="the parts to run (default: all but profile)"
+        "--only",
+        type=_parts,
+        default=list(USUAL),
+        metavar="PART,…",
+        help="the parts to run (default: all but control and profile)",
     )
     add("--quick", action="store_true", help="small sizes: shows that everything works, not how fast it is")
     add("--rounds", type=int, default=None, help="how often the contestants of `raft` take turns (default 2)")
     add("--kills", type=int, default=None, help="leaders that `failover` kills (default 50)")
     add("--groups", type=int, default=None, help="groups on each store in `idle` (default 1000)")
+    add("--partitions", type=_sizes, default=None, metavar="N,…", help="sizes of the cluster in `control`")
     add("--directory", type=Path, default=None, help="a folder on the disk to measure (default: a temporary one)")
     add("--json", type=Path, default=LATEST, metavar="FILE", help="where the figures go (default: %(default)s)")
     add("--document", action="store_true", help="put the table into docs/explanation/performance.md; keep the figures")
@@ -148,9 +163,20 @@ def _parts(text: str) -> list[str]:
     return names
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = [part.strip().replace("_", "") for part in text.split(",")]
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise argparse.ArgumentTypeError(f"numbers of partitions, separated by commas, not {text!r}")
+    return tuple(map(int, sizes))
+
+
 def size_of(chosen: argparse.Namespace) -> Size:
     size = QUICK if chosen.quick else Size()
-    given = {name: getattr(chosen, name) for name in ("rounds", "kills", "groups") if getattr(chosen, name) is not None}
+    given = {
+        name: getattr(chosen, name)
+        for name in ("rounds", "kills", "groups", "partitions")
+        if getattr(chosen, name) is not None
+    }
     return Size(**{**asdict(size), **given})
 
 
@@ -175,7 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen.json.parent.mkdir(parents=True, exist_ok=True)
         chosen.json.write_text(report.to_json(), encoding="utf-8")
         console.print(f"{report.seconds:.0f} s; figures in {chosen.json}", highlight=False)
-        if chosen.document:
+        if chosen.document and chosen.only == ["control"]:
+            console.print(f"documented; figures kept in {growth.document(report)}", highlight=False)
+        elif chosen.document:
             console.print(f"documented; figures kept in {report.document()}", highlight=False)
     return 0 if report.complete and all(row.value is not None for row in report.rows) else 1
 

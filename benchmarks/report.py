@@ -21,7 +21,7 @@ from benchmarks.children import ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 LATEST = RESULTS / "latest.json"
 DOCUMENT = ROOT / "docs" / "explanation" / "performance.md"
-_BEGIN, _END = "<!-- figures -->\n", "<!-- end of figures -->\n"
+BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ def row(
     ratio = value / baseline if value is not None and baseline else None
     target, reached = "", None
     if at_most is not None:
-        target, reached = f"≤ {_figure(at_most)} {unit}", value is not None and value <= at_most
+        target, reached = f"≤ {shown(at_most)} {unit}", value is not None and value <= at_most
     elif at_least is not None:
-        target, reached = f"≥ {_figure(at_least)} {unit}", value is not None and value >= at_least
+        target, reached = f"≥ {shown(at_least)} {unit}", value is not None and value >= at_least
     elif ratio_at_least is not None:
         target, reached = f"≥ {ratio_at_least:g} ×", ratio is not None and ratio >= ratio_at_least
     return Row(section, what, value, unit, name, baseline, ratio, target, reached, note)
@@ -105,7 +105,7 @@ class Report:
                 _with_unit(r.value, r.unit),
                 r.against,
                 _with_unit(r.baseline, r.unit),
-                "" if r.ratio is None else f"{_figure(r.ratio)} ×",
+                "" if r.ratio is None else f"{shown(r.ratio)} ×",
                 r.target,
                 "" if r.reached is None else "yes" if r.reached else "**no**",
             ]
@@ -123,9 +123,9 @@ class Report:
     def document(self, page: Path = DOCUMENT) -> Path:
         """Puts the table into the documentation and the figures beside the earlier ones; the file of the figures."""
         text = page.read_text(encoding="utf-8")
-        before, _, rest = text.partition(_BEGIN)
-        _, _, after = rest.partition(_END)
-        page.write_text(f"{before}{_BEGIN}\n{self.to_markdown()}\n{_END}{after}", encoding="utf-8")
+        before, _, rest = text.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        page.write_text(f"{before}{BEGIN}\n{self.to_markdown()}\n{END}{after}", encoding="utf-8")
         figures = RESULTS / f"{datetime.now(UTC).date().isoformat()}.json"
         figures.write_text(self.to_json(), encoding="utf-8")
         return figures
@@ -148,7 +148,7 @@ class Report:
                 table.add_section()
             section = r.section
             reached = "" if r.reached is None else "[green]yes[/]" if r.reached else "[red]no[/]"
-            ratio = "" if r.ratio is None else f"{_figure(r.ratio)} ×"
+            ratio = "" if r.ratio is None else f"{shown(r.ratio)} ×"
             what = f"{r.what}\n  [dim]{r.note}[/]" if r.note else r.what
             table.add_row(
                 what, _with_unit(r.value, r.unit), r.against, _with_unit(r.baseline, r.unit), ratio, r.target, reached
@@ -186,10 +186,10 @@ def _commit() -> str:
 
 
 def _with_unit(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{_figure(value)} {unit}".strip()
+    return "" if value is None else f"{shown(value)} {unit}".strip()
 
 
-def _figure(value: float) -> str:
+def shown(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"

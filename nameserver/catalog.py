@@ -222,13 +222,25 @@ class Catalog:
         return topic if topic is not None and partition.topic_id in (0, topic.topic_id) else None
 
     @cached_property
+    def recorded_of(self) -> Mapping[str, tuple[PartitionEntry, ...]]:
+        """The recorded partitions of each topic's name, by index; of a former topic of the name, too."""
+        by_name: dict[str, list[PartitionEntry]] = {}
+        for partition in self.partitions.values():
+            by_name.setdefault(partition.topic, []).append(partition)
+        return {t: tuple(sorted(ps, key=lambda p: (p.index, p.group))) for t, ps in by_name.items()}
+
+    @cached_property
     def partitions_of(self) -> Mapping[str, tuple[PartitionEntry, ...]]:
         """Each topic's recorded partitions, by index; where there is no topic of the name, those of whatever has been."""
-        by_topic: dict[str, list[PartitionEntry]] = {}
-        for partition in self.partitions.values():
-            if partition.topic not in self.topics or self.topic_of(partition) is not None:
-                by_topic.setdefault(partition.topic, []).append(partition)
-        return {t: tuple(sorted(ps, key=lambda p: (p.index, p.group))) for t, ps in by_topic.items()}
+        return {name: counted for name in self.recorded_of if (counted := self.counted_of(name))}
+
+    def counted_of(self, name: str) -> tuple[PartitionEntry, ...]:
+        """``partitions_of`` of one name."""
+        recorded = self.recorded_of.get(name, ())
+        if name not in self.topics:
+            return recorded
+        counted = tuple(p for p in recorded if self.topic_of(p) is not None)
+        return recorded if len(counted) == len(recorded) else counted
 
     @cached_property
     def high_water(self) -> HighWater:

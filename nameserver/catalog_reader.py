@@ -6,6 +6,7 @@ and named in ``unreadable``, and everything else is still there.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from stele.nameserver.catalog import (
     StoreEntry,
     TopicEntry,
 )
+from stele.nameserver.catalog_change import DERIVED_OF_TABLES, CatalogChange
 from stele.services.coordination.records import (
     BrokerRecord,
     BundleRecord,
@@ -49,31 +51,81 @@ Nodes = Mapping[str, Node]
 
 
 class CatalogReader:
-    """``reader.read(nodes)`` for each new moment; nodes of different subtrees may be put together in one mapping."""
+    """``reader.read(nodes)`` begins; ``reader.update(nodes)`` for each change, with the nodes that changed alone; None: it is gone.
+
+    Nodes of different subtrees may be put together in one mapping."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[int, object]] = {}
+        self._others: dict[str, object] = {}  # path → fact, of what there is little of
+        self._versions: dict[str, int] = {}  # path → the transaction of the value that was read
+        self._catalog = Catalog()
         self.unreadable: dict[str, str] = {}
 
     def read(self, nodes: Nodes) -> Catalog:
-        known: dict[str, tuple[int, object]] = {}
-        unreadable: dict[str, str] = {}
-        found: dict[type, list[Any]] = {}
+        """The catalog of these nodes and no others."""
+        gone: dict[str, Node | None] = {path: None for path in (*self._versions, *self.unreadable) if path not in nodes}
+        return self.update({**gone, **nodes}).catalog
+
+    def update(self, nodes: Mapping[str, Node | None]) -> Update:
+        """The catalog in which these nodes are as given, and the others as before."""
+        change, others_changed = CatalogChange(), False
         for path, node in nodes.items():
-            cached = self._known.get(path)
-            if cached is not None and cached[0] == node.stat.mzxid:
-                fact = cached[1]
-            else:
-                try:
-                    fact = _read(path, node)
-                except RecordUnreadable as e:
-                    unreadable[path] = e.message
-                    continue
-            known[path] = (node.stat.mzxid, fact)
-            if fact is not None:
+            if node is not None and self._versions.get(path) == node.stat.mzxid and path not in self.unreadable:
+                continue
+            self.unreadable.pop(path, None)
+            fact = self._fact(path, node)
+            place = _place(path)
+            if place is not None:
+                table, key = place
+                getattr(change, table)[key] = fact
+            elif fact is not self._others.get(path):
+                others_changed = True
+                if fact is None:
+                    del self._others[path]
+                else:
+                    self._others[path] = fact
+        self._catalog = change.apply(self._catalog)
+        if others_changed:
+            # What is derived of topics and partitions is not lost with it: there is much of them, and nothing of it changed.
+            found: dict[type, list[Any]] = {}
+            for fact in self._others.values():
                 found.setdefault(type(fact), []).append(fact)
-        self._known, self.unreadable = known, unreadable
-        return _assemble(found)
+            self._catalog = _assemble(found, self._catalog)
+        return Update(self._catalog, set(change.topics), set(change.partitions), set(change.bundles), others_changed)
+
+    def _fact(self, path: str, node: Node | None) -> object | None:
+        """None: it states nothing, is gone, or cannot be read."""
+        if node is None:
+            self._versions.pop(path, None)
+            return None
+        try:
+            fact = _read(path, node)
+        except RecordUnreadable as e:
+            self._versions.pop(path, None)
+            self.unreadable[path] = e.message
+            return None
+        self._versions[path] = node.stat.mzxid
+        return fact
+
+
+class Update(NamedTuple):
+    """What became of a change: the catalog, and which of its entries are to be looked at anew."""
+
+    catalog: Catalog
+    topics: set[str]
+    groups: set[int]
+    bundles: set[str]
+    others: bool  # anything else
+
+
+def _place(path: str) -> tuple[str, str | int] | None:
+    """Table and key of an entry of which there are many."""
+    folder, _, rest = path.partition("/")
+    if folder == "partitions" and rest.isdecimal():
+        return "partitions", int(rest)
+    if folder in ("topics", "bundles") and rest.count("/") == 1:
+        return folder, rest
+    return None
 
 
 class _Deleted(NamedTuple):
@@ -89,16 +141,15 @@ class _Epoch(NamedTuple):
     imported: bool
 
 
-def _assemble(found: Mapping[type, list[Any]]) -> Catalog:
+def _assemble(found: Mapping[type, list[Any]], known: Catalog) -> Catalog:
+    """``known`` with everything but topics, partitions and bundles as it was found."""
     members: dict[MemberKind, dict[str, Member]] = {kind: {} for kind in MemberKind}
     for member in found.get(Member, ()):
         members[member.kind][member.name] = member
     epoch = next(iter(found.get(_Epoch, ())), _Epoch(0, False))
-    return Catalog(
+    made = dataclasses.replace(
+        known,
         namespaces={n.name: n for n in found.get(NamespaceEntry, ())},
-        topics={t.name: t for t in found.get(TopicEntry, ())},
-        partitions={p.group: p for p in found.get(PartitionEntry, ())},
-        bundles={b.name: b for b in found.get(BundleEntry, ())},
         drained={d.name: d for d in found.get(DrainedBroker, ())},
         stores={s.store_id: s for s in found.get(StoreEntry, ())},
         buried=next(iter(found.get(IntervalSet, ())), IntervalSet()),
@@ -112,6 +163,8 @@ def _assemble(found: Mapping[type, list[Any]]) -> Catalog:
         leader=next(iter(found.get(Leader, ())), None),
         rebalance=next(iter(found.get(Rebalance, ())), None),
     )
+    made.__dict__.update({name: known.__dict__[name] for name in DERIVED_OF_TABLES if name in known.__dict__})
+    return made
 
 
 def _read(path: str, node: Node) -> object | None:

@@ -9,19 +9,20 @@ Not promised: freshness.  ``synced`` says whether, as far as can be known, nothi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
 
 from stele.nameserver.catalog import Catalog, Member
-from stele.nameserver.catalog_reader import CatalogReader
+from stele.nameserver.catalog_change import narrowed
+from stele.nameserver.catalog_reader import CatalogReader, Update
 from stele.nameserver.causes import told_by
 from stele.nameserver.event_buffer import EventBuffer
 from stele.nameserver.events import ClusterEvent, LeaderEvents, derive
-from stele.nameserver.reports import leaders
+from stele.nameserver.reports import LeaderReport, StoreReport, leader_of
 from stele.nameserver.storewatch import StoreWatch
-from stele.nameserver.strays import set_apart
+from stele.nameserver.strays import ReportsApart
 from stele.nameserver.view import View
 from stele.services.clock import SYSTEM, Clock
 from stele.services.coordination.mirror import Mirror
@@ -71,13 +72,16 @@ class ClusterView:
         self._session, self._name, self._fail = session, name, fail
         behind = Rarely()  # one line for all of them: they share a session
         self._mirrors = [Mirror(session, path, depth, behind) for path, depth in SUBTREES.items()]
+        self._mirror_of = {mirror.path: mirror for mirror in self._mirrors}
         self._reader = CatalogReader()
-        self._watch = StoreWatch(channels, self._schedule_renewal, self._told)
+        self._watch = StoreWatch(channels, self._schedule_renewal, self._told, self._reported)
+        self._reports = ReportsApart()
+        self._due_paths: set[str] = set()  # of records that changed since `current`
+        self._due_groups: set[int] = set()  # of replicas
         self._leader_events = LeaderEvents(())
         self._timer: asyncio.TimerHandle | None = None
         self._moved = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
-        self._unreadable: dict[str, str] = {}
         self._routing = (self.current, b"", nameserver_pb2.Routing(answered_by=name))
         self._running = False
         self._channels = channels
@@ -92,13 +96,13 @@ class ClusterView:
         except BaseExceptionGroup as e:
             raise e.exceptions[0] from None
         self._running = True
-        catalog = self._read()
-        self._leader_events = LeaderEvents(catalog.partitions)
-        present = sorted(derive(Catalog(), catalog), key=lambda event: event.time_ms)
+        update = self._read({path for mirror in self._mirrors for path in mirror.snapshot})
+        self._leader_events = LeaderEvents(update.catalog.partitions)
+        present = sorted(derive(Catalog(), update.catalog), key=lambda event: event.time_ms)
         self.events.record_found(present)
-        self._replace(catalog)
+        self._replace(update)
         for mirror in self._mirrors:
-            mirror.subscribe(lambda _paths: self._schedule_renewal())
+            mirror.subscribe(self._records_changed)
 
     async def stop(self) -> None:
         self._running = False
@@ -192,6 +196,27 @@ class ClusterView:
 
     # --- replacing --------------------------------------------------------------------------------------------------
 
+    def _records_changed(self, paths: frozenset[str]) -> None:
+        self._due_paths |= paths
+        self._schedule_renewal()
+
+    def _reported(
+        self,
+        store_id: int,
+        report: StoreReport | None,
+        named: Collection[int] | None,
+        decisive: Collection[int] | None,
+    ) -> None:
+        """A store has said something, or is not heard any more."""
+        if decisive is None:
+            before = self._reports.get(store_id)
+            for whole in (before, report):
+                if whole is not None:
+                    self._due_groups |= whole.replicas.keys() | whole.strays.keys()
+        else:
+            self._due_groups |= set(decisive)
+        self._reports.reported(store_id, report, named)
+
     def _schedule_renewal(self) -> None:
         if self._timer is None and self._running:
             self._timer = asyncio.get_running_loop().call_later(JOIN_S, self._renew)
@@ -200,34 +225,63 @@ class ClusterView:
         self._timer = None
         if not self._running:
             return
-        catalog = self._read()
-        self.events.record(derive(self.current.catalog, catalog))
-        self._replace(catalog)
+        paths, self._due_paths = self._due_paths, set()
+        update = self._read(paths)
+        before, after = (narrowed(c, *update[1:4]) for c in (self.current.catalog, update.catalog))
+        self.events.record(derive(before, after))
+        self._replace(update)
 
-    def _read(self) -> Catalog:
-        nodes = {path: node for mirror in self._mirrors for path, node in mirror.snapshot.items()}
-        self._check_cluster(nodes.get("cluster"))
+    def _read(self, paths: Collection[str]) -> Update:
+        """What becomes of the records at these paths."""
+        nodes = {path: self._mirror_of[path.partition("/")[0]].snapshot.get(path) for path in paths}
+        if "cluster" in nodes:
+            self._check_cluster(nodes["cluster"])
         # Never back: the node in which the last one was seen may be gone.
-        self._zxid = max(self._zxid, *(node.stat.zxid for node in nodes.values()), 0)
-        catalog = self._reader.read(nodes)
+        self._zxid = max(self._zxid, *(node.stat.zxid for node in nodes.values() if node is not None), 0)
+        known = dict(self._reader.unreadable)
+        update = self._reader.update(nodes)
         for path, problem in self._reader.unreadable.items():
-            if self._unreadable.get(path) != problem:
+            if known.get(path) != problem:
                 _log.error("record_unreadable", path=path, problem=problem)
-        self._unreadable = self._reader.unreadable
-        return catalog
+        return update
 
-    def _replace(self, catalog: Catalog) -> None:
-        self._close_channels(_endpoints(self.current.catalog) - _endpoints(catalog))
-        self._watch.follow(catalog.live_stores)
+    def _replace(self, update: Update) -> None:
+        catalog = update.catalog
+        if update.others:
+            self._close_channels(_endpoints(self.current.catalog) - _endpoints(catalog))
+            self._watch.follow(catalog.live_stores)
+        groups = self._touched(update)
+        self._reports.recorded(catalog, groups)
+        led = self._leaders(groups)
         # Events BEFORE the view and the view BEFORE the callbacks: who is called, and asks, finds both.
-        reports = set_apart(catalog, self._watch.reports)
-        led = leaders(reports)
-        self.events.record(self._leader_events.derive(catalog, led))
-        self.current = View(catalog, reports, led, self._watch.seen)
+        self.events.record(self._leader_events.derive(catalog, led, groups))
+        self.current = View(catalog, self._reports, led, self._watch.seen)
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
         for callback in list(self._callbacks):
             callback()
+
+    def _touched(self, update: Update) -> set[int]:
+        """The groups of which replicas, record or topic changed."""
+        groups, self._due_groups = self._due_groups | update.groups, set()
+        for name in update.topics:
+            groups.update(p.group for p in update.catalog.recorded_of.get(name, ()))
+        return groups
+
+    def _leaders(self, groups: Collection[int]) -> Mapping[int, LeaderReport]:
+        """As they were, but for these groups."""
+        reports = list(self._reports.values())
+        found = {group: leader_of(reports, group) for group in groups}
+        news = {group: leader for group, leader in found.items() if leader != self.current.leaders.get(group)}
+        if not news:
+            return self.current.leaders
+        led = dict(self.current.leaders)
+        for group, leader in news.items():
+            if leader is None:
+                led.pop(group, None)
+            else:
+                led[group] = leader
+        return led
 
     def _close_channels(self, endpoints: set[str]) -> None:
         """Nobody is there any more: what still waits for an answer need not, and the connections are given back."""

@@ -7,7 +7,7 @@ ZooKeeper's own where ZooKeeper recorded the fact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from stele.nameserver.catalog import (
@@ -235,10 +235,13 @@ class LeaderEvents:
         self._silent.discard(group)
         return True
 
-    def derive(self, catalog: Catalog, leaders: Mapping[int, LeaderReport]) -> list[ClusterEvent]:
+    def derive(
+        self, catalog: Catalog, leaders: Mapping[int, LeaderReport], groups: Collection[int] | None = None
+    ) -> list[ClusterEvent]:
+        """``groups``: those of which something may have changed; None: all."""
         events: list[ClusterEvent] = []
         names = {m.store_id: m.name for m in catalog.datanodes.values()}
-        for group in sorted(leaders):
+        for group in sorted(leaders if groups is None else leaders.keys() & groups):
             known = leaders[group]
             partition = catalog.partitions.get(group)
             if not known.confirmed or partition is None or known.term <= self._terms.get(group, 0):
@@ -255,6 +258,7 @@ class LeaderEvents:
             }
             id, subject = leader_elected_id(group, known.term), f"{partition.topic}-{partition.index}"
             events.append(ClusterEvent(EventKind.LEADER_ELECTED, subject, facts, id=id))
-        for group in self._terms.keys() - catalog.partitions.keys():
-            del self._terms[group]
+        for group in list(self._terms) if groups is None else groups:
+            if group not in catalog.partitions:
+                self._terms.pop(group, None)
         return events

@@ -6,7 +6,7 @@ Guarantee: a report is only ever as new as the stream it came on; one whose stre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -130,22 +130,37 @@ def members_of(replica: ReplicaStatus) -> tuple[tuple[int, ...], tuple[int, ...]
     return tuple(replica.voters), tuple(replica.learners)
 
 
-def decisive(report: StoreReport) -> object:
-    """What of a report anybody decides by; positions in the log move with every message and are for display."""
-    replicas = {
-        g: (
-            r.state,
-            r.leader_store_id,
-            r.term,
-            r.problem,
-            retention_of(r),
-            r.topic_id,
-            r.owner_epoch,
-            members_of(r),
-            r.members_settled,
-        )
-        for g, r in report.replicas.items()
-    }
+def decisively_changed(known: StoreReport | None, merged: StoreReport) -> frozenset[int] | None:
+    """The groups of which something changed that anybody decides by: positions in the log move with every message and are for display.
+    None: everything of the store is to be looked at anew."""
+    if known is None or not known.connected or _decisive_of_store(known) != _decisive_of_store(merged):
+        return None
+    named = {r.group for r in merged.status.replicas}
+    if merged.status.complete:
+        named |= known.replicas.keys() | merged.replicas.keys()
+    return frozenset(
+        group
+        for group in named
+        if (was := known.replicas.get(group)) is not (now := merged.replicas.get(group))
+        and (was is None or now is None or _decisive(was) != _decisive(now))
+    )
+
+
+def _decisive(r: ReplicaStatus) -> object:
+    return (
+        r.state,
+        r.leader_store_id,
+        r.term,
+        r.problem,
+        retention_of(r),
+        r.topic_id,
+        r.owner_epoch,
+        members_of(r),
+        r.members_settled,
+    )
+
+
+def _decisive_of_store(report: StoreReport) -> object:
     status = report.status
     seen = HighWater.of(status.seen)
     return (
@@ -156,7 +171,6 @@ def decisive(report: StoreReport) -> object:
         report.complete,
         report.connected,
         seen,
-        replicas,
     )
 
 
@@ -176,11 +190,24 @@ def leaders(reports: Reports) -> dict[int, LeaderReport]:
         if not report.connected:
             continue
         for replica in report.replicas.values():
-            leads = replica.state == ReplicaState.LEADER
-            store_id = report.store_id if leads else replica.leader_store_id
-            if not store_id:
-                continue
-            known = best.get(replica.group)
-            if known is None or (replica.term, leads) > (known.term, known.confirmed):
-                best[replica.group] = LeaderReport(store_id, replica.term, leads)
+            if (better := _better(best.get(replica.group), report.store_id, replica)) is not None:
+                best[replica.group] = better
     return best
+
+
+def leader_of(reports: Iterable[StoreReport], group: int) -> LeaderReport | None:
+    """``leaders`` of one group."""
+    best: LeaderReport | None = None
+    for report in reports:
+        if report.connected and (replica := report.replicas.get(group)) is not None:
+            best = _better(best, report.store_id, replica) or best
+    return best
+
+
+def _better(known: LeaderReport | None, store_id: int, replica: ReplicaStatus) -> LeaderReport | None:
+    """Whom the store's replica speaks of, where that is more than is known."""
+    leads = replica.state == ReplicaState.LEADER
+    leader = store_id if leads else replica.leader_store_id
+    if not leader or (known is not None and (replica.term, leads) <= (known.term, known.confirmed)):
+        return None
+    return LeaderReport(leader, replica.term, leads)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import grpc
 import structlog
 
 from stele.nameserver.catalog import Member, MemberState
-from stele.nameserver.reports import StoreReport, decisive, disconnected, merge
+from stele.nameserver.reports import StoreReport, decisively_changed, disconnected, merge
 from stele.services.backoff import Backoff
 from stele.services.errors import ConnectionBroken, SteleError, StoreMismatch, Timeout
 from stele.services.high_water import HighWater
@@ -31,6 +31,9 @@ SILENCE_MAX_S = 8.0  # a datanode says something at least every 5 s
 CONNECT_TIMEOUT_S = 2.0
 BACKOFF = Backoff(first_s=0.05, max_s=1.0)
 
+# Store, report (None: it is gone), the groups that were named, and those of which anybody decides by what changed; None: all.
+OnReport = Callable[[int, StoreReport | None, Collection[int] | None, Collection[int] | None], None]
+
 _log = structlog.get_logger()
 
 
@@ -42,12 +45,13 @@ class StoreWatch:
         channels: Channels,
         changed: Callable[[], None],
         on_events: Callable[[Member, Sequence[datanode_pb2.StoreEvent]], None] = lambda member, events: None,
+        on_report: OnReport = lambda store_id, report, named, decisive: None,
         *,
         rng: random.Random | None = None,
     ) -> None:
         self.reports: dict[int, StoreReport] = {}
         self.seen = HighWater()  # the highest that any store has said it was told, also of those that are gone
-        self._channels, self._changed, self._on_events = channels, changed, on_events
+        self._channels, self._changed, self._on_events, self._on_report = channels, changed, on_events, on_report
         self._events_had: dict[
             int, tuple[str, int]
         ] = {}  # of each store: of which life of its process, up to which number
@@ -69,8 +73,9 @@ class StoreWatch:
                 if wanted is None:
                     self.reports.pop(store_id, None)
                     self._events_had.pop(store_id, None)
+                    self._on_report(store_id, None, None, None)
                 elif known is not None:
-                    self.reports[store_id] = disconnected(known)
+                    self._keep_report(store_id, disconnected(known), None, None)
         for store_id, member in members.items():
             if store_id not in self._watching:
                 task = self._tasks.keep(functools.partial(self._watch, member), f"watch-store-{store_id}")
@@ -101,7 +106,7 @@ class StoreWatch:
         known = self.reports.get(member.store_id)
         if known is not None and known.connected:
             _log.info("store_watch_broken", store=member.store_id, node=member.name, reason=reason, error=error)
-            self.reports[member.store_id] = disconnected(known)
+            self._keep_report(member.store_id, disconnected(known), None, None)
             self._changed()
 
     def _receive(self, member: Member, received: datanode_pb2.StoreStatus) -> None:
@@ -118,9 +123,17 @@ class StoreWatch:
         self.seen = self.seen.joined(HighWater.of(received.seen))
         self._tell_events(member, received)
         merged = merge(known, received)
-        self.reports[store_id] = merged
-        if known is None or decisive(merged) != decisive(known):
+        decisive = decisively_changed(known, merged)
+        whole = known is None or received.complete
+        self._keep_report(store_id, merged, None if whole else [r.group for r in received.replicas], decisive)
+        if decisive is None or decisive:
             self._changed()
+
+    def _keep_report(
+        self, store_id: int, report: StoreReport, named: Collection[int] | None, decisive: Collection[int] | None
+    ) -> None:
+        self.reports[store_id] = report
+        self._on_report(store_id, report, named, decisive)
 
     def _tell_events(self, member: Member, received: datanode_pb2.StoreStatus) -> None:
         life, number = self._events_had.get(member.store_id, ("", 0))

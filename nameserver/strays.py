@@ -9,7 +9,7 @@ Not promised: that a stray is one for good.  A catalog may lag behind its cluste
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from stele.nameserver.catalog import Catalog, PartitionEntry, TopicEntry
@@ -18,38 +18,68 @@ from stele.services.pb.datanode_pb2 import ReplicaStatus
 
 
 def set_apart(catalog: Catalog, reports: Reports) -> Reports:
-    """The reports with their strays named as such.  Live: what becomes of ``reports`` shows, for not every change makes a new view."""
-    return _Apart(catalog, reports)
+    """The reports with their strays named as such."""
+    return {store_id: _with_strays(report, catalog) for store_id, report in reports.items()}
 
 
-class _Apart(Mapping[int, StoreReport]):
-    def __init__(self, catalog: Catalog, reports: Reports) -> None:
-        self._catalog, self._reports = catalog, reports
-        self._known: dict[int, tuple[StoreReport, StoreReport]] = {}  # store id → the report as it came, and set apart
+class ReportsApart(Mapping[int, StoreReport]):
+    """``set_apart`` kept up to date: ``reported`` after each message of a store, ``recorded`` after each change of the catalog, with the
+    groups of which something may have changed.  Live: not every message makes a new view, and what it says shows."""
+
+    def __init__(self) -> None:
+        self._catalog = Catalog()
+        self._came: dict[int, StoreReport] = {}
+        self._apart: dict[int, StoreReport] = {}
+
+    def reported(self, store_id: int, report: StoreReport | None, groups: Collection[int] | None) -> None:
+        """``report`` is what the store's messages add up to, None: it is gone; ``groups`` None: all of it is new."""
+        if report is None:
+            self._came.pop(store_id, None)
+            self._apart.pop(store_id, None)
+            return
+        known = self._apart.get(store_id) if groups is not None else None
+        self._came[store_id] = report
+        self._apart[store_id] = self._set_apart(report, known, groups or ())
+
+    def recorded(self, catalog: Catalog, groups: Collection[int]) -> None:
+        self._catalog = catalog
+        for store_id, report in self._came.items():
+            held = [group for group in groups if group in report.replicas]
+            if held:
+                self._apart[store_id] = self._set_apart(report, self._apart[store_id], held)
 
     def __getitem__(self, store_id: int) -> StoreReport:
-        report = self._reports[store_id]
-        known = self._known.get(store_id)
-        if known is None or known[0] is not report:
-            known = self._known[store_id] = (report, _with_strays(report, self._catalog))
-        return known[1]
+        return self._apart[store_id]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._reports)
+        return iter(self._apart)
 
     def __len__(self) -> int:
-        return len(self._reports)
+        return len(self._apart)
+
+    def _set_apart(self, report: StoreReport, known: StoreReport | None, groups: Collection[int]) -> StoreReport:
+        strays: dict[int, Stray] = dict(known.strays) if known is not None else {}
+        for group in report.replicas if known is None else groups:
+            replica = report.replicas.get(group)
+            kind = stray_kind(self._catalog, replica) if replica is not None else None
+            if replica is None or kind is None:
+                strays.pop(group, None)
+            else:
+                strays[group] = Stray(kind, replica)
+        return _without(report, strays)
 
 
 def _with_strays(report: StoreReport, catalog: Catalog) -> StoreReport:
-    strays: dict[int, Stray] = {}
-    for group, replica in report.replicas.items():
-        kind = stray_kind(catalog, replica)
-        if kind is not None:
-            strays[group] = Stray(kind, replica)
+    kinds = ((group, replica, stray_kind(catalog, replica)) for group, replica in report.replicas.items())
+    return _without(report, {group: Stray(kind, replica) for group, replica, kind in kinds if kind is not None})
+
+
+def _without(report: StoreReport, strays: dict[int, Stray]) -> StoreReport:
     if not strays:
         return report
-    own = {group: replica for group, replica in report.replicas.items() if group not in strays}
+    own = dict(report.replicas)
+    for group in strays:
+        del own[group]
     return replace(report, replicas=own, strays=strays)
 
 

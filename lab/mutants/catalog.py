@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import count
 
 from stele.nameserver.catalog import Catalog, MemberState, PartitionEntry, TopicEntry, TopicState
+from stele.nameserver.catalog_change import DERIVED_OF_TABLES, CatalogChange
 from stele.nameserver.effects import CreateReplica, DeleteReplica, ReconcileEffect
 from stele.nameserver.metadata_guard import MetadataGuard
 from stele.nameserver.orphans import Orphans
@@ -14,6 +15,7 @@ from stele.nameserver.placement import place
 from stele.nameserver.reconcile import plan
 from stele.nameserver.reports import LeaderReport, Reports, StoreReport
 from stele.nameserver.stores import StoreRegister
+from stele.nameserver.strays import ReportsApart
 from stele.nameserver.topic_writer import TopicWriter, partition_path
 from stele.nameserver.view import View
 from stele.services.coordination.metadata import Transaction
@@ -162,3 +164,17 @@ class BelievesTheOlderCopy(MetadataGuard):
 
     async def check(self) -> None:
         return
+
+
+class KeepsWhatIsDerived(CatalogChange):
+    """What was derived from the records of before a change is taken for what follows from those after it."""
+
+    def _derive(self, before: Catalog, after: Catalog) -> None:
+        after.__dict__.update({name: before.__dict__[name] for name in DERIVED_OF_TABLES if name in before.__dict__})
+
+
+class SetsApartOnce(ReportsApart):
+    """Whose a replica is, is asked when its store says something of it, and not when a record changes."""
+
+    def recorded(self, catalog: Catalog, groups: Collection[int]) -> None:
+        super().recorded(catalog, ())

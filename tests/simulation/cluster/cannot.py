@@ -246,7 +246,12 @@ _REASONS = (
     _Because(
         "While no id is given out twice (`catalog.BelievesTheOlderCopy`), nothing has the number of another topic's group: "
         "tests/unit/nameserver/test_strays.py, tests/integration/datanode/test_replicas.py.",
-        ("catalog.counts_strangers", "groups.ObeysForAnyTopic"),
+        ("catalog.counts_strangers", "catalog.SetsApartOnce", "groups.ObeysForAnyTopic"),
+    ),
+    _Because(
+        "What a nameserver derives and keeps is replaced with the next whole look at it, and few partitions make few changes: "
+        "tests/unit/nameserver/test_catalog_change.py.",
+        ("catalog.KeepsWhatIsDerived",),
     ),
     _Because(
         "Clients and brokers repeat in order all that is not answered, so what follows a repetition goes on where that ends and no gap is "

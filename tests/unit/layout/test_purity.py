@@ -42,6 +42,7 @@ PURE = (
     "stele.nameserver.bundle_balance",
     "stele.nameserver.bundle_loads",
     "stele.nameserver.catalog",
+    "stele.nameserver.catalog_change",
     "stele.nameserver.catalog_reader",
     "stele.nameserver.causes",
     "stele.nameserver.effects",

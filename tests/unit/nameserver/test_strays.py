@@ -8,11 +8,11 @@ from dataclasses import replace
 from stele.nameserver.catalog import Catalog, NamespaceEntry, PartitionEntry, TopicEntry, TopicState
 from stele.nameserver.effects import MarkReady, RemoveRecords
 from stele.nameserver.reconcile import plan
-from stele.nameserver.reports import ReplicaState, Reports, StrayKind, disconnected, leaders
-from stele.nameserver.strays import set_apart
+from stele.nameserver.reports import ReplicaState, Reports, StrayKind, decisively_changed, disconnected, leaders, merge
+from stele.nameserver.strays import ReportsApart, set_apart
 from stele.nameserver.view import View
 from tests.support.both_ways import holds_and_mutant_fails, promise
-from tests.unit.nameserver.world import datanode, replica, report
+from tests.unit.nameserver.world import datanode, message, replica, report
 
 SetApart = Callable[[Catalog, Reports], Reports]
 
@@ -96,12 +96,14 @@ def test_p3_a_partition_whose_topic_is_not_seen_yet_proves_nothing() -> None:
 
 
 def test_p3_positions_are_shown_as_the_stores_tell_them_though_nobody_decides_by_them() -> None:
-    told = {1: report(1, replica(7))}
-    known = set_apart(CATALOG, told)
+    known, first, moved = ReportsApart(), report(1, replica(7)), replica(7)
+    known.recorded(CATALOG, {7})
+    known.reported(1, first, None)
     assert known[1].replicas[7].high_watermark == 0
-    moved = replica(7)
     moved.high_watermark = 50
-    told[1] = report(1, moved)
-    told[2] = report(2)
+    second = merge(first, message(1, moved, complete=False))
+    assert decisively_changed(first, second) == frozenset()
+    known.reported(1, second, [7])
+    known.reported(2, report(2), None)
     assert known[1].replicas[7].high_watermark == 50
     assert sorted(known) == [1, 2]

@@ -1,0 +1,174 @@
+"""What is made of a change is what would be made of everything."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from stele.nameserver import catalog_reader
+from stele.nameserver.catalog import Catalog
+from stele.nameserver.catalog_change import CatalogChange, narrowed
+from stele.nameserver.catalog_reader import CatalogReader
+from stele.nameserver.events import derive
+from stele.nameserver.reports import StoreReport, leader_of, leaders, merge
+from stele.nameserver.strays import ReportsApart, set_apart
+from stele.services.coordination.records import (
+    BundleRecord,
+    CounterRecord,
+    MemberRecord,
+    NamespaceRecord,
+    PartitionRecord,
+    StoreRecord,
+    TopicRecord,
+    encode,
+)
+from stele.services.coordination.znode import Node, Stat
+from stele.services.pb.datanode_pb2 import ReplicaStatus, StoreStatus
+from tests.support.both_ways import holds_and_mutant_fails, promise
+
+DERIVED = (
+    "topic_names",
+    "recorded_of",
+    "partitions_of",
+    "high_water",
+    "wanted_bundles",
+    "live_stores",
+    "serving_stores",
+    "placeable_stores",
+    "racks",
+    "replica_counts",
+)
+CHANGES = 120
+
+
+class History:
+    """Records that change at random, each written with a transaction of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.nodes: dict[str, Node] = {}
+        self._zxid = 0
+
+    def step(self) -> dict[str, Node | None]:
+        """What changed: one record, or a few at once."""
+        return dict(self._one() for _ in range(self.rng.choice((1, 1, 1, 3))))
+
+    def _one(self) -> tuple[str, Node | None]:
+        rng = self.rng
+        number, group = rng.randrange(4), rng.randrange(1, 12)
+        topic, topic_id = f"demo/t{number}", number + 1 + 4 * rng.randrange(3)
+        stores = tuple(rng.sample(range(1, 6), 3))
+        partition = PartitionRecord(
+            topic=topic,
+            index=group % 3,
+            replicas=stores,
+            topic_id=rng.randrange(4),
+            target=stores[: rng.choice((0, 2))],
+        )
+        made: tuple[str, object, int] = rng.choice(
+            (
+                (f"topics/{topic}", self._topic(topic_id), 0),
+                (f"partitions/{group}", partition, 0),
+                (f"partitions/{group}", partition, 0),
+                (f"bundles/demo/{rng.randrange(3)}", BundleRecord(broker="br1", epoch=rng.randrange(5)), 0),
+                ("namespaces/demo", NamespaceRecord(bundles=rng.randrange(1, 4), replication=3), 0),
+                (f"stores/{stores[0]}", StoreRecord(name="dn", state="up", uuid="u", registered_ms=1), 0),
+                (f"members/datanodes/dn{stores[0]}", MemberRecord(endpoint="h:1", store_id=stores[0]), 7),
+                ("groups/alloc", CounterRecord(next=rng.randrange(20)), 0),
+            )
+        )
+        path, record, owner = made
+        self._zxid += 1
+        if path in self.nodes and rng.random() < 0.3:
+            del self.nodes[path]
+            return path, None
+        value = b"{" if rng.random() < 0.1 else encode(record)  # type: ignore[arg-type]
+        node = self.nodes[path] = Node(value, Stat(0, self._zxid, self._zxid, owner, 100, 200, 0))
+        return path, node
+
+    def _topic(self, id: int) -> TopicRecord:
+        """No two have one id, as in a cluster."""
+        return TopicRecord(
+            id=id, partitions=3, replication=3, state=self.rng.choice(("ready", "deleting")), created_ms=5
+        )
+
+
+def look(catalog: Catalog) -> dict[str, object]:
+    return {name: getattr(catalog, name) for name in DERIVED}
+
+
+async def test_a_changed_catalog_is_the_one_of_all_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(kind: type[CatalogChange]) -> None:
+        monkeypatch.setattr(catalog_reader, "CatalogChange", kind)
+        for seed in range(20):
+            history, reader = History(seed), CatalogReader()
+            reader.read({})
+            for number in range(CHANGES):
+                found = reader.update(history.step()).catalog
+                whole = CatalogReader()
+                expected = whole.read(history.nodes)
+                with promise("what is made of a change is what would be made of everything"):
+                    assert found == expected, f"seed {seed}, change {number}"
+                    assert look(found) == look(expected), f"seed {seed}, change {number}"
+                assert reader.unreadable == whole.unreadable
+
+    await holds_and_mutant_fails(scenario, CatalogChange, "catalog.KeepsWhatIsDerived")
+
+
+def test_what_is_told_of_a_change_follows_from_what_it_touched() -> None:
+    for seed in range(20):
+        history, reader = History(seed), CatalogReader()
+        before = reader.read({})
+        for _ in range(CHANGES):
+            update = reader.update(history.step())
+            touched = [narrowed(c, *update[1:4]) for c in (before, update.catalog)]
+            assert derive(*touched) == derive(before, update.catalog)
+            before = update.catalog
+
+
+async def test_reports_are_set_apart_as_records_and_stores_change() -> None:
+    async def scenario(kind: Callable[[], ReportsApart]) -> None:
+        for seed in range(20):
+            history, reader, apart = History(seed), CatalogReader(), kind()
+            reports: dict[int, StoreReport] = {}
+            catalog = reader.read({})
+            for number in range(CHANGES):
+                store_id = history.rng.randrange(1, 4)
+                if history.rng.random() < 0.5:
+                    update = reader.update(history.step())
+                    catalog = update.catalog
+                    of_topics = (p.group for name in update.topics for p in catalog.recorded_of.get(name, ()))
+                    apart.recorded(catalog, {*update.groups, *of_topics})
+                elif store_id in reports and history.rng.random() < 0.1:
+                    del reports[store_id]
+                    apart.reported(store_id, None, None)
+                else:
+                    known, said = reports.get(store_id), _message(history.rng, store_id)
+                    reports[store_id] = merge(known, said)
+                    whole = known is None or said.complete
+                    apart.reported(store_id, reports[store_id], None if whole else [r.group for r in said.replicas])
+                with promise("a replica of another topic is not counted, created over or deleted"):
+                    assert dict(apart) == set_apart(catalog, reports), f"seed {seed}, change {number}"
+                led = {group: leader_of(list(apart.values()), group) for group in range(1, 12)}
+                assert {group: leader for group, leader in led.items() if leader} == leaders(apart)
+
+    await holds_and_mutant_fails(scenario, ReportsApart, "catalog.SetsApartOnce")
+
+
+def _message(rng: random.Random, store_id: int) -> StoreStatus:
+    groups = rng.sample(range(1, 12), 3)
+    replicas = [
+        ReplicaStatus(
+            group=group,
+            topic=f"demo/t{rng.randrange(4)}",
+            partition=group % 3,
+            state=rng.choice(("leader", "follower", "deleted")),
+            leader_store_id=rng.randrange(3),
+            term=rng.randrange(3),
+            topic_id=rng.randrange(12),
+        )
+        for group in groups
+    ]
+    return StoreStatus(store_id=store_id, state="ready", replicas=replicas, complete=rng.random() < 0.2)
