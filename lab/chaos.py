@@ -37,7 +37,7 @@ from stele.lab.load import Load
 from stele.local.cluster import LocalCluster
 from stele.local.errors import NoSuchProcess
 from stele.local.processes import ProcessState, last_line
-from stele.local.state import ZOOKEEPER, ClusterSpec
+from stele.local.state import ClusterSpec
 from stele.services.errors import SteleError
 
 DESCRIPTION = """Faults at random on a cluster of real processes under load, and proof that nothing acknowledged was lost.
@@ -49,6 +49,7 @@ DESCRIPTION = """Faults at random on a cluster of real processes under load, and
 Cuts of links need root, iptables and cgroup v2; full disks need root. Without them the other faults are drawn, and the run says so.
 """
 PARTITIONS, PRODUCERS, CONSUMERS = 4, 2, 2
+ZOOKEEPER = "zk1"  # there is one
 MESSAGES_PER_S, SIZE_BYTES = 500, 200
 SEND_TIMEOUT_S = 20.0
 HANG_AFTER_S = SEND_TIMEOUT_S + 30.0  # the load is over: whatever is not answered by then hangs

@@ -66,8 +66,7 @@ log = structlog.get_logger()
 
 
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
-    """A dead host among several may not eat the whole session timeout before the next one is tried.  ``distrusted`` has the servers with
-    which no encryption came about when they were dialled last, and why."""
+    """``distrusted`` has the servers with which no encryption came about when they were dialled last, and why."""
 
     def __init__(self, dial_timeout_s: float, tls: ssl.SSLContext | None) -> None:
         super().__init__()
@@ -104,6 +103,7 @@ class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
         self.negotiated_timeout_s = 0.0
         self.lease_from = float("-inf")
         self._reported_stall = 0.0
+        self._behind: dict[tuple[str, int], int] = {}  # servers that, dialled last, knew less than we: what they held
 
     def loop_stands_still(self) -> bool:
         """Whether the event loop has not turned for so long that what rests on the session may no longer count on it."""
@@ -119,6 +119,7 @@ class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
 
     def _connect(self, host: Any, hostip: str, port: int) -> Any:
         self._host, self._address = host, (hostip, port)
+        self._behind.pop(self._address, None)
         if self.loop_stands_still():  # a connection begins the session's timeout anew, as a ping does
             raise ConnectionDropped("the event loop stands still")
         try:
@@ -150,6 +151,8 @@ class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
 
     def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
         sent_at = self._clock.monotonic()
+        if isinstance(request, Connect) and request.session_id and len(self.client.hosts) > 1:
+            timeout = min(timeout, self.client.dial_timeout_s)  # nor may one that takes the connection and stands still
         try:
             answer = super()._invoke(timeout, request, xid)
         except ConnectionDropped as dropped:
@@ -165,12 +168,15 @@ class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
 
     def _refused(self, seen: int) -> None:
         """The server took the connection and closed it instead of granting a session.  It does that, without a word, where the client has
-        seen more transactions than it has."""
+        seen more transactions than it has.  In an ensemble one may be behind the others for a moment: nothing is forgotten before
+        each of them says so."""
         if seen <= 0:
             return
         held = self.zxid_of_server()
         if 0 <= held < seen:
-            self.client.on_forgotten(held, seen)
+            self._behind[self._address] = held
+            if len(self._behind) >= len(self.client.hosts):
+                self.client.on_forgotten(max(self._behind.values()), seen)
 
     def zxid_of_server(self) -> int:
         """The last transaction of the server that was dialled last, as it says itself; -1 if it does not."""
@@ -189,6 +195,7 @@ class LeaseConnection(ConnectionHandler):  # type: ignore[misc]
 
     def _granted(self, timeout_s: float, asked_at: float) -> None:
         self._sent_at.clear()
+        self._behind.clear()
         self.negotiated_timeout_s = timeout_s
         self.lease_from = asked_at
 
@@ -220,11 +227,12 @@ class LeaseClient(KazooClient):  # type: ignore[misc]
         connection: Callable[[LeaseClient, KazooRetry, Clock], LeaseConnection] | None = None,
         access: ZooKeeperAccess = ZooKeeperAccess(),
     ) -> None:
-        servers = len(hosts.split(","))
+        # A dead host among several may not eat the whole session timeout before the next one is tried.
+        self.dial_timeout_s = max(0.5, session_timeout_s / 3 / len(hosts.split(",")))
         super().__init__(
             hosts=hosts,
             timeout=session_timeout_s,
-            handler=handler or _Handler(max(0.5, session_timeout_s / 3 / servers), access.tls),
+            handler=handler or _Handler(self.dial_timeout_s, access.tls),
             auth_data=[("digest", access.credentials)] if access.credentials else None,
             default_acl=access.acl,
             connection_retry={

@@ -59,6 +59,7 @@ ProcessName = Annotated[str, typer.Argument(metavar="NAME", help="Process: zk1, 
     epilog=examples(
         "stele cluster up",
         "stele cluster up --datanodes 5 --brokers 3 --dir /tmp/stele",
+        "stele cluster up --zookeepers 3",
         "STELE_ZOOKEEPER=zk.example:2181 stele cluster up",
     )
 )
@@ -66,6 +67,9 @@ def up(
     nameservers: Annotated[int | None, typer.Option(help="Number of nameservers (3).", min=1, max=99)] = None,
     datanodes: Annotated[int | None, typer.Option(help="Number of datanodes (3).", min=0, max=99)] = None,
     brokers: Annotated[int | None, typer.Option(help="Number of brokers (2).", min=1, max=99)] = None,
+    zookeepers: Annotated[
+        int | None, typer.Option(help="Number of ZooKeepers (1): 3 outlive the death of one.  It stays.", min=1, max=7)
+    ] = None,
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Start what does not run and wait until all of it is ready.  Can be repeated: what runs is left alone; larger numbers add
@@ -76,9 +80,10 @@ def up(
         nameservers=nameservers if nameservers is not None else (have.count("ns") if have else 3),
         datanodes=datanodes if datanodes is not None else (have.count("dn") if have else 3),
         brokers=brokers if brokers is not None else (have.count("br") if have else 2),
+        zookeepers=zookeepers if zookeepers is not None else (have.zookeepers if have else 1),
     )
     names = spec.names()
-    with _shown("starting", 1 + len(names), "ready") as step:
+    with _shown("starting", spec.zookeepers + len(names), "ready") as step:
         started = cluster.up(spec, step)
     flag = "" if directory == DEFAULT_DIRECTORY else f" --dir {directory}"
     what = f"{len(names)} processes and ZooKeeper at {cluster.zookeeper_hosts}, files in {cluster.directory}"
@@ -207,13 +212,14 @@ def kill(
 def start(name: ProcessName, directory: Directory = DEFAULT_DIRECTORY) -> None:
     """Start one process again, on its old ports and data, and wait until it is ready."""
     with _shown(f"starting {name}", 1, "ready") as step:
-        _local(directory).start(name, progress=step)
-    report(f"{name}: ready")
+        ready = _local(directory).start(name, progress=step)
+    report(f"{name}: ready" if ready else f"{name}: started; it serves once most of the ZooKeepers run")
 
 
 @app.command(
     epilog=examples(
         "stele cluster restart --rolling",
+        "stele cluster restart --rolling --with-zookeeper",
         "stele cluster restart --recipe compose > restart.sh; sh restart.sh",
     )
 )
@@ -230,6 +236,9 @@ def restart(
             "--wait", metavar="SECONDS", help="How long each may take to be safe to stop, and to be whole again.", min=0
         ),
     ] = 300.0,
+    with_zookeeper: Annotated[
+        bool, typer.Option("--with-zookeeper", help="ZooKeepers, too, before all others: of several, one by one.")
+    ] = False,
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Restart every process but ZooKeeper while clients go on: nameservers, the leading one last, datanodes, brokers.  Each hands over
@@ -244,10 +253,12 @@ def restart(
             "say --rolling; `stele cluster down` and `stele cluster up` restart all processes at once"
         )
     cluster = _local(directory)
-    from stele.local.rolling import Interrupted, RollingRestart
+    from stele.local.rolling import Interrupted, RollingRestart, check_ensemble
 
+    if with_zookeeper:
+        check_ensemble(cluster)
     with _asked_to_end() as interrupted, connect(cluster.bootstrap) as client:
-        restart = RollingRestart(cluster, client, report, wait_s, interrupted)
+        restart = RollingRestart(cluster, client, report, wait_s, interrupted, with_zookeeper)
         try:
             restart.run()
         except Interrupted:

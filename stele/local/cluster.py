@@ -1,4 +1,4 @@
-"""A whole cluster as real processes on this machine: one ZooKeeper, nameservers, datanodes, brokers.
+"""A whole cluster as real processes on this machine: ZooKeeper, one or an ensemble, nameservers, datanodes, brokers.
 
 Guarantee: ``up`` can be called at any time and any number of times: it starts what does not run and returns when everything is ready.
 Processes keep their ports and data over restarts, survive the terminal that started them, and are found again through the directory
@@ -20,13 +20,22 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from stele.local.ensemble import Ensemble
 from stele.local.errors import ClusterBusy, NoCluster, NoSuchProcess, ProcessFailed
-from stele.local.processes import POLL_S, ProcessIdentity, ProcessState, last_line, launch
-from stele.local.state import ROLES, ZOOKEEPER, ClusterSpec, ClusterState, ProcessRecord, StateDirectory
+from stele.local.processes import (
+    POLL_S,
+    OnProgress,
+    ProcessIdentity,
+    ProcessState,
+    ProcessStatus,
+    last_line,
+    launch,
+    tell,
+)
+from stele.local.state import ROLES, ClusterSpec, ClusterState, ProcessRecord, StateDirectory
 from stele.local.zookeeper import ZooKeeperServer
 from stele.services.directory_lock import DirectoryLock
 from stele.services.errors import DirectoryBusy, InvalidArgument
@@ -41,27 +50,6 @@ STOP_ORDER = ("br", "dn", "ns")
 _ACCESS = ("CREDENTIALS", "CREDENTIALS_FILE", "ACL", "TLS_CA", "TLS_CERT", "TLS_KEY")
 _KEPT_VARIABLES = ("STELE_LOG_LEVEL", "STELE_LOG_FORMAT", *(f"STELE_ZOOKEEPER_{name}" for name in _ACCESS))
 
-OnProgress = Callable[[str, str], None]  # name of a process, what it does now
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessStatus:
-    """One process as it is now."""
-
-    name: str
-    role: str
-    state: str  # running, paused, dead
-    ready: bool
-    detail: str
-    pid: int
-    endpoint: str
-    admin: str
-    log: str
-
-    @property
-    def healthy(self) -> bool:
-        return self.state == ProcessState.RUNNING and self.ready
-
 
 class LocalCluster:
     """The cluster in one directory."""
@@ -69,7 +57,6 @@ class LocalCluster:
     def __init__(self, directory: Path | str = ".stele", env: Mapping[str, str] = os.environ) -> None:
         self.files = StateDirectory(Path(directory))
         self._env = env
-        self._zookeeper: ZooKeeperServer | None = None
 
     @property
     def directory(self) -> Path:
@@ -86,19 +73,22 @@ class LocalCluster:
 
     @property
     def zookeeper(self) -> ZooKeeperServer:
-        """The cluster's own ZooKeeper, running or not."""
-        if self._zookeeper is None:
-            self._zookeeper = ZooKeeperServer(self.directory / "zookeeper")
-        return self._zookeeper
+        """The first of the cluster's own ZooKeepers, running or not."""
+        return self.ensemble.servers["zk1"]
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The cluster's own ZooKeepers as they are at this moment."""
+        return Ensemble.of(self.files, self.files.load())
 
     @property
     def zookeeper_hosts(self) -> str:
-        return self.files.load().zookeeper or self.zookeeper.hosts
+        state = self.files.load()
+        return state.zookeeper or Ensemble.of(self.files, state).hosts
 
     def names(self) -> list[str]:
         """Every process, ZooKeeper first."""
-        state = self.files.load()
-        return ([] if state.zookeeper else [ZOOKEEPER]) + list(state.processes)
+        return self.files.load().names
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -111,18 +101,21 @@ class LocalCluster:
                 state.zookeeper = self._env.get("STELE_ZOOKEEPER", "")
             self._extend(state, spec or (ClusterSpec() if not state.processes else None))
             self.files.save(state)
-            started = self._start_zookeeper(state, progress)
+            zookeepers = Ensemble.of(self.files, state)
+            started = zookeepers.start(zookeepers.names, state.ports(), progress)
             return started + self._start(state, list(state.processes), progress)
 
-    def start(self, name: str, wait: bool = True, progress: OnProgress | None = None) -> None:
-        """Starts one process unless it runs.  Raises NoSuchProcess, ProcessFailed."""
+    def start(self, name: str, wait: bool = True, progress: OnProgress | None = None) -> bool:
+        """Starts one process unless it runs; False: it is a ZooKeeper, and too few others run for it to serve.  Raises NoSuchProcess,
+        ProcessFailed."""
         with lock_cluster(self.files.path):
             state = self.files.load()
-            self._known(state, name)
-            if name == ZOOKEEPER:
-                self._start_zookeeper(state, progress)
-            else:
+            if self._known(state, name) is not None:
                 self._start(state, [name], progress, wait=wait)
+                return True
+            zookeepers = Ensemble.of(self.files, state)
+            zookeepers.start([name], state.ports(), progress)
+            return zookeepers.has_majority()
 
     def _extend(self, state: ClusterState, spec: ClusterSpec | None) -> None:
         if spec is None:
@@ -134,28 +127,19 @@ class LocalCluster:
                 f"the cluster in {self.directory} has {', '.join(extra)} already: processes can be added, not taken away; "
                 f"`stele cluster destroy` removes the whole cluster"
             )
+        if state.processes and spec.zookeepers != state.zookeepers:
+            raise InvalidArgument(
+                f"the number of ZooKeepers of the cluster in {self.directory} stays {state.zookeepers}: new ones would be a majority that "
+                f"knows nothing of what it holds"
+            )
+        if state.zookeeper and spec.zookeepers > 1:
+            raise InvalidArgument(f"STELE_ZOOKEEPER names the ZooKeeper to use, {state.zookeeper}: none is started")
+        state.zookeepers = spec.zookeepers
         for name in wanted:
             state.processes.setdefault(name, ProcessRecord(name))
         state.processes = {name: state.processes[name] for name in wanted}
         for role, settings in spec.settings.items():
             state.settings.setdefault(role, {}).update(settings)
-
-    def _start_zookeeper(self, state: ClusterState, progress: OnProgress | None) -> list[str]:
-        """What did not run and was started or woken."""
-        if state.zookeeper:
-            return []
-        _report(progress, ZOOKEEPER, "starting")
-        server = self.zookeeper
-        if not server.port:
-            server.port = free_port(state.ports())
-        identity = ProcessIdentity.of(server.pid) if server.is_running else None
-        paused = identity is not None and identity.state() is ProcessState.PAUSED
-        if paused:
-            server.kill(signal.SIGCONT)
-        runs = server.is_running and not paused
-        server.start()
-        _report(progress, ZOOKEEPER, "ready")
-        return [] if runs else [ZOOKEEPER]
 
     def _start(
         self, state: ClusterState, names: list[str], progress: OnProgress | None, wait: bool = True
@@ -173,7 +157,7 @@ class LocalCluster:
                 identity.send(signal.SIGCONT)
             if running is ProcessState.DEAD:
                 log_starts[name] = self._launch(state, record)
-                _report(progress, name, "starting")
+                tell(progress, name, "starting")
         if not wait:
             return started
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -183,7 +167,7 @@ class LocalCluster:
                 record = state.processes[name]
                 if self._is_ready(record):
                     waiting.remove(name)
-                    _report(progress, name, "ready")
+                    tell(progress, name, "ready")
                 elif (identity := _identity_of(record)) is None or identity.state() is ProcessState.DEAD:
                     last = last_line(self.files.log_path(name), log_starts.get(name, 0))
                     if "is in use by another process" not in last or attempts[name] >= START_ATTEMPTS_MAX:
@@ -203,16 +187,17 @@ class LocalCluster:
 
     def _launch(self, state: ClusterState, record: ProcessRecord) -> int:
         """Starts a process on its ports; the size of its log before that."""
+        zookeepers = Ensemble.of(self.files, state)
         for port in ("port", "admin_port", *(("raft_port",) if record.role == "datanode" else ())):
             if not getattr(record, port):
-                setattr(record, port, free_port(state.ports()))
+                setattr(record, port, free_port(state.ports() | zookeepers.ports()))
         name, log_path, run_path = record.name, self.files.log_path(record.name), self.files.run_path(record.name)
         run_path.parent.mkdir(parents=True, exist_ok=True)
         run_path.unlink(missing_ok=True)
         settings = {
             "name": name,
             "cluster": state.cluster,
-            "zookeeper": state.zookeeper or self.zookeeper.hosts,
+            "zookeeper": state.zookeeper or zookeepers.hosts,
             "port": str(record.port),
             "admin_port": str(record.admin_port),
         }
@@ -239,7 +224,7 @@ class LocalCluster:
         """Sends a signal; after SIGKILL the process is gone when this returns."""
         record = self._known(self.files.load(), name)
         if record is None:
-            self.zookeeper.kill(number)
+            self.ensemble.kill(name, number)
         elif (identity := _identity_of(record)) is None or not identity.send(number):
             raise NoSuchProcess(f"{name} does not run: `stele cluster start {name}` starts it")
         elif number == signal.SIGKILL:
@@ -259,7 +244,7 @@ class LocalCluster:
         with lock_cluster(self.files.path):
             record = self._known(self.files.load(), name)
             if record is None:
-                self.zookeeper.stop()
+                self.ensemble.stop([name], progress)
             else:
                 self._end([record], signal.SIGTERM, progress)
 
@@ -270,25 +255,21 @@ class LocalCluster:
             for prefix in STOP_ORDER:
                 ending = [r for r in state.processes.values() if r.name.startswith(prefix)]
                 self._end(ending, signal.SIGKILL if now else signal.SIGTERM, progress)
-            if not state.zookeeper:
-                _report(progress, ZOOKEEPER, "stopping")
-                if now:
-                    self.zookeeper.kill(signal.SIGKILL)
-                self.zookeeper.stop()
-                _report(progress, ZOOKEEPER, "stopped")
+            zookeepers = Ensemble.of(self.files, state)
+            zookeepers.stop(zookeepers.names, progress, now)
 
     def _end(self, records: Iterable[ProcessRecord], number: int, progress: OnProgress | None) -> None:
         ending = [(r.name, identity) for r in records if (identity := _identity_of(r)) is not None]
         for name, identity in ending:
             identity.send(signal.SIGCONT)  # a paused process takes no other signal
             if identity.send(number):
-                _report(progress, name, "stopping")
+                tell(progress, name, "stopping")
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for name, identity in ending:
             if not identity.wait_gone(max(0.0, deadline - time.monotonic())):
-                _report(progress, name, "killing")
+                tell(progress, name, "killing")
                 identity.end(signal.SIGKILL, STOP_TIMEOUT_S)
-            _report(progress, name, "stopped")
+            tell(progress, name, "stopped")
 
     def destroy(self, progress: OnProgress | None = None) -> None:
         """Ends every process and removes the directory with all data."""
@@ -296,15 +277,13 @@ class LocalCluster:
             raise NoCluster(f"no cluster in {self.directory}: nothing to remove")
         self.down(progress, now=True)
         shutil.rmtree(self.directory)
-        self._zookeeper = None
 
     # --- looking --------------------------------------------------------------------------------------------------
 
     def status(self) -> list[ProcessStatus]:
         """Every process, ZooKeeper first."""
         state = self.files.load()
-        shown = [] if state.zookeeper else [self._zookeeper_status()]
-        return shown + [self._status(record) for record in state.processes.values()]
+        return Ensemble.of(self.files, state).status() + [self._status(record) for record in state.processes.values()]
 
     def _status(self, record: ProcessRecord) -> ProcessStatus:
         identity = _identity_of(record)
@@ -320,22 +299,6 @@ class LocalCluster:
             endpoint=f"127.0.0.1:{record.port}",
             admin=f"127.0.0.1:{record.admin_port}",
             log=str(self.files.log_path(record.name)),
-        )
-
-    def _zookeeper_status(self) -> ProcessStatus:
-        server = ZooKeeperServer(self.directory / "zookeeper")
-        identity = ProcessIdentity.of(server.pid) if server.pid and server.is_running else None
-        running = identity.state() if identity else (ProcessState.RUNNING if server.is_running else ProcessState.DEAD)
-        return ProcessStatus(
-            name=ZOOKEEPER,
-            role="zookeeper",
-            state=running.value,
-            ready=running is ProcessState.RUNNING and server.serves(),
-            detail="",
-            pid=server.pid if running is not ProcessState.DEAD else 0,
-            endpoint=server.hosts,
-            admin="",
-            log=str(self.files.log_path(ZOOKEEPER)),
         )
 
     def _readiness(self, record: ProcessRecord) -> tuple[bool, str]:
@@ -356,13 +319,14 @@ class LocalCluster:
         return self.files.log_path(name)
 
     def _known(self, state: ClusterState, name: str) -> ProcessRecord | None:
-        """The record of a process; None for the cluster's own ZooKeeper."""
-        if name == ZOOKEEPER and not state.zookeeper:
+        """The record of a process; None for a ZooKeeper of the cluster's own."""
+        if name in state.zookeeper_names:
             return None
         record = state.processes.get(name)
         if record is None:
-            known = ", ".join(([] if state.zookeeper else [ZOOKEEPER]) + list(state.processes))
-            raise NoSuchProcess(f"the cluster in {self.directory} has no process {name!r}; it has {known}")
+            raise NoSuchProcess(
+                f"the cluster in {self.directory} has no process {name!r}; it has {', '.join(state.names)}"
+            )
         return record
 
 
@@ -381,11 +345,6 @@ def lock_cluster(directory: Path, within_s: float = LOCK_TIMEOUT_S) -> Directory
 def _identity_of(record: ProcessRecord) -> ProcessIdentity | None:
     """Who the process was when it was started; None if it never was."""
     return ProcessIdentity(record.pid, record.started) if record.pid else None
-
-
-def _report(progress: OnProgress | None, name: str, doing: str) -> None:
-    if progress is not None:
-        progress(name, doing)
 
 
 __all__ = ["ROLES", "ClusterSpec", "LocalCluster", "ProcessStatus"]

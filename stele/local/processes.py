@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,32 @@ _PAUSED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
+OnProgress = Callable[[str, str], None]  # name of a process, what it does now
+
+
 class ProcessState(enum.StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
     DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """One process as it is now."""
+
+    name: str
+    role: str
+    state: str  # running, paused, dead
+    ready: bool
+    detail: str
+    pid: int
+    endpoint: str
+    admin: str
+    log: str
+
+    @property
+    def healthy(self) -> bool:
+        return self.state == ProcessState.RUNNING and self.ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +67,7 @@ class ProcessIdentity:
         return cls(pid, f"{seen[0]:.2f}") if seen is not None else None
 
     def state(self) -> ProcessState:
-        _reap(self.pid)
+        reap(self.pid)
         seen = _inspect(self.pid)
         if seen is None or not self._started_at(seen[0]):
             return ProcessState.DEAD
@@ -128,7 +150,12 @@ def last_line(log_path: Path, since_bytes: int) -> str:
     return next((line for line in reversed(lines) if line.startswith("stele-")), lines[-1] if lines else "")
 
 
-def _reap(pid: int) -> None:
+def reap(pid: int) -> None:
     """A dead child of this very process stays a zombie until it is asked for."""
     with contextlib.suppress(ChildProcessError, OSError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def tell(progress: OnProgress | None, name: str, doing: str) -> None:
+    if progress is not None:
+        progress(name, doing)

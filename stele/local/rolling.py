@@ -4,6 +4,8 @@ Guarantee: a process is stopped only once the leading nameserver, asked at that 
 over first what it has; the next one is touched only once that one is whole again, by the same question.  Whatever ends it, each process
 that it has stopped runs again, and no broker stays drained by it, unless its own process is killed in between.
 
+A ZooKeeper is stopped only while the whole ensemble serves, all of it has what its leader has, and every process has a session there.
+
 Not promised: that it comes to its end.  A process that is not safe to stop in time ends it, with the reasons.
 
 Blocking, as LocalCluster is.
@@ -15,12 +17,14 @@ import time
 from collections.abc import Callable, Collection
 
 from stele.local.cluster import LocalCluster
+from stele.local.processes import ProcessState
 from stele.local.state import ROLES
-from stele.services.errors import SteleError
+from stele.services.errors import InvalidArgument, SteleError, Timeout
 from stele.services.wording import counted
 from stele.sync import Client
 
 WAIT_S = 300.0
+TOUCH_POLL_S = 0.1
 
 
 class Interrupted(Exception):
@@ -37,13 +41,16 @@ class RollingRestart:
         tell: Callable[[str], None],
         wait_s: float = WAIT_S,
         interrupted: Callable[[], bool] = lambda: False,
+        with_zookeeper: bool = False,
     ) -> None:
         self._cluster, self._admin, self._tell = cluster, client.admin, tell
-        self._wait_s, self._interrupted = wait_s, interrupted
+        self._wait_s, self._interrupted, self._with_zookeeper = wait_s, interrupted, with_zookeeper
         self.restarted: list[str] = []
 
     def run(self) -> None:
         """Raises Interrupted, Timeout for what is not safe to stop, or not whole, within ``wait_s``, ProcessFailed."""
+        if self._with_zookeeper:
+            self.restart_zookeepers()
         for prefix in ROLES:
             left = {name for name in self._cluster.files.load().processes if name.startswith(prefix)}
             while left:
@@ -51,6 +58,44 @@ class RollingRestart:
                 left.remove(name)
                 self._restart(name)
                 self.restarted.append(name)
+
+    def restart_zookeepers(self) -> None:
+        """One by one, the leader last.  Raises what ``run`` does."""
+        left = set(self._cluster.ensemble.names)
+        while left:
+            self._until_touched("ZooKeeper", "waits")
+            name = next_one(left, self._cluster.ensemble.leader())
+            left.remove(name)
+            began_s = time.monotonic()
+            try:
+                self._cluster.stop(name)
+            finally:
+                self._cluster.start(name)
+            self._until_touched(name, "is back, the ensemble not whole yet")
+            self._tell(f"{name}: restarted, whole after {time.monotonic() - began_s:.1f} s")
+            self.restarted.append(name)
+
+    def _until_touched(self, name: str, doing: str) -> None:
+        """Until the ensemble is whole, and every process that runs has its session with it."""
+        deadline, told = time.monotonic() + self._wait_s, ""
+        while problems := self._untouched():
+            if self._interrupted():
+                raise Interrupted
+            if time.monotonic() > deadline:
+                raise Timeout(f"ZooKeeper is not whole after {self._wait_s:g} s: {problems[0]}")
+            line = f"{name}: {doing}: {problems[0]}"
+            if line != told:
+                self._tell(line)
+            told = line
+            time.sleep(TOUCH_POLL_S)
+
+    def _untouched(self) -> list[str]:
+        ensemble = self._cluster.ensemble
+        if problems := ensemble.problems():
+            return problems
+        running = sum(p.state == ProcessState.RUNNING for p in self._cluster.status() if p.role != "zookeeper")
+        connected = ensemble.sessions()
+        return [f"{connected} of {running} processes have a session"] if connected < running else []
 
     def _restart(self, name: str) -> None:
         self._until_safe(name, "waits")
@@ -118,6 +163,15 @@ class RollingRestart:
             told = line
 
 
+def check_ensemble(cluster: LocalCluster) -> None:
+    """Raises InvalidArgument where there is no other ZooKeeper that could take over from one."""
+    if len(cluster.ensemble.names) < 2:
+        raise InvalidArgument(
+            "--with-zookeeper takes an ensemble of the cluster's own (`stele cluster up --zookeepers 3`): one that is alone, "
+            "or somebody else's, is not restarted"
+        )
+
+
 def next_one(left: Collection[str], leader: str) -> str:
-    """The nameserver that leads comes last: whoever leads next is not restarted again."""
+    """The nameserver, or ZooKeeper, that leads comes last: whoever leads next is not restarted again."""
     return min(left, key=lambda name: (name == leader, int(name[2:])))

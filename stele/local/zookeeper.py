@@ -7,7 +7,7 @@ has been recognised by that directory, so a reused pid is never hit.
 Usage: ``server = ZooKeeperServer(Path(".stele/zk1")); server.start(); server.hosts``.  ``python -m stele.local.zookeeper --ensure``
 makes sure that there is a ZooKeeper to run and says which.
 
-It does not promise an ensemble: one server, on loopback, for development and tests.
+Several of them, each given the others as ``peers``, are an ensemble (ensemble.py).  All on loopback, for development and tests.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ from pathlib import Path
 import psutil
 
 from stele.local import apt
+from stele.local.processes import reap
 from stele.services.errors import PortTaken, StorageFailed, Timeout, ToolMissing
 from stele.services.json_files import write_json
 from stele.services.ports import free_port
@@ -210,6 +212,8 @@ class _Kept:
     port: int = 0
     pid: int = 0
     container: str = ""
+    quorum_port: int = 0
+    election_port: int = 0
 
 
 class ZooKeeperServer:
@@ -223,12 +227,13 @@ class ZooKeeperServer:
         self.tick_ms = tick_ms
         self.sync = sync
         self._using = using
-        self._child: subprocess.Popen[bytes] | None = None
         self._state_file = self.directory / "zookeeper.json"
         kept = self._kept()
         self.port = port or kept.port
         self.pid = kept.pid
         self._container = kept.container
+        self.quorum_port, self.election_port = kept.quorum_port, kept.election_port
+        self.peers: Sequence[ZooKeeperServer] = ()  # every server of its ensemble, itself too; empty: it is alone
 
     @property
     def hosts(self) -> str:
@@ -248,20 +253,31 @@ class ZooKeeperServer:
                 check=False,
             )
             return shown.stdout.strip() == "true"
-        if self._child is not None:
-            return self._child.poll() is None
         if not self.pid:
             return False
-        return self._mark in _command_of(self.pid)
+        if self._mark in _command_of(self.pid):
+            return True
+        reap(self.pid)
+        return False
 
     @property
     def _mark(self) -> str:
         """By which its process is known, whoever looks."""
         return f"-Dstele.directory={self.directory}"
 
+    def mode(self) -> str:
+        """What it serves as: standalone, or in an ensemble leader or follower; "" while no client can open a session."""
+        found = re.search(r"^Mode: (\w+)", four_letters(self.hosts, "srvr"), re.MULTILINE)
+        return found[1] if found is not None else ""
+
     def serves(self) -> bool:
-        """It answers as the leader of itself: clients can open sessions."""
-        return "Mode:" in four_letters(self.hosts, "srvr")
+        return bool(self.mode())
+
+    def begin(self) -> None:
+        """Starts its process unless it runs, and waits for nothing: of an ensemble none serves before most of it runs."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self.is_running:
+            self._launch()
 
     def start(self, within_s: float = 60.0) -> ZooKeeperServer:
         """Starts it unless it runs, and returns when it serves.  Timeout otherwise, with the end of its log."""
@@ -312,8 +328,8 @@ class ZooKeeperServer:
         if self._container:
             subprocess.run(["docker", "rm", "-f", self._container], capture_output=True, check=False)
             self._container = ""
-        self.pid, self._child = 0, None
-        self._keep()
+        self.pid = 0
+        self.keep()
 
     def restart(self, within_s: float = 60.0) -> ZooKeeperServer:
         """Kills it and starts it again on the same data and port."""
@@ -341,12 +357,14 @@ class ZooKeeperServer:
             self._launch_container(using)
         else:
             self._launch_jvm(using)
-        self._keep()
+        self.keep()
 
     def _launch_jvm(self, jvm: Jvm) -> None:
         (self.directory / "conf").mkdir(exist_ok=True)
         (self.directory / "data").mkdir(exist_ok=True)
-        (self.directory / "zoo.cfg").write_text(self._settings())
+        (self.directory / "zoo.cfg").write_text(self._settings() + self._ensemble())
+        if self.peers:
+            (self.directory / "data" / "myid").write_text(f"{self.peers.index(self) + 1}\n")
         (self.directory / "conf" / "logback.xml").write_text(_LOGBACK)
         (self.directory / "conf" / "log4j.properties").write_text(_LOG4J)
         # No path but these is named, and they as seen from its directory: what that is called is for nobody to read as settings, as a
@@ -368,7 +386,7 @@ class ZooKeeperServer:
             "zoo.cfg",
         ]
         with self.log_path.open("wb") as log:
-            self._child = subprocess.Popen(
+            child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -377,9 +395,12 @@ class ZooKeeperServer:
                 env={**os.environ, "LC_ALL": "C.UTF-8"},  # in which it reads the name of where it runs
                 start_new_session=True,  # a closed terminal or a Ctrl-C of its starter does not end it
             )
-        self.pid, self._container = self._child.pid, ""
+        child.returncode = 0  # this object is dropped; the process is known by its mark
+        self.pid, self._container = child.pid, ""
 
     def _launch_container(self, container: Container) -> None:
+        if self.peers:
+            raise ToolMissing(f"several ZooKeepers are started from packages alone, not from {container.image}. {WAYS}")
         (self.directory / "data").mkdir(exist_ok=True)
         (self.directory / "zoo.cfg").write_text(self._settings(data="/data", address="0.0.0.0", port=2181))
         name = self._container or f"stele-zookeeper-{self.port}"
@@ -402,6 +423,15 @@ class ZooKeeperServer:
             "autopurge.purgeInterval=1\nautopurge.snapRetainCount=3\nextendedTypesEnabled=false\n"
         )
 
+    def _ensemble(self) -> str:
+        """A follower may be behind for 10 s when it joins, and for 5 s later on."""
+        if not self.peers:
+            return ""
+        return f"initLimit={10_000 // self.tick_ms}\nsyncLimit={5_000 // self.tick_ms}\n" + "".join(
+            f"server.{number}=127.0.0.1:{peer.quorum_port}:{peer.election_port}\n"
+            for number, peer in enumerate(self.peers, 1)
+        )
+
     def _wait_gone(self, within_s: float) -> bool:
         deadline = time.monotonic() + within_s
         while self.is_running:
@@ -416,16 +446,19 @@ class ZooKeeperServer:
         except (OSError, ValueError, TypeError):
             return _Kept()
 
-    def _keep(self) -> None:
-        write_json(self._state_file, asdict(_Kept(self.port, self.pid, self._container)))
+    def keep(self) -> None:
+        """The directory remembers the ports, and what runs."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        kept = _Kept(self.port, self.pid, self._container, self.quorum_port, self.election_port)
+        write_json(self._state_file, asdict(kept))
 
 
-def _command_of(pid: int) -> str:
-    """The command line of a process; "" where there is none, or where it has ended and nobody has looked yet."""
+def _command_of(pid: int) -> list[str]:
+    """The command line of a process; empty where there is none, or where it has ended and nobody has looked yet."""
     try:
-        return " ".join(psutil.Process(pid).cmdline())
+        return psutil.Process(pid).cmdline()
     except psutil.Error:
-        return ""
+        return []
 
 
 _LOGBACK = """<configuration><appender name="OUT" class="ch.qos.logback.core.ConsoleAppender"><encoder>

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+from collections.abc import Callable
 
 import structlog
 
@@ -13,7 +14,7 @@ from stele.services.coordination.session import Session, SessionEvent, SessionSt
 from stele.services.errors import ClusterMismatch, SteleError
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
-from tests.support.zookeeper import SESSION_TIMEOUT_S, open_session
+from tests.support.zookeeper import SESSION_TIMEOUT_S, open_session, proxy_to
 
 
 async def wipe(zookeeper: ZooKeeperServer) -> None:
@@ -80,3 +81,40 @@ async def test_p3_another_cluster_in_the_same_place_ends_the_process(
     own_zookeeper: ZooKeeperServer, cluster_name: str
 ) -> None:
     await scenario_of(own_zookeeper, cluster_name, True, Session)
+
+
+async def test_of_several_servers_all_have_to_say_that_it_is_forgotten(
+    own_zookeeper: ZooKeeperServer, cluster_name: str
+) -> None:
+    """One that is behind the others for a moment, as one is that was started anew, says nothing about them."""
+    async with proxy_to(own_zookeeper.hosts) as other:
+        session = Session(f"{own_zookeeper.hosts},{other.hosts}", cluster_name, SESSION_TIMEOUT_S)
+        await session.start(20)
+        try:
+            for number in range(20):
+                await session.ensure(f"names/n{number}")
+            other.cut()
+            with structlog.testing.capture_logs() as logged:
+                asked = count_asked(session)
+                await wipe(own_zookeeper)
+                await eventually(lambda: asked() >= 3, within_s=20)
+                assert session.problem == ""
+                assert "coordination_forgotten" not in [e["event"] for e in logged]
+                other.restore()
+                await eventually(lambda: "has forgotten" in session.problem, within_s=20)
+        finally:
+            await session.close()
+
+
+def count_asked(session: Session) -> Callable[[], int]:
+    """How often a server that closed the connection was asked how much it knows, and answered."""
+    connection = session._client._connection
+    ask, answers = connection.zxid_of_server, []
+
+    def counted() -> int:
+        held = ask()
+        answers.extend([held] if held >= 0 else [])
+        return held
+
+    connection.zxid_of_server = counted
+    return lambda: len(answers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 
@@ -113,3 +114,27 @@ async def test_closing_ends_the_events_and_the_ephemeral_nodes(sessions: Callabl
 
 async def collect(session: Session) -> list[SessionEvent]:
     return [event async for event in session.events()]
+
+
+async def test_servers_that_take_a_connection_and_stand_still_do_not_cost_the_session(
+    sessions: Callable[[], Sessions],
+) -> None:
+    """The one that it is connected to falls silent, and so do the next two that are dialled; the session lives on at the first."""
+    cluster = sessions()
+    proxy = await cluster.proxy()
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        silent = [f"127.0.0.1:{taken.getsockname()[1]}" for taken in (one, other)]
+        session = Session(",".join([proxy.hosts, *silent]), cluster.cluster, 4.5)
+        session._client.randomize_hosts = False
+        await session.start(20)
+        try:
+            first, states = session.session_id, []
+            session.subscribe(lambda event: states.append(event.state))
+            proxy.drop_requests()
+            await eventually(lambda: SessionState.SUSPENDED in states, within_s=10)
+            proxy.restore()
+            await eventually(lambda: session.state is SessionState.CONNECTED, within_s=10)
+            assert session.session_id == first
+            assert SessionState.LOST not in states
+        finally:
+            await session.close()

@@ -35,7 +35,13 @@ NOT_THE_CLIENTS = {
     "uvloop",
 }
 # Of the folder stele, what needs the extra: processes on this machine.
-LOCAL = ("stele.local.cluster", "stele.local.processes", "stele.local.rolling", "stele.local.zookeeper")
+LOCAL = (
+    "stele.local.cluster",
+    "stele.local.ensemble",
+    "stele.local.processes",
+    "stele.local.rolling",
+    "stele.local.zookeeper",
+)
 COMMAND = sorted(module for module, _ in modules("stele") if f"{module}.".startswith("stele.cli."))
 CLIENT = sorted(
     module

@@ -17,6 +17,7 @@ import pytest
 from stele.local.cluster import LocalCluster, lock_cluster
 from stele.local.errors import ClusterBusy, NoCluster, NoSuchProcess
 from stele.local.processes import ProcessIdentity, ProcessState, last_line, launch
+from stele.local.rolling import check_ensemble
 from stele.local.state import ClusterSpec, ClusterState, ProcessRecord, StateDirectory, role_of
 from stele.services.errors import InvalidArgument
 from stele.services.json_files import read_json, write_json
@@ -134,9 +135,46 @@ def test_the_state_survives_and_a_foreign_format_is_refused(tmp_path: Path) -> N
     assert loaded == ClusterState("c", "", {"broker": {"a": "b"}}, {"ns1": ProcessRecord("ns1", 5000, 0, 5001, 7, "t")})
     assert loaded.ports() == {5000, 5001}
     assert LocalCluster(tmp_path).bootstrap == "127.0.0.1:5000"
+    before = json.loads(files.state_path.read_text())
+    del before["zookeepers"]  # of a version that knew but one
+    files.state_path.write_text(json.dumps(before | {"format": 2}))
+    assert files.load() == loaded
     files.state_path.write_text(json.dumps({"format": 99}))
     with pytest.raises(NoCluster, match="format 99"):
         files.load()
+
+
+def test_the_zookeepers_of_a_cluster(tmp_path: Path) -> None:
+    for bad in (0, 2, 9):
+        with pytest.raises(InvalidArgument, match=r"1, 3, 5 or 7 ZooKeepers"):
+            ClusterSpec(1, 1, 1, zookeepers=bad)
+    files = state(tmp_path, ns1=ProcessRecord("ns1", 5000))
+    loaded = files.load()
+    assert loaded.names == ["zk1", "ns1"]
+    with pytest.raises(InvalidArgument, match="stays 1"):
+        LocalCluster(tmp_path, {}).up(ClusterSpec(1, 0, 1, zookeepers=3))
+    loaded.zookeepers = 3
+    assert loaded.names == ["zk1", "zk2", "zk3", "ns1"]
+    files.save(loaded)
+    assert files.load() == loaded
+    ensemble = LocalCluster(tmp_path).ensemble
+    assert [server.directory.name for server in ensemble.servers.values()] == [
+        "zookeeper",
+        "zookeeper-2",
+        "zookeeper-3",
+    ]
+    with pytest.raises(NoSuchProcess, match="does not run"):
+        LocalCluster(tmp_path).kill("zk3")
+    loaded.zookeeper = "elsewhere:2181"
+    assert loaded.names == ["ns1"]
+    with pytest.raises(InvalidArgument, match="STELE_ZOOKEEPER names"):
+        LocalCluster(tmp_path / "other", {"STELE_ZOOKEEPER": "elsewhere:2181"}).up(ClusterSpec(1, 0, 1, zookeepers=3))
+
+
+def test_a_zookeeper_that_is_alone_is_not_restarted_one_by_one(tmp_path: Path) -> None:
+    state(tmp_path, ns1=ProcessRecord("ns1", 5000))
+    with pytest.raises(InvalidArgument, match="takes an ensemble"):
+        check_ensemble(LocalCluster(tmp_path))
 
 
 def test_two_commands_do_not_change_a_cluster_at_once(tmp_path: Path) -> None:
