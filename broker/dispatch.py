@@ -17,7 +17,7 @@ import contextlib
 import functools
 import itertools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,7 @@ CURSOR_TIMEOUT_S = 10.0
 DISK_FULL_RETRY_S = 1.0
 ROOM = Backoff(first_s=0.05, max_s=1.0)  # a group is full for a moment, a cursor of holes perhaps for long
 CONSUMERS_MAX = 1_000  # of one subscription
+AGES_TIMEOUT_S = 2.0  # for reading how old the oldest messages are
 
 _log = structlog.get_logger()
 _ids = itertools.count(1)
@@ -111,8 +112,9 @@ class Dispatch:
         self._on_deposed = on_deposed
         self._metrics, self._clock, self._rng = metrics, clock, rng or random.Random()
         self._live: dict[str, _LiveSubscription] = {}
-        self._reader = LogReader(partition, cache, metrics, self._log_grew, rng)
+        self._reader = LogReader(partition, cache, metrics, self._log_grew, rng, clock)
         self._polling: asyncio.Task[None] | None = None
+        self._learning: asyncio.Task[None] | None = None
         self._tasks = Tasks(on_failed)
         self._writes = Tasks(on_failed)
         self._closed: SteleError | None = None
@@ -429,6 +431,7 @@ class Dispatch:
         self._reader.grow(state.high_watermark, state.log_start_offset)
         for live in self._live.values():
             self._carry_out(live, self._advance(live.core, self._clock.monotonic()))
+        await self._learn_ages()
         route = self._partition.route
         return [
             broker_pb2.SubscriptionInfo(
@@ -440,9 +443,28 @@ class Dispatch:
                 backlog=live.core.backlog(self._reader.end),
                 unacked=live.core.unacked,
                 consumers=[c.name for c in live.connected.values()],
+                lag_ms=_milliseconds(self._reader.age_s(live.core.floor)),
             )
             for name, live in sorted(self._live.items())
         ]
+
+    def backlogs(self) -> Sequence[tuple[str, int, float | None]]:
+        """Of each subscription the messages that are not acknowledged, and how many seconds old the oldest one is.  What is not known of
+        that is read meanwhile, for the next time."""
+        found = [
+            (name, live.core.backlog(self._reader.end), self._reader.age_s(live.core.floor))
+            for name, live in self._live.items()
+        ]
+        asks = any(age_s is None for _, _, age_s in found) and self._closed is None
+        if asks and (self._learning is None or self._learning.done()):
+            self._learning = self._tasks.start(self._learn_ages())
+        return found
+
+    async def _learn_ages(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(AGES_TIMEOUT_S):
+                for live in list(self._live.values()):
+                    await self._reader.learn_age(live.core.floor)
 
     async def _find_or_create(
         self, name: str, request: datanode_pb2.CreateCursorRequest, must_exist: bool = False
@@ -517,3 +539,7 @@ class Dispatch:
     def _log_context(self, core: Subscription) -> dict[str, object]:
         route = self._partition.route
         return {"topic": route.topic, "partition": route.partition, "subscription": core.name}
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)

@@ -7,16 +7,19 @@ partition. A replica that does not answer, is damaged, or lags behind what is kn
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 
 import structlog
 
 from stele.broker.cache import BatchCache, StoredBatch
+from stele.broker.message_times import MessageTimes
 from stele.broker.metrics import BrokerMetrics
 from stele.broker.partition_client import PartitionClient
 from stele.services.backoff import Backoff
 from stele.services.batch import BatchHeader, read_header
+from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import InvalidArgument, MessagesLost, OffsetOutOfRange, SteleError
 from stele.services.pb import datanode_pb2
 
@@ -37,7 +40,9 @@ class LogReader:
         metrics: BrokerMetrics,
         on_grown: Callable[[], None],
         rng: random.Random | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
+        self._clock, self._times = clock, MessageTimes()
         self._partition, self._cache, self._metrics = partition, cache, metrics
         self._on_grown = on_grown
         self._rng = rng or random.Random()
@@ -53,9 +58,26 @@ class LogReader:
     def stored(self, base_offset: int, header: BatchHeader, batch: bytes | None, wanted: bool) -> None:
         """This broker appended a batch; if it is ``wanted`` and at hand, nobody need read it."""
         last = base_offset + header.record_count - 1
+        self._times.note(base_offset, last, header.timestamp_ms)
         if wanted and batch is not None:
             self._cache.put(self._partition.group, StoredBatch(base_offset, last, batch))
         self.grow(last + 1)
+
+    def age_s(self, offset: int) -> float | None:
+        """By the time that its producer gave it; for people.  0: there is no such message; None: it did not pass here."""
+        if offset >= self.end:
+            return 0.0
+        time_ms = self._times.time_ms(offset)
+        return max(0.0, (self._clock.wall_ms() - time_ms) / 1000) if time_ms is not None else None
+
+    async def learn_age(self, offset: int) -> float | None:
+        """The same, read from a replica where need be; None: none could."""
+        if (known := self.age_s(offset)) is not None:
+            return known
+        with contextlib.suppress(SteleError):
+            for stored in (await self._partition.fetch(offset, 1, is_committed=True)).batches:
+                self._note(stored)
+        return self.age_s(offset)
 
     async def poll_end(self) -> None:
         """Asks a replica where the log ends now.  Raises SteleError."""
@@ -114,8 +136,14 @@ class LogReader:
     def _cache_batches(self, response: datanode_pb2.FetchResponse) -> list[StoredBatch]:
         found = []
         for stored in response.batches:
-            count = read_header(stored.batch, verify=False).record_count
-            batch = StoredBatch(stored.base_offset, stored.base_offset + count - 1, stored.batch)
+            batch = StoredBatch(stored.base_offset, self._note(stored), stored.batch)
             self._cache.put(self._partition.group, batch)
             found.append(batch)
         return found
+
+    def _note(self, stored: datanode_pb2.StoredBatch) -> int:
+        """The offset of its last message."""
+        header = read_header(stored.batch, verify=False)
+        last = stored.base_offset + header.record_count - 1
+        self._times.note(stored.base_offset, last, header.timestamp_ms)
+        return last

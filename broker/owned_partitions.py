@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
 
@@ -348,6 +348,12 @@ class OwnedPartitions:
     def traffic(self) -> dict[str, tuple[int, Traffic]]:
         """Epoch, and what has gone through it, of each bundle that this broker owns."""
         return self._traffic.total(self.ownership.owned)
+
+    def backlogs(self) -> Iterator[tuple[str, str, int, float | None]]:
+        """Topic, subscription, messages behind, and seconds where that is known; of each partition that is opened."""
+        for (topic, _), owned in self._owned.items():
+            for subscription, messages, lag_s in owned.dispatch.backlogs():
+                yield topic, subscription, messages, lag_s
 
     async def _tick(self) -> None:
         while True:

@@ -20,6 +20,7 @@ from stele.broker.metrics import BrokerMetrics
 from stele.broker.owned_partitions import OwnedPartitions
 from stele.broker.ownership import DELETING
 from stele.broker.server import BrokerServicer
+from stele.broker.subscription_metrics import SubscriptionMetrics
 from stele.services.config import BrokerConfig
 from stele.services.coordination.enrolment import Enrolment, Presence, open_session
 from stele.services.coordination.members import known_nameservers
@@ -88,6 +89,7 @@ class Broker:
             metrics=BrokerMetrics(runtime.registry),
         )
         self._opened.push_async_callback(self.partitions.stop)
+        SubscriptionMetrics(self.partitions, runtime.registry)
         self._server = Server(config.host, config.port, transport=runtime.transport)
         servicer = BrokerServicer(self.partitions, config.produce_credit_bytes, config.produce_bytes_max)
         self._server.add(broker_pb2_grpc.add_BrokerServicer_to_server, servicer, "stele.v1.Broker")

@@ -290,6 +290,7 @@ class Admin(CauseCalls, StopCalls, Alterations):
                 backlog=s.backlog,
                 unacked=s.unacked,
                 consumers=tuple(s.consumers),
+                lag_ms=s.lag_ms if s.HasField("lag_ms") else None,
             )
             for answer in answers
             for s in answer.subscriptions

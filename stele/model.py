@@ -342,6 +342,9 @@ class SubscriptionInfo:
     backlog: int
     unacked: int
     consumers: tuple[str, ...] = ()
+    lag_ms: int | None = (
+        None  # age of the oldest message of the backlog, by the time that its producer gave it; None: not known
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -534,6 +534,7 @@ class SubscriptionInfo(_message.Message):
     BACKLOG_FIELD_NUMBER: _builtins.int
     UNACKED_FIELD_NUMBER: _builtins.int
     CONSUMERS_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     subscription: _builtins.str
@@ -544,6 +545,8 @@ class SubscriptionInfo(_message.Message):
     """messages stored and not acknowledged"""
     unacked: _builtins.int
     """delivered and not acknowledged"""
+    lag_ms: _builtins.int
+    """age of the oldest message of the backlog, by the time that its producer gave it; absent: not known"""
     @_builtins.property
     def consumers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -557,12 +560,15 @@ class SubscriptionInfo(_message.Message):
         backlog: _builtins.int = ...,
         unacked: _builtins.int = ...,
         consumers: _abc.Iterable[_builtins.str] | None = ...,
+        lag_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lag_ms", b"_lag_ms", "lag_ms", b"lag_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_floor", b"ack_floor", "backlog", b"backlog", "consumers", b"consumers", "partition", b"partition", "subscription", b"subscription", "topic", b"topic", "type", b"type", "unacked", b"unacked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_ms", b"_lag_ms", "ack_floor", b"ack_floor", "backlog", b"backlog", "consumers", b"consumers", "lag_ms", b"lag_ms", "partition", b"partition", "subscription", b"subscription", "topic", b"topic", "type", b"type", "unacked", b"unacked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lag_ms: _TypeAlias = _typing.Literal["lag_ms"]  # noqa: Y015
+    _WhichOneofArgType__lag_ms: _TypeAlias = _typing.Literal["_lag_ms", b"_lag_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lag_ms) -> _WhichOneofReturnType__lag_ms | None: ...
 
 Global___SubscriptionInfo: _TypeAlias = SubscriptionInfo  # noqa: Y015
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -26,11 +26,17 @@ from stele.services.errors import InvalidArgument, SubscriptionNotFound
 
 app = group("Subscriptions: positions, backlogs, consumers.")
 SubscriptionName = Annotated[str, typer.Argument(metavar="SUBSCRIPTION", help="Name of the subscription.")]
-_COLUMNS = ("SUBSCRIPTION", "PARTITION", "TYPE", "ACKNOWLEDGED BELOW", "BACKLOG", "OUT", "CONSUMERS")
+_COLUMNS = ("SUBSCRIPTION", "PARTITION", "TYPE", "ACKNOWLEDGED BELOW", "BACKLOG", "LAG", "OUT", "CONSUMERS")
 
 
 def _row(s: SubscriptionInfo) -> tuple[object, ...]:
-    return s.subscription, s.partition, s.type, s.ack_floor, s.backlog, s.unacked, s.consumers
+    return s.subscription, s.partition, s.type, s.ack_floor, s.backlog, _lag([s]), s.unacked, s.consumers
+
+
+def _lag(parts: Sequence[SubscriptionInfo]) -> str:
+    """The longest that is known of those that are behind."""
+    known = [s.lag_ms for s in parts if s.lag_ms is not None]
+    return f"{max(known) / 1000:.1f} s" if known else ""
 
 
 def parse_place(place: str) -> int | str:
@@ -60,7 +66,9 @@ def ls(
     directory: Directory = DEFAULT_DIRECTORY,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """List the subscriptions of a topic, summed over its partitions."""
+    """List the subscriptions of a topic, summed over its partitions.
+
+    LAG is the age of the oldest message that is not acknowledged, by the time that its producer gave it."""
 
     async def work(client: Client) -> list[SubscriptionInfo]:
         return await client.admin.list_subscriptions(topic)
@@ -72,8 +80,9 @@ def ls(
         parts = [s for s in found if s.subscription == name]
         kind = next((s.type for s in parts if s.type), "")
         consumers = sorted({c for s in parts for c in s.consumers})
-        rows.append((name, kind, len(parts), sum(s.backlog for s in parts), sum(s.unacked for s in parts), consumers))
-    show(output, found, ("SUBSCRIPTION", "TYPE", "PARTITIONS", "BACKLOG", "OUT", "CONSUMERS"), rows)
+        backlog, unacked = sum(s.backlog for s in parts), sum(s.unacked for s in parts)
+        rows.append((name, kind, len(parts), backlog, _lag(parts), unacked, consumers))
+    show(output, found, ("SUBSCRIPTION", "TYPE", "PARTITIONS", "BACKLOG", "LAG", "OUT", "CONSUMERS"), rows)
 
 
 @app.command(epilog=examples("stele subscription info shop/orders billing"))

@@ -37,6 +37,12 @@ The number of series does not grow with the number of partitions: terms and lead
 `stele partition info` shows the term of each replica of one (`stele partition ls -o json` of all), `stele explain` says why its leader
 leads. Over a cluster
 `sum(rate(stele_raft_leader_changes_total[5m])) by (cause)` are the leader changes of partitions by what they followed from.
+
+Backlog and lag are told by the broker that owns a partition: sum the one, and take the maximum of the other, over brokers. The lag in
+seconds is the age of the oldest message that is not acknowledged: this broker's clock against the time that the message's producer gave it,
+which is stored with it and so outlives every owner. Clocks that differ, and producers that give messages times of their own, show in it;
+it informs people, and nothing is decided by it. Partitions that nobody has used since this broker owns them are not in either;
+`stele subscription ls` opens and counts them all.
 """
 
 

@@ -40,9 +40,15 @@ async def test_what_goes_through_is_timed_at_each_step(cluster: ClusterUnderTest
         await client.admin.create_topic("reference/timed", partitions=1, replication=1)
         async with client.producer("reference/timed") as producer:
             await producer.send(b"x")
+            await client.admin.create_subscription("reference/timed", "behind")
+            await producer.send(b"y")
         async with client.consumer("reference/timed", "timed", start="earliest") as consumer:
             await consumer.ack(await consumer.receive())
             await consumer.flush()
+        behind, _ = await client.admin.list_subscriptions("reference/timed")
+        assert (behind.subscription, behind.backlog) == ("behind", 2)
+        assert behind.lag_ms is not None
+        assert 0 <= behind.lag_ms < 60_000
     processes = {p.role: p for p in cluster.local.status()}
     for role, names in {
         "nameserver": ("stele_zookeeper_operation_seconds", "stele_nameserver_lookup_seconds"),
@@ -51,6 +57,8 @@ async def test_what_goes_through_is_timed_at_each_step(cluster: ClusterUnderTest
     }.items():
         counts = await asyncio.to_thread(counted, processes[role].admin)
         assert all(counts[f"{name}_count"] >= 1 for name in names), counts
+    assert counts["stele_subscription_backlog_messages"] == 2 + 1
+    assert counts["stele_subscription_lag_seconds"] > 0
 
 
 def counted(endpoint: str) -> dict[str, float]:

@@ -23,6 +23,7 @@ PURE = (
     "stele.broker.cache",
     "stele.broker.cursor_writes",
     "stele.broker.delivery_times",
+    "stele.broker.message_times",
     "stele.broker.ownership",
     "stele.broker.pipeline",
     "stele.broker.ranges",

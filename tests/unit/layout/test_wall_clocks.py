@@ -27,6 +27,7 @@ READS = {
 
 READERS = {
     "stele.services.clock": "the clock itself",
+    "stele.broker.log_reader": "how old messages are, for people",
     "stele.services.coordination.enrolment": "when a process began, for people",
     "stele.nameserver.move_writer": "when moves began, for people",
     "stele.nameserver.server": "how long an operation lasts, for people",
