@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loads import Figures
-from benchmarks.members import Population, topic_of
+from benchmarks.members import Population, owner_of, topic_of
 from benchmarks.raft import Say
 from benchmarks.report import Row, row
 from benchmarks.samples import cpu_s, percentiles, resident_bytes
@@ -37,6 +37,7 @@ SETTLE_S = 3.0
 CHANGES = 10
 LOOKUP_PAUSE_S = 0.01
 SILENCE_MAX_S = 60.0
+WATCHER = "br1"  # the broker whose part is played; what changes is its own
 TARGETS = {
     "start_s": ("started on the records that there are", "s", 20.0),
     "bytes_per_partition": ("memory of a partition, three replicas reported", "KiB", 2.0),
@@ -61,7 +62,7 @@ class Routes:
         self.moved = asyncio.Event()
 
     async def follow(self) -> None:
-        async for routing in self._client.watch_routing():
+        async for routing in self._client.watch_routing(WATCHER):
             self.bytes += routing.ByteSize()
             for topic in routing.topics:
                 for p in topic.partitions:
@@ -181,7 +182,8 @@ async def _changes(
     population: Population, client: NameserverClient, pid: int, size: int, say: Say, figures: Figures
 ) -> None:
     rng = random.Random(size)
-    groups = [rng.randint(1, size) for _ in range(CHANGES)]
+    own = [group for group in range(1, size + 1) if owner_of(group) == WATCHER]
+    groups = [rng.choice(own) for _ in range(CHANGES)]
     routes = Routes(client)
     following = asyncio.create_task(routes.follow())
     try:

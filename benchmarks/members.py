@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from stele.services.bundles import bundles_of
+from stele.services.bundles import bundle_of, bundles_of
 from stele.services.coordination.records import (
     RECORD_FORMAT,
     BundleRecord,
@@ -38,6 +38,7 @@ REPLICAS = 3
 TRANSACTION_OPS = 500
 HEARTBEAT_S = 4.0
 SESSION_TIMEOUT_S = 20.0  # of the members': they are not what is measured
+OWNERS = {bundle: f"br{i % BROKERS + 1}" for i, bundle in enumerate(bundles_of(NAMESPACE, BUNDLES))}
 CREATED_MS = 1_700_000_000_000
 
 
@@ -49,6 +50,11 @@ def topic_of(group: int) -> tuple[str, int]:
 
 def replicas_of(group: int) -> tuple[int, ...]:
     return tuple((group + i) % STORES + 1 for i in range(REPLICAS))
+
+
+def owner_of(group: int) -> str:
+    """The broker that has the partition's bundle."""
+    return OWNERS[bundle_of(*topic_of(group), BUNDLES)]
 
 
 def partition_of(group: int, turned: int = 0) -> PartitionRecord:
@@ -169,10 +175,7 @@ class Population:
             (f"stores/{i}", StoreRecord(name=f"dn{i}", state="up", uuid=f"store-{i}", registered_ms=CREATED_MS))
             for i in range(1, STORES + 1)
         ]
-        named += [
-            (f"bundles/{bundle}", BundleRecord(broker=f"br{i % BROKERS + 1}", epoch=i + 1))
-            for i, bundle in enumerate(bundles_of(NAMESPACE, BUNDLES))
-        ]
+        named += [(f"bundles/{bundle}", BundleRecord(broker=broker, epoch=1)) for bundle, broker in OWNERS.items()]
         named += [
             (
                 f"topics/{topic_of(i * PARTITIONS_OF_A_TOPIC + 1)[0]}",

@@ -25,6 +25,7 @@ from stele.broker.pipeline import Pipeline
 from stele.broker.produce import PartitionProducer
 from stele.broker.traffic import Traffic, TrafficOfBundles
 from stele.services.batch import BatchHeader
+from stele.services.bundles import holds
 from stele.services.clock import SYSTEM, Clock
 from stele.services.errors import (
     Fenced,
@@ -173,6 +174,7 @@ class OwnedPartitions:
         self._is_absent = is_absent
         self.ownership = Ownership(broker)
         self.routes = RoutingTable()
+        self._broker_states: dict[str, str] = {}
         self.has_successor = False  # whether another broker could take over
         self._broker = broker
         self._datanodes = DatanodeClients(channels)
@@ -194,11 +196,17 @@ class OwnedPartitions:
     def observe(self, routing: nameserver_pb2.Routing) -> None:
         gone = self.routes.observe(routing, self._clock.monotonic())
         self._datanodes.observe(self.routes.endpoints)
-        self.has_successor = any(m.name != self._broker and m.state == "ready" for m in routing.brokers)
+        if not routing.changes:
+            self._broker_states.clear()
+        self._broker_states |= {m.name: m.state for m in routing.brokers}
+        for name in routing.gone_brokers:
+            self._broker_states.pop(name, None)
+        self.has_successor = any(n != self._broker and state == "ready" for n, state in self._broker_states.items())
         for key in gone:
             self._close(key, TopicNotFound(f"topic {key[0]} was deleted", topic=key[0]))
         self._ownership_changed(self.ownership.observe(routing))
-        for key, owned in self._owned.items():
+        for key in self._owned if not routing.changes else self._owned.keys() & self.routes.named:
+            owned = self._owned[key]
             route = self.routes.get(*key)
             if route is not None and route is not owned.client.route:
                 owned.client.moved(route)
@@ -319,6 +327,11 @@ class OwnedPartitions:
                     topic=topic,
                     partition=partition,
                 )
+            if self.routes.filtered and topic in self.routes.topic_ids:
+                # Of partitions that are another broker's nothing was told: whose they are follows from their bundle.
+                known = [b for b in self.ownership.known if holds(b, topic, partition)]
+                if known and not any(self.ownership.epoch(b) is not None for b in known):
+                    raise _not_owned(topic, partition, known[0])
             return None
         epoch = self.ownership.epoch(route.bundle)
         if epoch is None:
@@ -400,6 +413,8 @@ class OwnedPartitions:
 
 
 def _not_owner(route: PartitionRoute) -> NotOwner:
-    return NotOwner(
-        f"partition {route.partition} of {route.topic} is not owned here", topic=route.topic, bundle=route.bundle
-    )
+    return _not_owned(route.topic, route.partition, route.bundle)
+
+
+def _not_owned(topic: str, partition: int, bundle: str) -> NotOwner:
+    return NotOwner(f"partition {partition} of {topic} is not owned here", topic=topic, bundle=bundle)

@@ -8,7 +8,7 @@ Not promised: that ownership is exclusive at every moment.  That is what the epo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from stele.services.pb import nameserver_pb2
@@ -86,6 +86,10 @@ class Ownership:
         return bundle in self._bundles
 
     @property
+    def known(self) -> Collection[str]:
+        return self._bundles.keys()
+
+    @property
     def owned(self) -> dict[str, int]:
         return {name: bundle.epoch for name, bundle in self._bundles.items() if bundle.owned}
 
@@ -104,41 +108,84 @@ class RoutingTable:
         self.topic_ids: dict[str, int] = {}
         self.creating: set[str] = set()  # not to be served yet: which replicas there are may not be recorded
         self.endpoints: dict[int, str] = {}  # store id → endpoint
+        self.named: set[Key] = set()  # by the latest of them
         self.seen = False  # whether any routing facts have come yet
+        self.filtered = False  # whether of partitions only those of this broker's bundles are told
 
     def observe(self, routing: nameserver_pb2.Routing, now_s: float) -> set[Key]:
         """The partitions that are gone or have another group now: what serves them must end.  That a topic is not listed says that it is
         gone only if the nameserver is in step with ZooKeeper, and only after a while."""
         fresh = {(r.topic, r.partition): r for r in _routes_of(routing)}
-        gone = {key for key, route in self._routes.items() if key in fresh and fresh[key].group != route.group}
-        deleted = {t.topic.topic for t in routing.topics if t.topic.state == DELETING}
-        for key in list(self._routes):
-            if key in fresh:
+        gone = {key for key, route in fresh.items() if key in self._routes and self._routes[key].group != route.group}
+        listed = {t.topic.topic: t.topic for t in routing.topics}
+        deleted = {name for name, topic in listed.items() if topic.state == DELETING}
+        for key in self._unlisted(routing, fresh, listed):
+            if key in fresh or (routing.filtered and key[0] in listed and key[0] not in deleted):
                 self._absent_since_s.pop(key, None)
             elif key[0] in deleted or (
                 not routing.age_ms and now_s - self._absent_since_s.setdefault(key, now_s) >= self._absent_grace_s
             ):
-                del self._routes[key]
+                self._routes.pop(key, None)
                 self._absent_since_s.pop(key, None)
                 gone.add(key)
         self._routes.update(fresh)
-        self.partitions = {t: 0 for t, _ in self._routes}
-        for topic, partition in self._routes:
-            self.partitions[topic] = max(self.partitions[topic], partition + 1)
-        live = [t.topic for t in routing.topics if t.topic.state != DELETING]
-        self.partitions |= {t.topic: t.partitions for t in live}
-        self.topic_ids = {r.topic: r.topic_id for r in self._routes.values()} | {t.topic: t.id for t in live}
-        self.creating = {t.topic.topic for t in routing.topics if t.topic.state == CREATING}
+        self._count(routing, listed, deleted, {topic for topic, _ in gone})
         # A store that is not registered at this moment keeps its last address: it may be the nameserver that lags.
         self.endpoints.update(_endpoints_of(routing))
-        self.seen = True
+        self.named = fresh.keys() | gone
+        self.seen, self.filtered = True, routing.filtered
         return gone
+
+    def _unlisted(
+        self,
+        routing: nameserver_pb2.Routing,
+        fresh: Mapping[Key, PartitionRoute],
+        listed: Mapping[str, nameserver_pb2.TopicInfo],
+    ) -> list[Key]:
+        """Those of the known partitions that may not be there any more, or may be again."""
+        if not routing.changes:
+            return list(self._routes)
+        touched = {key for topic in (*listed, *routing.gone_topics) for key in self._keys_of(topic)}
+        return [key for key in touched | self._absent_since_s.keys() if key in self._routes]
+
+    def _keys_of(self, topic: str) -> Iterable[Key]:
+        keys = ((topic, partition) for partition in range(self.partitions.get(topic, 0)))
+        return [key for key in keys if key in self._routes]
+
+    def _count(
+        self,
+        routing: nameserver_pb2.Routing,
+        listed: Mapping[str, nameserver_pb2.TopicInfo],
+        deleted: set[str],
+        gone: set[str],
+    ) -> None:
+        """How many partitions topics have, their ids, and which are being created."""
+        live = {name: topic for name, topic in listed.items() if name not in deleted}
+        if not routing.changes:
+            self.partitions = {}
+            for topic, partition in self._routes:
+                self.partitions[topic] = max(self.partitions.get(topic, 0), partition + 1)
+            self.topic_ids = {route.topic: route.topic_id for route in self._routes.values()}
+            self.creating = set()
+        else:
+            for topic in (*routing.gone_topics, *gone, *deleted):
+                self.creating.discard(topic)
+                if topic not in live and not self._keys_of(topic):
+                    self.partitions.pop(topic, None)
+                    self.topic_ids.pop(topic, None)
+        for name, info in live.items():
+            self.partitions[name] = info.partitions
+            self.topic_ids[name] = info.id
+            if info.state == CREATING:
+                self.creating.add(name)
+            else:
+                self.creating.discard(name)
 
     def get(self, topic: str, partition: int) -> PartitionRoute | None:
         return self._routes.get((topic, partition))
 
     def of_topic(self, topic: str) -> list[PartitionRoute]:
-        return [route for key, route in sorted(self._routes.items()) if key[0] == topic]
+        return [self._routes[key] for key in self._keys_of(topic)]
 
 
 def _routes_of(routing: nameserver_pb2.Routing) -> Iterator[PartitionRoute]:

@@ -110,7 +110,7 @@ class Broker:
     # --- what the cluster says ------------------------------------------------------------------------------------
 
     async def _follow(self, nameservers: NameserverClient) -> None:
-        async for routing in nameservers.watch_routing():
+        async for routing in nameservers.watch_routing(self._config.name):
             self.partitions.observe(routing)
             self._observed.set()
             if not self._runtime.ready.holds("routing"):

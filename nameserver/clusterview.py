@@ -9,7 +9,7 @@ Not promised: freshness.  ``synced`` says whether, as far as can be known, nothi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 import structlog
@@ -21,6 +21,7 @@ from stele.nameserver.causes import told_by
 from stele.nameserver.event_buffer import EventBuffer
 from stele.nameserver.events import ClusterEvent, LeaderEvents, derive
 from stele.nameserver.reports import LeaderReport, StoreReport, leader_of
+from stele.nameserver.routing import RoutingChange, RoutingChanges, changed_members
 from stele.nameserver.storewatch import StoreWatch
 from stele.nameserver.strays import ReportsApart
 from stele.nameserver.view import View
@@ -83,6 +84,7 @@ class ClusterView:
         self._moved = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
         self._routing = (self.current, b"", nameserver_pb2.Routing(answered_by=name))
+        self.routing_changes = RoutingChanges()
         self._running = False
         self._channels = channels
         self._closing = Tasks()
@@ -246,16 +248,20 @@ class ClusterView:
         return update
 
     def _replace(self, update: Update) -> None:
-        catalog = update.catalog
+        before, catalog = self.current, update.catalog
+        told = RoutingChange(set(update.topics), set(update.groups), set(update.bundles))
         if update.others:
+            told.add(changed_members(before.catalog, catalog))
             self._close_channels(_endpoints(self.current.catalog) - _endpoints(catalog))
             self._watch.follow(catalog.live_stores)
         groups = self._touched(update)
         self._reports.recorded(catalog, groups)
         led = self._leaders(groups)
+        told.groups.update(group for group in groups if led.get(group) != before.leaders.get(group))
         # Events BEFORE the view and the view BEFORE the callbacks: who is called, and asks, finds both.
         self.events.record(self._leader_events.derive(catalog, led, groups))
         self.current = View(catalog, self._reports, led, self._watch.seen)
+        self.routing_changes.record(told, catalog)
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
         for callback in list(self._callbacks):
@@ -268,14 +274,14 @@ class ClusterView:
             groups.update(p.group for p in update.catalog.recorded_of.get(name, ()))
         return groups
 
-    def _leaders(self, groups: Collection[int]) -> Mapping[int, LeaderReport]:
+    def _leaders(self, groups: Collection[int]) -> dict[int, LeaderReport]:
         """As they were, but for these groups."""
         reports = list(self._reports.values())
         found = {group: leader_of(reports, group) for group in groups}
         news = {group: leader for group, leader in found.items() if leader != self.current.leaders.get(group)}
         if not news:
             return self.current.leaders
-        led = dict(self.current.leaders)
+        led = self.current.leaders.copy()
         for group, leader in news.items():
             if leader is None:
                 led.pop(group, None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
 
@@ -20,6 +20,7 @@ from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.controller import Controller
 from stele.nameserver.explanation import explain
 from stele.nameserver.operations import operations, planned, planned_rebalance
+from stele.nameserver.routing import BrokerRouting
 from stele.nameserver.topic_writer import topic_path
 from stele.nameserver.trash_listing import list_trash
 from stele.nameserver.view import address, member_info, topic_info
@@ -384,6 +385,11 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
     # --- streams ----------------------------------------------------------------------------------------------------
 
     async def WatchRouting(self, request: pb.WatchRoutingRequest, context: Any) -> AsyncIterator[pb.Routing]:
+        if request.broker:
+            async with aclosing(self._routing_of(request.broker, context)) as told:
+                async for part in told:
+                    yield part
+            return
         while True:
             self._check_fresh(context)
             routing = self._view.routing()
@@ -394,6 +400,27 @@ class NameserverServicer(nameserver_pb2_grpc.NameserverServicer):
             heartbeat_at = asyncio.get_running_loop().time() + ROUTING_HEARTBEAT_S
             sent = routing.revision
             await self._view.until(lambda _, sent=sent: self._view.routing().revision != sent, heartbeat_at)  # type: ignore[misc]
+
+    async def _routing_of(self, broker: str, context: Any) -> AsyncGenerator[pb.Routing, None]:
+        """Each change that concerns the broker, and a word at least every ``ROUTING_HEARTBEAT_S``."""
+        view, loop = self._view, asyncio.get_running_loop()
+        routing = BrokerRouting(broker, view.routing_changes)
+        spoken_s = float("-inf")
+        while True:
+            self._check_fresh(context)
+            due = routing.take(view.current)
+            if due or loop.time() - spoken_s >= ROUTING_HEARTBEAT_S:
+                part = routing.part(view.current)
+                part.answered_by = self._name
+                part.as_of.CopyFrom(view.as_of)
+                part.age_ms = round(view.age_s * 1000)
+                yield part
+                spoken_s = loop.time()
+                # Between two parts others have their turn, and what changed meanwhile is taken along.
+                await asyncio.sleep(0 if part.more else ROUTING_INTERVAL_S)
+                if part.more:
+                    continue
+            await view.until(lambda _: routing.is_due, spoken_s + ROUTING_HEARTBEAT_S)
 
     async def Events(self, request: pb.EventsRequest, context: Any) -> AsyncIterator[pb.Event]:
         buffer = self._view.events

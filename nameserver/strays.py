@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from stele.nameserver.catalog import Catalog, PartitionEntry, TopicEntry
-from stele.nameserver.reports import Reports, StoreReport, Stray, StrayKind
+from stele.nameserver.reports import Reports, StoreReport, Stray, StrayKind, copied
 from stele.services.pb.datanode_pb2 import ReplicaStatus
 
 
@@ -77,7 +77,7 @@ def _with_strays(report: StoreReport, catalog: Catalog) -> StoreReport:
 def _without(report: StoreReport, strays: dict[int, Stray]) -> StoreReport:
     if not strays:
         return report
-    own = dict(report.replicas)
+    own = copied(report.replicas)
     for group in strays:
         del own[group]
     return replace(report, replicas=own, strays=strays)

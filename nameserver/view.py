@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -45,7 +45,7 @@ class View:
         self,
         catalog: Catalog,
         reports: Reports,
-        leaders: Mapping[int, LeaderReport],
+        leaders: dict[int, LeaderReport],
         seen: HighWater = NOTHING_TOLD,
     ) -> None:
         self.catalog = catalog
@@ -159,9 +159,9 @@ class View:
         ]
 
     def routes(self, topic: TopicEntry) -> list[nameserver_pb2.PartitionRoute]:
-        return [self.route(p) for p in self._shown(topic)]
+        return [self.route(p) for p in self.shown(topic)]
 
-    def _shown(self, topic: TopicEntry) -> list[PartitionEntry]:
+    def shown(self, topic: TopicEntry) -> list[PartitionEntry]:
         """Of a topic that grows, without those that are still being made."""
         return [p for p in self.catalog.partitions_of.get(topic.name, ()) if p.index < topic.partitions]
 
@@ -183,6 +183,23 @@ class View:
                 route.broker = owner.name
                 route.broker_address.CopyFrom(address(owner))
         return route
+
+    def slim_route(self, partition: PartitionEntry, bundle: str) -> nameserver_pb2.PartitionRoute:
+        """What a broker needs of a partition of its own."""
+        leader = self.leaders.get(partition.group)
+        return nameserver_pb2.PartitionRoute(
+            partition=partition.index,
+            group=partition.group,
+            replicas=[nameserver_pb2.Replica(store_id=s) for s in partition.replicas],
+            leader_store_id=leader.store_id if leader is not None and leader.store_id in partition.replicas else 0,
+            bundle=bundle,
+        )
+
+    def assignment(self, bundle_name: str) -> nameserver_pb2.BundleAssignment:
+        """To nobody while the broker that its record means is not seen."""
+        bundle = self.catalog.bundles[bundle_name]
+        broker = bundle.broker if self.owner(bundle_name) is not None else ""
+        return nameserver_pb2.BundleAssignment(bundle=bundle_name, broker=broker, epoch=bundle.epoch)
 
     def owner(self, bundle_name: str) -> Member | None:
         """The live broker that the bundle's record means."""
@@ -330,7 +347,7 @@ class View:
         following = (
             p
             for name in islice(names, bisect_left(names, after[0]), None)
-            for p in self._shown(self.catalog.topics[name])
+            for p in self.shown(self.catalog.topics[name])
             if (name, p.index) > after
         )
         page, more = _page(following, min(limit, PARTITIONS_LISTED_MAX))
@@ -357,13 +374,8 @@ class View:
         return nameserver_pb2.Routing(
             leader_epoch=catalog.leader.epoch if catalog.leader is not None else 0,
             datanodes=[member_info(m) for _, m in sorted(catalog.datanodes.items())],
-            brokers=[_broker(m, name in catalog.drained) for name, m in sorted(catalog.brokers.items())],
-            bundles=[
-                nameserver_pb2.BundleAssignment(
-                    bundle=b.name, broker=b.broker if self.owner(b.name) is not None else "", epoch=b.epoch
-                )
-                for _, b in sorted(catalog.bundles.items())
-            ],
+            brokers=[broker_info(m, name in catalog.drained) for name, m in sorted(catalog.brokers.items())],
+            bundles=[self.assignment(name) for name in sorted(catalog.bundles)],
             topics=[
                 nameserver_pb2.TopicRouting(topic=topic_info(t), partitions=self.routes(t))
                 for _, t in sorted(catalog.topics.items())
@@ -439,7 +451,7 @@ def member_info(member: Member) -> nameserver_pb2.Member:
     )
 
 
-def _broker(member: Member, drained: bool) -> nameserver_pb2.Member:
+def broker_info(member: Member, drained: bool) -> nameserver_pb2.Member:
     """As other brokers see it: nobody is to count on a drained one."""
     info = member_info(member)
     if drained and member.state == MemberState.READY:

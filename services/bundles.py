@@ -41,6 +41,16 @@ def bundle_of(topic: str, partition: int, bundles: int, splits: Iterable[int] = 
     return f"{namespace}/{_range(starts[place - 1], starts[place] if place < len(starts) else _RING)}"
 
 
+def holds(bundle: str, topic: str, partition: int) -> bool:
+    """Whether the partition's hash falls in the range of this bundle, which is of its namespace."""
+    namespace, _, between = bundle.rpartition("/")
+    match = _RANGE.fullmatch(between)
+    if match is None or parse_topic(topic)[0] != namespace:
+        return False
+    first, last = (int(end, 16) for end in match.groups())
+    return first <= crc32c(f"{topic}-{partition}".encode()) <= last
+
+
 def halves(bundle: str) -> tuple[int, tuple[str, str]]:
     """Where a bundle is split, and the two that it then is.  InvalidArgument: it is no bundle, or is one point."""
     namespace, _, between = bundle.rpartition("/")

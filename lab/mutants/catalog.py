@@ -14,6 +14,7 @@ from stele.nameserver.orphans import Orphans
 from stele.nameserver.placement import place
 from stele.nameserver.reconcile import plan
 from stele.nameserver.reports import LeaderReport, Reports, StoreReport
+from stele.nameserver.routing import BrokerRouting, RoutingChange
 from stele.nameserver.stores import StoreRegister
 from stele.nameserver.strays import ReportsApart
 from stele.nameserver.topic_writer import TopicWriter, partition_path
@@ -178,3 +179,10 @@ class SetsApartOnce(ReportsApart):
 
     def recorded(self, catalog: Catalog, groups: Collection[int]) -> None:
         super().recorded(catalog, ())
+
+
+class TellsOfTheTouchedAlone(BrokerRouting):
+    """Of a bundle that it is given, a broker is told that it has it, and not which partitions it has."""
+
+    def _touched(self, change: RoutingChange, catalog: Catalog) -> Iterable[str]:
+        return super()._touched(replace(change, bundles=set()), catalog)

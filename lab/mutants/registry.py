@@ -191,6 +191,7 @@ MUTANTS = _table(
     Mutant("catalog.counts_strangers", (), "a replica of another topic is not counted, created over or deleted",
            "stele.nameserver.strays:set_apart"),
     Mutant("catalog.SetsApartOnce", (), "a replica of another topic is not counted, created over or deleted"),
+    Mutant("catalog.TellsOfTheTouchedAlone", (), "a broker that is told what changed knows what concerns it"),
     Mutant("catalog.KeepsWhatIsDerived", (), "what is made of a change is what would be made of everything"),
 
     Mutant("moves.leaves_first", (), "a group has as many voters as before until the new replica counts",

@@ -12,6 +12,7 @@ It does not promise every intermediate value, and after an interruption it is be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -27,6 +28,8 @@ from stele.services.rarely import Rarely
 from stele.services.tasks import Tasks
 
 RETRY_DELAY_S = 0.1
+READ_AT_ONCE = 128
+START_S_MAX = 120.0
 
 log = structlog.get_logger()
 
@@ -54,6 +57,7 @@ class Mirror:
         self._decoded: dict[str, tuple[int, object]] = {}
         self._dirty: set[str] = set()
         self._all_dirty = True
+        self._nodes_read = 0  # nodes so far, by which progress is seen
         self._wake = asyncio.Event()
         self._first = asyncio.Event()
         self._moved = asyncio.Event()
@@ -63,15 +67,19 @@ class Mirror:
         self._unsubscribe: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
-        """Returns once the first whole view is there.  CoordinationUnknown if that takes longer than a request may."""
+        """Returns once the first whole view is there.  CoordinationUnknown once nothing came for longer than a request may take, at the
+        latest after ``START_S_MAX``."""
         self._unsubscribe = self._session.subscribe(self._on_session)
         self._tasks.keep(self._run, f"mirror:{self.path}")
-        try:
-            async with asyncio.timeout(self._session.request_timeout_s * 2):
-                await self._first.wait()
-        except TimeoutError:
-            await self.stop()
-            raise CoordinationUnknown(f"no view of {self.path} in time", path=self.path) from None
+        read, deadline = -1, asyncio.get_running_loop().time() + START_S_MAX
+        while not self._first.is_set():
+            if self._nodes_read == read or asyncio.get_running_loop().time() >= deadline:
+                await self.stop()
+                raise CoordinationUnknown(f"no view of {self.path} in time", path=self.path)
+            read = self._nodes_read
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._session.request_timeout_s * 2):
+                    await self._first.wait()
 
     async def stop(self) -> None:
         self._unsubscribe()
@@ -198,8 +206,11 @@ class Mirror:
         readings: dict[str, _Reading | None] = {}
         level = sorted(roots)
         while level:
-            for path, reading in zip(level, await asyncio.gather(*map(self._read_one, level)), strict=True):
-                readings[path] = reading
+            for begin in range(0, len(level), READ_AT_ONCE):
+                # A request's time begins when it is made: it must not wait behind all others of a large tree.
+                some = level[begin : begin + READ_AT_ONCE]
+                readings.update(zip(some, await asyncio.gather(*map(self._read_one, some)), strict=True))
+                self._nodes_read += len(some)
             below = (f"{path}/{name}" for path in level if (reading := readings[path]) for name in reading.children)
             level = [path for path in below if self._is_unread(path, readings, whole)]
         return readings

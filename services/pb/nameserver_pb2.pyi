@@ -2361,12 +2361,17 @@ Global___ReplicaReport: _TypeAlias = ReplicaReport  # noqa: Y015
 class WatchRoutingRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    BROKER_FIELD_NUMBER: _builtins.int
+    broker: _builtins.str
+    """its name: of partitions only those of its bundles, and after the beginning what changed; "": all, each time"""
     def __init__(
         self,
+        *,
+        broker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker", b"broker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2385,12 +2390,28 @@ class Routing(_message.Message):
     TOPICS_FIELD_NUMBER: _builtins.int
     AGE_MS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    FILTERED_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    GONE_TOPICS_FIELD_NUMBER: _builtins.int
+    GONE_BROKERS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """counts the changes of one answering nameserver; as_of compares across them"""
     answered_by: _builtins.str
     leader_epoch: _builtins.int
     age_ms: _builtins.int
     """for how long at most the answerer may lack what ZooKeeper has; 0: it is in step"""
+    filtered: _builtins.bool
+    """to one broker alone
+    of partitions only its own are named
+    """
+    changes: _builtins.bool
+    """what is not named is as it was told before on this stream"""
+    more: _builtins.bool
+    """another part of this message follows"""
+    since: _builtins.int
+    """revision of the message before, on which this one builds; 0: on none"""
     @_builtins.property
     def datanodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
     @_builtins.property
@@ -2400,7 +2421,13 @@ class Routing(_message.Message):
     @_builtins.property
     def topics(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicRouting]: ...
     @_builtins.property
-    def as_of(self) -> Global___Revision: ...
+    def as_of(self) -> Global___Revision:
+        """of a message in parts: in the last one"""
+
+    @_builtins.property
+    def gone_topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def gone_brokers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -2413,10 +2440,16 @@ class Routing(_message.Message):
         topics: _abc.Iterable[Global___TopicRouting] | None = ...,
         age_ms: _builtins.int = ...,
         as_of: Global___Revision | None = ...,
+        filtered: _builtins.bool = ...,
+        changes: _builtins.bool = ...,
+        more: _builtins.bool = ...,
+        since: _builtins.int = ...,
+        gone_topics: _abc.Iterable[_builtins.str] | None = ...,
+        gone_brokers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "answered_by", b"answered_by", "as_of", b"as_of", "brokers", b"brokers", "bundles", b"bundles", "datanodes", b"datanodes", "leader_epoch", b"leader_epoch", "revision", b"revision", "topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "answered_by", b"answered_by", "as_of", b"as_of", "brokers", b"brokers", "bundles", b"bundles", "changes", b"changes", "datanodes", b"datanodes", "filtered", b"filtered", "gone_brokers", b"gone_brokers", "gone_topics", b"gone_topics", "leader_epoch", b"leader_epoch", "more", b"more", "revision", b"revision", "since", b"since", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -157,14 +157,15 @@ class NameserverClient:
         )
         return StoreAddress(endpoint=answer.endpoint, raft_endpoint=answer.raft_endpoint)
 
-    async def watch_routing(self) -> AsyncGenerator[nameserver_pb2.Routing, None]:
-        """The routing facts, whole, again after each change; for ever, and never older ones after newer ones."""
+    async def watch_routing(self, broker: str = "") -> AsyncGenerator[nameserver_pb2.Routing, None]:
+        """The routing facts, again after each change; for ever, and never older ones after newer ones.  Whole each time; for one ``broker``
+        those that concern it, whole first and whenever another nameserver tells them, and then what changed (``changes``)."""
         failures = 0
         while True:
             for endpoint in await self._round(asyncio.get_running_loop().time() + CONNECT_TIMEOUT_S):
                 watched = False
                 try:
-                    async with contextlib.aclosing(self._watch(endpoint)) as watch:
+                    async with contextlib.aclosing(self._watch(endpoint, broker)) as watch:
                         async for routing in watch:
                             self._check_revision(endpoint, routing)
                             if not watched:
@@ -172,15 +173,19 @@ class NameserverClient:
                             watched, failures, self._preferred = True, 0, endpoint
                             yield routing
                 except SteleError as e:
-                    if watched:
+                    if watched or not failures:
                         self._log.warning("routing_watch_broken", nameserver=endpoint, reason=e.reason, error=e.message)
                 self._no_longer_preferred(endpoint)
                 await self._pause(failures := failures + 1)
             await self._pause(failures := failures + 1)
 
-    async def _watch(self, endpoint: str) -> AsyncGenerator[nameserver_pb2.Routing, None]:
+    async def _watch(self, endpoint: str, broker: str) -> AsyncGenerator[nameserver_pb2.Routing, None]:
         channel = await self._channels.connected(endpoint, CONNECT_TIMEOUT_S)
-        stream: Any = nameserver_pb2_grpc.NameserverStub(channel).WatchRouting(nameserver_pb2.WatchRoutingRequest())  # type: ignore[no-untyped-call]
+        stream: Any = nameserver_pb2_grpc.NameserverStub(channel).WatchRouting(  # type: ignore[no-untyped-call]
+            nameserver_pb2.WatchRoutingRequest(broker=broker)
+        )
+        begun: nameserver_pb2.Routing | None = None  # parts of a message of which more follow
+        revision = 0  # of the message before
         try:
             while True:
                 try:
@@ -191,7 +196,13 @@ class NameserverClient:
                     raise Timeout(f"{endpoint} was silent", timeout_s=self._silence_max_s) from None
                 if routing is grpc.aio.EOF:  # type: ignore[attr-defined]
                     raise ConnectionBroken(f"{endpoint} ended the watch")
-                yield routing
+                if routing.since not in (0, revision):
+                    raise ConnectionBroken(f"{endpoint} goes on from {routing.since}, and it had told {revision}")
+                whole = _joined(begun, routing)
+                begun = whole if routing.more else None
+                if begun is None:
+                    revision = routing.revision
+                    yield whole
         finally:
             stream.cancel()
 
@@ -240,6 +251,16 @@ class NameserverClient:
 
     async def _pause(self, failures: int) -> None:
         await asyncio.sleep(BACKOFF.after(failures, self._rng))
+
+
+def _joined(begun: nameserver_pb2.Routing | None, part: nameserver_pb2.Routing) -> nameserver_pb2.Routing:
+    """A message of which the parts up to this one are there; one that is begun anew replaces it."""
+    if begun is None or not part.changes:
+        return part
+    changes = begun.changes
+    begun.MergeFrom(part)
+    begun.changes, begun.more, begun.age_ms = changes, part.more, part.age_ms
+    return begun
 
 
 def _is_idempotent(method: str, request: Any) -> bool:

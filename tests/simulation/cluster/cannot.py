@@ -249,11 +249,6 @@ _REASONS = (
         ("catalog.counts_strangers", "catalog.SetsApartOnce", "groups.ObeysForAnyTopic"),
     ),
     _Because(
-        "What a nameserver derives and keeps is replaced with the next whole look at it, and few partitions make few changes: "
-        "tests/unit/nameserver/test_catalog_change.py.",
-        ("catalog.KeepsWhatIsDerived",),
-    ),
-    _Because(
         "Clients and brokers repeat in order all that is not answered, so what follows a repetition goes on where that ends and no gap is "
         "told: tests/unit/datanode/test_foresight.py.",
         ("appends.ForeseesFromWhatItDidNotAsk",),

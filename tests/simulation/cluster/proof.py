@@ -68,6 +68,8 @@ PROOFS = (
     Proof(("members.OverwritesTheLive",), 0, "member", ("usurped",), seconds=10.0),
     Proof(("members.AssumesSuccess",), 0, "member", ("answer lost at start",), seconds=8.0),
     Proof(("members.AssumesFailure",), 2, "name", ("answer lost at start",), seconds=8.0),
+    Proof(("catalog.KeepsWhatIsDerived",), 0, "liveness", ("kill",)),
+    Proof(("catalog.TellsOfTheTouchedAlone",), 0, "liveness", ("kill",), seconds=12.0),
     Proof(("ownership.LeadershipWithoutEpoch",), 0, "deposed leader", ("deposed",)),
     Proof(("ownership.assigns_by_name", "ownership.WritesUnchecked"), 0, "owner", ("gone", "terminate"), seconds=14.0),
     Proof(("ownership.keeps_the_epoch",), 0, "liveness", ("kill",)),

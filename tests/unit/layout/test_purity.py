@@ -60,6 +60,7 @@ PURE = (
     "stele.nameserver.reports",
     "stele.nameserver.resizing",
     "stele.nameserver.stop_safety",
+    "stele.nameserver.routing",
     "stele.nameserver.strays",
     "stele.nameserver.view",
     "stele.retry",
