@@ -128,9 +128,7 @@ class Broker:
             return
         self._server.set_serving(False)
         if self._presence is not None:
-            # Whatever is wrong with the registration: what others are to take over is handed to them all the same.
-            with suppress(SteleError):
-                await self._presence.update(state="draining")
+            await self._presence.tell_draining()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_timeout_s * HANDOVER_SHARE):
                 await self._bundles_moved()

@@ -286,6 +286,8 @@ class Datanode:
         if self._server is not None:
             self._server.set_serving(False)
         self.store.enter("draining")
+        if self._presence is not None:
+            await self._presence.tell_draining()
         await self.hand_over()
         await self.leave()
         await self.close_port()

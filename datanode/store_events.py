@@ -72,7 +72,7 @@ class StoreEvents:
     def _connection_lost(self, store_id: int, peer: _Peer) -> str:
         """Recorded once something follows from it: links come and go, and the ring has better to remember."""
         if peer.lost_at is not None and not peer.lost:
-            peer.lost = self._saw(EventKind.CONNECTION_LOST, store_id, peer.lost_at, "", peer.sign)
+            peer.lost = self._saw(EventKind.CONNECTION_LOST, store_id, peer.lost_at, "closed", peer.sign)
         return peer.lost
 
     def _saw(self, kind: str, store_id: int, at_s: float, cause: str, caused_by: str) -> str:
@@ -113,7 +113,7 @@ class StoreEvents:
         """This store's replica, the leader of ``term``, has asked that of ``successor`` to lead."""
         facts = {"term": str(term), "successor_store_id": str(successor)}
         id = handed_over_id(spec.group, term)
-        self._record(EventKind.LEADERSHIP_HANDED_OVER, spec, cause, "", id, facts)
+        self._record(EventKind.LEADERSHIP_HANDED_OVER, spec, cause or "asked", "", id, facts)
 
     def written(self, spec: GroupSpec, term: int, owner_epoch: int, new_term: bool, new_owner: bool) -> None:
         """The first write of the term, of the owner epoch, or of both, is committed."""

@@ -67,7 +67,7 @@ class BundleWriter:
         leadership: Leadership,
         pulse: Callable[[Member], Pulse],
         measured: Measured | None = None,
-        newest: Newest = lambda subject, kinds: None,
+        newest: Newest = lambda subject, kinds, fits=None: None,
         *,
         assigner: Assigner = assign,
     ) -> None:

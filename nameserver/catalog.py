@@ -144,6 +144,7 @@ class PartitionEntry:
     leaving: tuple[int, ...] = ()  # left the group; what they hold of it is to be deleted
     moves_since_ms: int = 0
     topic_id: int = 0  # 0: recorded before this was
+    caused_by: str = ""  # id of the event for which replicas move
 
     @property
     def wanted(self) -> tuple[int, ...]:

@@ -285,6 +285,7 @@ def _partition(path: str, rest: list[str], node: Node) -> PartitionEntry | None:
         record.leaving,
         record.moves_since_ms,
         record.topic_id,
+        record.caused_by,
     )
 
 

@@ -17,7 +17,7 @@ import structlog
 from stele.nameserver.catalog import Catalog, Member
 from stele.nameserver.catalog_change import narrowed
 from stele.nameserver.catalog_reader import CatalogReader, Update
-from stele.nameserver.causes import told_by
+from stele.nameserver.causes import told_by, with_signs
 from stele.nameserver.event_buffer import EventBuffer
 from stele.nameserver.events import ClusterEvent, LeaderEvents, derive
 from stele.nameserver.reports import LeaderReport, StoreReport, leader_of
@@ -69,6 +69,7 @@ class ClusterView:
     ) -> None:
         self.events = EventBuffer(clock=clock, name=name)
         self.current = View(Catalog(), {}, {})
+        self.on_derived: Callable[[Sequence[ClusterEvent]], None] = lambda events: None  # with the view of before
         self._zxid = 0  # the last transaction of ZooKeeper in `current`
         self._session, self._name, self._fail = session, name, fail
         behind = Rarely()  # one line for all of them: they share a session
@@ -230,7 +231,8 @@ class ClusterView:
         paths, self._due_paths = self._due_paths, set()
         update = self._read(paths)
         before, after = (narrowed(c, *update[1:4]) for c in (self.current.catalog, update.catalog))
-        self.events.record(derive(before, after))
+        news = with_signs(derive(before, after), self.events.newest, self.events.now_s)
+        self.on_derived(self.events.record(news))
         self._replace(update)
 
     def _read(self, paths: Collection[str]) -> Update:

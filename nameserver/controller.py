@@ -22,6 +22,7 @@ from stele.nameserver.bundle_commands import BundleCommands
 from stele.nameserver.bundle_writer import BundleWriter
 from stele.nameserver.catalog import Catalog, TopicEntry, TopicState
 from stele.nameserver.catalog_reader import topic_entry
+from stele.nameserver.causes import behind_move
 from stele.nameserver.clusterview import ClusterView
 from stele.nameserver.effects import (
     ChangeMember,
@@ -123,6 +124,7 @@ class Controller:
             self.topics.turn,
             limits,
             store_down_after_s,
+            lambda move: behind_move(move, view.current.catalog, view.events.newest),
         )
         self.probes = BrokerProbes(channels, self._request_assignment, view.events.saw)
         self.traffic = TrafficWatch(channels)

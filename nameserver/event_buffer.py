@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 
 from stele.nameserver.events import ClusterEvent
 from stele.services.clock import SYSTEM, Clock
-from stele.services.events import event_id
+from stele.services.events import EventKind, event_id
 from stele.services.pb import nameserver_pb2
 
 EVENTS_MAX = 10_000
@@ -63,14 +63,21 @@ class EventBuffer:
         self.record([ClusterEvent(kind, subject, seen, id=id, cause=cause, caused_by=caused_by, recorded_s=at_s)])
         return id
 
+    @property
+    def now_s(self) -> float:
+        """On the clock by which events are recorded."""
+        return self._clock.monotonic()
+
     def ago(self, age_ms: int) -> float | None:
         """When that was, on the clock of this buffer; None: before it began, and no news of its own."""
         at_s = self._clock.monotonic() - age_ms / 1000
         return at_s if at_s > self._began_s else None
 
-    def newest(self, subject: str, kinds: Collection[str]) -> ClusterEvent | None:
+    def newest(
+        self, subject: str, kinds: Collection[str], fits: Callable[[ClusterEvent], bool] = lambda event: True
+    ) -> ClusterEvent | None:
         """The newest one of those kinds that is kept, found first or not."""
-        return next((e for e in reversed(self._events) if e.subject == subject and e.kind in kinds), None)
+        return next((e for e in reversed(self._events) if e.subject == subject and e.kind in kinds and fits(e)), None)
 
     def is_found(self, event: ClusterEvent) -> bool:
         """Whether it was so when this nameserver began."""
@@ -107,11 +114,12 @@ class EventBuffer:
     def _missed(self, count: int, asked_s: float) -> ClusterEvent:
         number = self._oldest - 1
         return ClusterEvent(
-            "events_missed",
+            EventKind.EVENTS_MISSED,
             "",
             {"count": str(count)},
             self._events[0].time_ms,
-            event_id("events_missed", self._name, f"{self.teller[:8]}.{number}"),
+            event_id(EventKind.EVENTS_MISSED, self._name, f"{self.teller[:8]}.{number}"),
+            "buffer_full",
             number=number,
             recorded_s=asked_s,
         )

@@ -51,7 +51,7 @@ class MoveWriter:
 
     # --- moves ------------------------------------------------------------------------------------------------------
 
-    async def begin(self, move: BeginMove) -> bool:
+    async def begin(self, move: BeginMove, caused_by: str = "") -> bool:
         """Records the wish, and the store that joins as one that may count.  False: something else is recorded by now."""
 
         def begun(record: PartitionRecord) -> PartitionRecord | None:
@@ -64,6 +64,7 @@ class MoveWriter:
                 replicas=(*record.replicas, *joining),
                 target=move.target,
                 cause=str(move.cause),
+                caused_by=caused_by,
                 moves_since_ms=record.moves_since_ms or self._clock.wall_ms(),
                 version=record.version + 1,
             )
@@ -103,6 +104,7 @@ class MoveWriter:
                 leaving=(*record.leaving, store_id),
                 target=() if ended else record.target,
                 cause="" if ended else record.cause,
+                caused_by="" if ended else record.caused_by,
                 moves_since_ms=0 if ended else record.moves_since_ms,
                 version=record.version + 1,
             )
@@ -114,7 +116,9 @@ class MoveWriter:
         def arrived(record: PartitionRecord) -> PartitionRecord | None:
             if not record.target or set(record.replicas) != set(record.target):
                 return None
-            return replace(record, replicas=record.target, target=(), cause="", version=record.version + 1)
+            return replace(
+                record, replicas=record.target, target=(), cause="", caused_by="", version=record.version + 1
+            )
 
         if await self._change(group, arrived) is not None:
             _log.info("replicas_arrived", group=group)

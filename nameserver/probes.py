@@ -135,7 +135,7 @@ class BrokerProbes:
         sign = self._signs.get(key, "")
         if (lost_at := self._lost_at.pop(key, None)) is not None:
             ago_s = asyncio.get_running_loop().time() - lost_at
-            sign = self._saw(EventKind.CONNECTION_LOST, member.name, "", "", facts, ago_s)
+            sign = self._saw(EventKind.CONNECTION_LOST, member.name, "closed", "", facts, ago_s)
         kind = EventKind.PROCESS_GONE if pulse is Pulse.REFUSED else EventKind.PROCESS_SILENT
         self._signs[key] = self._saw(kind, member.name, pulse.value, sign, facts, 0.0)
 

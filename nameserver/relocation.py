@@ -59,9 +59,11 @@ class Relocation:
         turn: asyncio.Lock,
         limits: MoveLimits = MoveLimits(),
         store_down_after_s: float = 300.0,
+        behind: Callable[[BeginMove], str] = lambda move: "",
     ) -> None:
-        """``turn``: of writes that place replicas; ``mirrored`` waits until the view shows what was written."""
-        self.writer = writer
+        """``turn``: of writes that place replicas; ``mirrored`` waits until the view shows what was written; ``behind`` is the id of the
+        event for which replicas move."""
+        self.writer, self._behind = writer, behind
         self._view, self._mirrored, self._turn, self._limits = view, mirrored, turn, limits
         self._absence = Absence(store_down_after_s)
 
@@ -222,7 +224,7 @@ class Relocation:
         match effect:
             case BeginMove():
                 async with self._turn:
-                    if await self.writer.begin(effect):
+                    if await self.writer.begin(effect, self._behind(effect)):
                         await self._mirrored(
                             lambda c: (p := c.partitions.get(effect.group)) is None or p.wanted != effect.before
                         )

@@ -152,6 +152,8 @@ class Nameserver:
     async def drain(self) -> None:
         if self._enrolment is not None:
             self._server.set_serving(False)
+            if self._presence is not None:
+                await self._presence.tell_draining()
             await self._enrolment.leave()
 
     async def stop(self) -> None:

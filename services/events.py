@@ -19,7 +19,7 @@ RING_MAX = 1_000
 
 
 class EventKind(StrEnum):
-    """Those that causes are about."""
+    """All that there are."""
 
     CONNECTION_LOST = "connection_lost"
     PROCESS_GONE = "process_gone"
@@ -31,6 +31,65 @@ class EventKind(StrEnum):
     PARTITION_WRITTEN = "partition_written"
     MOVE_BEGAN = "replica_move_began"
     REPLICA_MOVED = "replica_moved"
+    MEMBER_JOINED = "member_joined"
+    MEMBER_DRAINING = "member_draining"
+    STORE_LOADING = "store_loading"
+    STORE_READY = "store_ready"
+    STORE_DRAINING = "store_draining"
+    DECOMMISSION_BEGAN = "decommission_began"
+    DECOMMISSION_CANCELLED = "decommission_cancelled"
+    STORE_REMOVED = "store_removed"
+    REBALANCE_BEGAN = "rebalance_began"
+    REBALANCE_ENDED = "rebalance_ended"
+    NAMESERVER_ELECTED = "nameserver_elected"
+    TOPIC_CREATED = "topic_created"
+    TOPIC_ALTERED = "topic_altered"
+    TOPIC_DELETED = "topic_deleted"
+    BROKER_DRAINED = "broker_drained"
+    BROKER_UNDRAINED = "broker_undrained"
+    EVENTS_MISSED = "events_missed"
+
+
+_MOVES = frozenset({"operator", "decommission", "repair", "balance", "replication"})
+_OPERATOR = frozenset({"operator"})
+
+CAUSES: Mapping[EventKind, frozenset[str]] = {
+    EventKind.CONNECTION_LOST: frozenset({"closed"}),
+    EventKind.PROCESS_GONE: frozenset({"refused"}),
+    EventKind.PROCESS_SILENT: frozenset({"silent"}),
+    EventKind.MEMBER_GONE: frozenset({"refused", "silent", "session_ended", "stopping", "registered_again"}),
+    EventKind.LEADERSHIP_HANDED_OVER: frozenset(
+        {"operator", "balance", "move", "stopping", "disk_full", "disk_stalled", "damaged", "asked"}
+    ),
+    EventKind.LEADER_ELECTED: frozenset({"refused", "timeout", "transfer", "first", "reported"}),
+    EventKind.BUNDLE_MOVED: frozenset(
+        {
+            *("unassigned", "gone", "reregistered", "draining", "drained", "even", "overtaken"),
+            *("operator", "unloaded", "split", "unrecorded"),
+        }
+    ),
+    EventKind.PARTITION_WRITTEN: frozenset({"new_leader", "new_owner"}),
+    EventKind.MOVE_BEGAN: _MOVES,
+    EventKind.REPLICA_MOVED: _MOVES,
+    EventKind.MEMBER_JOINED: frozenset({"started", "registered_again"}),
+    EventKind.MEMBER_DRAINING: frozenset({"stopping"}),
+    EventKind.STORE_LOADING: frozenset({"started"}),
+    EventKind.STORE_READY: frozenset({"loaded"}),
+    EventKind.STORE_DRAINING: frozenset({"stopping"}),
+    EventKind.DECOMMISSION_BEGAN: _OPERATOR,
+    EventKind.DECOMMISSION_CANCELLED: _OPERATOR,
+    EventKind.STORE_REMOVED: frozenset({"emptied"}),
+    EventKind.REBALANCE_BEGAN: _OPERATOR,
+    EventKind.REBALANCE_ENDED: frozenset({"ended"}),
+    EventKind.NAMESERVER_ELECTED: frozenset({"leader_gone", "vacant"}),
+    EventKind.TOPIC_CREATED: _OPERATOR,
+    EventKind.TOPIC_ALTERED: _OPERATOR,
+    EventKind.TOPIC_DELETED: _OPERATOR,
+    EventKind.BROKER_DRAINED: _OPERATOR,
+    EventKind.BROKER_UNDRAINED: _OPERATOR,
+    EventKind.EVENTS_MISSED: frozenset({"buffer_full"}),
+}
+"""What each may say of why it came about; docs/how-to/find-out-why.md has what they mean."""
 
 
 def event_id(kind: str, subject: object, mark: object) -> str:

@@ -16,6 +16,7 @@ from stele.model import CauseChain, ChainStep, Event
 from stele.services.events import EventKind
 
 _SEEN_GONE = (EventKind.PROCESS_GONE, EventKind.PROCESS_SILENT)
+_LESS = ("", "reported", "session_ended")  # what is said by those who did not see why
 _WAITED: dict[tuple[str, str], str] = {
     (EventKind.CONNECTION_LOST, EventKind.PROCESS_GONE): "its port to refuse",
     (EventKind.PROCESS_SILENT, EventKind.PROCESS_GONE): "its port to refuse",
@@ -25,13 +26,21 @@ _WAITED: dict[tuple[str, str], str] = {
     (EventKind.PROCESS_GONE, EventKind.LEADER_ELECTED): "a majority's votes",
     (EventKind.LEADERSHIP_HANDED_OVER, EventKind.LEADER_ELECTED): "a majority's votes",
     (EventKind.PROCESS_GONE, EventKind.BUNDLE_MOVED): "the leading nameserver to record another owner",
+    (EventKind.PROCESS_GONE, EventKind.MEMBER_GONE): "its session with ZooKeeper to end",
+    (EventKind.PROCESS_SILENT, EventKind.MEMBER_GONE): "its session with ZooKeeper to end",
+    (EventKind.STORE_DRAINING, EventKind.MEMBER_GONE): "its leaderships to be handed over",
+    (EventKind.MEMBER_DRAINING, EventKind.MEMBER_GONE): "what it has to be handed over",
+    (EventKind.MEMBER_GONE, EventKind.MOVE_BEGAN): "it to come back, for store_down_after_s",
+    (EventKind.DECOMMISSION_BEGAN, EventKind.MOVE_BEGAN): "its turn, among moves_max at a time",
+    (EventKind.REBALANCE_BEGAN, EventKind.MOVE_BEGAN): "its turn, among moves_max at a time",
+    (EventKind.TOPIC_ALTERED, EventKind.MOVE_BEGAN): "its turn, among moves_max at a time",
     (EventKind.MEMBER_GONE, EventKind.BUNDLE_MOVED): "the leading nameserver to record another owner",
     (EventKind.LEADER_ELECTED, EventKind.PARTITION_WRITTEN): "the owner to find the leader, and a client's write",
     (EventKind.BUNDLE_MOVED, EventKind.PARTITION_WRITTEN): "the new owner to open the partition, and a client's write",
     (EventKind.MOVE_BEGAN, EventKind.REPLICA_MOVED): "the log to be copied, and the members to change one by one",
-    ("broker_drained", EventKind.BUNDLE_MOVED): "the leading nameserver to record another owner",
-    ("member_draining", EventKind.BUNDLE_MOVED): "the leading nameserver to record another owner",
-    ("member_joined", EventKind.BUNDLE_MOVED): "the leading nameserver to give it to the new process",
+    (EventKind.BROKER_DRAINED, EventKind.BUNDLE_MOVED): "the leading nameserver to record another owner",
+    (EventKind.MEMBER_DRAINING, EventKind.BUNDLE_MOVED): "the leading nameserver to record another owner",
+    (EventKind.MEMBER_JOINED, EventKind.BUNDLE_MOVED): "the leading nameserver to give it to the new process",
 }
 
 
@@ -51,7 +60,7 @@ class KnownEvents:
             self.events[event.id] = event
             (self._found.add if found else self._found.discard)(event.id)
         elif was_found or not found:
-            fuller = event if event.cause and not known.cause else known
+            fuller = event if (event.caused_by and not known.caused_by) or known.cause in _LESS else known
             self.events[event.id] = replace(fuller, time_ms=min(known.time_ms, event.time_ms))
 
     def back_from(self, event: Event) -> list[str]:
@@ -105,7 +114,7 @@ def of_broker(known: KnownEvents, broker: str, at_ms: int) -> list[CauseChain]:
         if last is not None:
             chains.append(_chain(known, broker, about, _moved_with(known, last, direction, broker), ""))
     if not chains:
-        last = known.newest({EventKind.MEMBER_GONE, *_SEEN_GONE, "member_joined"}, at_ms, subject=broker)
+        last = known.newest({EventKind.MEMBER_GONE, *_SEEN_GONE, EventKind.MEMBER_JOINED}, at_ms, subject=broker)
         chains.append(_chain(known, broker, "process", [last] if last else [], None))
     return chains
 

@@ -12,6 +12,8 @@ Usage: ``session = await open_session(config, runtime, opened)``, then for a pro
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import os
 import time
@@ -31,11 +33,13 @@ from stele.services.coordination.members import Membership
 from stele.services.coordination.names import NameHold, register_name
 from stele.services.coordination.records import MemberRecord
 from stele.services.coordination.session import Session, SessionEvent
+from stele.services.errors import SteleError
 from stele.services.metrics import latency
 from stele.services.process import Runtime
 from stele.services.rpc.servers import Server
 
 SESSION_START_S = 10.0
+TELL_TIMEOUT_S = 1.0
 
 Action = Callable[[], Awaitable[object]]
 
@@ -185,6 +189,12 @@ class Presence:
         """Changes fields of the member node, if there is one; without an answer from ZooKeeper (CoordinationUnknown) later."""
         if self._membership is not None:
             await self._membership.update(**changes)
+
+    async def tell_draining(self) -> None:
+        """Others see that it goes because it was told to.  It goes all the same where ZooKeeper does not answer."""
+        with contextlib.suppress(SteleError, TimeoutError):
+            async with asyncio.timeout(TELL_TIMEOUT_S):
+                await self.update(state="draining")
 
     async def leave_members(self) -> None:
         if self._membership is not None:

@@ -220,6 +220,7 @@ class PartitionRecord(Rewritten):
     moves_since_ms: int = 0  # for people to see
     leaving: tuple[int, ...] = ()  # stores that left the group for good: what they hold of it is to be deleted
     topic_id: int = 0  # another topic may have the name later; 0: written before this was recorded
+    caused_by: str = ""  # id of the event for which replicas move; none is known: ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

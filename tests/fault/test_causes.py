@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import stele
-from tests.fault.test_decommission import command
+from tests.fault.explained import command, explanation, kinds
 from tests.support.cluster import ClusterUnderTest, cluster_fixture, is_healthy
 from tests.support.eventually import eventually
 
@@ -42,16 +41,6 @@ async def writing(client: stele.Client, topic: str) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def explained(cluster: ClusterUnderTest, what: str, about: str) -> dict[str, Any]:
-    said = json.loads(await command(cluster, "explain", what, "-o", "json"))
-    found: dict[str, Any] = next(c for c in said["chains"] if c["about"] == about)
-    return found
-
-
-def kinds(chain: dict[str, Any]) -> list[str]:
-    return [s["event"]["kind"] if s["event"] else "?" for s in chain["steps"]]
-
-
 def assert_in_order(chain: dict[str, Any], within_ms: int) -> None:
     at = [s["at_ms"] for s in chain["steps"]]
     assert at[0] == 0, chain
@@ -69,11 +58,11 @@ async def test_a_killed_leader_is_named_by_what_its_follower_saw(cluster: Cluste
             await cluster.kill(dead)
 
             async def told() -> bool:
-                chain = await explained(cluster, "why/leader/0", "leader")
+                chain = await explanation(cluster, "why/leader/0", "leader")
                 return bool(chain["write_known"]) and kinds(chain)[-1] == "partition_written" and len(kinds(chain)) > 2
 
             await eventually(told, within_s=30, describe=cluster.describe)
-            chain = await explained(cluster, "why/leader/0", "leader")
+            chain = await explanation(cluster, "why/leader/0", "leader")
             assert kinds(chain)[0] == "connection_lost"
             assert kinds(chain)[-3:] == ["process_gone", "partition_leader_elected", "partition_written"]
             lost, *_, gone, elected, written = (s["event"] for s in chain["steps"])
@@ -106,10 +95,10 @@ async def test_a_killed_owner_is_named_by_what_the_leading_nameserver_saw(cluste
             await cluster.kill("br1")
 
             async def told() -> bool:
-                return kinds(await explained(cluster, what, "owner"))[-2:] == ["bundle_moved", "partition_written"]
+                return kinds(await explanation(cluster, what, "owner"))[-2:] == ["bundle_moved", "partition_written"]
 
             await eventually(told, within_s=30, describe=cluster.describe)
-            chain = await explained(cluster, what, "owner")
+            chain = await explanation(cluster, what, "owner")
             assert kinds(chain)[0] == "connection_lost"
             assert kinds(chain)[-3:] == ["process_gone", "bundle_moved", "partition_written"]
             lost, *_, gone, moved, _ = (s["event"] for s in chain["steps"])
@@ -117,7 +106,7 @@ async def test_a_killed_owner_is_named_by_what_the_leading_nameserver_saw(cluste
             assert gone["facts"]["seen_by"] == (await client.admin.cluster()).leader
             assert (moved["cause"], moved["facts"]["from"], moved["facts"]["to"]) == ("gone", "br1", "br2")
             assert_in_order(chain, 15_000)
-            left = await explained(cluster, "br1", "bundles that left it")
+            left = await explanation(cluster, "br1", "bundles that left it")
             assert kinds(left)[0] == "connection_lost"
             assert moved["id"] in [s["id"] for s in left["steps"]]
         await cluster.start("br1")
@@ -139,10 +128,10 @@ async def test_what_the_nameserver_alone_saw_that_died_is_not_known_any_more(clu
         await cluster.kill(leader)
 
         async def forgotten() -> bool:
-            return kinds(await explained(cluster, "why/forgotten/0", "owner"))[:2] == ["?", "bundle_moved"]
+            return kinds(await explanation(cluster, "why/forgotten/0", "owner"))[:2] == ["?", "bundle_moved"]
 
         await eventually(forgotten, within_s=30, describe=cluster.describe)
-        chain = await explained(cluster, "why/forgotten/0", "owner")
+        chain = await explanation(cluster, "why/forgotten/0", "owner")
         assert chain["steps"][0]["id"].startswith(f"process_gone/{owned.broker}@{leader}."), "it says who had seen it"
         assert "not known any more" in await command(cluster, "explain", "why/forgotten/0")
         await cluster.start(leader)

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 import stele
 from stele.local.processes import ProcessState
+from tests.fault.explained import command, explanation, kinds
 from tests.fault.loaded import under_load
 from tests.support.cluster import ClusterUnderTest, cluster_fixture, is_healthy
 from tests.support.eventually import eventually
 
 running_cluster = cluster_fixture(nameservers=3, datanodes=4, brokers=2)
-
-COMMAND = str(Path(sys.executable).parent / "stele")
-
-
-async def command(cluster: ClusterUnderTest, *words: str, status: int = 0) -> str:
-    """What the command prints."""
-    line = [COMMAND, *words, "--server", cluster.bootstrap]
-    ran = await asyncio.to_thread(subprocess.run, line, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == status, f"{line}: {ran.returncode} {ran.stdout} {ran.stderr}"
-    return ran.stdout + ran.stderr
 
 
 async def store_of(client: stele.Client, name: str) -> stele.StoreInfo:
@@ -120,6 +108,8 @@ async def test_r2_7_a_store_is_decommissioned_under_load_and_its_id_is_never_use
         said = await follower
         assert "decommissioned" in said
         await cluster.start(leader)
+        chain = await explanation(cluster, f"{held[0].topic}/{held[0].partition}", "replicas")
+        assert kinds(chain)[-3:] == ["decommission_began", "replica_move_began", "replica_moved"], chain
 
         for name in ("dn1", "dn3", "dn4"):
             with pytest.raises(stele.NotEnoughStores, match="2 stores would be up, and topics have up to 3 replicas"):

@@ -9,7 +9,7 @@ import pytest
 
 import stele
 from stele.routing import REFRESH_INTERVAL_S
-from tests.fault.test_decommission import command
+from tests.fault.explained import command
 from tests.support.cluster import ClusterUnderTest, cluster_fixture, is_healthy
 from tests.support.eventually import eventually
 

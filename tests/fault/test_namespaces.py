@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.fault.test_decommission import command
+from tests.fault.explained import command
 from tests.support.cluster import ClusterUnderTest, cluster_fixture
 from tests.support.eventually import eventually
 

@@ -7,8 +7,8 @@ import json
 from collections import Counter
 
 import stele
+from tests.fault.explained import command
 from tests.fault.loaded import under_load
-from tests.fault.test_decommission import command
 from tests.support.cluster import ClusterUnderTest, cluster_fixture, is_healthy
 from tests.support.eventually import eventually
 

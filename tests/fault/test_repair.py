@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stele
+from tests.fault.explained import explanation, kinds
 from tests.fault.loaded import PARTITIONS, under_load
 from tests.support.cluster import ClusterUnderTest, cluster_fixture, is_healthy
 from tests.support.eventually import eventually
@@ -26,6 +27,19 @@ async def test_a_store_that_is_lost_is_replaced_without_a_command(cluster: Clust
             return len(now) == PARTITIONS and all(len(s) == 3 and stores[lost] not in s for s in sets)
 
         await eventually(whole_again, within_s=60, describe=cluster.describe)
+        moved = next(p for p in before if stores[lost] in {r.store_id for r in p.replicas})
+
+        async def explained() -> bool:
+            chain = await explanation(cluster, f"{topic}/{moved.partition}", "replicas")
+            return kinds(chain)[-4:] == ["process_gone", "member_gone", "replica_move_began", "replica_moved"]
+
+        await eventually(explained, within_s=10, describe=cluster.describe)
+        chain = await explanation(cluster, f"{topic}/{moved.partition}", "replicas")
+        *_, gone, member, began, _ = (s["event"] for s in chain["steps"])
+        assert kinds(chain)[0] == "connection_lost"
+        assert (gone["subject"], member["subject"]) == (lost, lost)
+        assert (gone["cause"], member["cause"], began["cause"]) == ("refused", "refused", "repair")
+        assert chain["steps"][-2]["waited_for"] == "it to come back, for store_down_after_s"
         await cluster.start(lost)
 
         async def has_deleted() -> bool:

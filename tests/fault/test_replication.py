@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import stele
+from tests.fault.explained import command
 from tests.fault.loaded import under_load
-from tests.fault.test_decommission import command
 from tests.support.cluster import ClusterUnderTest, cluster_fixture, is_healthy
 from tests.support.eventually import eventually
 

@@ -39,7 +39,7 @@ def test_an_election_after_a_refused_connection_names_it_and_that_names_what_was
     told.events.elected(SPEC, victory(ElectionCause.REFUSED))
     lost, gone, elected = told.all()
     assert [(e.kind, e.cause, e.age_ms) for e in (lost, gone, elected)] == [
-        ("connection_lost", "", 120),
+        ("connection_lost", "closed", 120),
         ("process_gone", "refused", 100),
         ("partition_leader_elected", "refused", 0),
     ]

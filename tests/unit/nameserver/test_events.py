@@ -65,6 +65,7 @@ def test_a_topic_that_keeps_its_messages_for_another_time_was_altered() -> None:
     after = Catalog(topics={"demo/t": replace(topic, retention=Retention(age_ms=86_400_000))})
     assert kinds(derive(before, after)) == [("topic_altered", "demo/t")]
     assert derive(before, after)[0].facts == {
+        "changed": "retention",
         "partitions": "4",
         "replication": "3",
         "retention_bytes": "0",
