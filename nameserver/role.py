@@ -18,6 +18,7 @@ from stele.nameserver.controller import Controller
 from stele.nameserver.leader_balance import LeaderBalanceLimits
 from stele.nameserver.metrics import NameserverMetrics
 from stele.nameserver.moves import MoveLimits
+from stele.nameserver.operation_metrics import OperationMetrics
 from stele.nameserver.server import NameserverServicer
 from stele.services.config import NameserverConfig
 from stele.services.coordination.election import Election, Leadership
@@ -83,6 +84,7 @@ class Nameserver:
         await self.view.start()
         runtime.ready.set("view", True)
         self._metrics = NameserverMetrics(runtime.registry, self.view)
+        self.view.on_derived = OperationMetrics(lambda: self.view.current, runtime.registry).observe
         self._open_server()
         presence = self._presence = Presence("nameservers", config, runtime, self.session)
         enrolment = Enrolment(

@@ -38,6 +38,8 @@ The number of series does not grow with the number of partitions: terms and lead
 leads. Over a cluster
 `sum(rate(stele_raft_leader_changes_total[5m])) by (cause)` are the leader changes of partitions by what they followed from.
 
+Every nameserver counts all operations, and knows all topics and partitions: over nameservers take the maximum, not the sum.
+
 Backlog and lag are told by the broker that owns a partition: sum the one, and take the maximum of the other, over brokers. The lag in
 seconds is the age of the oldest message that is not acknowledged: this broker's clock against the time that the message's producer gave it,
 which is stored with it and so outlives every owner. Clocks that differ, and producers that give messages times of their own, show in it;
