@@ -7,7 +7,7 @@ Not promised: what began before this nameserver did is counted as it ends, witho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -21,12 +21,12 @@ from stele.services.clock import SYSTEM, Clock
 from stele.services.events import EventKind
 
 LASTS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0)
-_BEGINS = {
+_BEGINS: Mapping[str, str] = {
     EventKind.MOVE_BEGAN: "move",
     EventKind.DECOMMISSION_BEGAN: "decommission",
     EventKind.REBALANCE_BEGAN: "rebalance",
 }
-_ENDS = {
+_ENDS: Mapping[str, tuple[str, str]] = {
     EventKind.REPLICA_MOVED: ("move", "done"),
     EventKind.DECOMMISSION_CANCELLED: ("decommission", "cancelled"),
     EventKind.STORE_REMOVED: ("decommission", "done"),
@@ -74,11 +74,11 @@ class OperationMetrics(Collector):
 
     def observe(self, events: Sequence[ClusterEvent]) -> None:
         for event in events:
-            if (kind := _BEGINS.get(EventKind(event.kind))) is not None:
+            if (kind := _BEGINS.get(event.kind)) is not None:
                 self._begun.labels(kind, event.cause).inc()
                 before = frozenset(event.facts.get("before", "").split(",")) - {""}
                 self._running[kind, event.subject] = _Running(self._clock.monotonic(), before)
-            elif (end := _ENDS.get(EventKind(event.kind))) is not None:
+            elif (end := _ENDS.get(event.kind)) is not None:
                 self._end(event, *end)
             elif event.kind == EventKind.TOPIC_DELETED:
                 for key in [k for k in self._running if k[1].rpartition("-")[0] == event.subject]:
