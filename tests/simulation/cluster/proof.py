@@ -94,7 +94,7 @@ PROOFS = (
     Proof(("gate.CampaignsWhileLoading",), 0, "gate", ("slow cold start",), seconds=8.0),
     Proof(("gate.WaitsForALeader",), 0, "liveness", ("cold start",), seconds=6.0),
     Proof(("members.CreatesWithoutItsName",), 0, "order", ("usurped",), seconds=10.0, about="P24"),
-    Proof(("ownership.WritesUnchecked",), 0, "owner", ("owner expires", "kill", "terminate"), seconds=10.0),
+    Proof(("ownership.WritesUnchecked",), 8, "owner", ("owner expires", "kill", "terminate"), seconds=10.0),
     Proof(("ownership.TakesWhatIsOlder",), 0, "view went back", ("laggard alone",), seconds=10.0, about="P4"),
     Proof(("ownership.ServesWhatIsBeingCreated",), 0, "written too early", ("kill",), about="P2"),
     Proof(("gate.ClosesPortFirst",), 0, "gate", ("terminate",)),
@@ -113,10 +113,10 @@ PROOFS = (
     Proof(("catalog.BelievesTheOlderCopy",), 8, "id used again", ("older topics",), seconds=10.0, about="P3"),
     Proof(
         ("catalog.joins_before_it_has_left", "elections.VotesWithoutItsLog"),
-        5,
+        8,
         "applied entry changed",
         ("lost beside a still disk",),
-        seconds=8.0,
+        seconds=10.0,
         about="P2",
     ),
     Proof(
