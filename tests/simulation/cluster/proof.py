@@ -78,7 +78,7 @@ PROOFS = (
     Proof(("ownership.forgets_what_was_seen",), 0, "liveness", ("older epochs",), seconds=8.0, about="P3"),
     Proof(("ownership.NeverTooOld",), 0, "stale answer", ("cut from zookeeper",), seconds=10.0, about="P4"),
     Proof(
-        ("store.ForgetsWhatItCannotRead",), 2, "live data deleted", ("unreadable at start",), seconds=8.0, about="P1"
+        ("store.ForgetsWhatItCannotRead",), 2, "live replica removed", ("unreadable at start",), seconds=8.0, about="P1"
     ),
     Proof(
         ("catalog.begins_the_lost_anew",),
