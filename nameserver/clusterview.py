@@ -20,6 +20,7 @@ from stele.nameserver.catalog_reader import CatalogReader, Update
 from stele.nameserver.causes import told_by, with_signs
 from stele.nameserver.event_buffer import EventBuffer
 from stele.nameserver.events import ClusterEvent, LeaderEvents, derive
+from stele.nameserver.owner_epochs import OwnerEpochs
 from stele.nameserver.reports import LeaderReport, StoreReport, leader_of
 from stele.nameserver.routing import RoutingChange, RoutingChanges, changed_members
 from stele.nameserver.storewatch import StoreWatch
@@ -80,12 +81,17 @@ class ClusterView:
         self._reports = ReportsApart()
         self._due_paths: set[str] = set()  # of records that changed since `current`
         self._due_groups: set[int] = set()  # of replicas
+        self._stores_changed = False  # as a whole: whether a store is heard, its state
         self._leader_events = LeaderEvents(())
         self._timer: asyncio.TimerHandle | None = None
         self._moved = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
         self._routing = (self.current, b"", nameserver_pb2.Routing(answered_by=name))
         self.routing_changes = RoutingChanges()
+        self._owner_epochs = OwnerEpochs(self.routing_changes)
+        self.touched: frozenset[str] | None = (
+            None  # names of the topics of which something changed last; None: anything did
+        )
         self._running = False
         self._channels = channels
         self._closing = Tasks()
@@ -212,6 +218,7 @@ class ClusterView:
     ) -> None:
         """A store has said something, or is not heard any more."""
         if decisive is None:
+            self._stores_changed = True
             before = self._reports.get(store_id)
             for whole in (before, report):
                 if whole is not None:
@@ -262,8 +269,13 @@ class ClusterView:
         told.groups.update(group for group in groups if led.get(group) != before.leaders.get(group))
         # Events BEFORE the view and the view BEFORE the callbacks: who is called, and asks, finds both.
         self.events.record(self._leader_events.derive(catalog, led, groups))
-        self.current = View(catalog, self._reports, led, self._watch.seen)
+        self._owner_epochs.look(groups, self._reports.values())
         self.routing_changes.record(told, catalog)
+        self._owner_epochs.placed(groups, told.everything)
+        self.current = View(catalog, self._reports, led, self._watch.seen, self._owner_epochs.of_bundles)
+        of_groups = (catalog.partitions[group].topic for group in groups if group in catalog.partitions)
+        self.touched = None if update.others or self._stores_changed else frozenset((*update.topics, *of_groups))
+        self._stores_changed = False
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
         for callback in list(self._callbacks):

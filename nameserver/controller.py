@@ -50,6 +50,7 @@ from stele.nameserver.moves import BeginMove, EnterTombstone, MoveLimits
 from stele.nameserver.namespace_writer import NamespaceWriter, check_namespace, check_shape
 from stele.nameserver.orphans import Orphans
 from stele.nameserver.placement import check_enough
+from stele.nameserver.plan_scope import PlanScope
 from stele.nameserver.probes import BrokerProbes
 from stele.nameserver.reconcile import plan, tells
 from stele.nameserver.relocation import Relocation
@@ -143,7 +144,7 @@ class Controller:
             self._mirrored,
         )
         self._view = view
-        self._plan = decisions.plan
+        self._plan, self._scope = decisions.plan, PlanScope()
         self._replicas_due, self._bundles_due = asyncio.Event(), asyncio.Event()
         self._tasks = Tasks()
         self._is_open = False
@@ -370,6 +371,7 @@ class Controller:
     # --- what nobody has to ask for ---------------------------------------------------------------------------------
 
     def _changed(self) -> None:
+        self._scope.touch(self._view.touched)
         self.probes.follow(self._view.current.catalog.brokers)
         self.traffic.follow(self._view.current.catalog)
         self._request_reconciliation()
@@ -425,7 +427,9 @@ class Controller:
         await self.guard.carry_forward()
         await self.guard.check()
         view = self._view.current
-        effects = [*self._plan(view.catalog, view.reports, view.leaders), *self.relocation.due(view)]
+        touched = self._scope.take(view.catalog, asyncio.get_running_loop().time())
+        effects = [*self._plan(touched, view.reports, view.leaders), *self.relocation.due(view, touched)]
+        self._scope.planned(is_idle=not effects)
         orders = [e for e in effects if isinstance(e, _ORDERS)]
         for left in effects:
             if isinstance(left, DeleteLeft) and await self.relocation.may_delete(left):

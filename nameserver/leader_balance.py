@@ -33,6 +33,7 @@ class Steadiness:
 
     def __init__(self, after_s: float) -> None:
         self._after_s = after_s
+        self._leaders: Mapping[int, LeaderReport] | None = None  # as they were at the last look
         self._led_since: dict[
             int, tuple[tuple[int, int], float]
         ] = {}  # group → (its leader's store, the term), since when
@@ -43,11 +44,13 @@ class Steadiness:
         self, catalog: Catalog, reports: Reports, leaders: Mapping[int, LeaderReport], now_s: float
     ) -> tuple[frozenset[int], frozenset[int]]:
         """The groups and the stores that have been steady for long enough.  Called while ZooKeeper is in step."""
-        led: dict[int, tuple[tuple[int, int], float]] = {}
-        for group, leader in leaders.items():
-            key = (leader.store_id, leader.term)
-            known = self._led_since.get(group)
-            led[group] = known if known is not None and known[0] == key else (key, now_s)
+        led = self._led_since
+        if leaders is not self._leaders:  # or each is led as it was
+            led, self._leaders = {}, leaders
+            for group, leader in leaders.items():
+                key = (leader.store_id, leader.term)
+                known = self._led_since.get(group)
+                led[group] = known if known is not None and known[0] == key else (key, now_s)
         heard: dict[int, tuple[int, float]] = {}
         for store_id, member in catalog.live_stores.items():
             if is_heard(reports, store_id):
@@ -74,6 +77,7 @@ class Steadiness:
 
     def forget(self) -> None:
         """Nothing is known of the time that has passed."""
+        self._leaders = None
         self._led_since.clear()
         self._heard_since.clear()
 
@@ -96,6 +100,9 @@ def even_out(
     if is_cold(catalog, reports):
         return []
     led = led_by(leaders)
+    takers = [led.get(s, 0) for s in catalog.serving_stores if s in stores]
+    if not led or not takers or max(led.values()) < min(takers) + 2:
+        return []  # no transfer would make it more even
     of_topic = Counter(
         (k.store_id, p.topic) for g, k in leaders.items() if (p := catalog.partitions.get(g)) is not None
     )

@@ -22,6 +22,7 @@ from stele.services.tasks import Tasks
 
 SEEN_WITHIN_S = 2.0
 LOOK_INTERVAL_S = 1.0
+LOOK_SHARE = 0.005  # of the time may go into looking
 
 _log = structlog.get_logger()
 
@@ -78,9 +79,11 @@ class LeaderTransfers:
         now_s = asyncio.get_running_loop().time()
         if not self._limits.after_s or now_s < self._look_at:
             return
-        self._look_at = now_s + LOOK_INTERVAL_S
         view = self._view.current
+        begin = asyncio.get_running_loop().time()
         groups, stores = self._steady.look(view.catalog, view.reports, view.leaders, now_s)
+        # The longer a look takes, the more seldom: what is uneven can wait, and look-ups cannot.
+        self._look_at = now_s + max(LOOK_INTERVAL_S, (asyncio.get_running_loop().time() - begin) / LOOK_SHARE)
         if self._under_way:
             return
         due = even_out(view.catalog, view.reports, view.leaders, groups, stores, self._limits.transfers_max)

@@ -154,9 +154,9 @@ def _extras(catalog: Catalog, reports: Reports) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for store_id, report in sorted(reports.items()):
         if report.connected:
-            for group in report.replicas:
-                partition = catalog.partitions.get(group)
-                if partition is not None and store_id not in (*partition.replicas, *partition.leaving):
+            for group in report.replicas.keys() & catalog.partitions.keys():
+                partition = catalog.partitions[group]
+                if store_id not in (*partition.replicas, *partition.leaving):
                     found.setdefault(group, []).append(store_id)
     return found
 
@@ -223,7 +223,7 @@ def _hand_overs(
 ) -> list[ReconcileEffect]:
     """Leaders on stores that are being removed, and those whose replica goes next, give their place to another one: to that of the store
     with the fewest."""
-    led = led_by(leaders)
+    led: dict[int, int] = {}
     effects: list[ReconcileEffect] = []
     for partition in partitions:
         leader = leaders.get(partition.group)
@@ -234,6 +234,7 @@ def _hand_overs(
         removing = store is not None and store.state == StoreState.OFFLINE
         if not removing and (leader.store_id in partition.wanted or not _all_count(said, partition)):
             continue
+        led = led or led_by(leaders)  # of the whole cluster: counted where it is needed alone
         if able := successors(partition, leader.store_id, catalog, reports, led):
             led[able[0]] = led.get(able[0], 0) + 1
             effects.append(TransferLeadership(leader.store_id, partition.group, topic.topic_id, able[0]))

@@ -36,7 +36,7 @@ from stele.nameserver.moves import (
 )
 from stele.nameserver.operations import REBALANCE, parse_id
 from stele.nameserver.replica_balance import EndRebalance, plan_balance, waits_for
-from stele.nameserver.resizing import due_resizes
+from stele.nameserver.resizing import due_resizes, is_any_unsettled
 from stele.nameserver.view import View
 from stele.services.coordination.records import StoreRecord
 from stele.services.errors import GroupNotFound, InvalidArgument, NotReady, StoreTombstone, StoreUnknown
@@ -66,6 +66,7 @@ class Relocation:
         self.writer, self._behind = writer, behind
         self._view, self._mirrored, self._turn, self._limits = view, mirrored, turn, limits
         self._absence = Absence(store_down_after_s)
+        self._unsettled = True  # whether some partition had too many or too few replicas at the last look
 
     # --- what operators ask -----------------------------------------------------------------------------------------
 
@@ -208,11 +209,15 @@ class Relocation:
 
     # --- what nobody has to ask for ---------------------------------------------------------------------------------
 
-    def due(self, view: View) -> list[BeginMove | EnterTombstone | EndRebalance]:
-        """What is to be recorded next.  Called while ZooKeeper is in step."""
+    def due(self, view: View, touched: Catalog | None = None) -> list[BeginMove | EnterTombstone | EndRebalance]:
+        """What is to be recorded next.  Called while ZooKeeper is in step.  ``touched``: the catalog with what changed since the last call
+        alone; None: all of it."""
         down = self._absence.look(view.catalog, view.reports, asyncio.get_running_loop().time())
         urgent = due(view.catalog, view.reports, view.leaders, down, self._limits)
-        urgent += due_resizes(view.catalog, view.reports, view.leaders, urgent, self._limits)
+        changed = view.catalog if touched is None or self._unsettled else touched
+        self._unsettled = is_any_unsettled(changed)
+        if self._unsettled:
+            urgent += due_resizes(view.catalog, view.reports, view.leaders, urgent, self._limits)
         # What has to move goes first.
         return [*urgent] or [*replica_balance.due(view.catalog, view.reports, view.leaders, self._limits)]
 

@@ -77,8 +77,16 @@ def due_resizes(
     return [m for m in planned.moves if m.group not in moves]
 
 
+def is_any_unsettled(catalog: Catalog) -> bool:
+    """Whether any partition has too many or too few replicas."""
+    return any(_surplus(catalog, p) for p in catalog.partitions.values())
+
+
 def _with_begun(catalog: Catalog, effects: Iterable[BeginMove | EnterTombstone]) -> Catalog:
     """The catalog once these moves are recorded."""
+    effects = list(effects)
+    if not effects:
+        return catalog  # with what is derived of it
     partitions = dict(catalog.partitions)
     for move in effects:
         if isinstance(move, BeginMove):

@@ -98,6 +98,10 @@ class RoutingChanges:
         """Empty while its namespace is not seen."""
         return self._bundles.get(group, "")
 
+    @property
+    def bundles(self) -> Collection[str]:
+        return self._groups.keys()
+
     def groups(self, bundle: str) -> Collection[int]:
         return self._groups.get(bundle, ())
 

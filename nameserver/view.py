@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -47,10 +47,12 @@ class View:
         reports: Reports,
         leaders: dict[int, LeaderReport],
         seen: HighWater = NOTHING_TOLD,
+        owner_epochs: Mapping[str, int] | None = None,
     ) -> None:
         self.catalog = catalog
         self.reports = reports
         self.leaders = leaders
+        self._owner_epochs = owner_epochs  # None: to be found in the reports
         self.seen = seen  # the highest that a store has said it was told
 
     # --- the whole ------------------------------------------------------------------------------------------------
@@ -76,8 +78,10 @@ class View:
             )
         return found
 
-    def owner_epochs(self) -> dict[str, int]:
+    def owner_epochs(self) -> Mapping[str, int]:
         """The highest owner epoch that partitions of a bundle have seen, of bundles of which any has been reported."""
+        if self._owner_epochs is not None:
+            return self._owner_epochs
         seen: dict[int, int] = {}
         for report in self.reports.values():
             if report.connected:

@@ -12,6 +12,7 @@ from stele.nameserver.effects import CreateReplica, DeleteReplica, ReconcileEffe
 from stele.nameserver.metadata_guard import MetadataGuard
 from stele.nameserver.orphans import Orphans
 from stele.nameserver.placement import place
+from stele.nameserver.plan_scope import PlanScope
 from stele.nameserver.reconcile import plan
 from stele.nameserver.reports import LeaderReport, Reports, StoreReport
 from stele.nameserver.routing import BrokerRouting, RoutingChange
@@ -186,3 +187,10 @@ class TellsOfTheTouchedAlone(BrokerRouting):
 
     def _touched(self, change: RoutingChange, catalog: Catalog) -> Iterable[str]:
         return super()._touched(replace(change, bundles=set()), catalog)
+
+
+class PlansOnce(PlanScope):
+    """What was planned counts as done."""
+
+    def planned(self, is_idle: bool) -> None:
+        super().planned(is_idle=True)

@@ -192,6 +192,7 @@ MUTANTS = _table(
            "stele.nameserver.strays:set_apart"),
     Mutant("catalog.SetsApartOnce", (), "a replica of another topic is not counted, created over or deleted"),
     Mutant("catalog.TellsOfTheTouchedAlone", (), "a broker that is told what changed knows what concerns it"),
+    Mutant("catalog.PlansOnce", (), "what is due is planned for until it is done"),
     Mutant("catalog.KeepsWhatIsDerived", (), "what is made of a change is what would be made of everything"),
 
     Mutant("moves.leaves_first", (), "a group has as many voters as before until the new replica counts",

@@ -249,6 +249,11 @@ _REASONS = (
         ("catalog.counts_strangers", "catalog.SetsApartOnce", "groups.ObeysForAnyTopic"),
     ),
     _Because(
+        "Nearly everything that is planned is done at once, and whatever else changes of a topic or a store has it planned for again: "
+        "tests/unit/nameserver/test_plan_scope.py.",
+        ("catalog.PlansOnce",),
+    ),
+    _Because(
         "Clients and brokers repeat in order all that is not answered, so what follows a repetition goes on where that ends and no gap is "
         "told: tests/unit/datanode/test_foresight.py.",
         ("appends.ForeseesFromWhatItDidNotAsk",),

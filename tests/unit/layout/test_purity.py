@@ -60,6 +60,8 @@ PURE = (
     "stele.nameserver.reports",
     "stele.nameserver.resizing",
     "stele.nameserver.stop_safety",
+    "stele.nameserver.owner_epochs",
+    "stele.nameserver.plan_scope",
     "stele.nameserver.routing",
     "stele.nameserver.strays",
     "stele.nameserver.view",

@@ -16,6 +16,7 @@ from stele.services.coordination.records import (
     encode,
 )
 from stele.services.coordination.znode import Node, Stat
+from stele.services.pb.datanode_pb2 import ReplicaStatus, StoreStatus
 
 BUNDLES = (*bundles_of("demo", 1), *bundles_of("demo", 2))
 
@@ -76,3 +77,21 @@ class History:
         return TopicRecord(
             id=id, partitions=3, replication=3, state=self.rng.choice(("ready", "deleting")), created_ms=5
         )
+
+
+def message(rng: random.Random, store_id: int) -> StoreStatus:
+    """What a store says, of any replicas."""
+    groups = rng.sample(range(1, 12), 3)
+    replicas = [
+        ReplicaStatus(
+            group=group,
+            topic=f"demo/t{rng.randrange(4)}",
+            partition=group % 3,
+            state=rng.choice(("leader", "follower", "deleted")),
+            leader_store_id=rng.randrange(3),
+            term=rng.randrange(3),
+            topic_id=rng.randrange(12),
+        )
+        for group in groups
+    ]
+    return StoreStatus(store_id=store_id, state="ready", replicas=replicas, complete=rng.random() < 0.2)

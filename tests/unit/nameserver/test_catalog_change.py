@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 import pytest
@@ -14,9 +13,8 @@ from stele.nameserver.catalog_reader import CatalogReader
 from stele.nameserver.events import derive
 from stele.nameserver.reports import StoreReport, leader_of, leaders, merge
 from stele.nameserver.strays import ReportsApart, set_apart
-from stele.services.pb.datanode_pb2 import ReplicaStatus, StoreStatus
 from tests.support.both_ways import holds_and_mutant_fails, promise
-from tests.unit.nameserver.histories import History
+from tests.unit.nameserver.histories import History, message
 
 DERIVED = (
     "topic_names",
@@ -83,7 +81,7 @@ async def test_reports_are_set_apart_as_records_and_stores_change() -> None:
                     del reports[store_id]
                     apart.reported(store_id, None, None)
                 else:
-                    known, said = reports.get(store_id), _message(history.rng, store_id)
+                    known, said = reports.get(store_id), message(history.rng, store_id)
                     reports[store_id] = merge(known, said)
                     whole = known is None or said.complete
                     apart.reported(store_id, reports[store_id], None if whole else [r.group for r in said.replicas])
@@ -93,20 +91,3 @@ async def test_reports_are_set_apart_as_records_and_stores_change() -> None:
                 assert {group: leader for group, leader in led.items() if leader} == leaders(apart)
 
     await holds_and_mutant_fails(scenario, ReportsApart, "catalog.SetsApartOnce")
-
-
-def _message(rng: random.Random, store_id: int) -> StoreStatus:
-    groups = rng.sample(range(1, 12), 3)
-    replicas = [
-        ReplicaStatus(
-            group=group,
-            topic=f"demo/t{rng.randrange(4)}",
-            partition=group % 3,
-            state=rng.choice(("leader", "follower", "deleted")),
-            leader_store_id=rng.randrange(3),
-            term=rng.randrange(3),
-            topic_id=rng.randrange(12),
-        )
-        for group in groups
-    ]
-    return StoreStatus(store_id=store_id, state="ready", replicas=replicas, complete=rng.random() < 0.2)
