@@ -30,8 +30,8 @@ from stele.services.ports import free_port
 from stele.services.rpc.channels import Channels
 from stele.services.rpc.nameservers import NameserverClient
 
-START_TIMEOUT_S = 150.0
-HEAR_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 240.0
+HEAR_TIMEOUT_S = 240.0
 CHANGE_TIMEOUT_S = 30.0
 SETTLE_S = 3.0
 CHANGES = 10
