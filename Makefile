@@ -119,6 +119,10 @@ takeover: $(VENV_READY) $(ZOOKEEPER_READY) ## owners of bundles, killed with -9 
 rolling-restart: $(VENV_READY) $(ZOOKEEPER_READY) ## a cluster restarted process by process under load: make rolling-restart RESTARTS=3
 	@$(PY) -m tests.fault.rolling --restarts $(or $(RESTARTS),3) $(ARGS)
 
+.PHONY: zookeepers
+zookeepers: $(VENV_READY) $(ZOOKEEPER_READY) ## three ZooKeepers under load: killed, restarted, sessions expired
+	@$(PY) -m tests.fault.zookeepers $(ARGS)
+
 .PHONY: fuzz
 fuzz: $(VENV_READY) ## the decoders of what stands on disk, led by coverage: make fuzz SECONDS=60
 	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt

@@ -12,6 +12,7 @@ COMPOSE = """\
 set -eu
 export STELE_SERVER="${STELE_SERVER:-127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103}"
 nameservers="ns1 ns2 ns3" datanodes="dn1 dn2 dn3" brokers="br1 br2"
+zookeepers="${ZOOKEEPERS:-}"  # "zk1 zk2 zk3" where there are three that are to be restarted, too
 compose="${COMPOSE:-docker compose}"
 wait_s="${WAIT_S:-300}"
 
@@ -28,6 +29,23 @@ restart() {
   $compose up -d --no-deps --force-recreate "$1"
   stele safe-to-stop "$1" --wait "$wait_s"
 }
+
+all_serve() {
+  for name in $zookeepers; do
+    waited=0
+    until $compose exec -T "$name" zookeeper-healthcheck; do
+      waited=$((waited + 1))
+      [ "$waited" -le "$wait_s" ] || { echo "$name does not serve" >&2; exit 1; }
+      sleep 1
+    done
+  done
+}
+
+for zookeeper in $zookeepers; do  # one joins the others, and has what they have, before the next one goes
+  all_serve
+  $compose up -d --no-deps --force-recreate "$zookeeper"
+  all_serve
+done
 
 leader=$(stele nameserver ls | awk '$2 == "leader" { print $1 }')
 for name in $nameservers; do

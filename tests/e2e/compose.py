@@ -27,7 +27,9 @@ COMMAND_TIMEOUT_S = 600
 
 
 class Compose:
-    def __init__(self, engine: docker.DockerClient) -> None:
+    def __init__(self, engine: docker.DockerClient, settings: str = "", zookeeper_image: str = "") -> None:
+        """``settings``: a file of variables for Compose; ``zookeeper_image``: one that was built already."""
+        self._settings = ["--env-file", settings] if settings else []
         self.project = f"stele-e2e-{secrets.token_hex(4)}"
         self.ports = dict(zip(PUBLISHED, free_ports(len(PUBLISHED)), strict=True))
         self.images = (f"{self.project}:test", f"{self.project}-zookeeper:test")
@@ -37,7 +39,7 @@ class Compose:
             **os.environ,
             "COMPOSE_PROJECT_NAME": self.project,
             "STELE_IMAGE": self.images[0],
-            "STELE_ZOOKEEPER_IMAGE": self.images[1],
+            "STELE_ZOOKEEPER_IMAGE": zookeeper_image or self.images[1],
             **{f"STELE_{name.upper()}_PORT": str(port) for name, port in self.ports.items()},
         }
 
@@ -46,8 +48,8 @@ class Compose:
         """What a client on this machine is given."""
         return ",".join(f"127.0.0.1:{self.ports[name]}" for name in NAMESERVERS)
 
-    def up(self, *, build: bool = False) -> None:
-        self._run("up", "-d", *(["--build"] if build else []))
+    def up(self, *services: str, build: bool = False) -> None:
+        self._run("up", "-d", *(["--build"] if build else []), *services)
 
     def kill(self, service: str) -> None:
         self._run("kill", "-s", "KILL", service)
@@ -89,7 +91,11 @@ class Compose:
         return "\n".join(lines)
 
     def _run(self, *arguments: str) -> None:
-        run([*self._command, "-f", "docker-compose.yml", *arguments], env=self._env, describe=self.describe)
+        run(
+            [*self._command, "-f", "docker-compose.yml", *self._settings, *arguments],
+            env=self._env,
+            describe=self.describe,
+        )
 
 
 def run(command: list[str | Path], env: dict[str, str] | None = None, describe: object = None) -> str:

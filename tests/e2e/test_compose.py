@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import docker
+import docker.errors
 import pytest
 
 import stele
@@ -115,6 +116,44 @@ async def test_a_stopped_container_drains_and_exits_cleanly(compose: Compose) ->
         assert compose.states()[service] == "exited(0)"
     await asyncio.to_thread(compose.up)
     await eventually(compose.all_healthy, HEALTHY_WITHIN_S, every_s=1, describe=compose.describe)
+
+
+async def test_three_zookeepers_outlive_one(engine: docker.DockerClient, compose: Compose) -> None:
+    names = ("zk1", "zk2", "zk3")
+    ensemble = Compose(engine, "deploy/zookeeper/ensemble.env", compose.images[1])
+
+    def all_serve() -> bool:
+        return ensemble.states() == dict.fromkeys(names, "healthy")
+
+    try:
+        await asyncio.to_thread(ensemble.up, *names)
+        await eventually(all_serve, HEALTHY_WITHIN_S, every_s=1, describe=ensemble.describe)
+        await asyncio.to_thread(ensemble.kill, "zk2")
+
+        def others_serve() -> bool:
+            found = ensemble.containers()
+            return not any(found[name].exec_run("zookeeper-healthcheck").exit_code for name in ("zk1", "zk3"))
+
+        await eventually(others_serve, within_s=30, every_s=0.5, describe=ensemble.describe)
+        await asyncio.to_thread(ensemble.up, *names)
+        await eventually(all_serve, HEALTHY_WITHIN_S, every_s=1, describe=ensemble.describe)
+    finally:
+        await asyncio.to_thread(ensemble.down)
+
+
+@pytest.mark.parametrize(
+    ("name", "servers", "says"),
+    [
+        ("zk2", "zk1:2181", "does not name it"),
+        ("zk4", "zk1:2181,zk2:2181,zk3:2181", "it is none of STELE_ZOOKEEPERS"),
+    ],
+)
+def test_a_zookeeper_that_is_told_of_others_alone_does_not_start(
+    engine: docker.DockerClient, compose: Compose, name: str, servers: str, says: str
+) -> None:
+    told = {"STELE_NAME": name, "STELE_ZOOKEEPERS": servers}
+    with pytest.raises(docker.errors.ContainerError, match=says):
+        engine.containers.run(compose.images[1], environment=told, remove=True)
 
 
 async def progress(compose: Compose, record: Record, when: str) -> None:

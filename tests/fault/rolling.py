@@ -64,8 +64,8 @@ class Noticed:
 class SteadySender:
     """Sends until it is stopped; what becomes of each message goes into ``history``."""
 
-    def __init__(self, client: stele.Client, topic: str, history: History) -> None:
-        self._client, self._topic, self._history = client, topic, history
+    def __init__(self, client: stele.Client, topic: str, history: History, every_s: float = EVERY_S) -> None:
+        self._client, self._topic, self._history, self._every_s = client, topic, history, every_s
         self._stopping = asyncio.Event()
         self.took_s: list[float] = []
 
@@ -82,7 +82,7 @@ class SteadySender:
                     self._history.sent.add(message)
                     answer = await producer.enqueue(encode(message, SIZE_BYTES), partition=partition)
                     answer.add_done_callback(functools.partial(self._answered, message, began_s))
-                await asyncio.sleep(EVERY_S)
+                await asyncio.sleep(self._every_s)
 
     def _answered(self, message: Sent, began_s: float, answer: asyncio.Future[SendResult]) -> None:
         if answer.cancelled() or answer.exception() is not None:

@@ -85,13 +85,14 @@ def start_cluster(
     brokers: int = 2,
     settings: Mapping[str, Mapping[str, str]] | None = None,
     env: Mapping[str, str] | None = None,
+    zookeepers: int = 1,
 ) -> ClusterUnderTest:
     """A ready cluster in a directory of its own, under a short path; ``env``: what its processes find there besides."""
     directory = Path(tempfile.mkdtemp(prefix="cluster-under-test-", dir=os.environ.get("STELE_TEST_DIR") or None))
     whole = {k: v for k, v in os.environ.items() if k != "STELE_ZOOKEEPER"} | dict(env or {})
     cluster = ClusterUnderTest(LocalCluster(directory, whole))
     try:
-        cluster.local.up(ClusterSpec(nameservers, datanodes, brokers, settings or {}))
+        cluster.local.up(ClusterSpec(nameservers, datanodes, brokers, settings or {}, zookeepers))
     except BaseException:
         print(cluster.describe(), file=sys.stderr)
         remove_cluster(cluster)
@@ -106,13 +107,17 @@ def remove_cluster(cluster: ClusterUnderTest) -> None:
 
 
 def cluster_fixture(
-    nameservers: int = 1, datanodes: int = 3, brokers: int = 2, settings: Mapping[str, Mapping[str, str]] | None = None
+    nameservers: int = 1,
+    datanodes: int = 3,
+    brokers: int = 2,
+    settings: Mapping[str, Mapping[str, str]] | None = None,
+    zookeepers: int = 1,
 ) -> Callable[..., Any]:
     """A fixture that gives every test of a file the same cluster, whole at its begin."""
 
     @pytest.fixture(scope="module", name="running_cluster")
     def running() -> Iterator[ClusterUnderTest]:
-        cluster = start_cluster(nameservers, datanodes, brokers, settings)
+        cluster = start_cluster(nameservers, datanodes, brokers, settings, zookeepers=zookeepers)
         try:
             yield cluster
         finally:

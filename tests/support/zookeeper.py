@@ -80,15 +80,29 @@ class Sessions:
 
 async def end_session(session: Session, hosts: str = "", credentials: tuple[int, bytes] | None = None) -> None:
     """The server ends the session: somebody else presents its id and password (taken before its connection broke), and closes it."""
-    known = credentials or session.credentials
+    await end_by_credentials(hosts or session.hosts, credentials or session.credentials)
+
+
+async def end_by_credentials(hosts: str, credentials: tuple[int, bytes]) -> None:
+    """The same, of any session."""
 
     def take_over_and_close() -> None:
-        thief = KazooClient(hosts or session.hosts, client_id=known, timeout=10)
+        thief = KazooClient(hosts, client_id=credentials, timeout=10)
         thief.start(timeout=10)
         thief.stop()
         thief.close()
 
     await asyncio.to_thread(take_over_and_close)
+
+
+def password_of(session_id: int) -> bytes:
+    """Of any session: a server makes it from the id, by java.util.Random, so that each of an ensemble knows it."""
+    multiplier, mask = 0x5DEECE66D, (1 << 48) - 1
+    seed, password = ((session_id ^ 0xB3415C00) ^ multiplier) & mask, b""
+    while len(password) < 16:
+        seed = (seed * multiplier + 0xB) & mask
+        password += (seed >> 16).to_bytes(4, "little")
+    return password
 
 
 def _stands(task: Path) -> bool:

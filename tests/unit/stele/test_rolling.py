@@ -31,6 +31,20 @@ def test_the_recipe_is_a_script_about_the_processes_of_docker_compose_yml() -> N
     assert ",".join(f"127.0.0.1:{port}" for port in ports) in COMPOSE
 
 
+def test_three_zookeepers_in_containers_are_those_that_every_process_is_told() -> None:
+    compose = (TREE / "docker-compose.yml").read_text()
+    settings = dict(
+        line.split("=", 1)
+        for line in (TREE / "deploy/zookeeper/ensemble.env").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+    more = re.findall(rf"^  (zk\d):\n.*\n    profiles: \[{settings['COMPOSE_PROFILES']}\]", compose, re.MULTILINE)
+    assert settings["STELE_ZOOKEEPERS"] == ",".join(f"{name}:2181" for name in ("zk1", *more))
+    told = re.findall(r"STELE_ZOOKEEPERS?: (.*?)[},\n]*(?:, STELE_ADV.*)?$", compose, re.MULTILINE)
+    assert len(told) == len(re.findall(r"STELE_NAME: ", compose))
+    assert {line.strip('"}') for line in told} == {"${STELE_ZOOKEEPERS:-zk1:2181"}
+
+
 def test_the_commands_of_the_recipe_are_there_with_their_options() -> None:
     called = re.findall(r"\bstele ((?:[a-z-]+ )+)(.*)", COMPOSE.partition("set -eu")[2])
     assert {words.strip() for words, _ in called} == {
