@@ -231,6 +231,8 @@ MUTANTS = _table(
 
     Mutant("access.TrustsAnyServer", (), "nothing is sent to a server that the CA does not know"),
     Mutant("access.LeavesItToAll", (), "what is made with credentials is nobody else's"),
+    Mutant("zookeepers.TakesOneForAll", (), "a server that is behind the others says nothing about them"),
+    Mutant("zookeepers.WaitsForTheSilent", (), "servers that stand still leave a session the time to find another"),
     Mutant("formats.counts_the_registered_alone", (), "the cluster rises only to what everybody knows who may be in it",
            "stele.nameserver.finalization:finalization"),
     Mutant("formats.goes_by_the_newest", (), "the cluster rises only to what everybody knows who may be in it",

@@ -18,6 +18,8 @@ from pathlib import Path
 from kazoo.client import KazooClient
 
 from stele.local.zookeeper import ZooKeeperServer
+from stele.services.clock import Clock
+from stele.services.coordination.kazoo_client import LeaseClient, LeaseConnection
 from stele.services.coordination.records import Incarnation
 from stele.services.coordination.session import Session
 
@@ -36,6 +38,11 @@ def server() -> Iterator[ZooKeeperServer]:
     finally:
         started.stop()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def connecting_by(kind: type[LeaseConnection]) -> Callable[[str, float, Clock], LeaseClient]:
+    """What a session takes as ``connect``."""
+    return lambda hosts, timeout_s, clock: LeaseClient(hosts, timeout_s, clock, connection=kind)
 
 
 def unique_cluster_name() -> str:

@@ -10,11 +10,13 @@ from collections.abc import Callable
 import pytest
 
 from stele.local.zookeeper import ZooKeeperServer
+from stele.services.coordination.kazoo_client import LeaseConnection
 from stele.services.coordination.schema import PARENTS
 from stele.services.coordination.session import INFLIGHT_MAX, Session, SessionEvent, SessionState
 from stele.services.errors import CoordinationUnknown, CoordinationUnreachable
+from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
-from tests.support.zookeeper import Sessions, end_session, frozen, open_session
+from tests.support.zookeeper import Sessions, connecting_by, end_session, frozen, open_session
 
 
 async def test_the_tree_is_there_and_the_cluster_has_one_id(sessions: Callable[[], Sessions]) -> None:
@@ -119,22 +121,26 @@ async def collect(session: Session) -> list[SessionEvent]:
 async def test_servers_that_take_a_connection_and_stand_still_do_not_cost_the_session(
     sessions: Callable[[], Sessions],
 ) -> None:
-    """The one that it is connected to falls silent, and so do the next two that are dialled; the session lives on at the first."""
-    cluster = sessions()
-    proxy = await cluster.proxy()
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        silent = [f"127.0.0.1:{taken.getsockname()[1]}" for taken in (one, other)]
-        session = Session(",".join([proxy.hosts, *silent]), cluster.cluster, 4.5)
-        session._client.randomize_hosts = False
-        await session.start(20)
-        try:
-            first, states = session.session_id, []
-            session.subscribe(lambda event: states.append(event.state))
-            proxy.drop_requests()
-            await eventually(lambda: SessionState.SUSPENDED in states, within_s=10)
-            proxy.restore()
-            await eventually(lambda: session.state is SessionState.CONNECTED, within_s=10)
-            assert session.session_id == first
-            assert SessionState.LOST not in states
-        finally:
-            await session.close()
+    """The one that it is connected to is gone, and the next two that are dialled are silent; a third of the session's time is left at
+    least, since silence is noticed after two thirds."""
+
+    async def scenario(kind: type[LeaseConnection]) -> None:
+        cluster = sessions()
+        proxy = await cluster.proxy()
+        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+            hosts = [proxy.hosts, *(f"127.0.0.1:{silent.getsockname()[1]}" for silent in (one, other))]
+            session = Session(",".join(hosts), cluster.cluster, 6.0, connect=connecting_by(kind))
+            session._client.randomize_hosts = False
+            await session.start(20)
+            try:
+                first = session.session_id
+                proxy.cut()
+                await eventually(lambda: session.state is SessionState.SUSPENDED)
+                proxy.restore()
+                with promise("servers that stand still leave a session the time to find another"):
+                    await eventually(lambda: session.state is SessionState.CONNECTED, within_s=2.0)
+                    assert session.session_id == first
+            finally:
+                await session.close()
+
+    await holds_and_mutant_fails(scenario, LeaseConnection, "zookeepers.WaitsForTheSilent")

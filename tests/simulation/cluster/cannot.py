@@ -283,6 +283,11 @@ _REASONS = (
         "The simulated ZooKeeper asks nobody who comes: tests/integration/coordination/test_access.py, on a real one.",
         ("access.TrustsAnyServer", "access.LeavesItToAll"),
     ),
+    _Because(
+        "No simulated server answers a four-letter word, or takes a connection and then stands still: "
+        "tests/integration/coordination/test_lost_data.py, test_session.py, on a real one.",
+        ("zookeepers.TakesOneForAll", "zookeepers.WaitsForTheSilent"),
+    ),
 )
 
 CANNOT: Mapping[str, str] = MappingProxyType({name: b.reason for b in _REASONS for name in b.mutants})
