@@ -128,11 +128,12 @@ class Scenes:
         """The sessions of living processes end, all at the same moment."""
         sessions = await self.sessions()
         ids = [sessions[name] for name in names or sessions]
-        await asyncio.gather(*(end_by_credentials(self._hosts, (sid, password_of(sid))) for sid in ids))
 
         async def back() -> bool:
             now = await self.sessions()
-            return now.keys() == sessions.keys() and not set(ids) & set(now.values())
+            living = set(ids) & set(now.values())  # also of who came back to it just before it was closed
+            await asyncio.gather(*(end_by_credentials(self._hosts, (sid, password_of(sid))) for sid in living))
+            return not living and now.keys() == sessions.keys()
 
         await eventually(back, SETTLED_WITHIN_S, 0.05, self._cluster.describe)
 
