@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 
+from tests.fault.loaded import new_topic
 from tests.fault.rolling import restarted_under_load
 from tests.support.cluster import ClusterUnderTest, cluster_fixture, is_healthy
 from tests.support.eventually import eventually
@@ -52,6 +53,8 @@ async def test_under_load_every_process_is_restarted_and_no_send_fails(cluster: 
 
 
 async def test_who_is_not_safe_to_stop_is_left_alone_and_the_reason_is_said(cluster: ClusterUnderTest) -> None:
+    async with cluster.connect() as client:
+        await new_topic(client)
     before = pids(cluster)
     await cluster.kill("br1")
     await cluster.kill("dn3")

@@ -43,10 +43,15 @@ async def test_new_partitions_have_ids_of_their_own_and_show_when_each_can_be_us
     for datanode in cluster.datanodes.values():
         datanode.obeys.clear()
     assert [(await grow(cluster, 5, of=name)).growing_to for name in cluster.nameservers] == [5, 5]
+
+    async def recorded() -> bool:
+        operations = (await cluster.ask("ListOperations", pb.ListOperationsRequest())).operations
+        return [(o.kind, o.topic, o.step) for o in operations] == [("alter", TOPIC, "0 of 3 new partitions led")]
+
+    await eventually(recorded, describe=cluster.describe)
     await asyncio.sleep(0.5)
     assert await shown(cluster) == [0, 1]
-    operations = (await cluster.ask("ListOperations", pb.ListOperationsRequest())).operations
-    assert [(o.kind, o.topic, o.step) for o in operations] == [("alter", TOPIC, "0 of 3 new partitions led")]
+    assert await recorded()
     for datanode in cluster.datanodes.values():
         datanode.obeys.set()
     await eventually(lambda: has(cluster, 5), describe=cluster.describe)
