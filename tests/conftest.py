@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,15 @@ from tests.support.zookeeper import server, unique_cluster_name
 own_process.settle()  # roles run inside the tests, as they do in processes of their own
 settings.register_profile("suite", deadline=None)  # how fast an example runs is a benchmark's matter
 settings.load_profile("suite")
+
+_RULE = re.compile(r"_(?:r([1-5])_\d+|(h)\d+)(?=_|$)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that names a rule (``test_r4_2_…``, ``test_h7_…``) is one of that failure: ``pytest -m "F1 or F4"``."""
+    for item in items:
+        for number, hole in set(_RULE.findall(item.name.partition("[")[0])):
+            item.add_marker("F6" if hole else f"F{number}")
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import stele
-from tests.fault.test_decommission import COMMAND, command
+from tests.fault.explained import COMMAND, command
 from tests.support.cluster import ClusterUnderTest, cluster_fixture, is_healthy
 from tests.support.eventually import eventually
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault.test_decommission import COMMAND
+from tests.fault.explained import COMMAND
 from tests.integration.coordination.test_access import open_to_others, with_files
 from tests.support.cluster import ClusterUnderTest, remove_cluster, start_cluster
 from tests.support.secure_zookeeper import secure_server

@@ -13,7 +13,7 @@ from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.records import ClusterRecord
 from stele.services.coordination.schema import CLUSTER
 from stele.services.coordination.session import Session
-from tests.fault.test_decommission import COMMAND
+from tests.fault.explained import COMMAND
 from tests.support.cluster import ClusterUnderTest, cluster_fixture
 from tests.support.eventually import eventually
 
