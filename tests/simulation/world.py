@@ -341,8 +341,8 @@ class World:
         if store.recovers or store.broken or lost >= bearable or store.process is None or store.process.group is None:
             return False
         running = {s.id for s in self.stores.values() if s.process is not None and s.process.group is not None}
-        if set(MEMBERS) & set(self.kinds) and not running.issuperset(self.first_members):
-            return False  # one that is down may hold a removal that leaves two voters, of which this is one
+        if set(MEMBERS) & set(self.kinds) and not running.issuperset(self.ids):
+            return False  # one that is down, an added one too, may hold a removal that leaves two voters, of which this is one
         processes = [s.process for s in self.stores.values() if s.process is not None]
         voters = [(set(p.group.members.voters), p.leaving) for p in processes if p.group is not None]
         return all(len(members - leaving) >= 3 for members, leaving in voters if members)
