@@ -16,7 +16,7 @@ from stele.nameserver.bundle_assignment import EVENING_MOVES_MAX, Assign, Broker
 from stele.nameserver.bundle_writer import BundleWriter
 from stele.nameserver.catalog import BundleEntry, Catalog, Member, MemberKind
 from stele.nameserver.clusterview import ClusterView
-from stele.services.coordination.election import Leadership
+from stele.services.coordination.election import Election, Leadership
 from stele.services.coordination.metadata import MetadataStore, Transaction
 from stele.services.coordination.records import BundleRecord
 from stele.services.errors import Fenced
@@ -30,6 +30,13 @@ class LeadershipWithoutEpoch(Leadership):
 
     def transaction(self) -> Transaction:
         return MetadataStore(self._session).transaction()
+
+
+class LeadsByWhatItDecidedBefore(Election):
+    """Who saw that it is the first candidate leads, also if that was under a session that has ended since."""
+
+    async def _lead(self, candidate: str) -> bool:
+        return await super()._lead("")
 
 
 def assigns_by_name(

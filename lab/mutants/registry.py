@@ -104,6 +104,7 @@ MUTANTS = _table(
 
     # --- ownership and leadership (F5)
     Mutant("ownership.LeadershipWithoutEpoch", (), "a deposed leader's transactions are refused"),
+    Mutant("ownership.LeadsByWhatItDecidedBefore", (), "who leads is not overtaken by who decided before"),
     Mutant("ownership.assigns_by_name", ("R5.9",), "no assignment names a broker that is gone",
            "stele.nameserver.bundle_assignment:assign"),
     Mutant("ownership.WritesUnchecked", ("R5.9",), "no assignment names a broker that is gone"),

@@ -102,7 +102,6 @@ class Election:
         self.leadership: Leadership | None = None
         self.leader: LeaderRecord | None = None
         self._session = session
-        self._candidate = ""
         self._leaving = False
         self._campaigning = False
         self._pace = WritePace()
@@ -148,7 +147,6 @@ class Election:
                 pass
             except CoordinationUnknown as error:
                 log.warning("resign_unknown", name=self.name, error=str(error))
-            self._candidate = ""
 
     def current_leader(self) -> LeaderRecord | None:
         """Who leads, as far as is known; the last known while ZooKeeper cannot be reached."""
@@ -177,7 +175,6 @@ class Election:
 
     def _on_session(self, event: SessionEvent) -> None:
         if event.state in (SessionState.LOST, SessionState.CLOSED) or event.new_session:
-            self._candidate = ""
             self._end_leadership()
 
     async def _step(self) -> None:
@@ -203,16 +200,16 @@ class Election:
                 continue
             for name, _ in own[1:]:
                 await self._delete_quietly(f"{ELECTION}/{name}")
-            self._candidate = own[0][0]
+            candidate = own[0][0]
             names = [n for n in await self._session.children(ELECTION) or [] if n.startswith(CANDIDATE)]
-            if self._candidate not in names:
+            if candidate not in names:
                 continue
-            standing = stand(names, self._candidate)
+            standing = stand(names, candidate)
             if standing.leads:
                 if await self._is_importing():
                     self._end_leadership()
                     return
-                if await self._lead():
+                if await self._lead(candidate):
                     return
             elif await self._session.exists(f"{ELECTION}/{standing.watch}", watch=self._relay) is not None:
                 self._end_leadership()
@@ -224,7 +221,7 @@ class Election:
         epoch = await self._session.get(EPOCH, watch=self._relay)
         return epoch is not None and bool(decode(epoch.value, EpochRecord, EPOCH).importing)
 
-    async def _lead(self) -> bool:
+    async def _lead(self, candidate: str) -> bool:
         """True once leader record and epoch are ours; False: read again."""
         session_id = self._session.session_id
         epoch = await self._session.get(EPOCH)
@@ -240,8 +237,9 @@ class Election:
             return False
         record = LeaderRecord(name=self.name, endpoint=self.endpoint, epoch=known.epoch + 1)
         ops: list[Op] = [
-            # The candidacy must still stand when the epoch rises, or a deposed candidate could rise over its successor.
-            CheckOp(f"{ELECTION}/{self._candidate}", 0),
+            # The candidacy by which this was decided must still stand when the epoch rises, or a deposed candidate could rise over its
+            # successor; a session that is new meanwhile has another.
+            CheckOp(f"{ELECTION}/{candidate}", 0),
             SetOp(EPOCH, encode(replace(known, epoch=record.epoch)), epoch.stat.version),
             *([DeleteOp(LEADER)] if leader is not None else []),
             CreateOp(LEADER, encode(record), ephemeral=True),

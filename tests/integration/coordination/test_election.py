@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,9 @@ from stele.services.coordination import election as elections
 from stele.services.coordination.election import Election, Leadership
 from stele.services.coordination.metadata import MetadataStore
 from stele.services.coordination.records import CounterRecord
-from stele.services.coordination.session import Session
+from stele.services.coordination.schema import EPOCH
+from stele.services.coordination.session import Session, SessionState
+from stele.services.coordination.znode import Node
 from stele.services.errors import LeadershipLost
 from tests.support.both_ways import holds_and_mutant_fails, promise
 from tests.support.eventually import eventually
@@ -62,6 +65,43 @@ async def test_an_expired_leader_is_followed_and_comes_back_as_the_last(sessions
     await eventually(lambda: (leader := ns1.current_leader()) and leader.name == "ns2")
     await ns2.resign()
     assert (await asyncio.wait_for(ns1.elected(), timeout=5)).epoch == 3
+
+
+async def test_what_was_decided_under_an_earlier_session_elects_nobody(
+    sessions: Callable[[], Sessions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first candidate sees that it is to lead; before it says so its session ends, and another one leads."""
+
+    async def scenario(election_type: type[Election]) -> None:
+        cluster = sessions()
+        first, second = await cluster.open(), await cluster.open()
+        deciding, go_on, get = asyncio.Event(), asyncio.Event(), first.get
+
+        async def held(path: str, **options: Any) -> Node | None:
+            found = await get(path, **options)
+            if path == EPOCH and not deciding.is_set():
+                deciding.set()
+                await go_on.wait()
+            return found
+
+        monkeypatch.setattr(first, "get", held)
+        ns1 = election_type(first, "ns1", "ns1:1")
+        await ns1.campaign()
+        await asyncio.wait_for(deciding.wait(), timeout=5)
+        ns2, before = await candidate(second, "ns2"), first.session_id
+        await end_session(first)
+        leadership = await asyncio.wait_for(ns2.elected(), timeout=5)
+        await eventually(lambda: first.state == SessionState.CONNECTED and first.session_id != before)
+        go_on.set()
+        await eventually(lambda: (leader := ns1.current_leader()) and leader.name == "ns2")
+        with promise("who leads is not overtaken by who decided before"):
+            assert ns1.leadership is None
+            assert not leadership.is_lost
+        await ns2.resign()
+        assert (await asyncio.wait_for(ns1.elected(), timeout=5)).epoch == leadership.epoch + 1
+        await ns1.resign()
+
+    await holds_and_mutant_fails(scenario, Election, "ownership.LeadsByWhatItDecidedBefore")
 
 
 async def test_a_paused_leader_is_refused_by_zookeeper(

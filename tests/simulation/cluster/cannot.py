@@ -123,6 +123,11 @@ _REASONS = (
         ("names.AbsentIsDifferent", "names.LostRaceIsAnError"),
     ),
     _Because(
+        "Its session has to end, and another one to lead, between two answers to one who is about to lead: "
+        "tests/integration/coordination/test_election.py.",
+        ("ownership.LeadsByWhatItDecidedBefore",),
+    ),
+    _Because(
         "Nobody in the product calls it: tests/integration/coordination/test_metadata.py.",
         ("members.PutDropsItsOptions", "members.RetryDropsItsOptions"),
     ),
