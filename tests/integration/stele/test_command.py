@@ -325,7 +325,9 @@ def test_whether_a_process_can_be_stopped(stele: Command, topic: str, cluster: C
     assert (said["role"], said["safe"]) == ("datanode", False)
     unled = ": nobody is heard that leads it"  # dn3 did, and nobody was elected yet
     assert said["reasons"], said
-    assert all("which is no majority: dn3 " in r or r.endswith(unled) for r in said["reasons"]), said
+    *shown, last = said["reasons"]
+    shown += [] if last.endswith(("more partition", "more partitions")) else [last]
+    assert all("which is no majority: dn3 " in r or r.endswith(unled) for r in shown), said
     cluster.local.resume("dn3")
     stele("safe-to-stop", "dn1", "--wait", "30")
     assert b"no process is called dn9" in stele("safe-to-stop", "dn9", status=1).stderr

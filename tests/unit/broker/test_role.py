@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stele.broker.role import Broker
+from stele.services.coordination.enrolment import Presence
 from stele.services.errors import CoordinationUnknown, NameTaken, SteleError
 
 
@@ -25,7 +26,9 @@ async def test_p30_a_drain_hands_over_whatever_is_wrong_with_the_registration(er
 
     broker = Broker(SimpleNamespace(drain_timeout_s=1.0), SimpleNamespace(task_failed=print))  # type: ignore[arg-type]
     broker._server = SimpleNamespace(set_serving=lambda _: None, stop=step("port closed"))  # type: ignore[assignment]
-    broker._presence = SimpleNamespace(update=step("announced", error))  # type: ignore[assignment]
+    presence = Presence.__new__(Presence)
+    presence._membership = SimpleNamespace(update=step("announced", error))  # type: ignore[assignment]
+    broker._presence = presence
     broker._enrolment = SimpleNamespace(leave=step("left"))  # type: ignore[assignment]
     broker.partitions = SimpleNamespace(  # type: ignore[assignment]
         ownership=SimpleNamespace(owned={}), has_successor=False, drain=step("handed back")
