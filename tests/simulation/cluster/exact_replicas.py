@@ -10,7 +10,8 @@ from tests.simulation.cluster.faults import Strike
 
 MOMENT_S = 0.01
 DEAF_S, ALONE_S = 0.3, 1.0  # brokers, towards a new leader; an old leader with them
-LET_GO_S, LET_GO_LOOK_S = 2.5, 0.02  # for a group to begin to let a replica go
+LET_GO_S = 5.0  # for a group to begin to let a replica go, which it does once its leader has not heard it for 2 s
+LET_GO_LOOK_S = 0.02
 EIO = 5
 
 

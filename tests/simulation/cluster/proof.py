@@ -78,7 +78,7 @@ PROOFS = (
     Proof(("ownership.forgets_what_was_seen",), 0, "liveness", ("older epochs",), seconds=8.0, about="P3"),
     Proof(("ownership.NeverTooOld",), 0, "stale answer", ("cut from zookeeper",), seconds=10.0, about="P4"),
     Proof(
-        ("store.ForgetsWhatItCannotRead",), 2, "live replica removed", ("unreadable at start",), seconds=8.0, about="P1"
+        ("store.ForgetsWhatItCannotRead",), 6, "live data deleted", ("unreadable at start",), seconds=8.0, about="P1"
     ),
     Proof(
         ("catalog.begins_the_lost_anew",),
@@ -113,7 +113,7 @@ PROOFS = (
     Proof(("catalog.BelievesTheOlderCopy",), 8, "id used again", ("older topics",), seconds=10.0, about="P3"),
     Proof(
         ("catalog.joins_before_it_has_left", "elections.VotesWithoutItsLog"),
-        8,
+        4,
         "applied entry changed",
         ("lost beside a still disk",),
         seconds=10.0,
