@@ -123,6 +123,10 @@ rolling-restart: $(VENV_READY) $(ZOOKEEPER_READY) ## a cluster restarted process
 zookeepers: $(VENV_READY) $(ZOOKEEPER_READY) ## three ZooKeepers under load: killed, restarted, sessions expired
 	@$(PY) -m tests.fault.zookeepers $(ARGS)
 
+.PHONY: moving
+moving: $(VENV_READY) $(ZOOKEEPER_READY) ## a datanode decommissioned, and one killed for good, under load: make moving MIB=32
+	@$(PY) -m tests.fault.moving --mib $(or $(MIB),32) $(ARGS)
+
 .PHONY: fuzz
 fuzz: $(VENV_READY) ## the decoders of what stands on disk, led by coverage: make fuzz SECONDS=60
 	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt

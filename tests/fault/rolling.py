@@ -64,10 +64,15 @@ class Noticed:
 class SteadySender:
     """Sends until it is stopped; what becomes of each message goes into ``history``."""
 
-    def __init__(self, client: stele.Client, topic: str, history: History, every_s: float = EVERY_S) -> None:
+    def __init__(
+        self, client: stele.Client, topic: str, history: History, every_s: float = EVERY_S, size_bytes: int = SIZE_BYTES
+    ) -> None:
         self._client, self._topic, self._history, self._every_s = client, topic, history, every_s
+        self._size_bytes = size_bytes
         self._stopping = asyncio.Event()
-        self.took_s: list[float] = []
+        self.took: list[
+            tuple[float, float]
+        ] = []  # when a message was sent, and in how many seconds it was acknowledged
 
     def stop(self) -> None:
         self._stopping.set()
@@ -80,7 +85,7 @@ class SteadySender:
                     message, began_s = Sent(0, number), time.monotonic()
                     number += 1
                     self._history.sent.add(message)
-                    answer = await producer.enqueue(encode(message, SIZE_BYTES), partition=partition)
+                    answer = await producer.enqueue(encode(message, self._size_bytes), partition=partition)
                     answer.add_done_callback(functools.partial(self._answered, message, began_s))
                 await asyncio.sleep(self._every_s)
 
@@ -90,7 +95,7 @@ class SteadySender:
             return
         result, now_s = answer.result(), time.monotonic()
         self._history.acknowledged(message, Place(result.partition, result.offset), now_s)
-        self.took_s.append(now_s - began_s)
+        self.took.append((began_s, now_s - began_s))
 
 
 async def restarted_under_load(cluster: ClusterUnderTest) -> Noticed:
@@ -124,7 +129,7 @@ async def restarted_under_load(cluster: ClusterUnderTest) -> Noticed:
         lasted_s=ended_s - began_s,
         acknowledged_gap_s=longest_gap_s(history.ack_times, began_s, ended_s),
         delivered_gap_s=longest_gap_s(history.delivery_times, began_s, ended_s),
-        send_max_s=max(sender.took_s),
+        send_max_s=max(took_s for _, took_s in sender.took),
         said=said,
     )
 
